@@ -1,0 +1,158 @@
+"""The joints: what passes between data, methods and the loop. No logic lives here.
+
+Shapes: b labelled rows and B unlabelled rows in a batch, C classes. An image row is [channels, height, width],
+a table row is [features].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor, nn
+
+Kind = Literal["image", "table"]
+View = Literal["weak", "strong"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows, labels or none, class names, fingerprint: what a data set is before it is split.
+
+    Attributes:
+        name: short name for messages and run folders.
+        kind: ``"image"`` or ``"table"``.
+        class_names: C names; label k means ``class_names[k]``.
+        ids: [N] one stable id per row (a relative path, or the row number as text).
+        labels: [N] int64, -1 where the row has no label.
+        is_test: [N] bool, True for rows that the data set itself sets aside for testing.
+        problems: (id, reason) of every row that could not be read and was left out.
+        notes: what a user should know about how the rows were read.
+    """
+
+    name: str
+    kind: Kind
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: np.ndarray[Any, Any]
+    is_test: np.ndarray[Any, Any]
+    problems: list[tuple[str, str]]
+    notes: tuple[str, ...]
+
+    def rows(self, index: np.ndarray[Any, Any]) -> Tensor:
+        """The rows at ``index``: uint8 [n, channels, height, width], or float32 [n, features]."""
+        ...
+
+    def readable(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Those of ``index`` whose rows can be read; the others are entered in ``problems``."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over what identifies the data: ids, labels and contents or sizes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which row plays which part: four arrays of row numbers into one ``Source``.
+
+    ``labeled`` [n] train with their label; ``unlabeled`` [N] train without; ``validation`` were taken from the
+    labelled rows and are in neither of the two; ``test`` are opened by ``evaluate`` alone.
+    """
+
+    labeled: np.ndarray[Any, Any]
+    unlabeled: np.ndarray[Any, Any]
+    validation: np.ndarray[Any, Any]
+    test: np.ndarray[Any, Any]
+    seed: int
+    sha: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SemiBatch:
+    """One step's rows, normalised floats on the training device. A view that no method asked for is None.
+
+    Attributes:
+        x_l: [b, ...] labelled rows, weak view.
+        y_l: [b] int64 class numbers.
+        u_weak: [B, ...] or None.
+        u_strong: [B, ...] or None, the strong view of the same rows.
+        u_index: [B] int64, position of each row in ``Split.unlabeled`` (for methods that remember rows).
+    """
+
+    x_l: Tensor
+    y_l: Tensor
+    u_weak: Tensor | None
+    u_strong: Tensor | None
+    u_index: Tensor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step measured: detached 0-d tensors by name. Only the loop reads them out (``.item()``)."""
+
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """All that turns a raw row into what the model was trained on; stored beside the weights.
+
+    ``shape`` is one row's shape; ``mean`` and ``std`` are per channel (images, on the 0..1 scale) or per feature.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method is built from, beside its own config.
+
+    Attributes:
+        build_model: makes one fresh network (logits [*, C]) on the training device; each call draws new weights.
+        num_classes: C.
+        optim: the ``OptimConfig`` shared by the method's networks.
+        steps: length of the main phase, for schedules and ramps.
+    """
+
+    build_model: Callable[[], nn.Module]
+    num_classes: int
+    optim: Any
+    steps: int
+
+
+class Method(Protocol):
+    """A training method: owns its networks, optimisers and update order.
+
+    The loop owns time, device, evaluation and disk. ``needs`` names the unlabelled views that must be made;
+    ``extra_steps`` come after ``Context.steps`` (MPL's fine-tuning) and count on from there.
+    """
+
+    needs: frozenset[View]
+    extra_steps: int
+
+    def step(self, batch: SemiBatch, t: int) -> StepReport:
+        """One update, t = 0, 1, ...; reports detached scalars."""
+        ...
+
+    def eval_model(self) -> nn.Module:
+        """The network to judge at this moment."""
+        ...
+
+    def candidates(self) -> dict[str, nn.Module]:
+        """The networks that training ends with, preferred first; validation rows choose where there are any."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave, exactly."""
+        ...
