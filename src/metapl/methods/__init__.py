@@ -1,0 +1,31 @@
+"""The METHODS table: one line per method, one file per method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metapl.errors import UserError, nearest
+from metapl.methods.fixmatch import FixMatch as FixMatch
+from metapl.methods.mpl import MPL as MPL
+from metapl.methods.pseudo_label import PseudoLabel as PseudoLabel
+from metapl.methods.supervised import Supervised as Supervised
+from metapl.methods.uda import UDA as UDA
+
+METHODS: dict[str, Any] = {
+    "supervised": Supervised,
+    "pseudo_label": PseudoLabel,
+    "uda": UDA,
+    "fixmatch": FixMatch,
+    "mpl": MPL,
+}
+
+
+def method_class(name: str) -> Any:
+    """The method called ``name``.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method '{name}'", nearest(name, METHODS), "method")
+    return METHODS[name]

@@ -1,0 +1,216 @@
+"""One tree of settings: dataclasses here, YAML on disk, ``key=value`` on the command line.
+
+Later beats earlier: defaults, the YAML file, command-line options, ``key=value``. Every key must be known.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from metapl.data.sources import SourceOptions
+from metapl.data.split import SplitConfig
+from metapl.data.stream import BatchConfig
+from metapl.data.views import ViewConfig
+from metapl.errors import UserError, nearest
+from metapl.files import write_text
+from metapl.methods import method_class
+from metapl.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """When the loop logs, judges and saves; in steps."""
+
+    log_every: int = 20  # one row of metrics
+    eval_every: int = 0  # judge the validation rows; 0 = a tenth of the run
+    save_every: int = 0  # write a checkpoint; 0 = a tenth of the run
+    keep: int = 2  # checkpoints kept
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1 or self.eval_every < 0 or self.save_every < 0 or self.keep < 1:
+            raise UserError("log_every and keep must be at least 1, eval_every and save_every at least 0", "", "loop")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run. ``settings`` are the method's own, under the method's name in YAML."""
+
+    data: str  # digits, idx:FOLDER, or a folder of images
+    method: str = "mpl"  # a name in METHODS
+    model: str = "auto"  # a name in MODELS, or package.module:function
+    seed: int = 0  # of the split, the weights, the batches and the views
+    steps: int = 1000  # updates in the main phase
+    minutes: float = 0.0  # size the steps to this many minutes on this machine; 0 = as steps says
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    source: SourceOptions = field(default_factory=SourceOptions)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    settings: Any = None  # the method's Config; None = its defaults
+
+    def __post_init__(self) -> None:
+        if self.settings is None:
+            object.__setattr__(self, "settings", method_class(self.method).Config())
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
+        if self.minutes < 0:
+            raise UserError(f"minutes is {self.minutes}", "Give more than 0.", "minutes")
+
+
+def make_config(
+    data: str | None = None,
+    *,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> RunConfig:
+    """A config from a YAML file, options by dotted key (None = not given) and ``key=value`` strings.
+
+    Raises:
+        UserError: unknown key (with the nearest known one), value of the wrong type, unreadable file, no data.
+    """
+    tree = _read_yaml(file) if file else {}
+    pairs = {**({"data": data} if data else {}), **{k: v for k, v in (options or {}).items() if v is not None}}
+    for key, value in [*pairs.items(), *map(_parse_override, overrides)]:
+        _set(tree, key, value)
+    return from_dict(tree, where=str(file) if file else "")
+
+
+def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
+    """The config that ``to_dict`` (or a YAML file) describes; what is left out takes its default."""
+    tree = dict(tree)
+    if not isinstance(tree.get("data"), str):
+        raise UserError("no data is named", "Give digits, idx:FOLDER or a folder.", where)
+    method = tree.get("method", "mpl")
+    if not isinstance(method, str):
+        raise UserError(f"method is {method!r}", "Give a method's name.", where)
+    settings_class = method_class(method).Config
+    known = set(known_keys(method))
+    for key in _flatten(tree):
+        if key not in known:
+            raise UserError(f"unknown setting '{key}'", nearest(key, known), where)
+    settings = _build(settings_class, tree.pop(method, None) or {}, method, where)
+    return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": settings}, "", where))
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values; the method's settings under the method's name."""
+    tree = _plain(config)
+    tree[config.method] = tree.pop("settings")
+    return typing.cast(dict[str, Any], tree)
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """The resolved config as YAML."""
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def load_config(path: Path) -> RunConfig:
+    """What ``save_config`` wrote."""
+    return from_dict(_read_yaml(path), where=str(path))
+
+
+def known_keys(method: str) -> list[str]:
+    """Every dotted key that a run of ``method`` takes."""
+    keys: list[str] = []
+    for f in fields(RunConfig):
+        default = f.default_factory() if callable(f.default_factory) else None
+        if f.name == "settings":
+            keys += [f"{method}.{g.name}" for g in fields(method_class(method).Config)]
+        else:
+            keys += [f"{f.name}.{g.name}" for g in fields(default)] if is_dataclass(default) else [f.name]
+    return keys
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the file ({error.strerror})", "Check the path.", str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid YAML ({' '.join(str(error).split())})", "", str(path)) from error
+    if not isinstance(tree, dict):
+        raise UserError("the file holds no settings", "Write lines such as 'method: mpl'.", str(path))
+    return tree
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{text}' is not a setting", "Write key=value, such as optim.lr=0.1.")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of '{key}' cannot be read", "Quote it.") from error
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = tree.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"'{part}' is a single value, not a group", f"Set {part}=... instead.", key)
+        tree = inner
+    tree[last] = value
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        keys += _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [name] if value != {} else []
+    return keys
+
+
+def _build(cls: Any, values: Any, prefix: str, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{prefix} is {values!r}, not a group of settings", f"Write {prefix}: {{key: value}}.", where)
+    hints = typing.get_type_hints(cls)
+    made = {}
+    for f in fields(cls):
+        if f.name in values:
+            key = f"{prefix}.{f.name}" if prefix else f.name
+            hint, value = hints[f.name], values[f.name]
+            nested = is_dataclass(hint) and isinstance(value, Mapping)
+            made[f.name] = _build(hint, value, key, where) if nested else _convert(value, hint, key, where)
+    return cls(**made)
+
+
+def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
+    """``value`` as ``hint`` wants it: YAML reads 1e-3 as text and 1 as a whole number."""
+    if hint is Any:
+        return value
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for choice in choices:
+        if value in typing.get_args(choice) if typing.get_origin(choice) is Literal else type(value) is choice:
+            return value
+    if float in choices and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise UserError(f"{value!r} is not a valid value of {key}", _wanted(choices), where)
+
+
+def _wanted(choices: Iterable[Any]) -> str:
+    words: list[str] = []
+    for c in choices:
+        literal = typing.get_origin(c) is Literal
+        words += [repr(v) for v in typing.get_args(c)] if literal else [getattr(c, "__name__", str(c))]
+    names = {"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+    return f"It takes {', '.join(names.get(w, w) for w in words)}."
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return list(value) if isinstance(value, tuple) else value

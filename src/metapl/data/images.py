@@ -1,0 +1,192 @@
+"""Image files to tensors, with Pillow. Files are only read; whatever is wrong with one is a reason, not a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+MAX_PIXELS = 50_000_000
+AUTO_SIDE = 64  # the side that images of different or larger sizes are brought to
+# Only these decoders may run, whatever the suffix says: Pillow knows formats that start other programs (EPS).
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+
+class Unreadable(Exception):
+    """An image file that cannot be used; the text is the reason, in one line."""
+
+
+def decode(path: str | Path, shape: tuple[int, int, int] | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """One image file as uint8 [channels, height, width].
+
+    The header is checked before anything is decoded, EXIF orientation is applied, the first frame of an animation
+    is taken, transparency is laid over white, 16-bit greys are divided by 257. With ``shape`` the image is scaled
+    until it covers height x width, cropped about its centre, and made grey (1) or RGB (3); without, it keeps its
+    size and is grey or RGB as stored.
+
+    Raises:
+        Unreadable: the file is not a whole image in a known format, or has more than ``max_pixels`` pixels.
+    """
+    with quiet():
+        return _decode(path, shape, max_pixels)
+
+
+def decode_many(
+    paths: Sequence[str | Path], shape: tuple[int, int, int], *, with_digest: bool = False
+) -> Iterator[tuple[Tensor, bytes] | Unreadable]:
+    """``decode`` for many files by a pool of threads, in the order of ``paths``.
+
+    Yields the tensor and the file's SHA-256 (empty without ``with_digest``), or the ``Unreadable``.
+    """
+
+    def one(path: str | Path) -> tuple[Tensor, bytes] | Unreadable:
+        try:
+            return _decode(path, shape, MAX_PIXELS), _digest(path) if with_digest else b""
+        except Unreadable as reason:
+            return reason
+
+    workers = min(8, os.cpu_count() or 1)
+    # One `quiet` around the pool: the list of warning filters is shared by all threads.
+    with quiet(), ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), 64 * workers):  # in pieces, so that results do not pile up
+            yield from pool.map(one, paths[start : start + 64 * workers])
+
+
+def probe(path: str | Path) -> tuple[int, int, bool] | None:
+    """(height, width, grey?) as the header tells, upright; None where there is no readable header."""
+    with quiet():
+        try:
+            with _opened(path, MAX_PIXELS) as image:
+                width, height = image.size
+                # Above AUTO_SIDE the size makes no difference; below, reading the orientation is cheap.
+                if max(image.size) <= AUTO_SIDE and _orientation(image) >= 5:
+                    width, height = height, width
+                return height, width, image.mode in _GREY or image.mode.startswith("I;16")
+        except Unreadable:
+            return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Pillow's warnings (large image, odd EXIF, odd palette) stay inside: each is either a reason or nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
+    """The image with its header read and judged; every error on the way becomes ``Unreadable``."""
+    try:
+        _check_file(path)
+        with Image.open(path, formats=_FORMATS) as image:
+            pixels = image.size[0] * image.size[1]
+            if pixels > max_pixels:
+                raise Unreadable(f"{pixels / 1e6:.0f} megapixels, above the limit of {max_pixels / 1e6:.0f}")
+            yield image
+    except Unreadable:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable("not an image in a known format") from error
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"more pixels than the limit of {max_pixels / 1e6:.0f} megapixels") from error
+    except PermissionError as error:
+        raise Unreadable("no permission to read it") from error
+    except Exception as error:  # decoders raise nearly anything on damaged input: OSError, SyntaxError, struct.error
+        text = " ".join(str(error).split())
+        raise Unreadable(f"truncated or damaged ({text or type(error).__name__})") from error
+
+
+def _check_file(path: str | Path) -> None:
+    """Refuse what is no regular file (opening a pipe would wait for ever) or is empty."""
+    try:
+        status = os.stat(path)
+    except OSError as error:  # also a link that leads nowhere
+        raise Unreadable(f"cannot be opened ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("not a regular file")
+    if not status.st_size:
+        raise Unreadable("empty file")
+
+
+def _decode(path: str | Path, shape: tuple[int, int, int] | None, max_pixels: int) -> Tensor:
+    """``decode`` without the guard against warnings, for threads."""
+    with _opened(path, max_pixels) as image:
+        if shape is not None:
+            # JPEG can decode at 1/2, 1/4, 1/8; twice the wanted side keeps the final scaling clean.
+            image.draft(None, (2 * max(shape[1:]),) * 2)
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        flat = _flat(image)
+        upright = flat if turn is None else flat.transpose(turn)
+        if shape is not None:
+            # `fit` crops and scales in one go: a 1 x 1000000 strip never becomes 64 x 64000000 on the way.
+            upright = upright.convert("L" if shape[0] == 1 else "RGB")
+            if upright.size != (shape[2], shape[1]):
+                upright = ImageOps.fit(upright, (shape[2], shape[1]), Image.Resampling.BILINEAR)
+        pixels = np.array(upright)
+    tensor = torch.from_numpy(pixels)
+    return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or the EXIF block is damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the pixels are what counts: damaged EXIF does not make an image unreadable
+        return 1
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """The loaded image in mode L or RGB, without transparency."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode == "F":
+        return Image.fromarray(_from_floats(np.asarray(image)))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        grey = image.mode in _GREY
+        whole = image.convert("RGBA")
+        white = Image.new("RGBA", whole.size, "white")
+        return Image.alpha_composite(white, whole).convert("L" if grey else "RGB")
+    return image.convert("L" if image.mode in _GREY else "RGB")
+
+
+def _from_floats(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Float greys in 0..1 or 0..255 as uint8."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 255):  # NaN fails both
+        raise Unreadable("its float values lie outside 0..255")
+    scaled: np.ndarray[Any, Any] = np.rint(values * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
+    return scaled
+
+
+def _digest(path: str | Path) -> bytes:
+    """The SHA-256 of the file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror})") from error

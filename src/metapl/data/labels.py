@@ -1,0 +1,102 @@
+"""Labels as people hold them (numbers, text, None) to class numbers, -1 for none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from metapl.errors import UserError, nearest
+
+Array = np.ndarray[Any, Any]
+Values = list[int | str | None]  # one per row; None: no label
+
+
+def encode_labels(
+    y: Any, rows: int, y_test: Any, test_rows: int, class_names: Sequence[str] | None, notes: list[str]
+) -> tuple[Array, tuple[str, ...]]:
+    """Class numbers of the rows and, after them, of the test rows, int64; and the class names.
+
+    Args:
+        y: labels of ``rows`` rows; ``y_test``, or None: labels of ``test_rows`` rows.
+        class_names: see ``from_arrays``.
+        notes: what a user should know is appended.
+
+    Raises:
+        UserError: labels of mixed or unusable kind, a wrong number of them, or a test label that is no class.
+    """
+    values = read_labels(y, rows, "y")
+    test = read_labels(y_test, test_rows, "y_test") if y_test is not None else []
+    _check_one_kind(values, test)
+    order = _classes(values, class_names)
+    number = {value: k for k, value in enumerate(order)}
+    coded = _encode(values, number, "y") + _encode(test, number, "y_test")
+    names = tuple(class_names) if class_names is not None else tuple(str(value) for value in order)
+    for name in ("nan", "None"):
+        if name in names:
+            notes.append(f"'{name}' is taken for a class name; unlabelled text rows need dtype=object and None")
+    return np.array(coded, dtype=np.int64), names
+
+
+def read_labels(y: Any, rows: int, name: str) -> Values:
+    """One int, text or None per row.
+
+    Raises:
+        UserError: not one label per row, or a label that is none of these.
+    """
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if array.shape != (rows,):
+        raise UserError(f"its shape is {array.shape}, not ({rows},)", "Give one label per row of X.", name)
+    return [_value(value, row, name) for row, value in enumerate(array.tolist())]
+
+
+def _value(value: Any, row: int, name: str) -> int | str | None:
+    """A label as int, text or None (no label)."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value))
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
+    if isinstance(value, int | np.integer):
+        if value < -1:
+            raise UserError(f"row {row} has label {value}", "Labels are 0 or more; -1 means no label.", name)
+        return None if value == -1 else int(value)
+    if isinstance(value, str):
+        if value == "-1":
+            raise UserError(
+                f"row {row} has the text '-1', which NumPy makes of -1 beside text",
+                "Build y with dtype=object and mark rows without a label by None.",
+                name,
+            )
+        return value
+    raise UserError(f"row {row} has label {value!r}", "Labels are whole numbers or text.", name)
+
+
+def _check_one_kind(values: Values, test: Values) -> None:
+    kinds = {type(value).__name__ for value in [*values, *test] if value is not None}
+    if len(kinds) > 1:
+        raise UserError("labels are partly numbers, partly text", "Use one kind.", "y")
+
+
+def _classes(values: Values, class_names: Sequence[str] | None) -> list[int | str]:
+    """The label values in class order."""
+    present = sorted({value for value in values if value is not None}, key=lambda v: (str(type(v)), v))
+    if class_names is None:
+        return present
+    if len(set(class_names)) != len(class_names):
+        raise UserError("two class names are the same", "Give each class its own name.", "class_names")
+    if present and isinstance(present[0], str):
+        return list(class_names)
+    return list(range(len(class_names)))
+
+
+def _encode(values: Values, number: dict[int | str, int], name: str) -> list[int]:
+    for row, value in enumerate(values):
+        if value is not None and value not in number:
+            raise UserError(
+                f"row {row} has label '{value}', which is no class", nearest(str(value), map(str, number)), name
+            )
+    return [-1 if value is None else number[value] for value in values]

@@ -1,0 +1,134 @@
+"""The stream of batches: batch t is a pure function of (seed, t), so that a resumed run needs no replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.data.seeds import generator
+from metapl.errors import UserError
+from metapl.types import SemiBatch, Source, Split, View
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """Rows per step: ``labeled`` with a label, ``unlabeled`` without. Each may exceed its set."""
+
+    labeled: int = 32
+    unlabeled: int = 128
+
+
+class Views(Protocol):
+    """What makes normalised float views out of raw rows [n, ...] on the generator's device."""
+
+    def weak(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The weak view of each row."""
+        ...
+
+    def strong(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The strong view of each row."""
+        ...
+
+
+class _Order:
+    """Positions 0..count-1 in one seeded permutation per epoch, epoch after epoch without a gap.
+
+    Every position is seen once per epoch whatever the batch size. The permutations at hand are kept, so that
+    neighbouring steps do not draw them again; any step can be asked for at any time.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int, part: str) -> None:
+        self.count, self.batch, self.seed, self.part = count, batch, seed, part
+        self._kept: dict[int, Tensor] = {}
+
+    def __call__(self, step: int) -> Tensor:
+        """The int64 positions [batch] of one step."""
+        if not self.count:
+            return torch.zeros(0, dtype=torch.int64)
+        start, stop = step * self.batch, (step + 1) * self.batch
+        epochs = range(start // self.count, (stop - 1) // self.count + 1)
+        self._kept = {epoch: self._kept[epoch] for epoch in epochs if epoch in self._kept}
+        pieces = []
+        for epoch in epochs:
+            first = epoch * self.count
+            pieces.append(self._permutation(epoch)[max(start - first, 0) : stop - first])
+        return torch.cat(pieces)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._kept:
+            source = generator("cpu", self.seed, "order", self.part, epoch)
+            self._kept[epoch] = torch.randperm(self.count, generator=source)
+        return self._kept[epoch]
+
+
+class Stream:
+    """Batches of a split's labelled and unlabelled rows; validation and test rows are never read.
+
+    The raw rows (uint8 or float32) are gathered once on ``device``; a source that holds its rows in one CPU tensor
+    (``held()``) is indexed in place instead when ``device`` is the CPU.
+
+    Raises:
+        UserError: a batch size is below 1, or there is no labelled row.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: Split,
+        batch: BatchConfig,
+        views: Views,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        for name in ("labeled", "unlabeled"):
+            size = getattr(batch, name)
+            if size < 1:
+                raise UserError(f"the batch size is {size}", "Give at least 1.", f"batch.{name}")
+        if not len(split.labeled):
+            raise UserError("there are no labelled rows to train on", "Label some rows.", source.name)
+        self.views, self.seed, self.device = views, seed, torch.device(device)
+        self._data, (at_l, at_u) = _gather(source, [split.labeled, split.unlabeled], self.device)
+        self._at_l, self._at_u = at_l.to(self.device), at_u.to(self.device)
+        self._y = torch.from_numpy(source.labels[split.labeled].astype(np.int64)).to(self.device)
+        self._order_l = _Order(len(split.labeled), batch.labeled, seed, "labeled")
+        self._order_u = _Order(len(split.unlabeled), batch.unlabeled, seed, "unlabeled")
+
+    def __call__(self, step: int, needs: frozenset[View]) -> SemiBatch:
+        """The batch of ``step`` (0, 1, ...), with those unlabelled views that are in ``needs``.
+
+        A view's draw does not depend on which other views are made.
+        """
+        if step < 0:
+            raise ValueError(f"step must be 0 or more, not {step}")
+        pick_l = self._order_l(step).to(self.device)
+        pick_u = self._order_u(step).to(self.device)
+        if needs and not len(pick_u):
+            raise UserError("there are no unlabelled rows", "Add some, or train the method 'supervised'.")
+        raw_u = self._data[self._at_u[pick_u]] if needs else None
+        weak = strong = None
+        if raw_u is not None and "weak" in needs:
+            weak = self.views.weak(raw_u, self._generator(step, "weak"))
+        if raw_u is not None and "strong" in needs:
+            strong = self.views.strong(raw_u, self._generator(step, "strong"))
+        x_l = self.views.weak(self._data[self._at_l[pick_l]], self._generator(step, "labeled"))
+        return SemiBatch(x_l=x_l, y_l=self._y[pick_l], u_weak=weak, u_strong=strong, u_index=pick_u)
+
+    def _generator(self, step: int, name: str) -> torch.Generator:
+        return generator(self.device, self.seed, "view", name, step)
+
+
+def _gather(source: Source, parts: list[Array], device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """One tensor holding the rows of all ``parts``, each row once, and each part's positions in it."""
+    used = np.unique(np.concatenate(parts)).astype(np.int64)
+    held = getattr(source, "held", None)
+    tensor = held() if held is not None and device.type == "cpu" else None
+    if tensor is not None and len(tensor) > used[-1]:
+        return tensor, [torch.from_numpy(part.astype(np.int64)) for part in parts]
+    where = [torch.from_numpy(np.searchsorted(used, part).astype(np.int64)) for part in parts]
+    return source.rows(used).to(device), where

@@ -1,0 +1,39 @@
+"""Which device, and what it is."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from metapl._version import __version__
+from metapl.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` (CUDA, else CPU), or the named device.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' is not usable here", "Use auto, cpu, cuda or cuda:N.", "device") from error
+    return device
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the run was made with."""
+    return {
+        "metapl": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": str(torch.get_num_threads()),
+        "exact_resume": "bit for bit" if device.type == "cpu" else "same batches; kernels may round differently",
+    }

@@ -1,0 +1,84 @@
+"""Judge predictions. The rows of a test part are opened here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.saved import Predictor
+from metapl.types import Source
+
+ROWS = 4096  # raw rows in memory at a time
+
+
+def probabilities(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Tensor:
+    """[n, C] probabilities of the rows at ``index``."""
+    parts = [predictor.probabilities(source.rows(index[i : i + ROWS])) for i in range(0, len(index), ROWS)]
+    return torch.cat(parts) if parts else torch.zeros(0, len(predictor.class_names))
+
+
+def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Accuracy with a 95 % interval, per-class accuracy, confusion matrix, log loss and calibration error.
+
+    Rows that cannot be read are left out and entered in ``source.problems``.
+    """
+    index = source.readable(index)
+    p, y = probabilities(predictor, source, index), torch.from_numpy(source.labels[index].astype(np.int64))
+    return judge(p, y, predictor.class_names)
+
+
+def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """The figures of ``evaluate`` for probabilities p [n, C] and true classes y [n]."""
+    count, C = len(y), len(class_names)
+    if not count:
+        return {"rows": 0}
+    predicted = p.argmax(-1)
+    confusion = torch.bincount(y * C + predicted, minlength=C * C).view(C, C)
+    right = int((predicted == y).sum())
+    per_class = {n: _share(confusion[k, k], confusion[k].sum()) for k, n in enumerate(class_names)}
+    present = [v for v in per_class.values() if v is not None]
+    low, high = wilson(right, count)
+    return {
+        "rows": count,
+        "accuracy": right / count,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": sum(present) / len(present),
+        "log_loss": float(-p[torch.arange(count), y].clamp_min(1e-12).log().mean()),
+        "calibration_error": calibration_error(p, y),
+        "per_class_accuracy": per_class,
+        "confusion": confusion.tolist(),
+    }
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: ``right`` of ``count``."""
+    share, square = right / count, z * z / count
+    centre = (share + square / 2) / (1 + square)
+    half = z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def calibration_error(p: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Expected calibration error: mean |confidence - accuracy| over equal-width bins (Guo et al. 2017)."""
+    confidence, predicted = p.max(-1)
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins).index_add_(0, which, confidence - (predicted == y).float())
+    return float(gap.abs().sum() / len(y))
+
+
+def _share(part: Tensor, whole: Tensor) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One line for people."""
+    if not result["rows"]:
+        return "no rows"
+    low, high = 100 * result["accuracy_low"], 100 * result["accuracy_high"]
+    return f"{100 * result['accuracy']:.2f} % of {result['rows']} rows (95 % interval {low:.1f} to {high:.1f})"

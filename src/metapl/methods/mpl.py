@@ -1,0 +1,185 @@
+"""Meta Pseudo Labels (Pham, Dai, Xie, Le; CVPR 2021): the student's labelled loss teaches the teacher.
+
+Shapes: B unlabelled rows, b labelled rows, C classes; T teacher, S student (logits); means are over rows.
+
+E1  p = softmax T(view of x_u) [B, C]; ``exact`` teaches the student p itself, ``sampled`` one draw y ~ p per row
+E2  theta' = theta - eta * grad CE(labels, S(strong view; theta)), by the run's optimiser
+E3  g = grad CE(y_l, S(x_l; theta')), at the NEW student
+E4  r[i,c] = d/ds log S_c(strong view[i]; theta + s v), v = M^T g; feedback = mean_i sum_c stopgrad(r[i,c]) p[i,c]
+E4' gain = L_l(theta) - L_l(theta') - baseline; feedback = gain * CE(y, T), the same y
+E5  M is the optimiser's linear map from gradient to step, without eta (``feedback.step_adjoint``)
+E6  teacher loss = CE(y_l, T(x_l)) + uda + weight * feedback
+    uda = uda_weight * ramp(t) * mean_i mask_i CE(softmax(T(weak)/temperature), T(strong))
+E7  afterwards: a copy of the student's EMA is fine-tuned on the labelled rows; validation rows choose.
+
+``docs/methods/mpl.md`` lists every logged number and every deviation from the paper.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metapl import feedback as fb
+from metapl.errors import UserError
+from metapl.losses import consistency, cross_entropy, soft_cross_entropy
+from metapl.optim import Learner, predict_logits, ramp
+from metapl.pseudo_labels import confidence_mask, sample_labels, sharpen
+from metapl.types import Context, SemiBatch, StepReport, View
+
+
+class MPL:
+    """See the module's text for the equations."""
+
+    needs: frozenset[View] = frozenset({"weak", "strong"})
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings of Meta Pseudo Labels."""
+
+        feedback: Literal["exact", "sampled", "none", "official"] = "exact"  # what reaches the teacher (E4)
+        feedback_weight: float = 0.3  # w in E6, per unit of eta
+        feedback_start: float = 0.0  # share of the run before the feedback is switched on
+        baseline: float = 0.99  # decay of the moving baseline of the gain (sampled, official); 0 = no baseline
+        derivative: Literal["auto", "forward", "difference"] = "auto"  # how E4 is computed
+        label_view: Literal["weak", "strong"] = "weak"  # the view from which the teacher labels (E1)
+        uda_weight: float = 1.0  # of the teacher's consistency loss; 0 = off
+        uda_ramp: float = 0.0  # share of the run over which that weight rises from 0
+        uda_threshold: float = 0.6  # least confidence of a consistency target; above 1 none passes
+        uda_temperature: float = 0.7  # below 1 sharpens the consistency target
+        label_smoothing: float = 0.0  # on the labelled rows, for the teacher
+        student_wait: float = 0.0  # share of the run in which only the teacher learns
+        teacher_lr: float = 0.0  # the teacher's peak learning rate; 0 = optim.lr
+        finetune_steps: int = 100  # E7, after the main phase; 0 = off
+        finetune_lr: float = 1e-3  # E7, plain SGD
+
+        def __post_init__(self) -> None:
+            shares = (self.feedback_start, self.uda_ramp, self.student_wait)
+            weights = (self.feedback_weight, self.uda_weight, self.uda_threshold, self.teacher_lr)
+            if min(weights) < 0 or min(shares) < 0 or max(shares) > 1 or self.uda_temperature <= 0:
+                remedy = "Weights, threshold and rates must be at least 0, shares in 0..1, temperature above 0."
+                raise UserError("a setting is out of range", remedy, "mpl")
+            if not 0 <= self.baseline < 1 or self.finetune_steps < 0 or self.finetune_lr <= 0:
+                raise UserError("baseline must be in 0..1, finetune_steps at least 0, finetune_lr above 0", "", "mpl")
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self.config, self.steps, self.extra_steps = config, context.steps, config.finetune_steps
+        teacher_optim = replace(context.optim, lr=config.teacher_lr or context.optim.lr)
+        self.teacher = Learner(context.build_model(), teacher_optim, context.steps)
+        self.student = Learner(context.build_model(), context.optim, context.steps)
+        self.finetuned: nn.Module | None = None
+        self.baseline = torch.zeros(())
+        self.uda_active = config.uda_weight > 0 and config.uda_threshold <= 1
+        self.feedback_active = config.feedback != "none" and config.feedback_weight > 0
+
+    def step(self, batch: SemiBatch, t: int) -> StepReport:
+        if t >= self.steps:
+            return self._finetune(batch)
+        c = self.config
+        z_l, z_weak, z_strong = self._teacher_logits(batch)
+        z_label = z_weak if c.label_view == "weak" else z_strong
+        parts: dict[str, Tensor] = {}
+        feedback = self._teach_student(batch, z_label, t, parts) if t >= round(c.student_wait * self.steps) else None
+
+        parts["supervised"] = loss = cross_entropy(z_l, batch.y_l, c.label_smoothing)  # E6, three terms
+        if self.uda_active:
+            parts["uda"], parts["mask_rate"] = self._uda(z_weak, z_strong)
+            loss = loss + c.uda_weight * ramp(t, round(c.uda_ramp * self.steps)) * parts["uda"]
+        if feedback is not None and t >= round(c.feedback_start * self.steps):
+            loss = loss + c.feedback_weight * feedback
+            parts["feedback"] = feedback
+        self.teacher.step(loss, t)
+        return StepReport({"loss": loss.detach(), **{k: v.detach() for k, v in parts.items()}})
+
+    def _teacher_logits(self, batch: SemiBatch) -> tuple[Tensor, Tensor, Tensor]:
+        if batch.u_weak is None or batch.u_strong is None:
+            raise ValueError("mpl needs the weak and the strong view")
+        if self.uda_active or self.feedback_active:
+            z_l, z_weak, z_strong = self.teacher(batch.x_l, batch.u_weak, batch.u_strong)
+            return z_l, z_weak, z_strong
+        (z_l,) = self.teacher(batch.x_l)  # no unlabelled term: the teacher is trained as supervised training, exactly
+        view = batch.u_weak if self.config.label_view == "weak" else batch.u_strong
+        z = predict_logits(self.teacher.model, view)
+        return z_l, z, z
+
+    def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, parts: dict[str, Tensor]) -> Tensor | None:
+        """E1 to E4: one student step on the teacher's labels, and what the labelled rows say about them."""
+        x_u, kind = batch.u_strong, self.config.feedback
+        assert x_u is not None
+        p = torch.softmax(z, -1)  # E1
+        hard = sample_labels(p) if kind == "sampled" else None
+        student, before = self.student, fb.snapshot(self.student.model)
+        output = student.model(x_u)
+        loss = soft_cross_entropy(output, p) if hard is None else cross_entropy(output, hard)
+        student.step(loss, t)  # E2
+        parts["student"] = loss
+        parts["agreement"] = (output.argmax(-1) == z.argmax(-1)).float().mean()
+        if not self.feedback_active:
+            return None
+        if kind == "exact":
+            return self._exact(before, batch, x_u, p, parts)
+        old, new = (fb.labeled_loss(student.model, before, batch.x_l, batch.y_l, old=o) for o in (True, False))
+        gain = self._minus_baseline(old - new)  # E4'
+        parts["student_labeled"], parts["gain"] = new, gain
+        return fb.official_loss(z, gain) if hard is None else fb.sampled_loss(z, hard, gain)
+
+    def _exact(self, before: fb.Before, batch: SemiBatch, x_u: Tensor, p: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        student = self.student
+        parts["student_labeled"], gradient = fb.labeled_gradient(student.model, before, batch.x_l, batch.y_l)  # E3
+        direction = fb.step_adjoint(student.optimizer, student.model, gradient, unit_lr=True)  # E5
+        if student.clip_scale is not None:
+            moved = {n: q.grad for n, q in student.model.named_parameters() if n in direction and q.grad is not None}
+            direction = fb.clip_adjoint(direction, moved, student.clip_scale)
+        r = fb.log_prob_derivative(student.model, before, x_u, direction, self.config.derivative)  # E4
+        parts["feedback_spread"] = r.std()
+        return fb.exact_loss(p, r)
+
+    def _uda(self, z_weak: Tensor, z_strong: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.config
+        mask = confidence_mask(torch.softmax(z_weak.detach(), -1), c.uda_threshold)
+        return consistency(z_strong, sharpen(z_weak, c.uda_temperature), mask), mask.mean()
+
+    def _minus_baseline(self, gain: Tensor) -> Tensor:
+        if not self.config.baseline:
+            return gain
+        self.baseline = self.baseline.to(gain)
+        result = gain - self.baseline
+        self.baseline = self.baseline + (1 - self.config.baseline) * result
+        return result
+
+    def _finetune(self, batch: SemiBatch) -> StepReport:
+        """E7: plain SGD on the labelled rows, from the student's EMA."""
+        if self.finetuned is None:
+            self.finetuned = copy.deepcopy(self.student.ema.model).requires_grad_(True).train()
+        self.finetuned.train()
+        loss = cross_entropy(self.finetuned(batch.x_l), batch.y_l)
+        parameters = [p for p in self.finetuned.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with torch.no_grad():
+            for p, g in zip(parameters, grads):
+                if g is not None:
+                    p -= self.config.finetune_lr * g
+        return StepReport({"loss": loss.detach(), "finetune": loss.detach()})
+
+    def eval_model(self) -> nn.Module:
+        return self.student.ema.model if self.finetuned is None else self.finetuned
+
+    def candidates(self) -> dict[str, nn.Module]:
+        found = {"student_ema": self.student.ema.model}
+        return found if self.finetuned is None else {**found, "student_finetuned": self.finetuned}
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"teacher": self.teacher.state_dict(), "student": self.student.state_dict(), "baseline": self.baseline}
+        return state if self.finetuned is None else {**state, "finetuned": self.finetuned.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.teacher.load_state_dict(state["teacher"])
+        self.student.load_state_dict(state["student"])
+        self.baseline = state["baseline"]
+        if "finetuned" in state:
+            self.finetuned = copy.deepcopy(self.student.ema.model).requires_grad_(True).train()
+            self.finetuned.load_state_dict(state["finetuned"])

@@ -1,0 +1,61 @@
+"""UDA (Xie et al. 2020): the strong view must agree with the sharpened, confident weak view.
+
+U1  q = softmax(f(weak view) / temperature), mask = [max softmax f(weak view) >= threshold]   (no gradient)
+U2  loss = CE(y_l, f(x_l)) + weight * ramp(t) * mean_i mask_i CE(q_i, f(strong view_i))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metapl.errors import UserError
+from metapl.losses import consistency, cross_entropy
+from metapl.methods.base import OneNetwork
+from metapl.optim import ramp
+from metapl.pseudo_labels import confidence_mask, sharpen
+from metapl.types import Context, SemiBatch, StepReport, View
+
+
+class UDA(OneNetwork):
+    """See the module's text for the equations."""
+
+    needs: frozenset[View] = frozenset({"weak", "strong"})
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings of UDA."""
+
+        threshold: float = 0.8  # least confidence of a target; above 1 none passes
+        temperature: float = 0.4  # below 1 sharpens the target
+        weight: float = 1.0  # of the consistency loss
+        ramp: float = 0.0  # share of the run over which the weight rises from 0
+        label_smoothing: float = 0.0  # on the labelled rows
+
+        def __post_init__(self) -> None:
+            if self.threshold < 0 or self.weight < 0 or not 0 <= self.ramp <= 1 or self.temperature <= 0:
+                remedy = "threshold and weight must be at least 0, ramp in 0..1, temperature above 0."
+                raise UserError("a setting is out of range", remedy, "uda")
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(context)
+        self.config, self.steps = config, context.steps
+        self.active = config.weight > 0 and config.threshold <= 1  # else supervised training, exactly
+
+    def step(self, batch: SemiBatch, t: int) -> StepReport:
+        c = self.config
+        views = (batch.x_l, batch.u_weak, batch.u_strong) if self.active else (batch.x_l,)
+        z_l, *z_u = self.net(*views)
+        supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
+        unlabeled, mask = self._unlabeled(*z_u) if z_u else (supervised.new_zeros(()),) * 2
+        weight = c.weight * ramp(t, round(c.ramp * self.steps))
+        loss = supervised + weight * unlabeled if z_u else supervised  # U2
+        self.net.step(loss, t)
+        parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled, "mask_rate": mask.mean()}
+        return StepReport({k: v.detach() for k, v in parts.items()})
+
+    def _unlabeled(self, z_weak: Tensor, z_strong: Tensor) -> tuple[Tensor, Tensor]:
+        mask = confidence_mask(torch.softmax(z_weak.detach(), -1), self.config.threshold)  # U1
+        return consistency(z_strong, sharpen(z_weak, self.config.temperature), mask), mask

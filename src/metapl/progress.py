@@ -1,0 +1,114 @@
+"""What a running training shows: a live line on a terminal, one plain line per interval elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+Values = Mapping[str, float]
+SHOWN = 6  # values on a plain line
+ORDER = ("loss", "supervised", "unlabeled", "uda", "student", "feedback", "finetune")
+LAST = ("mask_rate", "validation_accuracy")
+
+
+class Progress(Protocol):
+    """Told by the loop; never asked."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None: ...
+
+    def note(self, text: str) -> None:
+        """A sentence the user should see."""
+        ...
+
+    def update(self, step: int, total: int, values: Values) -> None:
+        """``step`` of ``total`` steps are done; ``values`` are the last that were read out."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        return None
+
+    def update(self, step: int, total: int, values: Values) -> None:
+        return None
+
+
+class Plain(Silent):
+    """One line per ``interval`` seconds: for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
+        self.stream, self.interval = stream or sys.stderr, interval
+        self.start, self.first, self.last = time.monotonic(), 0, 0.0
+
+    def note(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def update(self, step: int, total: int, values: Values) -> None:
+        now = time.monotonic()
+        if not self.last:
+            self.first, self.start, self.last = step, now, now
+        elif now - self.last >= self.interval or step == total:
+            self.last = now
+            left = (now - self.start) / max(1, step - self.first) * (total - step)
+            shown = "  ".join(f"{k} {v:.4g}" for k, v in chosen(values).items())
+            print(f"step {step}/{total}  {shown}  {clock(left)} left", file=self.stream, flush=True)
+
+
+class Live(Silent):
+    """A rich progress bar: step, loss terms, mask rate, validation accuracy, time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.bar = Bar(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True))
+        self.task = self.bar.add_task("", total=None, values="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def note(self, text: str) -> None:
+        self.bar.console.print(text, markup=False, highlight=False)
+
+    def update(self, step: int, total: int, values: Values) -> None:
+        shown = "  ".join(f"{k} {v:.3g}" for k, v in chosen(values).items())
+        self.bar.update(self.task, completed=step, total=total, values=shown)
+
+
+def make_progress(quiet: bool = False) -> Progress:
+    """Live on a terminal, plain elsewhere, silent if asked."""
+    if quiet:
+        return Silent()
+    return Live() if sys.stderr.isatty() else Plain()
+
+
+def chosen(values: Values) -> dict[str, float]:
+    """The values worth a place on one line, in a fixed order."""
+    names = [k for k in ORDER if k in values][:SHOWN] + [k for k in LAST if k in values]
+    return {k: values[k] for k in names}
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

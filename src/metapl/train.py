@@ -1,0 +1,278 @@
+"""The loop: owns time, device, evaluation and disk; knows nothing of what a method does in a step.
+
+Step t is a pure function of (weights, seed, t): the stream gives batch t, and the global generator is seeded from
+(seed, t) before ``method.step``. So a checkpoint needs no generator state, and a resumed run equals an unbroken one
+bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metapl import checkpoint
+from metapl.config import RunConfig, save_config
+from metapl.data.preprocess import fit_preprocessing
+from metapl.data.seeds import derive_seed
+from metapl.data.sources import open_source
+from metapl.data.split import make_split, to_json
+from metapl.data.stream import Stream
+from metapl.data.views import make_views
+from metapl.device import environment, pick_device
+from metapl.errors import UserError
+from metapl.evaluate import evaluate
+from metapl.files import write_json
+from metapl.methods import method_class
+from metapl.models import auto_name, build_model
+from metapl.progress import Progress, Silent
+from metapl.run import Metrics, load_split, new_folder, open_run, write_problems
+from metapl.saved import Predictor, save_model
+from metapl.types import Context, Method, Preprocessing, Source, Split
+
+CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
+
+
+class Stopped(Exception):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and has saved its state."""
+
+    def __init__(self, folder: Path, step: int, signal_number: int) -> None:
+        self.folder, self.step, self.signal_number = folder, step, signal_number
+        super().__init__(f"stopped at step {step}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training gives back.
+
+    Attributes:
+        folder: the run folder.
+        predictor: the chosen network, ready for raw rows.
+        source, split: the data it was trained on.
+        summary: what ``results.json`` holds.
+    """
+
+    folder: Path
+    predictor: Predictor
+    source: Source
+    split: Split
+    summary: dict[str, Any]
+
+
+@dataclass
+class _Job:
+    """A run in memory."""
+
+    config: RunConfig
+    folder: Path
+    source: Source
+    split: Split
+    preprocessing: Preprocessing
+    device: torch.device
+    method: Method
+    stream: Stream
+
+    @property
+    def total(self) -> int:
+        return self.config.steps + self.method.extra_steps
+
+    def predictor(self, model: nn.Module) -> Predictor:
+        return Predictor(model, self.preprocessing, self.source.class_names, self.device)
+
+    def step(self, t: int) -> Mapping[str, Tensor]:
+        needs = self.method.needs if t < self.config.steps else frozenset()
+        torch.manual_seed(derive_seed(self.config.seed, "step", t))
+        return self.method.step(self.stream(t, needs), t).values
+
+
+def train(
+    config: RunConfig, out: Path | None = None, *, source: Source | None = None, progress: Progress | None = None
+) -> Result:
+    """Train from scratch into a new run folder.
+
+    Args:
+        config: everything that decides the run.
+        out: the run folder, new or empty; by default a free name under ``runs/``.
+        source: rows in memory instead of ``config.data`` (which then only names them); such a run cannot be resumed
+            from the command line.
+        progress: what to show; by default nothing.
+
+    Raises:
+        UserError: bad data, settings or folder, or a loss that is no longer finite.
+        Stopped: asked to stop; the state is saved.
+    """
+    progress, device = progress or Silent(), pick_device(config.device)
+    source = source or open_source(config.data, config.source)
+    split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    if config.model == "auto":
+        config = replace(config, model=auto_name(preprocessing.shape))
+    job = _build(config, Path(), source, split, preprocessing, device)  # fails before anything is written
+    with progress:
+        for note in [*source.notes, *split.notes]:
+            progress.note(note)
+        if config.minutes:
+            config = _sized(job, progress)
+            job = _build(config, Path(), source, split, preprocessing, device)
+        job.folder = new_folder(out, config)
+        progress.note(f"run folder: {job.folder}")
+        save_config(config, job.folder / "config.yaml")
+        write_json(job.folder / "env.json", environment(device))
+        write_json(job.folder / "split.json", to_json(split, source))
+        write_problems(job.folder / "problems.csv", source.problems)
+        return _loop(job, 0, progress)
+
+
+def resume(folder: Path, *, source: Source | None = None, progress: Progress | None = None) -> Result:
+    """Go on with a stopped or killed run from its newest whole checkpoint, exactly as if it had not stopped.
+
+    Raises:
+        UserError: no run, no checkpoint, changed data, or a run that has finished.
+    """
+    progress, config = progress or Silent(), open_run(folder)
+    if (folder / "results.json").exists():
+        raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
+    source = source or open_source(config.data, config.source)
+    split = load_split(folder, source)
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    job = _build(config, folder, source, split, preprocessing, pick_device(config.device))
+    with progress:
+        step, state, damaged = checkpoint.load_latest(folder / "checkpoints")
+        for text in damaged:
+            progress.note(f"skipped: {text}")
+        progress.note(f"resuming at step {step}")
+        job.method.load_state_dict(checkpoint.to_device(state, job.device))
+        return _loop(job, step, progress)
+
+
+def _build(
+    config: RunConfig, folder: Path, source: Source, split: Split, preprocessing: Preprocessing, device: torch.device
+) -> _Job:
+    def network() -> nn.Module:
+        model = build_model(config.model, preprocessing.shape, len(source.class_names)).to(device)
+        # Convolutions run up to twice as fast in this memory layout, on CPUs too.
+        layout = {"memory_format": torch.channels_last} if len(preprocessing.shape) == 3 else {}
+        return model.to(**layout)  # type: ignore[call-overload, no-any-return]
+
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    context = Context(network, len(source.class_names), config.optim, config.steps)
+    method = method_class(config.method)(config.settings, context)
+    views = make_views(config.views, preprocessing)
+    stream = Stream(source, split, config.batch, views, config.seed, device)
+    return _Job(config, folder, source, split, preprocessing, device, method, stream)
+
+
+def _loop(job: _Job, start: int, progress: Progress) -> Result:
+    loop, total, began = job.config.loop, job.total, time.monotonic()
+    metrics, finite = Metrics(job.folder), torch.ones((), dtype=torch.bool, device=job.device)
+    metrics.truncate(start)
+    shown: dict[str, float] = {}
+    with _stop_signals() as stop:
+        for t in range(start, total):
+            values, done = job.step(t), t + 1
+            finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
+            judge = _due(done, loop.eval_every, total) and len(job.split.validation) > 0
+            save = _due(done, loop.save_every, total) or bool(stop)
+            if judge or save or done % loop.log_every == 0 or done == total:
+                if not finite:
+                    raise _diverged(done, values)
+                shown = {k: float(v) for k, v in values.items()}
+                if judge:
+                    shown["validation_accuracy"] = _validation(job, job.method.eval_model())["accuracy"]
+                metrics.write(done, shown)
+                progress.update(done, total, shown)
+            if save:
+                checkpoint.save(job.folder / "checkpoints", done, job.method.state_dict(), loop.keep)
+            if stop and done < total:
+                raise Stopped(job.folder, done, stop[0])
+    return _finish(job, metrics, time.monotonic() - began, start)
+
+
+def _finish(job: _Job, metrics: Metrics, seconds: float, start: int) -> Result:
+    """Choose among the candidates on the validation rows, store the model, write the results."""
+    candidates = job.method.candidates()
+    rows = len(job.split.validation)
+    judged = {name: _validation(job, model) for name, model in candidates.items()} if rows else {}
+    # Highest accuracy, then lowest log loss; the method's order breaks what is left and decides without rows.
+    best = sorted(judged, key=lambda n: (-judged[n]["accuracy"], judged[n]["log_loss"]))
+    chosen = (best or list(candidates))[0]
+    split, config = job.split, job.config
+    summary = {
+        "data": config.data,
+        "method": config.method,
+        "model": config.model,
+        "seed": config.seed,
+        "steps": job.total,
+        "seconds": round(seconds, 2),
+        "resumed_at": start,
+        "rows": {p: len(getattr(split, p)) for p in ("labeled", "unlabeled", "validation", "test")},
+        "chosen": chosen,
+        "chosen_by": "validation rows" if judged else "default (no validation rows)",
+        "validation": {n: {k: j[k] for k in ("accuracy", "log_loss")} for n, j in judged.items()},
+    }
+    predictor = job.predictor(candidates[chosen].eval())
+    card = {"method": config.method, "network": chosen, "split_sha": split.sha}
+    save_model(job.folder / "model", predictor, config.model, card)
+    metrics.write_csv()
+    write_problems(job.folder / "problems.csv", job.source.problems)
+    write_json(job.folder / "results.json", summary)
+    return Result(job.folder, predictor, job.source, split, summary)
+
+
+def _validation(job: _Job, model: nn.Module) -> dict[str, Any]:
+    return evaluate(job.predictor(model), job.source, job.split.validation)
+
+
+def _due(done: int, every: int, total: int) -> bool:
+    return done == total or done % (every or max(1, math.ceil(total / 10))) == 0
+
+
+def _diverged(done: int, values: Mapping[str, Tensor]) -> UserError:
+    bad = [k for k, v in values.items() if not torch.isfinite(v)] or ["a value since the last check"]
+    remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
+    return UserError(f"training diverged by step {done}: {', '.join(bad)} is not finite", remedy)
+
+
+def _sized(job: _Job, progress: Progress) -> RunConfig:
+    """``minutes`` turned into steps by timing a throw-away copy of the run; 10 % are kept for judging and saving."""
+    budget, times = job.config.minutes * 60, list[float]()
+    deadline = time.monotonic() + min(CALIBRATION, 0.05 * budget)
+    while len(times) < 3 or time.monotonic() < deadline:
+        began = time.monotonic()
+        job.step(len(times) % job.config.steps)["loss"].item()
+        times.append(time.monotonic() - began)
+    each = float(np.median(times[1:]))
+    steps = max(1, int(0.9 * (budget - sum(times)) / each) - job.method.extra_steps)
+    progress.note(f"{job.config.minutes:g} minutes at {1000 * each:.0f} ms per step: {steps} steps")
+    return replace(job.config, steps=steps)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that gets the number of the first SIGINT or SIGTERM; a second Ctrl-C stops at once."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    old: dict[int, Any] = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

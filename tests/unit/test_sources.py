@@ -1,0 +1,473 @@
+"""Sources: digits, idx files, arrays, folders; preprocessing and seeds beside them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metapl.data import (
+    FolderSource,
+    IdxSource,
+    MemorySource,
+    SourceOptions,
+    derive_seed,
+    fit_preprocessing,
+    from_arrays,
+    open_digits,
+    open_source,
+    preprocessing_from_dict,
+    preprocessing_to_dict,
+)
+from metapl.errors import UserError
+from metapl.types import Source
+
+RNG = np.random.default_rng(0)
+
+
+def grey(path: Path, value: int, size: tuple[int, int] = (8, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
+
+
+def write_idx(path: Path, array: np.ndarray[Any, Any], magic: int | None = None) -> None:
+    head = struct.pack(f">{1 + array.ndim}I", magic or 0x800 + array.ndim, *array.shape)
+    opened = gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb")
+    with opened as file:
+        file.write(head + array.tobytes())
+
+
+def idx_folder(root: Path, end: str = "") -> Path:
+    """Six training and four test images of 5 x 4."""
+    for part, count in (("train", 6), ("t10k", 4)):
+        images = np.arange(count * 20, dtype=np.uint8).reshape(count, 5, 4)
+        write_idx(root / f"{part}-images-idx3-ubyte{end}", images)
+        write_idx(root / f"{part}-labels-idx1-ubyte{end}", (np.arange(count) % 2).astype(np.uint8))
+    return root
+
+
+# -- seeds and preprocessing
+
+
+def test_seeds_are_pinned() -> None:
+    assert derive_seed(0, "labels", "cat") == 5492657426978974549  # a change here breaks every stored run
+    assert derive_seed() >= 0
+    assert len({derive_seed("a", "bc"), derive_seed("ab", "c"), derive_seed(1), derive_seed("1"), derive_seed()}) == 5
+    assert derive_seed("ä\udcff") < 2**63
+    with pytest.raises(TypeError, match="float"):
+        derive_seed(1.5)  # type: ignore[arg-type]
+
+
+def test_image_preprocessing_is_mean_and_std_per_channel() -> None:
+    images = RNG.integers(0, 256, (5000, 3, 4, 6), dtype=np.uint8)  # more than one chunk
+    source = from_arrays(torch.from_numpy(images), np.arange(5000) % 2)
+    index = np.arange(100, 5000)
+    made = fit_preprocessing(source, index)
+    wanted = images[100:].astype(float) / 255
+    assert made.shape == (3, 4, 6)
+    assert np.allclose(made.mean, wanted.mean((0, 2, 3)))
+    assert np.allclose(made.std, wanted.std((0, 2, 3)))
+    assert preprocessing_from_dict(json.loads(json.dumps(preprocessing_to_dict(made)))) == made
+
+
+def test_table_preprocessing_survives_constant_and_large_features() -> None:
+    rows = np.stack([np.full(64, 0.1), 1e7 + np.arange(64.0), np.arange(64) * 1e-9], axis=1)
+    made = fit_preprocessing(from_arrays(rows, np.arange(64) % 2), np.arange(64))
+    assert made.std[0] == 1.0
+    assert made.std[1] == pytest.approx(np.arange(64.0).std(), rel=1e-6)
+    assert made.std[2] == pytest.approx(np.arange(64.0).std() * 1e-9, rel=1e-6)
+
+
+def test_black_images_have_a_finite_scale() -> None:
+    made = fit_preprocessing(from_arrays(np.zeros((4, 5, 5), dtype=np.uint8), [0, 1, 0, 1]), np.arange(4))
+    assert made.std == (1 / 255,)
+
+
+@pytest.mark.parametrize("change", [{"std": [0.0]}, {"shape": [2, 5, 5]}, {"kind": "text"}, {"mean": "x"}])
+def test_damaged_preprocessing_is_refused(change: dict[str, Any]) -> None:
+    stored = {"kind": "image", "shape": [1, 5, 5], "mean": [0.5], "std": [0.2]}
+    assert preprocessing_from_dict(stored).shape == (1, 5, 5)
+    with pytest.raises(UserError, match="damaged"):
+        preprocessing_from_dict({**stored, **change})
+
+
+# -- digits and idx files
+
+
+def test_digits() -> None:
+    source = open_source("digits")
+    assert isinstance(source, Source)
+    assert len(source.ids) == len(source.labels) == 1797
+    rows = source.rows(np.array([0, 5]))
+    assert rows.dtype == torch.uint8
+    assert rows.shape == (2, 1, 8, 8)
+    data = open_digits().data
+    assert (int(data.min()), int(data.max())) == (0, 255)
+    assert source.fingerprint() == open_digits().fingerprint()
+    assert not source.is_test.any()
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx_rows_and_lazy_test_rows(tmp_path: Path, end: str) -> None:
+    source = open_source(f"idx:{idx_folder(tmp_path, end)}")
+    assert isinstance(source, IdxSource)
+    assert isinstance(source, Source)
+    assert source.class_names == ("0", "1")
+    assert source.is_test.tolist() == [False] * 6 + [True] * 4
+    source.fingerprint()
+    source.rows(np.arange(6))
+    assert source._test is None, "test images are not read before they are asked for"
+    rows = source.rows(np.array([9, 1, 6]))
+    assert rows.shape == (3, 1, 5, 4)
+    assert rows[:, 0, 0, 0].tolist() == [60, 20, 0]
+
+
+def test_idx_does_not_open_the_test_images(tmp_path: Path) -> None:
+    idx_folder(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"rubbish!")
+    source = IdxSource(tmp_path)
+    source.fingerprint()
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte: .*magic number"):
+        source.rows(np.array([6]))
+
+
+def test_idx_without_test_files_and_with_odd_labels(tmp_path: Path) -> None:
+    idx_folder(tmp_path)
+    for path in tmp_path.glob("t10k*"):
+        path.unlink()
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([3, 7, 3, 7, 9, 9], dtype=np.uint8))
+    source = IdxSource(tmp_path)
+    assert source.class_names == ("3", "7", "9")
+    assert source.labels.tolist() == [0, 1, 0, 1, 2, 2]
+    assert any("t10k" in note for note in source.notes)
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: p.unlink(), "no file 'train-images-idx3-ubyte'"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-9]), "truncated"),
+        (lambda p: p.write_bytes(p.read_bytes()[:6]), "truncated"),
+        (lambda p: p.write_bytes(b""), "truncated"),
+        (lambda p: write_idx(p, np.zeros((6, 5, 4), np.uint8), magic=0xD03), "magic number 0x00000d03"),
+        (lambda p: write_idx(p, np.zeros((5, 5, 4), np.uint8)), "5 images but 6 labels"),
+        (lambda p: write_idx(p, np.zeros(6, np.uint8)), "magic number 0x00000801"),
+        (lambda p: write_idx(p, np.zeros((0, 5, 4), np.uint8)), "empty"),
+    ],
+)
+def test_damaged_idx_files_are_named(tmp_path: Path, end: str, damage: Any, words: str) -> None:
+    path = idx_folder(tmp_path, end) / (IMAGES + end)
+    damage(path)
+    with pytest.raises(UserError) as error:
+        IdxSource(tmp_path)
+    assert words in str(error.value), str(error.value)
+    assert str(tmp_path) in str(error.value)
+    assert "images but" in words or "no file" in words or path.name in str(error.value)
+
+
+def test_idx_header_that_announces_too_much(tmp_path: Path) -> None:
+    idx_folder(tmp_path)
+    (tmp_path / IMAGES).write_bytes(struct.pack(">4I", 0x803, 2**31, 2**31, 2**31))
+    with pytest.raises(UserError, match="limit is 4 GiB"):
+        IdxSource(tmp_path)
+    idx_folder(tmp_path)
+    (tmp_path / IMAGES).write_bytes((tmp_path / IMAGES).read_bytes() + b"x")
+    with pytest.raises(UserError, match="longer than its header"):
+        IdxSource(tmp_path)
+
+
+def test_fingerprint_sees_every_part(tmp_path: Path) -> None:
+    seen = {IdxSource(idx_folder(tmp_path)).fingerprint()}
+    for name in (IMAGES, LABELS, "t10k-labels-idx1-ubyte"):
+        idx_folder(tmp_path)
+        raw = bytearray((tmp_path / name).read_bytes())
+        raw[-1] ^= 1
+        (tmp_path / name).write_bytes(raw)
+        seen.add(IdxSource(tmp_path).fingerprint())
+    assert len(seen) == 4
+
+
+# -- the table of sources
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("digts", "Did you mean 'digits'"),
+        ("idxx:/tmp", "Did you mean 'idx'"),
+        ("idx:", "needs a folder"),
+        ("idx:/no/such/folder", "no such folder"),
+        ("digits:3", "takes nothing after a colon"),
+        ("/no/such/path", "no such path"),
+        ("./digitz", "no such path"),
+        ("", "no data are named"),
+        ("x" * 300, "neither a source nor a path"),
+        ("/" + "x" * 300, "no such path"),
+    ],
+)
+def test_unknown_sources(spec: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        open_source(spec)
+    assert words in str(error.value)
+
+
+# -- arrays
+
+
+def test_memory_source_checks_its_parts() -> None:
+    data, labels = torch.zeros(3, 2), np.array([0, 1, -1])
+    assert MemorySource("m", "table", data, labels, ("a", "b")).ids == ("0", "1", "2")
+    with pytest.raises(ValueError, match="same length"):
+        MemorySource("m", "table", data, labels[:2], ("a", "b"))
+    with pytest.raises(ValueError, match=r"-1 or 0\.\.0"):
+        MemorySource("m", "table", data, labels, ("a",))
+    with pytest.raises(ValueError, match="ids must differ"):
+        MemorySource("m", "table", data, labels, ("a", "b"), ids=("x", "x", "y"))
+    with pytest.raises(ValueError, match="uint8"):
+        MemorySource("m", "image", data, labels, ("a", "b"))
+
+
+def test_memory_fingerprint_sees_every_part() -> None:
+    def make(value: float = 0, label: int = 0, names: tuple[str, ...] = ("a", "b"), first_id: str = "x") -> str:
+        data = torch.tensor([[value], [1.0]])
+        return MemorySource("m", "table", data, np.array([label, 1]), names, ids=(first_id, "y")).fingerprint()
+
+    assert make() == make()
+    assert len({make(), make(value=1), make(label=-1), make(names=("a", "c")), make(first_id="z")}) == 5
+
+
+def test_tables() -> None:
+    source = from_arrays(
+        [[1, 2], [3, 4], [5, 6]], [0, 1, -1], X_unlabeled=[[7.5, 8]], X_test=np.array([[9, 9]]), y_test=[1]
+    )
+    assert source.kind == "table"
+    assert source.data.dtype == torch.float32
+    assert source.labels.tolist() == [0, 1, -1, -1, 1]
+    assert source.is_test.tolist() == [False] * 4 + [True]
+    assert source.ids == ("0", "1", "2", "unlabeled/0", "test/0")
+    assert source.data[3].tolist() == [7.5, 8]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_tables_must_be_finite(bad: float) -> None:
+    table = np.zeros((4, 3))
+    table[2, 1] = bad
+    with pytest.raises(UserError, match="row 2, column 1"):
+        from_arrays(table, [0, 1, 0, 1])
+    with pytest.raises(UserError, match=r"X_unlabeled: row 2, column 1"):
+        from_arrays(np.zeros((2, 3)), [0, 1], X_unlabeled=table)
+
+
+@pytest.mark.parametrize(
+    ("shape", "as_torch", "expected"),
+    [
+        ((4, 5, 6), False, (4, 1, 5, 6)),
+        ((4, 5, 6, 3), False, (4, 3, 5, 6)),
+        ((4, 3, 5, 6), False, (4, 3, 5, 6)),
+        ((4, 1, 5, 6), True, (4, 1, 5, 6)),
+        ((4, 5, 6, 1), True, (4, 1, 5, 6)),
+        ((4, 3, 7, 1), False, (4, 1, 3, 7)),
+        ((4, 3, 7, 1), True, (4, 3, 7, 1)),
+    ],
+)
+def test_image_layouts(shape: tuple[int, ...], as_torch: bool, expected: tuple[int, ...]) -> None:
+    values = RNG.integers(0, 256, shape, dtype=np.uint8)
+    values.setflags(write=False)  # torch warns when it shares such memory: it must be copied
+    given: Any = torch.tensor(values) if as_torch else values
+    source = from_arrays(given, [0, 1, 0, 1])
+    assert tuple(source.data.shape) == expected
+    assert source.data.is_contiguous()
+    channels_last = expected[1:] != shape[1:] and len(shape) == 4
+    wanted = values.transpose(0, 3, 1, 2) if channels_last else values.reshape(expected)
+    assert np.array_equal(source.data.numpy(), wanted)
+
+
+def test_image_scales() -> None:
+    levels = RNG.integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    levels[0, 0, 0] = 255
+    labels = [0, 1] * 3
+    for given in (levels, levels / 255, levels.astype(np.float32), levels.astype(int), torch.tensor(levels / 255.0)):
+        assert np.array_equal(from_arrays(given, labels).data[:, 0].numpy(), levels)
+    assert from_arrays(levels > 99, labels).data.unique().tolist() == [0, 255]
+    assert any("64" in n or "16" in n for n in from_arrays(levels % 17, labels).notes)
+    black = from_arrays(levels / 255, labels, X_unlabeled=np.zeros((1, 4, 4)))
+    assert not black.data[6].any()
+    assert np.array_equal(black.data[:6, 0].numpy(), levels)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"X": np.full((2, 4, 4), -1.0)}, "run from -1 to -1"),
+        ({"X": np.full((2, 4, 4), 300)}, "run from 300 to 300"),
+        ({"X": np.full((2, 4, 4), np.nan)}, "run from nan"),
+        ({"X_test": np.full((1, 4, 4), 200.0), "y_test": [0]}, "X is on the scale 0..1 but X_test on 0..255"),
+        ({"X": np.zeros((2, 4, 4, 2))}, "1 or 3 channels"),
+        ({"X": np.zeros((2, 4, 4, 4, 4))}, "5 dimensions"),
+        ({"X": np.zeros(2)}, "shape is (2,)"),
+        ({"X": np.zeros((0, 4))}, "shape is (0, 4)"),
+        ({"X": np.array([["a"], ["b"]])}, "not numbers"),
+        ({"X_unlabeled": np.ones((2, 5, 5))}, "those of X"),
+        ({"X_unlabeled": np.ones((2, 5))}, "no stack of images"),
+        ({"X_test": np.ones((2, 4, 4))}, "belong together"),
+        ({"kind": "table"}, "no table"),
+        ({"kind": "text"}, "kind is 'text'"),
+        ({"y": [0, 1, 1]}, "one label per row"),
+        ({"y": [[0], [1]]}, "one label per row"),
+        ({"y": [0, -2]}, "row 1 has label -2"),
+        ({"y": [0, 0.5]}, "row 1 has label 0.5"),
+        ({"y": np.array(["a", 1], dtype=object)}, "partly numbers"),
+        ({"y": np.array(["a", -1])}, "dtype=object"),
+        ({"y": np.array([(1,), "a"], dtype=object)}, "row 0 has label (1,)"),
+        ({"y": ["cat", "dog"], "class_names": ["cat", "dgo"]}, "Did you mean 'dgo'"),
+        ({"y": [0, 2], "class_names": ["cat", "dog"]}, "row 1 has label '2'"),
+        ({"class_names": ["cat", "cat"]}, "the same"),
+        ({"X_test": np.ones((1, 4, 4)), "y_test": [5]}, "y_test: row 0 has label '5'"),
+    ],
+)
+def test_arrays_that_cannot_serve(change: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {"X": np.full((2, 4, 4), 0.5), "y": [0, 1], **change}
+    with pytest.raises(UserError) as error:
+        from_arrays(given.pop("X"), given.pop("y"), **given)
+    assert words in str(error.value), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("y", "class_names", "labels", "names"),
+    [
+        ([3, 10, -1, 3], None, [0, 1, -1, 0], ("3", "10")),
+        (np.array([1.0, np.nan, 0.0, -1.0]), None, [1, -1, 0, -1], ("0", "1")),
+        (["b", "a", "NA", "null"], None, [2, 1, 0, 3], ("NA", "a", "b", "null")),
+        (np.array(["b", None, np.nan, -1], dtype=object), None, [0, -1, -1, -1], ("b",)),
+        (np.array([1, None, 0, -1], dtype=object), None, [1, -1, 0, -1], ("0", "1")),
+        ([True, False, True, True], None, [1, 0, 1, 1], ("False", "True")),
+        ([1, 0, -1, 1], ["cat", "dog", "cow"], [1, 0, -1, 1], ("cat", "dog", "cow")),
+        (["dog", "cat", "dog", "cat"], ["dog", "cat"], [0, 1, 0, 1], ("dog", "cat")),
+        (torch.tensor([1, 0, -1, 1]), None, [1, 0, -1, 1], ("0", "1")),
+    ],
+)
+def test_labels(y: Any, class_names: Any, labels: list[int], names: tuple[str, ...]) -> None:
+    source = from_arrays(np.zeros((4, 2)), y, class_names=class_names)
+    assert source.labels.tolist() == labels
+    assert source.class_names == names
+
+
+# -- folders
+
+
+def tree(root: Path) -> Path:
+    for k in range(3):
+        grey(root / "labelled" / "cat" / f"{k}.png", 10 + k)
+        grey(root / "labelled" / "dog" / "deep" / "er" / f"{k}.PNG", 20 + k)
+        grey(root / "unlabelled" / "x" / f"{k}.png", 30 + k)
+        grey(root / "test" / "dog" / f"{k}.png", 40 + k)
+    return root
+
+
+def test_labelled_tree(tmp_path: Path) -> None:
+    source = open_source(str(tree(tmp_path)))
+    assert isinstance(source, FolderSource)
+    assert isinstance(source, Source)
+    assert source.class_names == ("cat", "dog")
+    assert source.labels.tolist() == [0] * 3 + [1] * 3 + [-1] * 3 + [1] * 3
+    assert source.is_test.tolist() == [False] * 9 + [True] * 3
+    assert source.ids[0] == "labelled/cat/0.png"
+    assert source.ids[3] == "labelled/dog/deep/er/0.PNG"
+    assert source.rows(np.arange(12))[:, 0, 0, 0].tolist() == [10, 11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42]
+    assert source.rows(np.array([11, 0])).shape == (2, 1, 8, 8)
+    assert any("cat" in note and "no test image" in note for note in source.notes)
+
+
+def test_test_images_are_opened_only_when_asked_for(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "test" / "dog" / "1.png").write_bytes(b"rubbish")
+    source = FolderSource(tmp_path)
+    source.fingerprint()
+    assert source.problems == []
+    assert source.readable(np.arange(12)).tolist() == [*range(10), 11]
+    assert [name for name, _ in source.problems] == ["test/dog/1.png"]
+    assert source.readable(np.array([10])).tolist() == []
+    assert len(source.problems) == 1
+    with pytest.raises(UserError, match=r"test/dog/1\.png"):
+        source.rows(np.array([10]))
+
+
+@pytest.mark.parametrize("labeled", ["labelled", "labeled", "train"])
+@pytest.mark.parametrize("unlabeled", ["unlabelled", "unlabeled"])
+def test_aliases(tmp_path: Path, labeled: str, unlabeled: str) -> None:
+    grey(tmp_path / labeled / "a" / "1.png", 1)
+    grey(tmp_path / labeled / "b" / "1.png", 2)
+    grey(tmp_path / unlabeled / "1.png", 3)
+    assert FolderSource(tmp_path).labels.tolist() == [0, 1, -1]
+
+
+def test_plain_tree_may_have_a_class_called_train(tmp_path: Path) -> None:
+    for name in ("train", "bus", "test"):
+        grey(tmp_path / name / "1.png", 1)
+    assert FolderSource(tmp_path).class_names == ("bus", "test", "train")
+
+
+def test_sizes_and_channels(tmp_path: Path) -> None:
+    grey(tmp_path / "a" / "1.png", 1, size=(10, 6))
+    grey(tmp_path / "b" / "1.png", 1, size=(10, 6))
+    assert FolderSource(tmp_path).shape == (1, 6, 10)
+    assert FolderSource(tmp_path, image_size=16).shape == (1, 16, 16)
+    assert open_source(str(tmp_path), SourceOptions(image_size="16")).rows(np.array([0])).shape == (1, 1, 16, 16)
+    Image.new("RGB", (10, 6), "red").save(tmp_path / "a" / "2.png")
+    assert FolderSource(tmp_path).shape == (3, 6, 10)
+    grey(tmp_path / "a" / "3.png", 1, size=(10, 7))
+    source = FolderSource(tmp_path)
+    assert source.shape == (3, 64, 64)
+    assert any("different sizes" in note and "64 x 64" in note for note in source.notes)
+    for bad in ("big", 0, -3, 10**6, True, 2.5):
+        with pytest.raises(UserError, match="image_size"):
+            FolderSource(tmp_path, image_size=bad)  # type: ignore[arg-type]
+
+
+def test_large_images_of_one_size_become_64(tmp_path: Path) -> None:
+    for name in "ab":
+        grey(tmp_path / name / "1.png", 1, size=(65, 65))
+    source = FolderSource(tmp_path)
+    assert source.shape == (1, 64, 64)
+    assert any("larger" in note for note in source.notes)
+
+
+def test_folder_fingerprint_does_not_depend_on_the_size(tmp_path: Path) -> None:
+    tree(tmp_path)
+    first = FolderSource(tmp_path).fingerprint()
+    assert FolderSource(tmp_path, image_size=16).fingerprint() == first
+    grey(tmp_path / "unlabelled" / "x" / "1.png", 99)
+    assert FolderSource(tmp_path).fingerprint() != first
+
+
+def test_other_and_hidden_files_are_counted_or_skipped(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "labelled" / "cat" / "readme.txt").write_text("x")
+    (tmp_path / "labelled" / "cat" / "._0.png").write_bytes(b"x")
+    (tmp_path / "labelled" / ".git").mkdir()
+    grey(tmp_path / "val" / "cat" / "1.png", 1)
+    grey(tmp_path / "labelled" / "loose.png", 1)
+    source = FolderSource(tmp_path)
+    assert len(source.ids) == 12
+    assert source.problems == []
+    for words in ("1 files that are no images", "ignored: val", "1 images in 'labelled' lie in no class"):
+        assert any(words in note for note in source.notes), words
+
+
+def test_memory_limit_is_checked_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path)
+    monkeypatch.setattr("metapl.data.folder.MAX_BYTES", 9 * 32 * 32 - 1)
+    monkeypatch.setattr("metapl.data.folder.decode_many", None)  # decoding would fail
+    with pytest.raises(UserError, match="smaller image_size"):
+        FolderSource(tmp_path, image_size=32)
