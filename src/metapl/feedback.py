@@ -104,7 +104,7 @@ def clip_adjoint(direction: Mapping[str, Tensor], clipped: Mapping[str, Tensor],
     """
     dot = sum((clipped[n] * direction[n]).sum() for n in direction)
     square = sum((clipped[n] ** 2).sum() for n in direction)
-    along = torch.where(scale < 1, dot / square, torch.zeros_like(scale))  # type: ignore[operator]
+    along = torch.where(scale < 1, dot / square, torch.zeros_like(scale))
     return {n: scale * (v - along * clipped[n]) for n, v in direction.items()}
 
 

@@ -332,8 +332,8 @@ def test_palette_cmyk_bilevel_and_lab(tmp_path: Path) -> None:
     assert decode(tmp_path / "1.png").unique().tolist() == [255]
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     ImageCms.applyTransform(flat, to_lab).save(tmp_path / "lab.tif")
-    with pytest.raises(Unreadable):
-        decode(tmp_path / "lab.tif")
+    pixels = decode(tmp_path / "lab.tif").float().mean((1, 2))
+    assert (pixels - torch.tensor([200.0, 30.0, 60.0])).abs().max() < 6
 
 
 def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
@@ -397,7 +397,9 @@ def test_scaled_then_cropped_about_the_centre(tmp_path: Path) -> None:
     wide = np.zeros((40, 120), dtype=np.uint8)
     wide[:, 40:80] = 255
     Image.fromarray(wide).save(tmp_path / "x.png")
-    assert decode(tmp_path / "x.png", (1, 10, 10)).unique().tolist() == [255]
+    middle = decode(tmp_path / "x.png", (1, 10, 10))[0]
+    assert middle[:, 1:-1].unique().tolist() == [255]
+    assert int(middle.min()) > 200  # the edge columns lie half on the dark part
     assert decode(tmp_path / "x.png", (3, 10, 10)).shape == (3, 10, 10)
     Image.new("L", (1, 20000), 9).save(tmp_path / "strip.png")
     assert decode(tmp_path / "strip.png", (1, 64, 64)).unique().tolist() == [9]

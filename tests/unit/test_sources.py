@@ -39,9 +39,8 @@ def grey(path: Path, value: int, size: tuple[int, int] = (8, 8)) -> None:
 
 def write_idx(path: Path, array: np.ndarray[Any, Any], magic: int | None = None) -> None:
     head = struct.pack(f">{1 + array.ndim}I", magic or 0x800 + array.ndim, *array.shape)
-    opened = gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb")
-    with opened as file:
-        file.write(head + array.tobytes())
+    raw = head + array.tobytes()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
 
 
 def idx_folder(root: Path, end: str = "") -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 50_000_000
+PIECE = 512  # images decoded at a time, so that results do not pile up before they are read
 AUTO_SIDE = 64  # the side that images of different or larger sizes are brought to
 # Only these decoders may run, whatever the suffix says: Pillow knows formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -69,22 +70,24 @@ def decode_many(
             return reason
 
     workers = min(8, os.cpu_count() or 1)
-    # One `quiet` around the pool: the list of warning filters is shared by all threads.
-    with quiet(), ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(paths), 64 * workers):  # in pieces, so that results do not pile up
-            yield from pool.map(one, paths[start : start + 64 * workers])
+    for start in range(0, len(paths), PIECE):
+        # `quiet` lies around the threads, which share one list of warning filters, but never around the reader.
+        with quiet(), ThreadPoolExecutor(workers) as pool:
+            results = list(pool.map(one, paths[start : start + PIECE]))
+        yield from results
 
 
 def probe(path: str | Path) -> tuple[int, int, bool] | None:
-    """(height, width, grey?) as the header tells, upright; None where there is no readable header."""
+    """(height, width, grey?) of the upright image, for the most part from the header; None where it is damaged."""
     with quiet():
         try:
             with _opened(path, MAX_PIXELS) as image:
-                width, height = image.size
-                # Above AUTO_SIDE the size makes no difference; below, reading the orientation is cheap.
-                if max(image.size) <= AUTO_SIDE and _orientation(image) >= 5:
-                    width, height = height, width
-                return height, width, image.mode in _GREY or image.mode.startswith("I;16")
+                if max(image.size) > AUTO_SIDE:  # the exact size makes no difference
+                    return image.height, image.width, _is_grey(image)
+                grey = _is_grey(image)
+                image.load()  # cheap at this size, and only then is the orientation sure (TIFF turns itself)
+                width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
+                return height, width, grey
         except Unreadable:
             return None
 
@@ -150,6 +153,10 @@ def _decode(path: str | Path, shape: tuple[int, int, int] | None, max_pixels: in
         pixels = np.array(upright)
     tensor = torch.from_numpy(pixels)
     return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in _GREY or image.mode.startswith("I;16")
 
 
 def _orientation(image: Image.Image) -> int:

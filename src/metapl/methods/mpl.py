@@ -147,7 +147,7 @@ class MPL:
         if not self.config.baseline:
             return gain
         self.baseline = self.baseline.to(gain)
-        result = gain - self.baseline
+        result: Tensor = gain - self.baseline
         self.baseline = self.baseline + (1 - self.config.baseline) * result
         return result
 
@@ -162,7 +162,7 @@ class MPL:
         with torch.no_grad():
             for p, g in zip(parameters, grads):
                 if g is not None:
-                    p -= self.config.finetune_lr * g
+                    p.sub_(g, alpha=self.config.finetune_lr)
         return StepReport({"loss": loss.detach(), "finetune": loss.detach()})
 
     def eval_model(self) -> nn.Module:

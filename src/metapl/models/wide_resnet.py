@@ -22,7 +22,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.leaky_relu(self.norm1(x), SLOPE)
         y = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), SLOPE))
-        return y + (x if self.shortcut is None else self.shortcut(active))
+        total: Tensor = y + (x if self.shortcut is None else self.shortcut(active))
+        return total
 
 
 class WideResNet(nn.Module):
