@@ -5,6 +5,7 @@ Nothing here can run code on load: no pickle. A folder appears under its final n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from metapl.files import sha256, sync_file, sync_folder, write_json
 
 FORMAT = 1
 PARTS = ("tensors.safetensors", "state.json")
+MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d+)")
 
 
@@ -31,8 +33,9 @@ class DamagedCheckpoint(UserError):
 
 
 def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
-    """Write ``state`` as ``folder/step-N`` and then remove all but the newest ``keep``.
+    """Write ``state`` as ``folder/step-N``, then remove all but the newest ``keep`` up to N, and what is later than N.
 
+    Later ones are leftovers: a run goes on from its newest whole checkpoint, so what lies beyond is damaged.
     ``state`` is a tree of dicts (str or int keys), lists, tuples, tensors, numbers, strings, booleans and None.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,15 +48,17 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Pa
     save_file(tensors, aside / PARTS[0])
     sync_file(aside / PARTS[0])
     write_json(aside / PARTS[1], skeleton)
-    write_json(
-        aside / "manifest.json", {"format": FORMAT, "step": step, "sha256": {p: sha256(aside / p) for p in PARTS}}
-    )
+    facts = {"format": FORMAT, "step": step, "sha256": {p: sha256(aside / p) for p in PARTS}}
+    write_json(aside / MANIFEST, {**facts, "seal": _seal(facts)})
     sync_folder(aside)
+    replaced = folder / f".tmp-{step:08d}-replaced"
     if final.exists():
-        shutil.rmtree(final)
+        os.replace(final, replaced)
     os.replace(aside, final)
     sync_folder(folder)
-    for old in steps(folder)[:-keep] if keep else []:
+    shutil.rmtree(replaced, ignore_errors=True)
+    earlier, later = [s for s in steps(folder) if s <= step], [s for s in steps(folder) if s > step]
+    for old in [*later, *(earlier[:-keep] if keep else [])]:
         shutil.rmtree(folder / f"step-{old:08d}")
     return final
 
@@ -71,18 +76,18 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         DamagedCheckpoint: a file is missing or differs from its recorded sum; the message names it.
     """
+    manifest = _read_manifest(path / MANIFEST)
+    for part in PARTS:
+        try:
+            whole = sha256(path / part) == manifest["sha256"][part]
+        except OSError as error:
+            raise DamagedCheckpoint(f"the file cannot be read ({error.strerror})", "", str(path / part)) from error
+        if not whole:
+            raise DamagedCheckpoint("the file is damaged (SHA-256 differs)", "", str(path / part))
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise UserError(f"checkpoint format {manifest['format']} is not {FORMAT}", "Use the version that wrote it.")
-        for part in PARTS:
-            if sha256(path / part) != manifest["sha256"][part]:
-                raise DamagedCheckpoint("the file is damaged (SHA-256 differs)", "", str(path / part))
         tensors = load_file(path / PARTS[0])
         state = _unpack(json.loads((path / PARTS[1]).read_text(encoding="utf-8")), tensors)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        if isinstance(error, UserError):
-            raise
         raise DamagedCheckpoint(f"the checkpoint cannot be read ({error})", "", str(path)) from error
     if not isinstance(state, dict):
         raise DamagedCheckpoint("the checkpoint holds no state", "", str(path))
@@ -103,6 +108,26 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
             damaged.append(str(error))
     cause = "; ".join(damaged) if damaged else "no checkpoint was saved"
     raise UserError(f"nothing to resume from ({cause})", "Start the training again.", str(folder))
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    """The manifest's own sum: a flipped bit in it must not pass for another format or a damaged neighbour."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+        whole, named = facts.pop("seal") == _seal(facts), NAME.fullmatch(path.parent.name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"the file cannot be read ({error})", "", str(path)) from error
+    if not whole:
+        raise DamagedCheckpoint("the file is damaged (its sum differs)", "", str(path))
+    if facts["format"] != FORMAT:
+        raise UserError(f"checkpoint format {facts['format']} is not {FORMAT}", "Use the version that wrote it.")
+    if named and int(named[1]) != facts["step"]:
+        raise DamagedCheckpoint(f"the file belongs to step {facts['step']}", "", str(path))
+    return facts
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

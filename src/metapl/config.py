@@ -95,8 +95,9 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
         raise UserError(f"method is {method!r}", "Give a method's name.", where)
     settings_class = method_class(method).Config
     known = set(known_keys(method))
+    groups = {k.partition(".")[0] for k in known if "." in k}
     for key in _flatten(tree):
-        if key not in known:
+        if key not in known and not (key in groups and tree[key] == {}):
             raise UserError(f"unknown setting '{key}'", nearest(key, known), where)
     settings = _build(settings_class, tree.pop(method, None) or {}, method, where)
     return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": settings}, "", where))
@@ -167,7 +168,7 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        keys += _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [name] if value != {} else []
+        keys += _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [name]
     return keys
 
 
@@ -191,11 +192,14 @@ def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
         return value
     choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for choice in choices:
-        if value in typing.get_args(choice) if typing.get_origin(choice) is Literal else type(value) is choice:
+        fits = value in typing.get_args(choice) if typing.get_origin(choice) is Literal else type(value) is choice
+        if fits and value == value:  # not NaN, which no range check would catch
             return value
     if float in choices and isinstance(value, int | str) and not isinstance(value, bool):
         try:
-            return float(value)
+            number = float(value)
+            if number == number:
+                return number
         except ValueError:
             pass
     raise UserError(f"{value!r} is not a valid value of {key}", _wanted(choices), where)

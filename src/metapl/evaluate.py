@@ -73,7 +73,7 @@ def calibration_error(p: Tensor, y: Tensor, bins: int = 15) -> float:
 
 
 def _share(part: Tensor, whole: Tensor) -> float | None:
-    return float(part / whole) if whole else None
+    return int(part) / int(whole) if whole else None
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -68,22 +68,43 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 
 
 class EMA:
-    """A moving average of all parameters and buffers (BatchNorm's statistics included)."""
+    """A moving average of all parameters and buffers, BatchNorm's statistics included.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    Args:
+        model: the network to follow.
+        decay: per step; less at the start.
+        own_statistics: BatchNorm's statistics are not averaged but measured under the averaged weights, on the rows
+            given to ``measure``: for a network that trains on views other than those it is judged on.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, own_statistics: bool = False) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.norms = [
+            m for m in self.model.modules() if own_statistics and isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]
+        self._left_alone = {id(b) for norm in self.norms for b in norm.buffers()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int) -> None:
         """average <- d * average + (1 - d) * model with d = min(decay, (t + 1) / (t + 10))."""
         d = min(self.decay, (t + 1) / (t + 10))
         pairs = [*zip(self.model.parameters(), model.parameters()), *zip(self.model.buffers(), model.buffers())]
+        pairs = [(a, m) for a, m in pairs if id(a) not in self._left_alone]
         averages = [a for a, _ in pairs if a.is_floating_point()]
         torch._foreach_lerp_(averages, [m for a, m in pairs if a.is_floating_point()], 1 - d)
         for average, value in pairs:
             if not average.is_floating_point():
                 average.copy_(value)
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        """One forward of ``x`` that updates BatchNorm's statistics only (no dropout, no random draw)."""
+        if self.norms:
+            for norm in self.norms:
+                norm.train()
+            self.model(x)
+            self.model.eval()
 
 
 class Learner:
@@ -93,12 +114,13 @@ class Learner:
         model: the network, already on its device.
         config: how it is stepped.
         steps: length of the schedule.
+        own_statistics: see ``EMA``.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig, steps: int) -> None:
+    def __init__(self, model: nn.Module, config: OptimConfig, steps: int, own_statistics: bool = False) -> None:
         self.model, self.config, self.steps = model.train(), config, steps
         self.optimizer = make_optimizer(model, config)
-        self.ema = EMA(model, config.ema)
+        self.ema = EMA(model, config.ema, own_statistics)
         self.clip_scale: Tensor | None = None  # factor of the last step's clipping, for the feedback's chain rule
 
     def __call__(self, *views: Tensor) -> tuple[Tensor, ...]:

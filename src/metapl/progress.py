@@ -87,7 +87,7 @@ class Live(Silent):
         self.bar.stop()
 
     def note(self, text: str) -> None:
-        self.bar.console.print(text, markup=False, highlight=False)
+        self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def update(self, step: int, total: int, values: Values) -> None:
         shown = "  ".join(f"{k} {v:.3g}" for k, v in chosen(values).items())

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,8 +95,16 @@ class _Job:
         return self.method.step(self.stream(t, needs), t).values
 
 
+Observer = Callable[[int, Predictor], Mapping[str, float]]
+
+
 def train(
-    config: RunConfig, out: Path | None = None, *, source: Source | None = None, progress: Progress | None = None
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    source: Source | None = None,
+    progress: Progress | None = None,
+    observe: Observer | None = None,
 ) -> Result:
     """Train from scratch into a new run folder.
 
@@ -106,6 +114,8 @@ def train(
         source: rows in memory instead of ``config.data`` (which then only names them); such a run cannot be resumed
             from the command line.
         progress: what to show; by default nothing.
+        observe: called as ``observe(step, predictor)`` whenever the validation rows are judged; the numbers it gives
+            join the metrics. It must change nothing.
 
     Raises:
         UserError: bad data, settings or folder, or a loss that is no longer finite.
@@ -130,7 +140,7 @@ def train(
         write_json(job.folder / "env.json", environment(device))
         write_json(job.folder / "split.json", to_json(split, source))
         write_problems(job.folder / "problems.csv", source.problems)
-        return _loop(job, 0, progress)
+        return _loop(job, 0, progress, observe)
 
 
 def resume(folder: Path, *, source: Source | None = None, progress: Progress | None = None) -> Result:
@@ -172,28 +182,30 @@ def _build(
     return _Job(config, folder, source, split, preprocessing, device, method, stream)
 
 
-def _loop(job: _Job, start: int, progress: Progress) -> Result:
+def _loop(job: _Job, start: int, progress: Progress, observe: Observer | None = None) -> Result:
     loop, total, began = job.config.loop, job.total, time.monotonic()
     metrics, finite = Metrics(job.folder), torch.ones((), dtype=torch.bool, device=job.device)
     metrics.truncate(start)
-    shown: dict[str, float] = {}
     with _stop_signals() as stop:
         for t in range(start, total):
             values, done = job.step(t), t + 1
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
-            judge = _due(done, loop.eval_every, total) and len(job.split.validation) > 0
-            save = _due(done, loop.save_every, total) or bool(stop)
-            if judge or save or done % loop.log_every == 0 or done == total:
-                if not finite:
-                    raise _diverged(done, values)
-                shown = {k: float(v) for k, v in values.items()}
-                if judge:
-                    shown["validation_accuracy"] = _validation(job, job.method.eval_model())["accuracy"]
+            stopping = bool(stop)  # read once: a signal from here on is served after the next step
+            judge, save = _due(done, loop.eval_every, total), _due(done, loop.save_every, total)
+            log = judge or save or done % loop.log_every == 0
+            if (log or stopping) and not finite:
+                raise _diverged(done, values)
+            if save or stopping:
+                state = job.method.state_dict()
+                if not _sound(job.method, state):
+                    raise _diverged(done, {})
+            if log:
+                shown = {k: float(v) for k, v in values.items()} | (_judged(job, done, observe) if judge else {})
                 metrics.write(done, shown)
                 progress.update(done, total, shown)
-            if save:
-                checkpoint.save(job.folder / "checkpoints", done, job.method.state_dict(), loop.keep)
-            if stop and done < total:
+            if save or stopping:
+                checkpoint.save(job.folder / "checkpoints", done, state, loop.keep)
+            if stopping and done < total:
                 raise Stopped(job.folder, done, stop[0])
     return _finish(job, metrics, time.monotonic() - began, start)
 
@@ -229,6 +241,12 @@ def _finish(job: _Job, metrics: Metrics, seconds: float, start: int) -> Result:
     return Result(job.folder, predictor, job.source, split, summary)
 
 
+def _judged(job: _Job, done: int, observe: Observer | None) -> dict[str, float]:
+    model = job.method.eval_model()
+    found = {"validation_accuracy": _validation(job, model)["accuracy"]} if len(job.split.validation) else {}
+    return found | dict(observe(done, job.predictor(model)) if observe else {})
+
+
 def _validation(job: _Job, model: nn.Module) -> dict[str, Any]:
     return evaluate(job.predictor(model), job.source, job.split.validation)
 
@@ -238,9 +256,23 @@ def _due(done: int, every: int, total: int) -> bool:
 
 
 def _diverged(done: int, values: Mapping[str, Tensor]) -> UserError:
-    bad = [k for k, v in values.items() if not torch.isfinite(v)] or ["a value since the last check"]
+    bad = [k for k, v in values.items() if not torch.isfinite(v)]
+    bad = bad or ["a value since the last check" if values else "a weight"]
     remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
     return UserError(f"training diverged by step {done}: {', '.join(bad)} is not finite", remedy)
+
+
+def _sound(method: Method, state: Any) -> bool:
+    """No NaN in ``state`` and no infinite weight: a finite loss says nothing about the update that followed it."""
+    weights = [p for model in method.candidates().values() for p in model.parameters()]
+    return all(bool(torch.isfinite(w).all()) for w in weights) and not _has_nan(state)
+
+
+def _has_nan(state: Any) -> bool:
+    if isinstance(state, Tensor):
+        return bool(torch.isnan(state).any())
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return any(_has_nan(part) for part in parts)
 
 
 def _sized(job: _Job, progress: Progress) -> RunConfig:

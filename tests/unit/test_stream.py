@@ -93,18 +93,22 @@ def test_resume_at_every_step() -> None:
 
 
 def test_seeds_steps_and_views_draw_differently() -> None:
-    batch = BatchConfig(labeled=4, unlabeled=8)
-    one, other = stream_of(10, 23, batch, seed=0), stream_of(10, 23, batch, seed=1)
-    assert not torch.equal(one(0, BOTH).u_index, other(0, BOTH).u_index)
-    first = one(0, BOTH)
-    assert first.u_weak is not None
-    assert first.u_strong is not None
-    assert numbers(first.u_weak) == numbers(first.u_strong)
-    assert not torch.equal(first.u_weak % 1, first.u_strong % 1)
-    second = one(1, BOTH).u_weak
-    assert second is not None
-    assert not torch.equal(first.u_weak % 1, second % 1)
-    assert not torch.equal(first.x_l % 1, first.u_weak[:4] % 1)
+    class Listening(NoisyViews):
+        def weak(self, x: Tensor, generator: torch.Generator) -> Tensor:
+            heard.append(generator.initial_seed())
+            return super().weak(x, generator)
+
+        strong = weak
+
+    heard: list[int] = []
+    for seed in (0, 1):
+        stream = Stream(numbered(33), split_of(10, 23), BatchConfig(4, 8), Listening(), seed)
+        for t in (0, 1, 2):
+            made = stream(t, BOTH)
+            assert numbers(made.u_weak) == numbers(made.u_strong), "two views of the same rows"
+    assert len(heard) == len(set(heard)) == 2 * 3 * 3
+    one, other = (stream_of(10, 23, BatchConfig(4, 8), seed)(0, BOTH).u_index for seed in (0, 1))
+    assert not torch.equal(one, other)
 
 
 def test_only_needed_views_are_made_and_do_not_depend_on_each_other() -> None:

@@ -44,6 +44,10 @@ class MPL:
         feedback: Literal["exact", "sampled", "none", "official"] = "exact"  # what reaches the teacher (E4)
         feedback_weight: float = 0.3  # w in E6, per unit of eta
         feedback_start: float = 0.0  # share of the run before the feedback is switched on
+        feedback_ramp: float = 0.0  # share of the run over which its weight then rises from 0
+        feedback_cap: float = (
+            0.0  # largest spread (standard deviation) of r in a batch, larger is scaled down; 0 = no cap
+        )
         baseline: float = 0.99  # decay of the moving baseline of the gain (sampled, official); 0 = no baseline
         derivative: Literal["auto", "forward", "difference"] = "auto"  # how E4 is computed
         label_view: Literal["weak", "strong"] = "weak"  # the view from which the teacher labels (E1)
@@ -58,7 +62,7 @@ class MPL:
         finetune_lr: float = 1e-3  # E7, plain SGD
 
         def __post_init__(self) -> None:
-            shares = (self.feedback_start, self.uda_ramp, self.student_wait)
+            shares = (self.feedback_start, self.feedback_ramp, self.uda_ramp, self.student_wait)
             weights = (self.feedback_weight, self.uda_weight, self.uda_threshold, self.teacher_lr)
             if min(weights) < 0 or min(shares) < 0 or max(shares) > 1 or self.uda_temperature <= 0:
                 remedy = "Weights, threshold and rates must be at least 0, shares in 0..1, temperature above 0."
@@ -70,7 +74,8 @@ class MPL:
         self.config, self.steps, self.extra_steps = config, context.steps, config.finetune_steps
         teacher_optim = replace(context.optim, lr=config.teacher_lr or context.optim.lr)
         self.teacher = Learner(context.build_model(), teacher_optim, context.steps)
-        self.student = Learner(context.build_model(), context.optim, context.steps)
+        # The student learns from strong views only and is judged on plain rows: hence statistics of its own.
+        self.student = Learner(context.build_model(), context.optim, context.steps, own_statistics=True)
         self.finetuned: nn.Module | None = None
         self.baseline = torch.zeros(())
         self.uda_active = config.uda_weight > 0 and config.uda_threshold <= 1
@@ -89,8 +94,9 @@ class MPL:
         if self.uda_active:
             parts["uda"], parts["mask_rate"] = self._uda(z_weak, z_strong)
             loss = loss + c.uda_weight * ramp(t, round(c.uda_ramp * self.steps)) * parts["uda"]
-        if feedback is not None and t >= round(c.feedback_start * self.steps):
-            loss = loss + c.feedback_weight * feedback
+        since = t - round(c.feedback_start * self.steps)
+        if feedback is not None and since >= 0:
+            loss = loss + c.feedback_weight * ramp(since, round(c.feedback_ramp * self.steps)) * feedback
             parts["feedback"] = feedback
         self.teacher.step(loss, t)
         return StepReport({"loss": loss.detach(), **{k: v.detach() for k, v in parts.items()}})
@@ -108,14 +114,15 @@ class MPL:
 
     def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, parts: dict[str, Tensor]) -> Tensor | None:
         """E1 to E4: one student step on the teacher's labels, and what the labelled rows say about them."""
-        x_u, kind = batch.u_strong, self.config.feedback
-        assert x_u is not None
+        x_u, x_weak, kind = batch.u_strong, batch.u_weak, self.config.feedback
+        assert x_u is not None and x_weak is not None  # for the type checker: _teacher_logits has looked
         p = torch.softmax(z, -1)  # E1
         hard = sample_labels(p) if kind == "sampled" else None
         student, before = self.student, fb.snapshot(self.student.model)
         output = student.model(x_u)
         loss = soft_cross_entropy(output, p) if hard is None else cross_entropy(output, hard)
         student.step(loss, t)  # E2
+        student.ema.measure(x_weak)
         parts["student"] = loss
         parts["agreement"] = (output.argmax(-1) == z.argmax(-1)).float().mean()
         if not self.feedback_active:
@@ -132,10 +139,13 @@ class MPL:
         parts["student_labeled"], gradient = fb.labeled_gradient(student.model, before, batch.x_l, batch.y_l)  # E3
         direction = fb.step_adjoint(student.optimizer, student.model, gradient, unit_lr=True)  # E5
         if student.clip_scale is not None:
-            moved = {n: q.grad for n, q in student.model.named_parameters() if n in direction and q.grad is not None}
+            weights = [(n, q) for n, q in student.model.named_parameters() if n in direction]
+            moved = {n: torch.zeros_like(q) if q.grad is None else q.grad for n, q in weights}
             direction = fb.clip_adjoint(direction, moved, student.clip_scale)
         r = fb.log_prob_derivative(student.model, before, x_u, direction, self.config.derivative)  # E4
-        parts["feedback_spread"] = r.std()
+        parts["feedback_spread"] = spread = r.std()
+        if self.config.feedback_cap:
+            r = r * (self.config.feedback_cap / spread.clamp_min(1e-12)).clamp(max=1.0)
         return fb.exact_loss(p, r)
 
     def _uda(self, z_weak: Tensor, z_strong: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,9 +68,11 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     module, _, function = name.partition(":")
     try:
         factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"
         remedy = "Give package.module:function, importable from here (is PYTHONPATH set?)."
         raise UserError(f"cannot import '{name}' ({error})", remedy, "model") from error
+    if not callable(factory):
+        raise UserError(f"'{name}' is a {type(factory).__name__}, not a function", "Give a factory.", "model")
     return factory
 
 

@@ -1,0 +1,253 @@
+"""A stored run put to use: judged on its test rows or on other labelled data, and asked to label new rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.config import RunConfig
+from metapl.data.scan import LABELED, TEST, clean, exists, shown
+from metapl.data.sources import SOURCES, open_source
+from metapl.device import pick_device
+from metapl.errors import UserError, nearest
+from metapl.evaluate import evaluate, judge
+from metapl.files import write_json
+from metapl.predict import (
+    CHUNK,
+    Problem,
+    image_files,
+    image_shape,
+    judge_images,
+    nothing,
+    predict_folder,
+    predict_source,
+    write_predictions,
+)
+from metapl.run import load_split, open_run, write_csv, write_problems
+from metapl.saved import Predictor, load_model
+from metapl.types import Source
+
+Judged = tuple[dict[str, Any], list[Problem], str]
+
+
+def judge_own(run: Path, device: str | None) -> Judged:
+    """Evaluate the run on its own test rows, and store the figures as ``evaluation.json`` in it.
+
+    Returns:
+        The figures of ``evaluate``, the rows that could not be read, and a name for what was judged.
+
+    Raises:
+        UserError: no finished run, changed data, or no test rows.
+    """
+    config, predictor = open_run(run), _model(run, device)
+    _check_data(run)
+    source = open_source(config.data, config.source)
+    split = load_split(run, source)
+    if not len(split.test):
+        remedy = "Give labelled data: metapl evaluate RUN DATA."
+        raise UserError("this run has no test rows", remedy, str(run))
+    known = len(source.problems)
+    result = evaluate(predictor, source, split.test)
+    if not result["rows"]:
+        raise UserError("no test row can be read", f"See {source.problems[-1][0]}: {source.problems[-1][1]}", str(run))
+    write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
+    write_problems(run / "problems.csv", source.problems)
+    return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
+
+
+def judge_other(run: Path, data: str, device: str | None) -> Judged:
+    """Evaluate the run on ``data``; the run's own data mean its test rows, since the others were trained on.
+
+    Raises:
+        UserError: no finished run, or data that do not fit the model.
+    """
+    config, predictor = open_run(run), _model(run, device)
+    if _same(data, config.data):
+        return judge_own(run, device)
+    folder = _folder(data)
+    if folder is not None:
+        return judge_folder(predictor, folder)
+    return judge_source(predictor, open_source(data))
+
+
+def judge_folder(predictor: Predictor, root: Path) -> tuple[dict[str, Any], list[Problem], str]:
+    """Evaluate on a labelled tree ``<class>/**``, its classes matched to the model's by name.
+
+    A tree with a folder ``labelled`` is judged on its ``test`` folder, or on ``labelled`` where it has none.
+
+    Returns:
+        The figures of ``evaluate``, the images that could not be read, and the folder that was judged.
+
+    Raises:
+        UserError: a class that the model does not know, or no image.
+    """
+    shape, root = image_shape(predictor), _classes_folder(predictor, root)
+    number = {name: k for k, name in enumerate(predictor.class_names)}
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for folder in folders:
+        if clean(folder.name) not in number:
+            what = f"the model knows no class '{shown(folder.name)}'"
+            raise UserError(what, nearest(shown(folder.name), map(shown, number)), shown(folder))
+    parts, truth, problems = list[Tensor](), list[int](), list[Problem]()
+    for folder in folders:
+        files = image_files(folder)
+        while chunk := list(islice(files, CHUNK)):
+            images = [(f"{clean(folder.name)}/{i}", file) for i, file, why in chunk if not why]
+            problems += [(f"{clean(folder.name)}/{i}", why) for i, _, why in chunk if why]
+            judged = judge_images(predictor, images, shape, [])
+            parts.append(judged.probabilities)
+            truth += [number[clean(folder.name)]] * len(judged.ids)
+            problems += judged.problems
+    if not truth:
+        raise UserError("there is no readable image in class folders", "Give a folder <class>/<images>.", shown(root))
+    return judge(torch.cat(parts), torch.tensor(truth), predictor.class_names), problems, shown(root)
+
+
+def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], list[Problem], str]:
+    """Evaluate on a source's own test rows, or on all of its labelled rows where it has none; classes by name.
+
+    Raises:
+        UserError: a class that the model does not know, or no labelled row.
+    """
+    number = {name: k for k, name in enumerate(predictor.class_names)}
+    for name in source.class_names:
+        if name not in number:
+            raise UserError(f"the model knows no class '{shown(name)}'", nearest(name, number), source.name)
+    own = source.is_test & (source.labels >= 0)
+    index = np.flatnonzero(own if own.any() else source.labels >= 0)
+    if not len(index):
+        raise UserError("there are no labelled rows", "Give labelled data.", source.name)
+    known = len(source.problems)
+    index = source.readable(index)
+    parts = [chunk.probabilities for chunk in predict_source(predictor, source, index)]
+    truth = torch.tensor([number[source.class_names[k]] for k in source.labels[index].tolist()])
+    where = f"the {'test' if own.any() else 'labelled'} rows of {source.name}"
+    p = torch.cat(parts) if parts else nothing(predictor)
+    return judge(p, truth, predictor.class_names), source.problems[known:], where
+
+
+def _classes_folder(predictor: Predictor, root: Path) -> Path:
+    """The folder that holds the class folders: ``root``, ``root/test`` or ``root/labelled``."""
+    if not exists(root):
+        raise UserError("no such path", "Check the spelling.", shown(root))
+    if not root.is_dir():
+        raise UserError("this is a file, not a folder", "Give a folder <class>/<images>.", shown(root))
+    inside = {p.name for p in root.iterdir() if p.is_dir()} - set(predictor.class_names)
+    labeled = next((name for name in LABELED if name in inside), None)
+    if labeled is None:
+        return root
+    return root / (TEST if TEST in inside else labeled)
+
+
+def predict_to(
+    run: Path, data: str, out: str, overwrite: bool, device: str | None
+) -> tuple[int, list[Problem], Path | None]:
+    """Label ``data`` (a folder of images, one image, or a source) and write a CSV file, or to stdout for ``-``.
+
+    The file appears when it is whole. Unreadable images go to ``problems.csv`` beside it.
+
+    Returns:
+        The number of rows written, the problems, and the file that lists them.
+
+    Raises:
+        UserError: no finished run, nothing to label, or a file that exists already.
+    """
+    target = None if out == "-" else Path(out)
+    _check_target(target, overwrite)
+    open_run(run)
+    chunks = _predictions(_model(run, device), data)
+    if target is None:
+        count, problems = write_predictions(chunks, sys.stdout)
+        return count, problems, None
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            count, problems = write_predictions(chunks, file)
+        if not count:
+            what = f"no row can be read, the first is {shown(problems[0][0])}: {problems[0][1]}"
+            raise UserError(what, "Repair the files.", data)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return count, problems, _list_problems(target, problems, overwrite)
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """The config with its data path made absolute, so that the run can be used from any folder."""
+    name, colon, path = config.data.partition(":")
+    if colon and name in SOURCES and path:
+        return replace(config, data=f"{name}:{os.path.abspath(os.path.expanduser(path))}")
+    if config.data not in SOURCES and os.path.isdir(os.path.expanduser(config.data)):
+        return replace(config, data=os.path.abspath(os.path.expanduser(config.data)))
+    return config
+
+
+def _predictions(predictor: Predictor, data: str) -> Any:
+    folder = _folder(data)
+    return predict_source(predictor, open_source(data)) if folder is None else predict_folder(predictor, folder)
+
+
+def _list_problems(target: Path, problems: list[Problem], overwrite: bool) -> Path | None:
+    """Write ``problems.csv`` beside ``target``, or under the next free name if there is one already."""
+    if not problems:
+        return None
+    names = ["problems.csv", *(f"problems-{k}.csv" for k in range(2, 10_000))]
+    path = next(p for p in map(target.with_name, names) if overwrite or not p.exists())
+    write_csv(path, ["id", "reason"], [list(p) for p in problems])
+    return path
+
+
+def _check_target(target: Path | None, overwrite: bool) -> None:
+    if target is None:
+        return
+    if target.is_dir() or not target.parent.is_dir():
+        raise UserError("the CSV file cannot be written there", "Name a file in an existing folder.", str(target))
+    if target.exists() and not overwrite:
+        raise UserError("the file exists already", "Name another, or add --overwrite.", str(target))
+
+
+def _model(run: Path, device: str | None) -> Predictor:
+    return load_model(run / "model", pick_device(device or "auto"))
+
+
+def _check_data(run: Path) -> None:
+    """Arrays from Python are not stored with the run: only Python can bring them again.
+
+    Raises:
+        UserError: the run was trained on such rows.
+    """
+    try:
+        name = json.loads((run / "split.json").read_text(encoding="utf-8")).get("source")
+    except (OSError, ValueError, AttributeError):
+        return  # told by load_split
+    if name == "arrays":
+        remedy = "Use metapl.evaluate in Python, or give labelled data: metapl evaluate RUN DATA."
+        raise UserError("this run was trained on arrays from Python, which are not stored with it", remedy, str(run))
+
+
+def _folder(data: str) -> Path | None:
+    """The folder or file that ``data`` means; None where it names another kind of source, or nothing at all."""
+    name, colon, argument = data.partition(":")
+    if name == "folder" and colon:
+        return Path(argument).expanduser()
+    path = Path(data).expanduser()
+    return None if name in SOURCES and (colon or name != "folder") else path if exists(path) or os.sep in data else None
+
+
+def _same(data: str, stored: str) -> bool:
+    def plain(spec: str) -> str:
+        name, colon, path = spec.partition(":")
+        if colon and name in SOURCES:
+            return f"{name}:{os.path.realpath(os.path.expanduser(path))}"
+        return spec if spec in SOURCES else f"folder:{os.path.realpath(os.path.expanduser(spec))}"
+
+    return plain(data) == plain(stored)

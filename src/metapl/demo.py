@@ -1,0 +1,205 @@
+"""``metapl demo``: five methods on real digits with 20 labels, side by side, in about a minute on two cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metapl.errors import UserError
+from metapl.files import write_json
+from metapl.progress import Progress
+
+# Settings were chosen on other seeds, judged on rows that are not test rows here: docs/notes/demo.md.
+COMMON = {
+    "split.labels": 2,
+    "split.validation": 0,
+    "batch.labeled": 20,
+    "batch.unlabeled": 64,
+    "steps": 600,
+}
+ROWS: tuple[tuple[str, str | None], ...] = (
+    ("supervised", None),
+    ("pseudo_label", None),
+    ("fixmatch", None),
+    ("mpl", "none"),
+    ("mpl", "exact"),
+)
+
+
+def run_demo(out: Path | None, seeds: int, progress: Progress) -> dict[str, Any]:
+    """Train every row of ROWS with seeds 0 .. seeds-1, judge each on its test rows once, write the results.
+
+    Writes ``results.json``, ``demo.png`` and the run folders under ``out`` (default: a free ``demo`` folder).
+
+    Raises:
+        UserError: ``seeds`` below 1, or ``out`` holds something.
+    """
+    if seeds < 1:
+        raise UserError(f"seeds is {seeds}", "Give at least 1.", "--seeds")
+    out, began = _folder(out), time.monotonic()
+    jobs = [(method, feedback, seed, str(out)) for seed in range(seeds) for method, feedback in reversed(ROWS)]
+    workers = max(1, min(len(jobs), os.cpu_count() or 1))
+    progress.note(
+        f"digits, 20 labels (2 per class), {len(ROWS)} methods x {seeds} seeds, {workers} at a time, in {out}"
+    )
+    rows = []
+    # One thread per process: such small nets gain more from running side by side.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        for done, future in enumerate(as_completed([pool.submit(_one, *job) for job in jobs]), 1):
+            row = future.result()
+            rows.append(row)
+            what = f"{label(row)}, seed {row['seed']}: {row['test_accuracy']:.1f} % in {row['seconds']:.0f} s"
+            progress.note(f"[{done}/{len(jobs)}] {what}")
+    order = {key: k for k, key in enumerate(ROWS)}
+    rows.sort(key=lambda r: (r["seed"], order[r["method"], r["feedback"]]))
+    curves = {(r["method"], r["feedback"], r["seed"]): r.pop("curve") for r in rows}
+    result = {"rows": rows, "unit": "percent", "seconds_total": round(time.monotonic() - began, 1)}
+    write_json(out / "results.json", result)
+    _picture(out / "demo.png", curves)
+    return {**result, "folder": str(out), "table": table(rows)}
+
+
+def label(row: dict[str, Any]) -> str:
+    """``mpl/exact``, or the method's name alone."""
+    return f"{row['method']}/{row['feedback']}" if row["feedback"] else str(row["method"])
+
+
+def table(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per method: mean, standard deviation and worst of the test accuracy (percent), mean seconds, number of seeds."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(label(row), []).append(row)
+    result = []
+    for name, members in groups.items():
+        accuracies = [m["test_accuracy"] for m in members]
+        result.append(
+            {
+                "method": name,
+                "mean": statistics.mean(accuracies),
+                "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+                "worst": min(accuracies),
+                "seconds": statistics.mean(m["seconds"] for m in members),
+                "seeds": len(members),
+            }
+        )
+    return result
+
+
+def demo_config(method: str, feedback: str | None, seed: int, **options: Any) -> Any:
+    """The run config of one row; also what the benchmarks run."""
+    from metapl.config import make_config
+
+    settings = {**COMMON, "method": method, "seed": seed, "device": "cpu", "loop.eval_every": 50, **options}
+    if feedback:
+        settings[f"{method}.feedback"] = feedback
+    return make_config("digits", options=settings)
+
+
+def _folder(out: Path | None) -> Path:
+    if out is None:
+        out = next(p for k in range(1, 10_000) if not (p := Path("demo" if k == 1 else f"demo-{k}")).exists())
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("the output folder is not empty", "Name another.", str(out))
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _one(method: str, feedback: str | None, seed: int, out: str) -> dict[str, Any]:
+    """One training and its one look at the test rows."""
+    from metapl.evaluate import evaluate
+    from metapl.run import Metrics
+    from metapl.saved import Predictor
+    from metapl.train import train
+
+    config = demo_config(method, feedback, seed)
+    folder = Path(out) / "runs" / f"{label({'method': method, 'feedback': feedback}).replace('/', '-')}-{seed}"
+    began = time.monotonic()
+    source, hidden = _digits_and_hidden(config)
+
+    def observe(step: int, predictor: Predictor) -> dict[str, float]:
+        # The pool's true labels are known for digits. They draw the curve; nothing learns or is chosen by them.
+        return {"pool_accuracy": evaluate(predictor, source, hidden)["accuracy"]}
+
+    result = train(config, folder, source=source, observe=observe)
+    seconds = time.monotonic() - began
+    accuracy = 100 * evaluate(result.predictor, result.source, result.split.test)["accuracy"]
+    curve = [(m["step"], 100 * m["pool_accuracy"]) for m in Metrics(folder).read() if "pool_accuracy" in m]
+    return {
+        "method": method,
+        "feedback": feedback,
+        "seed": seed,
+        "test_accuracy": round(accuracy, 3),
+        "seconds": round(seconds, 2),
+        "curve": curve,
+    }
+
+
+def _digits_and_hidden(config: Any) -> tuple[Any, np.ndarray[Any, Any]]:
+    from metapl.data.sources import open_source
+    from metapl.data.split import make_split
+
+    source = open_source("digits")
+    split = make_split(source, config.split, config.seed)
+    return source, np.setdiff1d(split.unlabeled, split.labeled)
+
+
+def _picture(path: Path, curves: dict[tuple[str, str | None, int], list[tuple[int, float]]]) -> None:
+    """Above: accuracy on the unlabelled rows against steps, one thin line per seed. Below: rows and their views."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[3, 2]))
+    axes = top.subplots()
+    for k, (method, feedback) in enumerate(ROWS):
+        lines = [c for (m, f, _), c in curves.items() if (m, f) == (method, feedback) and c]
+        for line in lines:
+            axes.plot(*zip(*line), color=f"C{k}", alpha=0.3, linewidth=1)
+        steps = sorted(set.intersection(*[{s for s, _ in line} for line in lines])) if lines else []
+        means = [statistics.mean(dict(line)[s] for line in lines) for s in steps]
+        axes.plot(steps, means, color=f"C{k}", linewidth=2.5, label=label({"method": method, "feedback": feedback}))
+    axes.set(
+        xlabel="step",
+        ylabel="accuracy on the unlabelled rows, %",
+        title="digits with 20 labels: mean over seeds, thin lines are seeds",
+    )
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    _draw_views(bottom)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_views(figure: Any, columns: int = 12) -> None:
+    from metapl.data.digits import open_digits
+    from metapl.data.preprocess import fit_preprocessing
+    from metapl.data.seeds import generator
+    from metapl.data.views import ImageViews, ViewConfig
+
+    source, index = open_digits(), np.arange(columns)
+    views = ImageViews(ViewConfig(), fit_preprocessing(source, np.arange(500)))
+    raw = source.rows(index)
+    pictures = {
+        "original": views.plain(raw),
+        "weak view": views.weak(raw, generator("cpu", 0, "weak")),
+        "strong view": views.strong(raw, generator("cpu", 0, "strong")),
+    }
+    grid = figure.subplots(3, columns)
+    for row, (name, batch) in zip(grid, pictures.items()):
+        for axes, image in zip(row, views.pixels(batch)):
+            axes.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle("what the student is taught on: the strong view")

@@ -1,0 +1,168 @@
+"""Labels for new rows: folders of images of any size, or any source, a chunk at a time.
+
+Memory does not grow with the number of rows: each chunk is read, judged and handed on.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.data.images import SUFFIXES, Unreadable, decode_many
+from metapl.data.scan import clean, exists, shown
+from metapl.errors import UserError
+from metapl.saved import Predictor
+from metapl.types import Source
+
+CHUNK = 256  # images decoded and judged at a time
+ROWS = 4096  # rows of a source at a time
+Problem = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One chunk of answers.
+
+    Attributes:
+        ids: n names of the rows: paths within the folder, or the source's ids.
+        labels: n predicted class names.
+        probabilities: [n, C] float32; column k belongs to ``Predictor.class_names[k]``.
+        problems: (id, reason) of rows of this chunk that were left out.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    probabilities: Tensor
+    problems: tuple[Problem, ...] = ()
+
+
+def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictions]:
+    """Judge every image in a folder and the folders inside it, or one image file.
+
+    Images are brought to the size and colours that the model was trained on. Hidden names are passed over; what
+    cannot be read, or is no image by its suffix, is reported under ``problems``. Nothing is written.
+
+    Raises:
+        UserError: no such path, no image in it, or a model that was not trained on images.
+    """
+    path = Path(path)
+    shape = image_shape(predictor)
+    if not exists(path):
+        raise UserError("no such path", "Check the spelling.", shown(path))
+    return _folder_chunks(predictor, path, shape)  # a generator of its own, so that the checks above come at once
+
+
+def predict_source(
+    predictor: Predictor, source: Source, index: np.ndarray[Any, Any] | None = None
+) -> Iterator[Predictions]:
+    """Judge the rows of ``source`` at ``index``, by default all of them.
+
+    Raises:
+        UserError: the rows do not have the shape that the model was trained on.
+    """
+    index = np.arange(len(source.ids)) if index is None else index
+    for start in range(0, len(index), ROWS):
+        known = len(source.problems)
+        rows = source.readable(index[start : start + ROWS])
+        p = predictor.probabilities(source.rows(rows)) if len(rows) else nothing(predictor)
+        ids = tuple(source.ids[k] for k in rows.tolist())
+        yield Predictions(ids, _names(predictor, p), p, tuple(source.problems[known:]))
+
+
+def write_predictions(chunks: Iterable[Predictions], file: Any) -> tuple[int, list[Problem]]:
+    """Write ``id,label,probability`` to an open text file; the number of rows written, and the problems."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "label", "probability"])
+    count, problems = 0, list[Problem]()
+    for chunk in chunks:
+        confidence = chunk.probabilities.amax(-1).tolist()
+        writer.writerows([i, c, f"{p:.6f}"] for i, c, p in zip(chunk.ids, chunk.labels, confidence, strict=True))
+        count += len(chunk.ids)
+        problems += chunk.problems
+    return count, problems
+
+
+def _folder_chunks(predictor: Predictor, path: Path, shape: tuple[int, int, int]) -> Iterator[Predictions]:
+    found, files = 0, image_files(path)
+    while chunk := list(islice(files, CHUNK)):
+        images = [(row_id, file) for row_id, file, why in chunk if not why]
+        found += len(images)
+        yield judge_images(predictor, images, shape, [(row_id, why) for row_id, _, why in chunk if why])
+    if not found:
+        remedy = f"Give a folder with images in it ({', '.join(sorted(SUFFIXES))}), or one image."
+        raise UserError("there is no image here", remedy, shown(path))
+
+
+def image_files(path: Path) -> Iterator[tuple[str, Path, str]]:
+    """(id, file, why not) of everything in ``path``, folder by folder in sorted order; "" where it may be an image."""
+    if path.is_file():
+        yield clean(path.name), path, ""
+        return
+    denied: list[OSError] = []
+    for folder, inside, names in os.walk(path, onerror=denied.append):
+        here = Path(folder)
+        inside[:] = sorted((n for n in inside if not n.startswith(".")), key=clean)
+        for name in inside:
+            if (here / name).is_symlink():
+                yield _id(here / name, path), here / name, "a linked folder is not entered"
+        for name in sorted((n for n in names if not n.startswith(".")), key=clean):
+            known = os.path.splitext(name)[1].lower() in SUFFIXES
+            yield _id(here / name, path), here / name, "" if known else "not an image by its suffix"
+        while denied:
+            yield _denied(denied.pop(), path)
+    while denied:
+        yield _denied(denied.pop(), path)
+
+
+def _denied(error: OSError, root: Path) -> tuple[str, Path, str]:
+    folder = Path(error.filename or root)
+    return _id(folder, root), folder, f"folder cannot be opened ({error.strerror})"
+
+
+def _id(path: Path, root: Path) -> str:
+    return clean(path.relative_to(root).as_posix())
+
+
+def judge_images(
+    predictor: Predictor, images: Sequence[tuple[str, Path]], shape: tuple[int, int, int], problems: list[Problem]
+) -> Predictions:
+    """Decode and judge one chunk."""
+    ids, rows = list[str](), list[Tensor]()
+    for (row_id, _), result in zip(images, decode_many([file for _, file in images], shape), strict=True):
+        if isinstance(result, Unreadable):
+            problems.append((row_id, str(result)))
+        else:
+            ids.append(row_id)
+            rows.append(result[0])
+    p = predictor.probabilities(torch.stack(rows)) if rows else nothing(predictor)
+    return Predictions(tuple(ids), _names(predictor, p), p, tuple(problems))
+
+
+def _names(predictor: Predictor, p: Tensor) -> tuple[str, ...]:
+    return tuple(predictor.class_names[k] for k in p.argmax(-1).tolist())
+
+
+def nothing(predictor: Predictor) -> Tensor:
+    """The probabilities of no rows, [0, C]."""
+    return torch.zeros(0, len(predictor.class_names))
+
+
+def image_shape(predictor: Predictor) -> tuple[int, int, int]:
+    """(channels, height, width) that images must be brought to.
+
+    Raises:
+        UserError: the model was not trained on images.
+    """
+    if predictor.preprocessing.kind != "image":
+        raise UserError("this model was trained on feature rows, not on images", "Predict from Python with arrays.")
+    channels, height, width = predictor.preprocessing.shape
+    return channels, height, width

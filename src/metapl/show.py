@@ -1,0 +1,126 @@
+"""What the commands print: plain text and JSON. No markup is read in names, so ``[brackets]`` survive."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metapl.errors import UserError
+from metapl.files import write_text
+
+MOST = 5  # problems named on the screen
+
+
+def one_line(text: object) -> str:
+    """Text on a single line: line breaks become spaces, other control characters are escaped."""
+    joined = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns of equal width; the last one is wrapped to the width of the terminal."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(header) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    width = max(24, shutil.get_terminal_size((1000, 24)).columns - indent) if sys.stdout.isatty() else 10_000
+    made = []
+    for line in lines:
+        start = "".join(cell.ljust(w + 2) for cell, w in zip(line, widths))
+        parts = textwrap.wrap(line[-1], width) or [""]
+        made += [(start if k == 0 else " " * indent) + part for k, part in enumerate(parts)]
+    return "\n".join(line.rstrip() for line in made)
+
+
+def check_json(target: str | None) -> None:
+    """Refuse a place for the JSON that cannot be written, before any work is done.
+
+    Raises:
+        UserError: its folder does not exist, or it is a folder itself.
+    """
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError("the JSON file cannot be written there", "Name a file in an existing folder, or -.", str(path))
+
+
+def give(result: Any, target: str | None, text: str) -> None:
+    """Print ``text`` on stdout; with a ``target``, also the result as JSON there, or instead of it (``-``)."""
+    made = "" if target is None else json.dumps(result, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(made)
+    elif target is not None:
+        write_text(Path(target), made)
+    if target != "-" and text:
+        print(text)
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def training(folder: Path, summary: Mapping[str, Any]) -> str:
+    """The end of a training: the candidates, which was chosen and why, and what to type next."""
+    rows = summary["rows"]
+    head = (
+        f"trained {summary['method']} ({summary['model']}) for {summary['steps']} steps in {summary['seconds']:.0f} s"
+    )
+    lines = [head]
+    judged = summary["validation"]
+    if judged:
+        cells = [(n, percent(j["accuracy"]), f"{j['log_loss']:.3f}", _mark(n, summary)) for n, j in judged.items()]
+        lines.append(table(("network", "validation accuracy", "log loss", ""), cells))
+        lines.append(
+            f"chosen: {summary['chosen']}, by accuracy, then log loss, on {rows['validation']} validation rows"
+        )
+    else:
+        lines.append(f"chosen: {summary['chosen']}, the method's default: there are no validation rows")
+    lines += [f"run folder: {one_line(folder)}", "next:"]
+    place = shlex.quote(str(folder))
+    if rows["test"]:
+        lines.append(f"  metapl evaluate {place}")
+    else:
+        lines.append(f"  metapl evaluate {place} LABELLED_FOLDER    (this run has no test rows of its own)")
+    lines.append(f"  metapl predict {place} FOLDER_OF_IMAGES --out predictions.csv")
+    return "\n".join(lines)
+
+
+def _mark(name: str, summary: Mapping[str, Any]) -> str:
+    return "<- chosen" if name == summary["chosen"] else ""
+
+
+def evaluation(result: Mapping[str, Any], headline: str, where: str) -> str:
+    """Accuracy with its interval, then one line per class."""
+    counts = [sum(row) for row in result["confusion"]]
+    shares = result["per_class_accuracy"].items()
+    cells = [(one_line(name), str(count), percent(share)) for (name, share), count in zip(shares, counts)]
+    return f"{one_line(where)}: {headline}\n\n" + table(("class", "rows", "right"), cells)
+
+
+def problems(found: Sequence[tuple[str, str]], listed_in: Path | None = None) -> str:
+    """The first few unusable files, for stderr; empty where there are none."""
+    if not found:
+        return ""
+    lines = [f"note: left out {one_line(name)}: {one_line(why)}" for name, why in found[:MOST]]
+    if len(found) > MOST:
+        lines.append(f"note: and {len(found) - MOST} more")
+    if listed_in is not None:
+        lines.append(f"note: all {len(found)} are listed in {one_line(listed_in)}")
+    return "\n".join(lines)
+
+
+def demo(result: Mapping[str, Any]) -> str:
+    """The demo's table."""
+    cells = [
+        (r["method"], f"{r['mean']:.1f} %", f"{r['sd']:.1f}", f"{r['worst']:.1f} %", f"{r['seconds']:.0f} s")
+        for r in result["table"]
+    ]
+    head = ("method", "mean test accuracy", "sd", "worst seed", "time per run")
+    end = f"{result['seconds_total']:.0f} s in all; results.json and demo.png are in {one_line(result['folder'])}"
+    return f"{table(head, cells)}\n\n{end}"

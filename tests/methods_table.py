@@ -1,0 +1,192 @@
+"""One row per way of running a method: what it is called, what turns it off, and who owns which loss term.
+
+A new method adds its row here; ``unit/test_methods.py`` then trains it, cuts and resumes it, reduces it to supervised
+training and checks that each loss term moves its owner's weights and nobody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metapl import checkpoint
+from metapl.data import BatchConfig, SplitConfig, Stream, ViewConfig, fit_preprocessing, make_split, make_views
+from metapl.data.digits import open_digits
+from metapl.data.seeds import derive_seed
+from metapl.methods import METHODS
+from metapl.optim import Learner, OptimConfig
+from metapl.types import Context, Method
+
+STEPS = 8  # length of the main phase in every test
+SEED = 3
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss term, its owner, and the settings under which it is the owner's only unlabelled or meta term.
+
+    ``owner`` is a name in ``networks``. With ``silence_supervised`` the test also takes the labelled term away.
+    """
+
+    name: str
+    owner: str
+    settings: Settings = field(default_factory=dict)
+    silence_supervised: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with settings; ``off`` are settings that each make ``twin`` equal to supervised training."""
+
+    name: str
+    method: str
+    settings: Settings = field(default_factory=dict)
+    optim: Settings = field(default_factory=dict)
+    off: tuple[Settings, ...] = ()
+    twin: str = "net"
+    terms: tuple[Term, ...] = ()
+
+
+SUPERVISED = Term("supervised", "net", silence_supervised=False)
+UNLABELED = Term("unlabeled", "net", {"threshold": 0.0})
+FIXED = {"finetune_steps": 0}
+QUIET = {"uda_weight": 0.0, "feedback": "none"}
+MPL_TERMS = (
+    Term("supervised", "teacher", QUIET, silence_supervised=False),
+    Term("uda", "teacher", {"feedback": "none", "uda_threshold": 0.0}),
+    Term("feedback", "teacher", {"uda_weight": 0.0}),
+    Term("feedback", "teacher", {"uda_weight": 0.0, "feedback": "sampled", "baseline": 0.0}),
+    Term("student", "student", {"uda_weight": 0.0}),
+    Term("finetune", "finetuned", silence_supervised=False),
+)
+MPL_OFF = (
+    {"feedback": "none", "uda_weight": 0.0},
+    {"feedback": "none", "uda_threshold": 1.01},
+    {"feedback_weight": 0.0, "uda_weight": 0.0},
+)
+
+ROWS = (
+    Row("supervised", "supervised", off=({},), terms=(SUPERVISED,)),
+    Row("supervised-smoothed-adamw", "supervised", {"label_smoothing": 0.1}, {"name": "adamw", "lr": 0.003}),
+    Row(
+        "pseudo_label",
+        "pseudo_label",
+        {"threshold": 0.3},
+        off=({"weight": 0.0}, {"threshold": 1.01}),
+        terms=(SUPERVISED, Term("unlabeled", "net", {"threshold": 0.0, "ramp": 0.0})),
+    ),
+    Row(
+        "uda",
+        "uda",
+        {"threshold": 0.3, "ramp": 0.5},
+        off=({"weight": 0.0}, {"threshold": 1.01}),
+        terms=(SUPERVISED, Term("unlabeled", "net", {"threshold": 0.0, "ramp": 0.0})),
+    ),
+    Row(
+        "fixmatch",
+        "fixmatch",
+        {"threshold": 0.3},
+        off=({"weight": 0.0}, {"threshold": 1.01}),
+        terms=(SUPERVISED, UNLABELED),
+    ),
+    Row("mpl-exact", "mpl", {"finetune_steps": 4}, off=MPL_OFF, twin="teacher", terms=MPL_TERMS),
+    Row("mpl-exact-late", "mpl", {"feedback_start": 0.5, "student_wait": 0.25, "uda_ramp": 0.5, **FIXED}),
+    Row("mpl-exact-strong-labels", "mpl", {"label_view": "strong", **FIXED}, off=MPL_OFF, twin="teacher"),
+    Row("mpl-exact-adamw", "mpl", FIXED, {"name": "adamw", "lr": 0.003}, off=MPL_OFF, twin="teacher"),
+    Row("mpl-exact-clip", "mpl", FIXED, {"clip": 0.2, "nesterov": True}, off=MPL_OFF, twin="teacher"),
+    Row("mpl-difference", "mpl", {"derivative": "difference", **FIXED}),
+    Row("mpl-sampled", "mpl", {"feedback": "sampled", "finetune_steps": 4}),
+    Row("mpl-official", "mpl", {"feedback": "official", **FIXED}),
+    Row("mpl-none", "mpl", {"feedback": "none", **FIXED}),
+)
+BY_NAME = {row.name: row for row in ROWS}
+
+
+class NoisyNet(nn.Module):
+    """Convolution, BatchNorm and dropout: everything that a resume could get wrong in a network."""
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)
+        )
+        self.head = nn.Linear(6 * 16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).flatten(1))
+        return logits
+
+
+def noisy_net() -> nn.Module:
+    """In the memory layout that the loop uses."""
+    return NoisyNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def plain_net() -> nn.Module:
+    return NoisyNet(dropout=0.0).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@cache
+def digits_stream(labeled: int = 8, unlabeled: int = 12) -> Stream:
+    """The digits with two labels per class, through the real split, views and stream."""
+    source = open_digits()
+    split = make_split(source, SplitConfig(labels=2, validation="none"), SEED)
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    return Stream(source, split, BatchConfig(labeled, unlabeled), make_views(ViewConfig(), preprocessing), SEED)
+
+
+def build(
+    row: Row, extra: Settings | None = None, net: Callable[[], nn.Module] = noisy_net, **optim: Any
+) -> tuple[Method, Stream]:
+    """A fresh method of ``row`` (with ``extra`` settings) as the loop would build it, and the stream that feeds it."""
+    torch.manual_seed(SEED)
+    cls = METHODS[row.method]
+    config = cls.Config(**{**row.settings, **(extra or {})})
+    return cls(config, Context(net, 10, OptimConfig(**{**row.optim, **optim}), STEPS)), digits_stream()
+
+
+def run(method: Method, stream: Stream, start: int, stop: int) -> list[dict[str, Tensor]]:
+    """Steps ``start`` to ``stop`` as the loop makes them; the reports."""
+    reports = []
+    for t in range(start, stop):
+        batch = stream(t, method.needs if t < STEPS else frozenset())
+        torch.manual_seed(derive_seed(SEED, "step", t))
+        reports.append(dict(method.step(batch, t).values))
+    return reports
+
+
+def networks(method: Method) -> dict[str, nn.Module]:
+    """Every trained network of a method by the name that ``Row.twin`` and ``Term.owner`` use."""
+    found = {n: v.model for n, v in vars(method).items() if isinstance(v, Learner)}
+    return found | {n: v for n, v in vars(method).items() if isinstance(v, nn.Module)}
+
+
+def tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    """Every tensor of a state tree by its path; numbers become tensors."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    if isinstance(value, Mapping):
+        return {k: t for key, v in value.items() for k, t in tensors(v, f"{name}/{key}").items()}
+    if isinstance(value, list | tuple):
+        return {k: t for i, v in enumerate(value) for k, t in tensors(v, f"{name}/{i}").items()}
+    return {name: torch.tensor(value)} if isinstance(value, bool | int | float) else {}
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Two trees hold the same tensors, bit for bit."""
+    one, other = tensors(a), tensors(b)
+    assert one.keys() == other.keys()
+    different = [n for n in one if one[n].dtype != other[n].dtype or not torch.equal(one[n], other[n])]
+    assert not different
+
+
+def through_disk(state: dict[str, Any], folder: Any) -> dict[str, Any]:
+    """What a checkpoint gives back."""
+    return checkpoint.load(checkpoint.save(folder, 1, state))
