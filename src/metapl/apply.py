@@ -167,18 +167,23 @@ def predict_to(
     chunks = _predictions(_model(run, device), data)
     if target is None:
         count, problems = write_predictions(chunks, sys.stdout)
+        _check_any(count, problems, data)
         return count, problems, None
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "w", encoding="utf-8", newline="") as file:
             count, problems = write_predictions(chunks, file)
-        if not count:
-            what = f"no row can be read, the first is {shown(problems[0][0])}: {problems[0][1]}"
-            raise UserError(what, "Repair the files.", data)
+        _check_any(count, problems, data)
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
     return count, problems, _list_problems(target, problems, overwrite)
+
+
+def _check_any(count: int, problems: list[Problem], data: str) -> None:
+    if not count:
+        first = f", the first is {shown(problems[0][0])}: {problems[0][1]}" if problems else ""
+        raise UserError(f"no row can be read{first}", "Check the files.", data)
 
 
 def anchored(config: RunConfig) -> RunConfig:

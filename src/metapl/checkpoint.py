@@ -37,7 +37,20 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Pa
 
     Later ones are leftovers: a run goes on from its newest whole checkpoint, so what lies beyond is damaged.
     ``state`` is a tree of dicts (str or int keys), lists, tuples, tensors, numbers, strings, booleans and None.
+
+    Raises:
+        UserError: it cannot be written (a full disk, say); the earlier checkpoints stand.
     """
+    try:
+        return _save(folder, step, state, keep)
+    except (OSError, SafetensorError) as error:
+        for orphan in folder.glob(".tmp-*"):  # a full disk wants the space back
+            shutil.rmtree(orphan, ignore_errors=True)
+        remedy = "Make room, then go on with `metapl resume`: the earlier checkpoints are whole."
+        raise UserError(f"the checkpoint of step {step} cannot be saved ({error})", remedy, str(folder)) from error
+
+
+def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for orphan in folder.glob(".tmp-*"):  # left by a process that was killed while saving
         shutil.rmtree(orphan, ignore_errors=True)
@@ -54,7 +67,12 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Pa
     replaced = folder / f".tmp-{step:08d}-replaced"
     if final.exists():
         os.replace(final, replaced)
-    os.replace(aside, final)
+    try:
+        os.replace(aside, final)
+    except OSError:
+        if replaced.exists():
+            os.replace(replaced, final)
+        raise
     sync_folder(folder)
     shutil.rmtree(replaced, ignore_errors=True)
     earlier, later = [s for s in steps(folder) if s <= step], [s for s in steps(folder) if s > step]

@@ -240,8 +240,8 @@ def predict(
 ) -> None:
     """Label new images with a trained model.
 
-    The answer is CSV: id, label, probability. INPUT may hold folders in folders; no class folders are needed. Images that cannot be read are skipped, named on
-    the screen and listed in problems.csv beside FILE.
+    The answer is CSV: id, label, probability. INPUT may hold folders in folders; no class folders are needed. Images
+    that cannot be read are skipped, named on the screen and listed in problems.csv beside FILE.
 
     \b
     Example:
@@ -252,7 +252,7 @@ def predict(
     _State.folder = run
     count, found, listed = predict_to(run, input, out, overwrite, device)
     _say(show.problems(found, listed))
-    _say(f"{count} rows labelled{'' if out == '-' else f': {show.one_line(out)}'}")
+    _say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {show.one_line(out)}'}")
 
 
 @app.command()

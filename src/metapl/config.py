@@ -96,10 +96,11 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
     settings_class = method_class(method).Config
     known = set(known_keys(method))
     groups = {k.partition(".")[0] for k in known if "." in k}
+    tree = {k: {} if v is None and k in groups else v for k, v in tree.items()}  # "optim:" with all lines commented out
     for key in _flatten(tree):
         if key not in known and not (key in groups and tree[key] == {}):
             raise UserError(f"unknown setting '{key}'", nearest(key, known), where)
-    settings = _build(settings_class, tree.pop(method, None) or {}, method, where)
+    settings = _build(settings_class, tree.pop(method, {}), method, where)
     return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": settings}, "", where))
 
 
@@ -157,7 +158,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *path, last = key.split(".")
     for part in path:
-        inner = tree.setdefault(part, {})
+        inner = tree[part] = {} if tree.get(part) is None else tree[part]
         if not isinstance(inner, dict):
             raise UserError(f"'{part}' is a single value, not a group", f"Set {part}=... instead.", key)
         tree = inner

@@ -61,7 +61,7 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     share, square = right / count, z * z / count
     centre = (share + square / 2) / (1 + square)
     half = z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding at 0 and 1
 
 
 def calibration_error(p: Tensor, y: Tensor, bins: int = 15) -> float:

@@ -296,13 +296,14 @@ def test_the_unlabelled_term_does_not_pull_through_its_target(name: str, monkeyp
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    bad = {
+    bad: dict[str, list[dict[str, float]]] = {
+        "supervised": [],
         "pseudo_label": [{"ramp": 1.5}, {"weight": -1.0}],
         "uda": [{"temperature": 0.0}, {"threshold": -0.1}],
         "fixmatch": [{"weight": -0.5}],
         "mpl": [{"uda_temperature": 0.0}, {"baseline": 1.0}, {"finetune_lr": 0.0}, {"feedback_start": 2.0}],
     }
     for name, many in bad.items():
-        for settings in many:
+        for settings in [*many, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}]:
             with pytest.raises(UserError, match=name):
                 METHODS[name].Config(**settings)

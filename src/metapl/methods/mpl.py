@@ -62,6 +62,8 @@ class MPL:
         finetune_lr: float = 1e-3  # E7, plain SGD
 
         def __post_init__(self) -> None:
+            if not 0 <= self.label_smoothing < 1:
+                raise UserError("label_smoothing must be at least 0 and below 1", "", "mpl")
             shares = (self.feedback_start, self.feedback_ramp, self.uda_ramp, self.student_wait)
             weights = (self.feedback_weight, self.uda_weight, self.uda_threshold, self.teacher_lr)
             if min(weights) < 0 or min(shares) < 0 or max(shares) > 1 or self.uda_temperature <= 0:

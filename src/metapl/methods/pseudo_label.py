@@ -34,6 +34,8 @@ class PseudoLabel(OneNetwork):
         label_smoothing: float = 0.0  # on the labelled rows
 
         def __post_init__(self) -> None:
+            if not 0 <= self.label_smoothing < 1:
+                raise UserError("label_smoothing must be at least 0 and below 1", "", "pseudo_label")
             if self.threshold < 0 or self.weight < 0 or not 0 <= self.ramp <= 1:
                 raise UserError("threshold and weight must be at least 0, ramp in 0..1", "", "pseudo_label")
 

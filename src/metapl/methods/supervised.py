@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metapl.errors import UserError
 from metapl.losses import cross_entropy
 from metapl.methods.base import OneNetwork
 from metapl.types import Context, SemiBatch, StepReport
@@ -20,6 +21,10 @@ class Supervised(OneNetwork):
         """Settings of supervised training."""
 
         label_smoothing: float = 0.0  # share of the target spread over all classes
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.label_smoothing < 1:
+                raise UserError("label_smoothing must be at least 0 and below 1", "", "supervised")
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(context)

@@ -35,6 +35,8 @@ class UDA(OneNetwork):
         label_smoothing: float = 0.0  # on the labelled rows
 
         def __post_init__(self) -> None:
+            if not 0 <= self.label_smoothing < 1:
+                raise UserError("label_smoothing must be at least 0 and below 1", "", "uda")
             if self.threshold < 0 or self.weight < 0 or not 0 <= self.ramp <= 1 or self.temperature <= 0:
                 remedy = "threshold and weight must be at least 0, ramp in 0..1, temperature above 0."
                 raise UserError("a setting is out of range", remedy, "uda")

@@ -55,7 +55,7 @@ def build_model(name: str, shape: Shape, num_classes: int) -> nn.Module:
             are not [B, num_classes].
     """
     if ":" in name:
-        return _checked(_factory(name)(shape=shape, num_classes=num_classes), name, shape, num_classes)
+        return _checked(_call_factory(name, shape, num_classes), name, shape, num_classes)
     name = auto_name(shape) if name == "auto" else name
     if name not in MODELS:
         raise UserError(f"unknown model '{name}'", f"{nearest(name, MODELS)} Or give package.module:function.", "model")
@@ -74,6 +74,14 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if not callable(factory):
         raise UserError(f"'{name}' is a {type(factory).__name__}, not a function", "Give a factory.", "model")
     return factory
+
+
+def _call_factory(name: str, shape: Shape, num_classes: int) -> object:
+    try:
+        return _factory(name)(shape=shape, num_classes=num_classes)
+    except TypeError as error:
+        remedy = "It is called as function(shape=..., num_classes=...)."
+        raise UserError(f"'{name}' cannot be called ({error})", remedy, "model") from error
 
 
 def _checked(model: object, name: str, shape: Shape, num_classes: int) -> nn.Module:
