@@ -29,12 +29,19 @@ class _State:
 
 
 class _Group(TyperGroup):
-    """Names the nearest command when there is no such command."""
+    """Names the nearest command when there is no such command, and ends quietly on Ctrl-C."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             ctx.fail(f"Unknown command '{args[0]}'. {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # a training that is stopped saves its state instead, see _finish
+            _say("stopped at once")
+            raise typer.Exit(130) from None
 
 
 def _set_debug(value: bool) -> None:
@@ -311,8 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code if isinstance(code, int) else 0
         except UserError as error:
             return _failed(str(error), 2)
-        except (KeyboardInterrupt, typer.Abort):
-            return _failed("stopped before there was anything to save", 130)
+        except KeyboardInterrupt:
+            return 130
         except BrokenPipeError:  # the reader of a pipe went away, such as `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141

@@ -25,7 +25,8 @@ COMMON: dict[str, Any] = {
     "batch.unlabeled": 64,
     "steps": 600,
     "views.ops": 1,
-    "views.cutout": 0.25,
+    "views.cutout": 0.4,
+    "views.fill": 0.0,
 }
 ROWS: tuple[tuple[str, str | None], ...] = (
     ("supervised", None),
@@ -47,11 +48,25 @@ def run_demo(out: Path | None, seeds: int, progress: Progress) -> dict[str, Any]
     if seeds < 1:
         raise UserError(f"seeds is {seeds}", "Give at least 1.", "--seeds")
     out, began = _folder(out), time.monotonic()
-    jobs = [(method, feedback, seed, str(out)) for seed in range(seeds) for method, feedback in reversed(ROWS)]
+    rows = run_rows(ROWS, range(seeds), out, progress)
+    order = {key: k for k, key in enumerate(ROWS)}
+    rows.sort(key=lambda r: (r["seed"], order[r["method"], r["feedback"]]))
+    curves = {(r["method"], r["feedback"], r["seed"]): r.pop("curve") for r in rows}
+    result = {"rows": rows, "unit": "percent", "seconds_total": round(time.monotonic() - began, 1)}
+    write_json(out / "results.json", result)
+    _picture(out / "demo.png", curves)
+    return {**result, "folder": str(out), "table": table(rows)}
+
+
+def run_rows(
+    methods: Iterable[tuple[str, str | None]], seeds: Iterable[int], out: Path, progress: Progress
+) -> list[dict[str, Any]]:
+    """Train (method, feedback) x seed on digits, as many at a time as there are cores, each judged on its test rows."""
+    methods, seeds = list(methods), list(seeds)
+    jobs = [(method, feedback, seed, str(out)) for seed in seeds for method, feedback in reversed(methods)]
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
-    progress.note(
-        f"digits, 20 labels (2 per class), {len(ROWS)} methods x {seeds} seeds, {workers} at a time, in {out}"
-    )
+    count = f"{len(methods)} methods x {len(seeds)} seeds, {workers} at a time"
+    progress.note(f"digits with 20 labels (2 per class): {count}, into {out}")
     rows = []
     # One thread per process: such small nets gain more from running side by side.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
@@ -60,13 +75,7 @@ def run_demo(out: Path | None, seeds: int, progress: Progress) -> dict[str, Any]
             rows.append(row)
             what = f"{label(row)}, seed {row['seed']}: {row['test_accuracy']:.1f} % in {row['seconds']:.0f} s"
             progress.note(f"[{done}/{len(jobs)}] {what}")
-    order = {key: k for k, key in enumerate(ROWS)}
-    rows.sort(key=lambda r: (r["seed"], order[r["method"], r["feedback"]]))
-    curves = {(r["method"], r["feedback"], r["seed"]): r.pop("curve") for r in rows}
-    result = {"rows": rows, "unit": "percent", "seconds_total": round(time.monotonic() - began, 1)}
-    write_json(out / "results.json", result)
-    _picture(out / "demo.png", curves)
-    return {**result, "folder": str(out), "table": table(rows)}
+    return rows
 
 
 def label(row: dict[str, Any]) -> str:
@@ -193,7 +202,8 @@ def _draw_views(figure: Any, columns: int = 12) -> None:
 
     source, index = open_digits(), np.arange(columns)
     views = ImageViews(
-        ViewConfig(ops=COMMON["views.ops"], cutout=COMMON["views.cutout"]), fit_preprocessing(source, np.arange(500))
+        ViewConfig(ops=COMMON["views.ops"], cutout=COMMON["views.cutout"], fill=COMMON["views.fill"]),
+        fit_preprocessing(source, np.arange(500)),
     )
     raw = source.rows(index)
     pictures = {

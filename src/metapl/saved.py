@@ -62,12 +62,14 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
     write_json(folder / "model.json", facts)
 
 
-def load_model(folder: Path, device: torch.device) -> Predictor:
-    """What ``save_model`` wrote.
+def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Predictor:
+    """What ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
 
     Raises:
         UserError: a file is missing or damaged, or the weights do not fit the network.
     """
+    folder, device = Path(folder), torch.device(device)
+    folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
@@ -78,6 +80,6 @@ def load_model(folder: Path, device: torch.device) -> Predictor:
         raise UserError("there is no trained model here", remedy, str(folder)) from error
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the model cannot be loaded ({error})", "Train again.", str(folder)) from error
     return Predictor(model.to(device).eval(), preprocessing, names, device)

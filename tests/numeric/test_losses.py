@@ -72,9 +72,7 @@ def test_soft_and_masked_and_consistency(draw: Callable[..., Tensor], B: int, C:
     mask = (torch.arange(B) % 3 != 1).double()
     everything, hard = [1.0] * B, torch.nn.functional.one_hot(y, C).tolist()
     assert soft_cross_entropy(z, q).item() == pytest.approx(naive_soft(z.tolist(), q.tolist(), everything), rel=1e-12)
-    assert consistency(z, q, mask).item() == pytest.approx(
-        naive_soft(z.tolist(), q.tolist(), mask.tolist()), rel=1e-12
-    )
+    assert consistency(z, q, mask).item() == pytest.approx(naive_soft(z.tolist(), q.tolist(), mask.tolist()), rel=1e-12)
     assert masked_cross_entropy(z, y, mask).item() == pytest.approx(
         naive_soft(z.tolist(), hard, mask.tolist()), rel=1e-12
     )
@@ -144,7 +142,12 @@ def test_pinned_constants() -> None:
 
 def test_invariances(draw: Callable[..., Tensor]) -> None:
     """A constant per row changes nothing; the order of rows does not matter; large logits stay finite."""
-    z, q, y, mask = draw(6, 3), torch.softmax(draw(6, 3), -1), torch.arange(6) % 3, torch.arange(6).remainder(2).double()
+    z, q, y, mask = (
+        draw(6, 3),
+        torch.softmax(draw(6, 3), -1),
+        torch.arange(6) % 3,
+        torch.arange(6).remainder(2).double(),
+    )
     order, shift = torch.tensor([3, 1, 5, 0, 2, 4]), draw(6, 1)
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "cross_entropy": lambda z, i: cross_entropy(z[i], y[i], 0.1),

@@ -75,10 +75,14 @@ def soft_ce(z: Tensor, q: Tensor) -> Tensor:
 
 @dataclass
 class Player:
-    """One network as plain tensors: weights, velocity, BatchNorm's statistics, and the averages of the first and last."""
+    """One network as plain tensors: weights, velocity, BatchNorm's statistics, and the averages of weights and those.
+
+    A player that ``measures`` has statistics of its own beside the averaged weights instead of averaged ones.
+    """
 
     w: Tensors
     lr: float
+    measures: bool = False
     velocity: Tensors = field(default_factory=dict)
     stats: Tensors = field(default_factory=dict)
     average: Tensors = field(default_factory=dict)
@@ -99,6 +103,11 @@ class Player:
         self.stats = {"mean": 0.9 * self.stats["mean"] + 0.1 * mean, "var": 0.9 * self.stats["var"] + 0.1 * variance}
         return z
 
+    def measure(self, x: Tensor) -> None:
+        _, mean, variance = forward(self.average, x)
+        old = self.average_stats
+        self.average_stats = {"mean": 0.9 * old["mean"] + 0.1 * mean, "var": 0.9 * old["var"] + 0.1 * variance}
+
     def rate(self, t: int) -> float:
         if t < OPTIM.warmup:
             return self.lr * (t + 1) / (OPTIM.warmup + 1)
@@ -118,7 +127,8 @@ class Player:
         self.w = new
         d = min(OPTIM.ema, (t + 1) / (t + 10))
         self.average = {n: d * self.average[n] + (1 - d) * new[n] for n in new}
-        self.average_stats = {n: d * v + (1 - d) * self.stats[n] for n, v in self.average_stats.items()}
+        if not self.measures:
+            self.average_stats = {n: d * v + (1 - d) * self.stats[n] for n, v in self.average_stats.items()}
 
 
 def gradient(loss: Tensor, w: Tensors, **how: Any) -> Tensors:
@@ -191,19 +201,25 @@ def mpl_step(
     loss = supervised + c.uda_weight * rise(t, c.uda_ramp) * uda
     total = gradient(loss, w_t, retain_graph=True)
     report = {"supervised": supervised.item(), "uda": uda.item(), "student": inner.item()}
-    on = rise(t, 0) if t >= round(c.feedback_start * STEPS) else 0.0
+    since = t - round(c.feedback_start * STEPS)
+    on = rise(since, c.feedback_ramp) if since >= 0 else 0.0
     if c.feedback == "exact":
         truth = gradient(after, w_t, retain_graph=True)
+        if c.feedback_cap:  # r = B / eta * d after / d p, scaled down to the cap
+            spread = (torch.autograd.grad(after, p, retain_graph=True)[0] * B_U / student.rate(t)).std().item()
+            report |= {"feedback_spread": spread}
+            on *= min(1.0, c.feedback_cap / spread)
         total = {n: g + on * c.feedback_weight / student.rate(t) * truth[n] for n, g in total.items()}
     elif c.feedback == "sampled":
         gain = old_labelled - after.item() - baseline
         baseline = c.baseline * baseline + (1 - c.baseline) * (old_labelled - after.item()) if c.baseline else 0.0
         term = gain * ce(label_z, labels)
         total = {n: total[n] + on * c.feedback_weight * g for n, g in gradient(term, w_t).items()}
-        report |= {"gain": gain} | ({"feedback": term.item()} if on else {})
+        report |= {"gain": gain} | ({"feedback": term.item()} if since >= 0 else {})
     if c.feedback != "none":
         report["student_labeled"] = after.item()
     student.step({n: g.detach() for n, g in grads.items()}, t)
+    student.measure(b.u_weak)
     teacher.step(total, t)
     return report, baseline
 
@@ -229,8 +245,8 @@ def make(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
     return METHODS[name](config, Context(net, C, OPTIM, STEPS)), config
 
 
-def player_of(learner: Any, lr: float = OPTIM.lr) -> Player:
-    return Player({n: p.detach().clone() for n, p in learner.model.named_parameters()}, lr)
+def player_of(learner: Any, lr: float = OPTIM.lr, measures: bool = False) -> Player:
+    return Player({n: p.detach().clone() for n, p in learner.model.named_parameters()}, lr, measures)
 
 
 SINGLE = [
@@ -261,6 +277,8 @@ MPL = [
     {"feedback": "none"},
     {"feedback": "none", "label_view": "strong", "uda_weight": 0.5, "uda_ramp": 0.5, "label_smoothing": 0.1},
     {"feedback": "exact", "feedback_weight": 0.8},
+    {"feedback": "exact", "feedback_weight": 0.8, "feedback_start": 0.2, "feedback_ramp": 0.3},
+    {"feedback": "exact", "feedback_weight": 0.8, "feedback_cap": 0.05},
     {"feedback": "exact", "feedback_weight": 2.0, "label_view": "strong", "teacher_lr": 0.1, "feedback_start": 0.2},
     {"feedback": "sampled", "feedback_weight": 3.0, "baseline": 0.0},
     {"feedback": "sampled", "feedback_weight": 3.0, "baseline": 0.7, "feedback_start": 0.2},
@@ -270,7 +288,8 @@ MPL = [
 @pytest.mark.parametrize("settings", MPL, ids=str)
 def test_mpl(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     method, config = make("mpl", {"uda_threshold": 0.45, "uda_temperature": 0.6, "finetune_steps": 2, **settings})
-    teacher, student = player_of(method.teacher, config.teacher_lr or OPTIM.lr), player_of(method.student)
+    teacher = player_of(method.teacher, config.teacher_lr or OPTIM.lr)
+    student = player_of(method.student, measures=True)
     baseline, labels = 0.0, torch.arange(B_U) % C
     monkeypatch.setattr("metapl.methods.mpl.sample_labels", lambda p: labels)
     for t in range(RUN):

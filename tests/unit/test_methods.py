@@ -1,4 +1,4 @@
-"""Every method of the table trains, resumes bit for bit, reduces to supervised training and keeps its hands to itself."""
+"""Every method trains, resumes bit for bit, reduces to supervised training, and moves only what each term owns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metapl.errors import UserError
+from metapl.methods import METHODS, method_class
+from metapl.optim import Learner
+from metapl.types import SemiBatch
 from methods_table import (
     BY_NAME,
     ROWS,
@@ -23,12 +29,6 @@ from methods_table import (
     tensors,
     through_disk,
 )
-from torch import Tensor, nn
-
-from metapl.errors import UserError
-from metapl.methods import METHODS, method_class
-from metapl.optim import Learner
-from metapl.types import SemiBatch
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
 SUPERVISED = BY_NAME["supervised"]
@@ -88,6 +88,8 @@ def test_resume_is_bit_for_bit(row: Row, tmp_path: Any) -> None:
         assert_same(again, reports[cut:])
         assert_same(resumed.state_dict(), straight.state_dict())
         assert list(resumed.candidates()) == list(straight.candidates())
+        for name, model in everything(straight).items():  # what the state left out would show here
+            assert_same(everything(resumed)[name].state_dict(), model.state_dict())
 
 
 def test_a_state_holds_no_aliases_that_training_changes(tmp_path: Any) -> None:

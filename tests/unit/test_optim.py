@@ -126,6 +126,34 @@ def test_ema_leaves_the_model_alone_and_shares_nothing() -> None:
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
+def test_ema_with_statistics_of_its_own() -> None:
+    """Weights are averaged; the statistics are those of the averaged weights on the rows given to ``measure``."""
+    torch.manual_seed(0)
+    model = nn.Sequential(net(), nn.Dropout(0.5))
+    plain, own = EMA(model, 0.5), EMA(model, 0.5, own_statistics=True)
+    mean, var = torch.zeros(4), torch.ones(4)
+    for t in range(3):
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.1 * torch.randn_like(p)
+        model.train()(torch.randn(6, 1, 4, 4) + 3)
+        x, state = torch.randn(6, 1, 4, 4), torch.get_rng_state()
+        for ema in (plain, own):
+            ema.update(model, t)
+            ema.measure(x)
+        assert torch.equal(state, torch.get_rng_state()), "no random draw"
+        h = own.model[0][0](x).transpose(0, 1).flatten(1).detach()
+        mean, var = 0.9 * mean + 0.1 * h.mean(1), 0.9 * var + 0.1 * h.var(1)
+        assert not any(m.training for m in own.model.modules())
+    norm = own.model[0][1]
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, var)
+    assert norm.num_batches_tracked.item() == 3
+    for a, b in zip(own.model.parameters(), plain.model.parameters()):
+        assert torch.equal(a, b)
+    assert not torch.equal(plain.model[0][1].running_mean, norm.running_mean), "without the switch: averaged"
+
+
 def test_ema_decay_zero_is_the_model() -> None:
     model = net()
     ema = EMA(model, 0.0)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_run_folder(tmp_path: Path) -> None:
     for text, row in zip(table, rows(folder)):
         assert {k: float(v) for k, v in text.items() if v} == row
     summary = json.loads((folder / "results.json").read_text())
-    assert summary["rows"] == {"labeled": 20, "unlabeled": len(made.split.unlabeled), "validation": 10, "test": 358}
+    assert summary["rows"] == {"labeled": 20, "unlabeled": len(made.split.unlabeled), "validation": 10, "test": 359}
     assert (summary["steps"], summary["resumed_at"]) == (17, 0)
     assert set(summary["validation"]) == {"student_ema", "student_finetuned"}
     assert json.loads((folder / "split.json").read_text())["sha"] == made.split.sha
@@ -315,7 +316,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path, monkeypatch: p
         resume(tmp_path / "run", source=changed)
     for path in (tmp_path / "run" / "checkpoints").rglob("tensors.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="nothing to resume from .*tensors.safetensors"):
+    with pytest.raises(UserError, match=r"nothing to resume from .*tensors\.safetensors"):
         resume(tmp_path / "run")
 
 
@@ -371,8 +372,16 @@ def assert_finite_checkpoints(folder: Path) -> list[int]:
 def test_nan_is_told_and_never_saved(method: str, which: int, after: int, log_every: int, tmp_path: Path) -> None:
     BAD.update(built=0, which=which, after=after)
     loop = LoopConfig(log_every=log_every, eval_every=1000, save_every=2, keep=50)
-    with pytest.raises(UserError, match=r"training diverged by step \d+: .* not finite\. Lower optim\.lr"):
+    told = r"training diverged by step (\d+): .* not finite\. Lower optim\.lr"
+    with pytest.raises(UserError, match=told) as error:
         train(config_of(method, model=f"{__name__}:failing", loop=loop), tmp_path / "run")
+    log = rows(tmp_path / "run") if (tmp_path / "run" / "metrics.jsonl").exists() else []
+    assert all(np.isfinite(v) for row in log for v in row.values())
+    if log_every == 1:  # in the same step
+        found = re.search(told, str(error.value))
+        assert found is not None
+        assert int(found[1]) == len(log) + 1
+        assert method != "supervised" or len(log) == after
     saved = assert_finite_checkpoints(tmp_path / "run")
     assert saved == [] if after == 0 else saved
     assert not (tmp_path / "run" / "results.json").exists()
@@ -423,9 +432,7 @@ def guarded() -> Guarded:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_test_rows_are_opened_by_evaluate_alone(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_rows_are_opened_by_evaluate_alone(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, config = guarded(), config_of(method)
     split = make_split(source, config.split, config.seed)
     source.forbidden = frozenset(split.test.tolist())
@@ -457,16 +464,14 @@ def test_minutes_size_the_run_and_the_steps_are_stored(tmp_path: Path) -> None:
 
 
 CHOICES = [
-    ({"finetune_steps": 30, "finetune_lr": 30.0}, 60, "student_ema"),  # fine-tuning spoils it
+    ({"finetune_steps": 30, "finetune_lr": 30.0, "feedback": "none"}, 80, "student_ema"),  # fine-tuning spoils it
     ({"finetune_steps": 80, "finetune_lr": 0.3}, 2, "student_finetuned"),  # two steps teach a student nothing
 ]
 
 
 @pytest.mark.parametrize(("settings", "steps", "chosen"), CHOICES)
-def test_validation_rows_choose_the_network(
-    settings: dict[str, Any], steps: int, chosen: str, tmp_path: Path
-) -> None:
-    split, optim = SplitConfig(labels=6, validation=3), OptimConfig(lr=0.1)
+def test_validation_rows_choose_the_network(settings: dict[str, Any], steps: int, chosen: str, tmp_path: Path) -> None:
+    split, optim = SplitConfig(labels=6, validation=3), OptimConfig(lr=0.05)
     config = config_of("mpl", settings, steps=steps, split=split, optim=optim)
     made = train(config, tmp_path / "run")
     judged = made.summary["validation"]

@@ -45,9 +45,7 @@ class MPL:
         feedback_weight: float = 0.3  # w in E6, per unit of eta
         feedback_start: float = 0.0  # share of the run before the feedback is switched on
         feedback_ramp: float = 0.0  # share of the run over which its weight then rises from 0
-        feedback_cap: float = (
-            0.0  # largest spread (standard deviation) of r in a batch, larger is scaled down; 0 = no cap
-        )
+        feedback_cap: float = 0.0  # largest spread (standard deviation) of r in a batch, scaled down to it; 0 = no cap
         baseline: float = 0.99  # decay of the moving baseline of the gain (sampled, official); 0 = no baseline
         derivative: Literal["auto", "forward", "difference"] = "auto"  # how E4 is computed
         label_view: Literal["weak", "strong"] = "weak"  # the view from which the teacher labels (E1)
@@ -117,7 +115,8 @@ class MPL:
     def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, parts: dict[str, Tensor]) -> Tensor | None:
         """E1 to E4: one student step on the teacher's labels, and what the labelled rows say about them."""
         x_u, x_weak, kind = batch.u_strong, batch.u_weak, self.config.feedback
-        assert x_u is not None and x_weak is not None  # for the type checker: _teacher_logits has looked
+        assert x_u is not None  # for the type checker: _teacher_logits has looked
+        assert x_weak is not None
         p = torch.softmax(z, -1)  # E1
         hard = sample_labels(p) if kind == "sampled" else None
         student, before = self.student, fb.snapshot(self.student.model)

@@ -1,0 +1,44 @@
+# make demo | test | test-slow | lint | format | clean
+# PYTHON chooses the interpreter; TORCH, if given, is what pip installs first, such as TORCH=torch==2.13.0.
+
+PYTHON ?= python3
+TORCH ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUFF_PATHS := src tests docs
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-slow lint format clean
+
+help:
+	@sed -n '1,2s/^# //p' $(firstword $(MAKEFILE_LIST))
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(strip $(TORCH)),$(BIN)/python -m pip install $(TORCH))
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/metapl demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(RUFF_PATHS)
+	$(BIN)/ruff format --check $(RUFF_PATHS)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(RUFF_PATHS)
+	$(BIN)/ruff format $(RUFF_PATHS)
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find src tests docs -name __pycache__ -type d -prune -exec rm -rf {} +

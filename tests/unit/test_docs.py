@@ -1,0 +1,72 @@
+"""Pages that are made from the code are as the code is now, and the pages' commands and names exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from metapl import describe
+from metapl.config import known_keys
+from metapl.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_settings", ROOT / "docs" / "make_settings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_page_is_up_to_date(maker: ModuleType) -> None:
+    stored = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert stored == maker.page(), "run: python docs/make_settings.py"
+
+
+def test_every_key_is_on_the_page_and_explained() -> None:
+    listed = {s.key: s for _, _, settings in describe.groups() for s in settings}
+    assert set(listed) == {key for method in METHODS for key in known_keys(method)}
+    for setting in listed.values():
+        assert len(setting.meaning) > 3, setting
+        assert setting.takes
+        assert setting.default or setting.key == "data"
+
+
+def test_settings_are_read_from_comments_texts_and_lists() -> None:
+    listed = {s.key: s for _, _, settings in describe.groups() for s in settings}
+    assert listed["optim.lr"] == describe.Setting("optim.lr", "0.05", "number", "peak learning rate")
+    assert listed["mpl.feedback"].takes == "exact, sampled, none, official"
+    assert listed["views.flip"].meaning.startswith("Mirror left and right")
+    assert listed["split.labels"].default == "null"
+    assert listed["split.labels"].takes == "whole number, null"
+    assert listed["split.validation"].meaning.endswith('or 0 / "none".'), "a text over two lines is read to its end"
+    assert listed["data"].default == "required"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_named_files_and_commands_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for place in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / place).exists(), place
+    from metapl.cli import app
+
+    commands = {(c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None}
+    for used in re.findall(r"`?metapl ([a-z]+)(?= |`|$)", text):
+        assert used in commands | {"trains"}, used
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code.replace("600", "5"), "README.md", "exec"), names)
+    assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -1,0 +1,64 @@
+"""What ``import metapl`` offers, and that it costs next to nothing."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import metapl
+
+PUBLIC = {
+    "METHODS", "MLP", "MODELS", "ConvNet", "Predictions", "Predictor", "Result", "RunConfig", "SmallCNN",
+    "SplitConfig", "Stopped", "UserError", "WideResNet", "__version__", "diagnostics", "evaluate", "from_arrays",
+    "load_model", "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
+}  # fmt: skip
+SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The slow packages that a fresh interpreter has loaded after ``code``."""
+    report = f"import sys; print('loaded:', *[m for m in {SLOW!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    head, *found = done.stdout.splitlines()[-1].split()
+    assert head == "loaded:"
+    return set(found)
+
+
+def test_the_list_is_frozen() -> None:
+    assert set(metapl.__all__) == PUBLIC
+    assert len(metapl.__all__) == len(PUBLIC)
+    assert set(dir(metapl)) >= PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_name_is_there(name: str) -> None:
+    value = getattr(metapl, name)
+    assert isinstance(value, ModuleType) == (name == "diagnostics")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="teach"):
+        _ = metapl.teach
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_function_is_not_hidden_by_the_file_of_the_same_name(name: str) -> None:
+    module = importlib.import_module(f"metapl.{name}")
+    assert isinstance(module, ModuleType)
+    assert getattr(metapl, name) is getattr(module, name)
+    importlib.reload(importlib.import_module("metapl"))
+    assert callable(getattr(metapl, name))
+
+
+def test_import_loads_nothing_slow() -> None:
+    assert loaded_after("import metapl; metapl.UserError; metapl.__version__") == set()
+    assert "torch" in loaded_after("import metapl; metapl.train")  # the probe sees what it is meant to see
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"], ["trian"], ["train", "--nope"]])
+def test_help_and_usage_errors_load_nothing_slow(words: list[str]) -> None:
+    assert loaded_after(f"from metapl.cli import main; main({words!r})") == set()
