@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from metapl.demo import run_rows
+from metapl.demo import MILD, STRONG, run_rows
 from metapl.progress import Plain
 
 DRAWS = 10_000  # of the bootstrap
@@ -58,23 +58,26 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.mean(values), "sd": statistics.stdev(values), "worst": min(values)}
 
 
-def run(seeds: int, first: int = 0) -> dict[str, Any]:
-    """Both rows on ``seeds`` seeds from ``first``."""
+def run(seeds: int, first: int = 0, views: str = "strong") -> dict[str, Any]:
+    """Both rows on ``seeds`` seeds from ``first``, under the demo's ``strong`` (mpl's) or ``mild`` views."""
+    options = {"strong": STRONG, "mild": MILD}[views]
+    methods = (("mpl", "none"), ("mpl", "exact"))
     with tempfile.TemporaryDirectory() as folder:
-        rows = run_rows((("mpl", "none"), ("mpl", "exact")), range(first, first + seeds), Path(folder), Plain())
+        rows = run_rows(methods, range(first, first + seeds), Path(folder), Plain(), options)
     rows = [{k: v for k, v in r.items() if k != "curve"} for r in rows]
     by = {(r["feedback"], r["seed"]): r["test_accuracy"] for r in rows}
     columns = [[by[f, s] for s in range(first, first + seeds)] for f in ("none", "exact")]
-    return {"compare": compare(*columns), "rows": rows}
+    return {"views": views, "compare": compare(*columns), "rows": rows}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--views", choices=("strong", "mild"), default="strong")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    text = json.dumps(run(arguments.seeds, arguments.first), indent=2)
+    text = json.dumps(run(arguments.seeds, arguments.first, arguments.views), indent=2)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 from typer.core import TyperGroup
@@ -54,13 +55,20 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
+# Typer before 0.12.4 cannot read `str | None`.
+_Text = Optional[str]  # noqa: UP045
+_Texts = Optional[list[str]]  # noqa: UP045
+_Whole = Optional[int]  # noqa: UP045
+_Number = Optional[float]  # noqa: UP045
+_Path = Optional[Path]  # noqa: UP045
+
 Json = Annotated[
-    str | None,
+    _Text,
     typer.Option("--json", metavar="FILE", help="Also write the result as JSON to FILE; - prints only the JSON."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="On an error, show the full traceback.")]
-Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[_Text, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as train made it.")]
 
 app = typer.Typer(
@@ -88,7 +96,7 @@ def _metapl(
 @app.command()
 def demo(
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the results. By default a free name: demo, demo-2.")
+        _Path, typer.Option(metavar="DIR", help="Folder for the results. By default a free name: demo, demo-2.")
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Runs per method, each with other labels.")] = 3,
     json: Json = None,
@@ -114,35 +122,35 @@ def demo(
 @app.command()
 def train(
     data: Annotated[
-        str | None,
+        _Text,
         typer.Argument(metavar="DATA", help="A folder of images, idx:FOLDER (MNIST files), or digits."),
     ] = None,
     settings: Annotated[
-        list[str] | None,
+        _Texts,
         typer.Argument(metavar="KEY=VALUE", help="Any other setting, such as optim.lr=0.02 or mpl.feedback=none."),
     ] = None,
-    method: Annotated[str | None, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")] = None,
+    method: Annotated[_Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")] = None,
     model: Annotated[
-        str | None,
+        _Text,
         typer.Option(metavar="NAME", help="See `metapl models`, or package.module:function; by default auto."),
     ] = None,
-    labels: Annotated[int | None, typer.Option(metavar="N", help="Use N labels per class; hide the others.")] = None,
-    labels_total: Annotated[int | None, typer.Option(metavar="N", help="Use N labels in all.")] = None,
+    labels: Annotated[_Whole, typer.Option(metavar="N", help="Use N labels per class; hide the others.")] = None,
+    labels_total: Annotated[_Whole, typer.Option(metavar="N", help="Use N labels in all.")] = None,
     validation: Annotated[
-        str | None,
+        _Text,
         typer.Option(metavar="SHARE", help="Labelled rows kept for choosing: auto, none, a share, or rows per class."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Updates; by default 1000.")] = None,
+    steps: Annotated[_Whole, typer.Option(metavar="N", help="Updates; by default 1000.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(metavar="M", help="As many steps as fit into M minutes here, instead of --steps.")
+        _Number, typer.Option(metavar="M", help="As many steps as fit into M minutes here, instead of --steps.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Other labels, weights and batches; default 0.")] = None,
+    seed: Annotated[_Whole, typer.Option(metavar="N", help="Other labels, weights and batches; default 0.")] = None,
     device: Device = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings as YAML; options and KEY=VALUE come on top.")
+        _Path, typer.Option(metavar="FILE", help="Settings as YAML; options and KEY=VALUE come on top.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run folder, new or empty; by default a free one in runs/.")
+        _Path, typer.Option(metavar="DIR", help="The run folder, new or empty; by default a free one in runs/.")
     ] = None,
     json: Json = None,
     quiet: Quiet = False,
@@ -207,7 +215,7 @@ def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = Fal
 def evaluate(
     run: Run,
     data: Annotated[
-        str | None,
+        _Text,
         typer.Argument(metavar="DATA", help="Other labelled data: a folder CLASS/*, or a source such as digits."),
     ] = None,
     device: Device = None,
@@ -264,7 +272,7 @@ def predict(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this method's settings.")] = None,
+    name: Annotated[_Text, typer.Argument(metavar="NAME", help="Show this method's settings.")] = None,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
@@ -323,6 +331,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader of a pipe went away, such as `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
+        except OSError as error:  # a full disk, a folder that may not be written to
+            return _failed(f"{error}. Check the path, its permissions and the free space.", 2)
         except Exception as error:
             if isinstance(error, _ClickException):
                 return _failed(_usage(error), 2)
@@ -331,8 +341,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _finish(work: Any, json: str | None) -> None:
     """Train, and print the end; a stop is told with the command that goes on."""
-    import shlex
-
     from metapl.train import Stopped
 
     try:
@@ -385,8 +393,7 @@ def _crashed(error: Exception) -> int:
         errors="backslashreplace",
     ) as log:
         log.write(f"metapl {__version__}, python {sys.version}\n{sys.argv}\n\n{traceback.format_exc()}")
-    name = type(error).__name__
-    return _failed(f"unexpected {name}: {error}. This is a bug; the traceback is in {log.name}", 1)
+    return _failed(f"unexpected {type(error).__name__}: {error}. This is a bug; the traceback is in {log.name}", 1)
 
 
 def _warned(message: Warning | str, *place: Any) -> None:

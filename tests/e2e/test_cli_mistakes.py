@@ -150,3 +150,13 @@ def test_a_warning_is_one_short_line(call: Call, monkeypatch: pytest.MonkeyPatch
         done = call("methods", "mpl")
     assert done.code == 0
     assert set(done.err.splitlines()) == {"note: mind the gap [here]"}
+
+
+def test_a_full_disk_is_no_bug(call: Call, tree_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metapl import apply
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/x/[y]")
+
+    monkeypatch.setattr(apply, "judge_own", full)
+    refused(call("evaluate", tree_run), "No space left on device: '/x/[y]'", "free space")

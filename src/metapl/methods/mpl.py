@@ -63,7 +63,7 @@ class MPL:
             if not 0 <= self.label_smoothing < 1:
                 raise UserError("label_smoothing must be at least 0 and below 1", "", "mpl")
             shares = (self.feedback_start, self.feedback_ramp, self.uda_ramp, self.student_wait)
-            weights = (self.feedback_weight, self.uda_weight, self.uda_threshold, self.teacher_lr)
+            weights = (self.feedback_weight, self.feedback_cap, self.uda_weight, self.uda_threshold, self.teacher_lr)
             if min(weights) < 0 or min(shares) < 0 or max(shares) > 1 or self.uda_temperature <= 0:
                 remedy = "Weights, threshold and rates must be at least 0, shares in 0..1, temperature above 0."
                 raise UserError("a setting is out of range", remedy, "mpl")
