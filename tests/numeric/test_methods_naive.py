@@ -203,20 +203,21 @@ def mpl_step(
     report = {"supervised": supervised.item(), "uda": uda.item(), "student": inner.item()}
     since = t - round(c.feedback_start * STEPS)
     on = rise(since, c.feedback_ramp) if since >= 0 else 0.0
-    if c.feedback == "exact":
+    heard = c.feedback if since >= 0 else "none"
+    if heard == "exact":
         truth = gradient(after, w_t, retain_graph=True)
         if c.feedback_cap:  # r = B / eta * d after / d p, scaled down to the cap
             spread = (torch.autograd.grad(after, p, retain_graph=True)[0] * B_U / student.rate(t)).std().item()
             report |= {"feedback_spread": spread}
             on *= min(1.0, c.feedback_cap / spread)
         total = {n: g + on * c.feedback_weight / student.rate(t) * truth[n] for n, g in total.items()}
-    elif c.feedback == "sampled":
+    elif heard == "sampled":
         gain = old_labelled - after.item() - baseline
         baseline = c.baseline * baseline + (1 - c.baseline) * (old_labelled - after.item()) if c.baseline else 0.0
         term = gain * ce(label_z, labels)
         total = {n: total[n] + on * c.feedback_weight * g for n, g in gradient(term, w_t).items()}
-        report |= {"gain": gain} | ({"feedback": term.item()} if since >= 0 else {})
-    if c.feedback != "none":
+        report |= {"gain": gain} | {"feedback": term.item()}
+    if heard != "none":
         report["student_labeled"] = after.item()
     student.step({n: g.detach() for n, g in grads.items()}, t)
     student.measure(b.u_weak)

@@ -88,14 +88,15 @@ class MPL:
         z_l, z_weak, z_strong = self._teacher_logits(batch)
         z_label = z_weak if c.label_view == "weak" else z_strong
         parts: dict[str, Tensor] = {}
-        feedback = self._teach_student(batch, z_label, t, parts) if t >= round(c.student_wait * self.steps) else None
+        since = t - round(c.feedback_start * self.steps)
+        hear = self.feedback_active and since >= 0
+        feedback = self._teach_student(batch, z_label, t, hear, parts) if t >= c.student_wait * self.steps else None
 
         parts["supervised"] = loss = cross_entropy(z_l, batch.y_l, c.label_smoothing)  # E6, three terms
         if self.uda_active:
             parts["uda"], parts["mask_rate"] = self._uda(z_weak, z_strong)
             loss = loss + c.uda_weight * ramp(t, round(c.uda_ramp * self.steps)) * parts["uda"]
-        since = t - round(c.feedback_start * self.steps)
-        if feedback is not None and since >= 0:
+        if feedback is not None:
             loss = loss + c.feedback_weight * ramp(since, round(c.feedback_ramp * self.steps)) * feedback
             parts["feedback"] = feedback
         self.teacher.step(loss, t)
@@ -112,7 +113,9 @@ class MPL:
         z = predict_logits(self.teacher.model, view)
         return z_l, z, z
 
-    def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, parts: dict[str, Tensor]) -> Tensor | None:
+    def _teach_student(
+        self, batch: SemiBatch, z: Tensor, t: int, hear: bool, parts: dict[str, Tensor]
+    ) -> Tensor | None:
         """E1 to E4: one student step on the teacher's labels, and what the labelled rows say about them."""
         x_u, x_weak, kind = batch.u_strong, batch.u_weak, self.config.feedback
         assert x_u is not None  # for the type checker: _teacher_logits has looked
@@ -126,7 +129,7 @@ class MPL:
         student.ema.measure(x_weak)
         parts["student"] = loss
         parts["agreement"] = (output.argmax(-1) == z.argmax(-1)).float().mean()
-        if not self.feedback_active:
+        if not hear:
             return None
         if kind == "exact":
             return self._exact(before, batch, x_u, p, parts)
