@@ -6,7 +6,7 @@ TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-RUFF_PATHS := src tests docs
+RUFF_PATHS := src tests docs benchmarks
 
 export OMP_NUM_THREADS ?= 1
 

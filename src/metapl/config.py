@@ -20,7 +20,7 @@ from metapl.data.stream import BatchConfig
 from metapl.data.views import ViewConfig
 from metapl.errors import UserError, nearest
 from metapl.files import write_text
-from metapl.methods import method_class
+from metapl.methods import METHODS, method_class
 from metapl.optim import OptimConfig
 
 
@@ -80,9 +80,14 @@ def make_config(
     """
     tree = _read_yaml(file) if file else {}
     pairs = {**({"data": data} if data else {}), **{k: v for k, v in (options or {}).items() if v is not None}}
-    for key, value in [*pairs.items(), *map(_parse_override, overrides)]:
+    given = [*pairs.items(), *map(_parse_override, overrides)]
+    for key, value in given:
         _set(tree, key, value)
-    return from_dict(tree, where=str(file) if file else "")
+    config = from_dict(tree, where=str(file) if file else "")
+    for key, _ in given:
+        if (group := key.partition(".")[0]) in METHODS and group != config.method:
+            raise UserError(f"'{key}' is set, but the method is {config.method}", f"Add --method {group}.")
+    return config
 
 
 def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
@@ -96,6 +101,10 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
     settings_class = method_class(method).Config
     known = set(known_keys(method))
     groups = {k.partition(".")[0] for k in known if "." in k}
+    # One file may hold the settings of several methods: they are checked, and those of the others put aside.
+    others = {name: tree.pop(name) or {} for name in sorted(METHODS.keys() & tree.keys() - {method})}
+    for name, values in others.items():
+        _build(METHODS[name].Config, values, name, where)
     tree = {k: {} if v is None and k in groups else v for k, v in tree.items()}  # "optim:" with all lines commented out
     for key in _flatten(tree):
         if key not in known and not (key in groups and tree[key] == {}):
@@ -177,6 +186,9 @@ def _build(cls: Any, values: Any, prefix: str, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise UserError(f"{prefix} is {values!r}, not a group of settings", f"Write {prefix}: {{key: value}}.", where)
     hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise UserError(f"unknown setting '{prefix}.{name}'", nearest(str(name), hints), where)
     made = {}
     for f in fields(cls):
         if f.name in values:

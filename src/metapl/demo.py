@@ -79,11 +79,16 @@ def run_rows(
     rows = []
     # One thread per process: such small nets gain more from running side by side.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        for done, future in enumerate(as_completed([pool.submit(_one, *job) for job in jobs]), 1):
-            row = future.result()
-            rows.append(row)
-            what = f"{label(row)}, seed {row['seed']}: {row['test_accuracy']:.1f} % in {row['seconds']:.0f} s"
-            progress.note(f"[{done}/{len(jobs)}] {what}")
+        futures = [pool.submit(_one, *job) for job in jobs]
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                row = future.result()
+                rows.append(row)
+                what = f"{label(row)}, seed {row['seed']}: {row['test_accuracy']:.1f} % in {row['seconds']:.0f} s"
+                progress.note(f"[{done}/{len(jobs)}] {what}")
+        except BaseException:  # one failed, or the user stopped: what waits need not start
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return rows
 
 

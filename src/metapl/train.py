@@ -48,7 +48,10 @@ class Stopped(Exception):
 
     def __init__(self, folder: Path, step: int, signal_number: int) -> None:
         self.folder, self.step, self.signal_number = folder, step, signal_number
-        super().__init__(f"stopped at step {step}")
+        super().__init__(folder, step, signal_number)  # all three, so that it survives the way between processes
+
+    def __str__(self) -> str:
+        return f"stopped at step {self.step}"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_method_settings() -> None:
     assert from_dict({"data": "digits", "mpl": {}, "optim": {}}) == RunConfig("digits")
     assert from_dict({"data": "digits", "mpl": None}) == RunConfig("digits")
     assert from_dict({"data": "digits", "optim": None}) == RunConfig("digits")
-    with pytest.raises(UserError, match=r"unknown setting 'mpl\.feedback'"):
+    with pytest.raises(UserError, match=r"but the method is fixmatch"):
         make_config("digits", overrides=["method=fixmatch", "mpl.feedback=none"])
     with pytest.raises(UserError, match="out of range"):
         make_config("digits", overrides=["mpl.uda_temperature=0"])
@@ -189,3 +189,16 @@ def test_every_shipped_config_parses(path: Path) -> None:
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     config = from_dict({"data": "digits", **tree})
     assert from_dict(to_dict(config)) == config
+
+
+def test_a_file_may_hold_the_settings_of_several_methods(tmp_path: Path) -> None:
+    file = tmp_path / "several.yaml"
+    file.write_text("data: digits\nmpl: {feedback: none}\nfixmatch: {threshold: 0.5}\n", encoding="utf-8")
+    assert make_config(file=file).settings.feedback == "none"
+    assert make_config(file=file, options={"method": "fixmatch"}).settings.threshold == 0.5
+    assert make_config(file=file, options={"method": "supervised"}).method == "supervised"
+    file.write_text("data: digits\nfixmatch: {thresold: 0.5}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="threshold"):
+        make_config(file=file)
+    with pytest.raises(UserError, match="--method mpl"):  # but on the command line it is a slip
+        make_config("digits", options={"method": "supervised"}, overrides=["mpl.feedback=none"])

@@ -136,7 +136,7 @@ class FolderSource:
         if bad > MAX_BAD * count and not allow_bad:
             raise UserError(
                 f"{bad} of {count} images cannot be read, the first is {example}",
-                "Repair or remove them, or set allow_bad=true.",
+                "Repair or remove them, or set source.allow_bad=true.",
                 shown(self.root),
             )
         for k, name in enumerate(found.classes):

@@ -61,7 +61,7 @@ def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabe
     if require_unlabeled and not len(unlabeled):
         raise UserError(
             "no unlabelled rows are left",
-            "Set labels=N (rows per class) below the size of the classes, or add unlabelled rows.",
+            "Set --labels N (split.labels=N, rows per class) below the size of the classes, or add unlabelled rows.",
             source.name,
         )
     if config.include_labeled:

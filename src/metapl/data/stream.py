@@ -18,10 +18,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Rows per step: ``labeled`` with a label, ``unlabeled`` without. Each may exceed its set."""
+    """Rows per step. Either number may exceed its set, which is then gone through more than once per step."""
 
-    labeled: int = 32
-    unlabeled: int = 128
+    labeled: int = 32  # rows with a label
+    unlabeled: int = 128  # rows without
 
 
 class Views(Protocol):
@@ -109,7 +109,7 @@ class Stream:
         pick_l = self._order_l(step).to(self.device)
         pick_u = self._order_u(step).to(self.device)
         if needs and not len(pick_u):
-            raise UserError("there are no unlabelled rows", "Add some, or train the method 'supervised'.")
+            raise UserError("there are no unlabelled rows", "Add some, or train on the labelled rows alone.")
         raw_u = self._data[self._at_u[pick_u]] if needs else None
         weak = strong = None
         if raw_u is not None and "weak" in needs:
