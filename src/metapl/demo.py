@@ -123,7 +123,8 @@ def demo_config(method: str, feedback: str | None, seed: int, options: dict[str,
     from metapl.config import make_config
 
     views = STRONG if method == "mpl" else MILD
-    settings = {**COMMON, **views, "method": method, "seed": seed, "device": "cpu", "loop.eval_every": 50}
+    settings = {**COMMON, **views, "method": method, "seed": seed, "device": "cpu", "loop.eval_every": 100}
+    settings["loop.save_every"] = COMMON["steps"]
     if feedback:
         # Without validation rows the fine-tuned copy would not be chosen.
         settings |= {f"{method}.feedback": feedback, f"{method}.finetune_steps": 0}

@@ -12,6 +12,7 @@ derivative at the OLD student (E4) give the exact derivative. No second-order gr
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,6 +165,7 @@ def _call(student: nn.Module, parameters: Mapping[str, Tensor], buffers: Mapping
 
 
 def _forward_mode(student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+    _load_forward_rules()
     # Attention has a forward-mode rule only for the plain mathematical kernel.
     math_only = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), replayed_rng(before.rng, x.device), math_only, fwad.dual_level():
@@ -171,6 +173,14 @@ def _forward_mode(student: nn.Module, before: Before, x: Tensor, direction: Mapp
         log_probs = F.log_softmax(_call(student, duals, before.buffers, x), dim=-1)
         tangent = fwad.unpack_dual(log_probs).tangent  # type: ignore[no-untyped-call]
         return torch.zeros_like(log_probs) if tangent is None else tangent.clone()
+
+
+@functools.cache
+def _load_forward_rules() -> None:
+    # torch loads its own rules at the first dual tensor, by a function that it has deprecated: not the user's concern.
+    with warnings.catch_warnings(), fwad.dual_level():
+        warnings.simplefilter("ignore")
+        fwad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
 
 def _central_difference(student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
