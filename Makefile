@@ -17,8 +17,9 @@ help:
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(if $(strip $(TORCH)),$(BIN)/python -m pip install $(TORCH))
-	$(BIN)/python -m pip install -e '.[dev]'
+	@echo "installing into $(VENV): minutes the first time, about 5 GB with PyTorch's default build"
+	$(if $(strip $(TORCH)),$(BIN)/python -m pip install -q $(TORCH))
+	$(BIN)/python -m pip install -q -e '.[dev]'
 	touch $@
 
 demo: $(STAMP)

@@ -174,8 +174,9 @@ def _build(
     def network() -> nn.Module:
         model = build_model(config.model, preprocessing.shape, len(source.class_names)).to(device)
         # Convolutions run up to twice as fast in this memory layout, on CPUs too.
-        layout = {"memory_format": torch.channels_last} if len(preprocessing.shape) == 3 else {}
-        return model.to(**layout)  # type: ignore[call-overload, no-any-return]
+        layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(preprocessing.shape) == 3 else {}
+        moved: nn.Module = model.to(**layout)
+        return moved
 
     torch.manual_seed(derive_seed(config.seed, "weights"))
     context = Context(network, len(source.class_names), config.optim, config.steps)
