@@ -14,6 +14,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from metapl.config import make_config, to_dict
 from metapl.data import make_split, open_digits
 from metapl.demo import demo_config
@@ -28,7 +30,8 @@ def pool_accuracy(method: str, feedback: str | None, seed: int, overrides: list[
     groups = {f"{g}.{k}": v for g, d in to_dict(base).items() if isinstance(d, dict) for k, v in d.items()}
     config = make_config("digits", options={**tree, **groups}, overrides=overrides)
     source = open_digits()
-    hidden = make_split(source, config.split, seed).unlabeled
+    split = make_split(source, config.split, seed)
+    hidden = np.setdiff1d(split.unlabeled, split.labeled)
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, Path(folder) / "run", source=source)
     return 100 * evaluate(result.predictor, source, hidden)["accuracy"]

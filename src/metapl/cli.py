@@ -140,7 +140,7 @@ def train(
         _Text,
         typer.Option(metavar="SHARE", help="Labelled rows kept for choosing: auto, none, a share, or rows per class."),
     ] = None,
-    steps: Annotated[_Whole, typer.Option(metavar="N", help="Updates; by default 1000.")] = None,
+    steps: Annotated[_Whole, typer.Option(metavar="N", help="Updates before fine-tuning; by default 1000.")] = None,
     minutes: Annotated[
         _Number, typer.Option(metavar="M", help="As many steps as fit into M minutes here, instead of --steps.")
     ] = None,

@@ -5,6 +5,7 @@ Later beats earlier: defaults, the YAML file, command-line options, ``key=value`
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -62,8 +63,8 @@ class RunConfig:
             object.__setattr__(self, "settings", method_class(self.method).Config())
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
-        if self.minutes < 0:
-            raise UserError(f"minutes is {self.minutes}", "Give more than 0.", "minutes")
+        if not 0 <= self.minutes < math.inf:
+            raise UserError(f"minutes is {self.minutes}", "Give more than 0, or 0 to go by steps.", "minutes")
 
 
 def make_config(
@@ -206,12 +207,12 @@ def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
     choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for choice in choices:
         fits = value in typing.get_args(choice) if typing.get_origin(choice) is Literal else type(value) is choice
-        if fits and value == value:  # not NaN, which no range check would catch
+        if fits and not (isinstance(value, float) and not math.isfinite(value)):
             return value
     if float in choices and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             number = float(value)
-            if number == number:
+            if math.isfinite(number):
                 return number
         except ValueError:
             pass

@@ -169,7 +169,8 @@ def _forward_mode(student: nn.Module, before: Before, x: Tensor, direction: Mapp
     # Attention has a forward-mode rule only for the plain mathematical kernel.
     math_only = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), replayed_rng(before.rng, x.device), math_only, fwad.dual_level():
-        duals = {n: fwad.make_dual(p, direction[n]) for n, p in before.parameters.items()}  # type: ignore[no-untyped-call]
+        duals = {n: fwad.make_dual(before.parameters[n], v) for n, v in direction.items()}  # type: ignore[no-untyped-call]
+        duals = {**before.parameters, **duals}  # what the optimiser does not hold stays put
         log_probs = F.log_softmax(_call(student, duals, before.buffers, x), dim=-1)
         tangent = fwad.unpack_dual(log_probs).tangent  # type: ignore[no-untyped-call]
         return torch.zeros_like(log_probs) if tangent is None else tangent.clone()
@@ -193,7 +194,8 @@ def _central_difference(student: nn.Module, before: Before, x: Tensor, direction
     with torch.no_grad():
         sides = []
         for sign in (1.0, -1.0):
-            moved = {n: p + sign * h * direction[n] for n, p in before.parameters.items()}
+            moved = {n: before.parameters[n] + sign * h * v for n, v in direction.items()}
+            moved = {**before.parameters, **moved}
             with replayed_rng(before.rng, x.device):
                 sides.append(F.log_softmax(_call(student, moved, before.buffers, x), dim=-1))
         return torch.where(length > 0, (sides[0] - sides[1]) / (2 * h), torch.zeros_like(sides[0]))

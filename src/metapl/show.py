@@ -65,12 +65,15 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
+def _steps(summary: Mapping[str, Any]) -> str:
+    extra = summary["extra_steps"]
+    return f"{summary['steps']} steps" + (f" and {extra} of fine-tuning" if extra else "")
+
+
 def training(folder: Path, summary: Mapping[str, Any]) -> str:
     """The end of a training: the candidates, which was chosen and why, and what to type next."""
     rows = summary["rows"]
-    head = (
-        f"trained {summary['method']} ({summary['model']}) for {summary['steps']} steps in {summary['seconds']:.0f} s"
-    )
+    head = f"trained {summary['method']} ({summary['model']}) for {_steps(summary)} in {summary['seconds']:.0f} s"
     lines = [head]
     judged = summary["validation"]
     if judged:

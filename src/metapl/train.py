@@ -35,11 +35,13 @@ from metapl.evaluate import evaluate
 from metapl.files import write_json
 from metapl.methods import method_class
 from metapl.models import auto_name, build_model
+from metapl.optim import Learner
 from metapl.progress import Progress, Silent
 from metapl.run import Metrics, load_split, new_folder, open_run, write_problems
 from metapl.saved import Predictor, save_model
 from metapl.types import Context, Method, Preprocessing, Source, Split
 
+SAVE_SECONDS = 60.0  # between checkpoints at most, beside those at fixed steps
 CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
 
 
@@ -190,6 +192,7 @@ def _loop(job: _Job, start: int, progress: Progress, observe: Observer | None = 
     loop, total, began = job.config.loop, job.total, time.monotonic()
     metrics, finite = Metrics(job.folder), torch.ones((), dtype=torch.bool, device=job.device)
     metrics.truncate(start)
+    saved = began
     with _stop_signals() as stop:
         for t in range(start, total):
             values, done = job.step(t), t + 1
@@ -199,15 +202,19 @@ def _loop(job: _Job, start: int, progress: Progress, observe: Observer | None = 
             log = judge or save or done % loop.log_every == 0
             if (log or stopping) and not finite:
                 raise _diverged(done, values)
-            if save or stopping:
-                state = job.method.state_dict()
+            # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
+            keep_state = save or stopping or time.monotonic() - saved > SAVE_SECONDS
+            if keep_state:
+                if not finite:
+                    raise _diverged(done, values)
+                state, saved = job.method.state_dict(), time.monotonic()
                 if not _sound(job.method, state):
                     raise _diverged(done, {})
             if log:
                 shown = {k: float(v) for k, v in values.items()} | (_judged(job, done, observe) if judge else {})
                 metrics.write(done, shown)
                 progress.update(done, total, shown)
-            if save or stopping:
+            if keep_state:
                 checkpoint.save(job.folder / "checkpoints", done, state, loop.keep)
             if stopping and done < total:
                 raise Stopped(job.folder, done, stop[0])
@@ -228,7 +235,8 @@ def _finish(job: _Job, metrics: Metrics, seconds: float, start: int) -> Result:
         "method": config.method,
         "model": config.model,
         "seed": config.seed,
-        "steps": job.total,
+        "steps": job.config.steps,
+        "extra_steps": job.method.extra_steps,
         "seconds": round(seconds, 2),
         "resumed_at": start,
         "rows": {p: len(getattr(split, p)) for p in ("labeled", "unlabeled", "validation", "test")},
@@ -268,7 +276,9 @@ def _diverged(done: int, values: Mapping[str, Tensor]) -> UserError:
 
 def _sound(method: Method, state: Any) -> bool:
     """No NaN in ``state`` and no infinite weight: a finite loss says nothing about the update that followed it."""
+    networks = [v for v in vars(method).values() if isinstance(v, Learner)]
     weights = [p for model in method.candidates().values() for p in model.parameters()]
+    weights += [p for network in networks for p in network.model.parameters()]
     return all(bool(torch.isfinite(w).all()) for w in weights) and not _has_nan(state)
 
 
@@ -285,7 +295,8 @@ def _sized(job: _Job, progress: Progress) -> RunConfig:
     deadline = time.monotonic() + min(CALIBRATION, 0.05 * budget)
     while len(times) < 3 or time.monotonic() < deadline:
         began = time.monotonic()
-        job.step(len(times) % job.config.steps)["loss"].item()
+        # The last steps of the main phase: whatever a method switches on late is on.
+        job.step(max(0, job.config.steps - 1 - len(times)))["loss"].item()
         times.append(time.monotonic() - began)
     each = float(np.median(times[1:]))
     steps = max(1, int(0.9 * (budget - sum(times)) / each) - job.method.extra_steps)

@@ -73,13 +73,15 @@ def test_a_mistake_is_told_in_one_line_and_leaves_nothing(call: Call, tmp_path: 
 
 
 def test_too_many_unreadable_images(call: Call, tmp_path: Path) -> None:
-    root = folder(tmp_path / "d", cat=6, dog=6)
-    (root / "cat" / "0.png").write_text("broken")
+    root = folder(tmp_path / "d", cat=12, dog=12)
+    bad = [f"cat/{k}.png" for k in range(6)]
+    for name in bad:
+        (root / name).write_text("broken")
     done = call("train", root, "--labels", "2")
-    refused(done, "1 of 12 images cannot be read", "cat/0.png", "Repair or remove")
+    refused(done, "6 of 24 images cannot be read", "cat/0.png", "Repair or remove")
     assert os.listdir() == []
     assert call("train", root, "--labels", "2", "source.allow_bad=true", "--out", "run", *QUICK).code == 0
-    assert [r["id"] for r in table(Path("run/problems.csv").read_text())] == ["cat/0.png"]
+    assert [r["id"] for r in table(Path("run/problems.csv").read_text())] == bad
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_fully_labelled_plain_tree_needs_labels(tmp_path: Path) -> None:
 # -- unreadable images in a folder
 
 
-@pytest.mark.parametrize(("count", "bad", "refused"), [(40, 2, False), (39, 2, True), (9, 1, True)])
+@pytest.mark.parametrize(("count", "bad", "refused"), [(120, 6, False), (119, 6, True), (12, 5, False), (12, 6, True)])
 def test_more_than_5_percent_bad_is_refused(tmp_path: Path, count: int, bad: int, refused: bool) -> None:
     tree(tmp_path, count=2)
     for k in range(count - 6):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "feedback_digits.py"
 SEEDS = 32
 
@@ -19,12 +18,13 @@ def _benchmark():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_exact_feedback_is_not_worse_on_average_and_better_where_it_goes_wrong():
-    """Power: docs/notes/demo.md states the spread of the paired gain and what 32 seeds can see with it."""
+    """Power: the paired gain has mean 4.8, sd 6.2 points (16 seeds); 32 seeds see a gain of 3.1 with power 0.8."""
     found = _benchmark().run(SEEDS)["compare"]
     assert found["mean_gain_95"][0] > -0.5, found  # not worse on average, by more than half a point
-    assert found["worst_quarter_gain"] > 0, found  # better on its worst seeds
+    assert found["worst_quarter_gain_95"][0] > 0, found  # better on its worst seeds
 
 
 def test_the_comparison_sees_what_is_there():

@@ -169,7 +169,7 @@ class Looks:
         self.method, self.step = method, Learner.step
         self.pulls: dict[str, dict[str, float]] = {}
 
-    def __call__(self, learner: Learner, loss: Tensor, t: int) -> None:
+    def __call__(self, learner: Learner, loss: Tensor, t: int, first: int = 0) -> None:
         player = next(n for n, v in vars(self.method).items() if v is learner)
         self.pulls[player] = {n: pull(loss, m) for n, m in everything(self.method).items()}
         self.step(learner, loss, t)
@@ -209,7 +209,7 @@ def test_each_term_moves_its_owner_and_nobody_else(row: Row, term: Term, monkeyp
     if term.silence_supervised and term.owner != "student":
         silence(monkeypatch, row, batch.y_l)
     looks = Looks(method)
-    monkeypatch.setattr(Learner, "step", lambda self, loss, t: looks(self, loss, t))
+    monkeypatch.setattr(Learner, "step", lambda self, loss, t, first=0: looks(self, loss, t))
     report = method.step(batch, WARM).values
     assert term.name in report
     pulls = looks.pulls[term.owner]
@@ -226,7 +226,7 @@ def test_silenced_and_quiet_nothing_moves_the_teacher(row: Row, monkeypatch: pyt
     batch = stream(0, method.needs)
     silence(monkeypatch, row, batch.y_l)
     looks = Looks(method)
-    monkeypatch.setattr(Learner, "step", lambda self, loss, t: looks(self, loss, t))
+    monkeypatch.setattr(Learner, "step", lambda self, loss, t, first=0: looks(self, loss, t))
     method.step(batch, WARM)
     assert set(looks.pulls["teacher"].values()) == {0.0}
     assert looks.pulls["student"]["student"] > 0
@@ -261,7 +261,7 @@ def _unlabeled_gradient(row: Row, monkeypatch: pytest.MonkeyPatch, settings: dic
     twin = copy.deepcopy(net)
     found: list[tuple[Tensor, ...]] = []
     monkeypatch.setattr(
-        Learner, "step", lambda self, loss, t: found.append(torch.autograd.grad(loss, [*net.parameters()]))
+        Learner, "step", lambda self, loss, t, first=0: found.append(torch.autograd.grad(loss, [*net.parameters()]))
     )
     method.step(batch, WARM)
     return twin, batch, found[0]

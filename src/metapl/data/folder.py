@@ -19,6 +19,7 @@ from metapl.types import Kind
 Array = np.ndarray[Any, Any]
 MAX_BYTES = 4 * 2**30
 MAX_BAD = 0.05
+FEW_BAD = 5  # so many may be bad in a small folder, whatever their share
 TEST_CACHE = 2**30  # bytes of decoded test rows that are kept
 SIDES = range(4, 2049)
 
@@ -133,7 +134,7 @@ class FolderSource:
         if bad:
             self.notes += (f"{bad} images cannot be read and are left out (see problems)",)
         example = f"{shown(self.problems[0][0])}: {self.problems[0][1]}" if bad else ""
-        if bad > MAX_BAD * count and not allow_bad:
+        if bad > max(MAX_BAD * count, FEW_BAD) and not allow_bad:
             raise UserError(
                 f"{bad} of {count} images cannot be read, the first is {example}",
                 "Repair or remove them, or set source.allow_bad=true.",

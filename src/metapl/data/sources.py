@@ -20,7 +20,7 @@ class SourceOptions:
 
     Attributes:
         image_size: side that the images of a folder are brought to, or "auto".
-        allow_bad: go on where more than 5 % of a folder's images cannot be read.
+        allow_bad: go on where more than 5 images and more than 5 % of a folder cannot be read.
     """
 
     image_size: int | str = "auto"

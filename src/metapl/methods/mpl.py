@@ -78,6 +78,7 @@ class MPL:
         self.student = Learner(context.build_model(), context.optim, context.steps, own_statistics=True)
         self.finetuned: nn.Module | None = None
         self.baseline = torch.zeros(())
+        self.wait = round(config.student_wait * context.steps)  # steps
         self.uda_active = config.uda_weight > 0 and config.uda_threshold <= 1
         self.feedback_active = config.feedback != "none" and config.feedback_weight > 0
 
@@ -90,7 +91,7 @@ class MPL:
         parts: dict[str, Tensor] = {}
         since = t - round(c.feedback_start * self.steps)
         hear = self.feedback_active and since >= 0
-        feedback = self._teach_student(batch, z_label, t, hear, parts) if t >= c.student_wait * self.steps else None
+        feedback = self._teach_student(batch, z_label, t, hear, parts) if t >= self.wait else None
 
         parts["supervised"] = loss = cross_entropy(z_l, batch.y_l, c.label_smoothing)  # E6, three terms
         if self.uda_active:
@@ -125,7 +126,7 @@ class MPL:
         student, before = self.student, fb.snapshot(self.student.model)
         output = student.model(x_u)
         loss = soft_cross_entropy(output, p) if hard is None else cross_entropy(output, hard)
-        student.step(loss, t)  # E2
+        student.step(loss, t, first=self.wait)  # E2
         student.ema.measure(x_weak)
         parts["student"] = loss
         parts["agreement"] = (output.argmax(-1) == z.argmax(-1)).float().mean()
