@@ -134,8 +134,10 @@ def train(
         _Text,
         typer.Option(metavar="NAME", help="See `metapl models`, or package.module:function; by default auto."),
     ] = None,
-    labels: Annotated[_Whole, typer.Option(metavar="N", help="Use N labels per class; hide the others.")] = None,
-    labels_total: Annotated[_Whole, typer.Option(metavar="N", help="Use N labels in all.")] = None,
+    labels: Annotated[
+        _Whole, typer.Option(metavar="N", help="Use N labels per class (validation rows come out of these).")
+    ] = None,
+    labels_total: Annotated[_Whole, typer.Option(metavar="N", help="Use N labels in all, spread evenly.")] = None,
     validation: Annotated[
         _Text,
         typer.Option(metavar="SHARE", help="Labelled rows kept for choosing: auto, none, a share, or rows per class."),
@@ -164,7 +166,7 @@ def train(
 
     \b
     Examples:
-      metapl train digits --labels 2
+      metapl train digits --labels 10
       metapl train photos --minutes 10 --out my-run
       metapl train photos --labels 10 --method fixmatch fixmatch.threshold=0.9
     """
@@ -174,6 +176,8 @@ def train(
     from metapl.train import train as run
 
     show.check_json(json)
+    if steps is not None and minutes is not None:
+        raise UserError("--steps and --minutes are both given", "Give one of the two.")
     pairs = list(settings or [])
     if data is not None and "=" in data and not os.path.exists(data):  # metapl train --config FILE key=value
         pairs, data = [data, *pairs], None

@@ -48,6 +48,7 @@ def run_demo(out: Path | None, seeds: int, progress: Progress) -> dict[str, Any]
     if seeds < 1:
         raise UserError(f"seeds is {seeds}", "Give at least 1.", "--seeds")
     out, began = _folder(out), time.monotonic()
+    progress.note("each family has the views that suit it: mpl harsher ones than the others (docs/notes/demo.md)")
     rows = run_rows(ROWS, range(seeds), out, progress)
     order = {key: k for k, key in enumerate(ROWS)}
     rows.sort(key=lambda r: (r["seed"], order[r["method"], r["feedback"]]))
