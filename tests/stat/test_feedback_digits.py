@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "feedback_digits.py"
-SEEDS = 32
+SEEDS, FIRST = 16, 100
 
 
 def _benchmark():
@@ -21,8 +21,8 @@ def _benchmark():
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_exact_feedback_is_not_worse_on_average_and_better_where_it_goes_wrong():
-    """Power: the paired gain has mean 4.8, sd 6.2 points (16 seeds); 32 seeds see a gain of 3.1 with power 0.8."""
-    found = _benchmark().run(SEEDS)["compare"]
+    """Power: the paired gain has mean 4.8, sd 6.2 points (16 seeds); 16 seeds see a gain of 4.3 with power 0.8."""
+    found = _benchmark().run(SEEDS, FIRST)["compare"]
     assert found["mean_gain_95"][0] > -0.5, found  # not worse on average, by more than half a point
     assert found["worst_quarter_gain_95"][0] > 0, found  # better on its worst seeds
 
