@@ -200,13 +200,11 @@ def _loop(job: _Job, start: int, progress: Progress, observe: Observer | None = 
             stopping = bool(stop)  # read once: a signal from here on is served after the next step
             judge, save = _due(done, loop.eval_every, total), _due(done, loop.save_every, total)
             log = judge or save or done % loop.log_every == 0
-            if (log or stopping) and not finite:
-                raise _diverged(done, values)
             # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
             keep_state = save or stopping or time.monotonic() - saved > SAVE_SECONDS
+            if (log or keep_state) and not finite:
+                raise _diverged(done, values)
             if keep_state:
-                if not finite:
-                    raise _diverged(done, values)
                 state, saved = job.method.state_dict(), time.monotonic()
                 if not _sound(job.method, state):
                     raise _diverged(done, {})

@@ -38,6 +38,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[object, ...]], tuple[str, ...]]
     "more labels than rows": (lambda p: ("train", "digits", "--labels", "900"), ("900", "at most")),
     "unknown option": (lambda p: ("train", "digits", "--step", "3"), ("--step", "--steps", "--help")),
     "unknown command": (lambda p: ("trian", "digits"), ("trian", "Did you mean 'train'?")),
+    "steps and minutes": (
+        lambda p: ("train", "digits", "--steps", "9", "--minutes", "1"),
+        ("--steps", "one of the two"),
+    ),
+    "endless": (lambda p: ("train", "digits", "--minutes", "inf"), ("minutes", "a number")),
     "no number": (lambda p: ("train", "digits", "--steps", "many"), ("--steps", "metapl train --help")),
     "unknown method": (lambda p: ("train", "digits", "--method", "fixmatsch"), ("Did you mean 'fixmatch'?",)),
     "unknown model": (

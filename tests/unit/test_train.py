@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -542,3 +543,13 @@ def test_observe_joins_the_metrics(tmp_path: Path) -> None:
     assert seen == [4, 8, 12, 16, 17]
     assert [r["step"] for r in rows(watched.folder) if r.get("seen") == 2] == seen
     assert weights(plain.folder) == weights(watched.folder)
+
+
+def test_states_are_saved_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(loop=LoopConfig(log_every=3, eval_every=4, save_every=1000, keep=50))
+    plain = train(config, tmp_path / "plain")
+    assert len(checkpoint.steps(plain.folder / "checkpoints")) == 1  # the end
+    monkeypatch.setattr(importlib.import_module("metapl.train"), "SAVE_SECONDS", -1.0)
+    timed = train(config, tmp_path / "timed")
+    assert checkpoint.steps(timed.folder / "checkpoints") == list(range(1, 18))
+    assert weights(timed.folder) == weights(plain.folder), "when a state is saved changes nothing"
