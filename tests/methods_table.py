@@ -151,9 +151,10 @@ def build(
 ) -> tuple[Method, Stream]:
     """A fresh method of ``row`` (with ``extra`` settings) as the loop would build it, and the stream that feeds it."""
     torch.manual_seed(SEED)
-    cls = METHODS[row.method]
+    cls, stream = METHODS[row.method], digits_stream()
     config = cls.Config(**{**row.settings, **(extra or {})})
-    return cls(config, Context(net, 10, OptimConfig(**{**row.optim, **optim}), STEPS)), digits_stream()
+    context = Context(net, 10, OptimConfig(**{**row.optim, **optim}), STEPS, stream.pool_size, stream.pool)
+    return cls(config, context), stream
 
 
 def run(method: Method, stream: Stream, start: int, stop: int) -> list[dict[str, Tensor]]:

@@ -19,27 +19,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metapl import checkpoint
 from metapl.config import RunConfig, save_config
 from metapl.data.preprocess import fit_preprocessing
-from metapl.data.seeds import derive_seed
 from metapl.data.sources import open_source
 from metapl.data.split import make_split, to_json
-from metapl.data.stream import Stream
-from metapl.data.views import make_views
 from metapl.device import environment, pick_device
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
 from metapl.files import write_json
+from metapl.job import Job, build_job, diverged, sound
 from metapl.methods import method_class
-from metapl.models import auto_name, build_model
-from metapl.optim import Learner
+from metapl.models import auto_name
 from metapl.progress import Progress, Silent
 from metapl.run import Metrics, load_split, new_folder, open_run, write_problems
 from metapl.saved import Predictor, save_model
-from metapl.types import Context, Method, Preprocessing, Source, Split
+from metapl.types import Source, Split
 
 SAVE_SECONDS = 60.0  # between checkpoints at most, beside those at fixed steps
 CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
@@ -74,32 +71,6 @@ class Result:
     summary: dict[str, Any]
 
 
-@dataclass
-class _Job:
-    """A run in memory."""
-
-    config: RunConfig
-    folder: Path
-    source: Source
-    split: Split
-    preprocessing: Preprocessing
-    device: torch.device
-    method: Method
-    stream: Stream
-
-    @property
-    def total(self) -> int:
-        return self.config.steps + self.method.extra_steps
-
-    def predictor(self, model: nn.Module) -> Predictor:
-        return Predictor(model, self.preprocessing, self.source.class_names, self.device)
-
-    def step(self, t: int) -> Mapping[str, Tensor]:
-        needs = self.method.needs if t < self.config.steps else frozenset()
-        torch.manual_seed(derive_seed(self.config.seed, "step", t))
-        return self.method.step(self.stream(t, needs), t).values
-
-
 Observer = Callable[[int, Predictor], Mapping[str, float]]
 
 
@@ -132,13 +103,13 @@ def train(
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     if config.model == "auto":
         config = replace(config, model=auto_name(preprocessing.shape))
-    job = _build(config, Path(), source, split, preprocessing, device)  # fails before anything is written
+    job = build_job(config, Path(), source, split, preprocessing, device)  # fails before anything is written
     with progress:
         for note in [*source.notes, *split.notes]:
             progress.note(note)
         if config.minutes:
             config = _sized(job, progress)
-            job = _build(config, Path(), source, split, preprocessing, device)
+            job = build_job(config, Path(), source, split, preprocessing, device)
         job.folder = new_folder(out, config)
         progress.note(f"run folder: {job.folder}")
         save_config(config, job.folder / "config.yaml")
@@ -160,7 +131,7 @@ def resume(folder: Path, *, source: Source | None = None, progress: Progress | N
     source = source or open_source(config.data, config.source)
     split = load_split(folder, source)
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    job = _build(config, folder, source, split, preprocessing, pick_device(config.device))
+    job = build_job(config, folder, source, split, preprocessing, pick_device(config.device))
     with progress:
         step, state, damaged = checkpoint.load_latest(folder / "checkpoints")
         for text in damaged:
@@ -170,25 +141,7 @@ def resume(folder: Path, *, source: Source | None = None, progress: Progress | N
         return _loop(job, step, progress)
 
 
-def _build(
-    config: RunConfig, folder: Path, source: Source, split: Split, preprocessing: Preprocessing, device: torch.device
-) -> _Job:
-    def network() -> nn.Module:
-        model = build_model(config.model, preprocessing.shape, len(source.class_names)).to(device)
-        # Convolutions run up to twice as fast in this memory layout, on CPUs too.
-        layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(preprocessing.shape) == 3 else {}
-        moved: nn.Module = model.to(**layout)
-        return moved
-
-    torch.manual_seed(derive_seed(config.seed, "weights"))
-    context = Context(network, len(source.class_names), config.optim, config.steps)
-    method = method_class(config.method)(config.settings, context)
-    views = make_views(config.views, preprocessing)
-    stream = Stream(source, split, config.batch, views, config.seed, device)
-    return _Job(config, folder, source, split, preprocessing, device, method, stream)
-
-
-def _loop(job: _Job, start: int, progress: Progress, observe: Observer | None = None) -> Result:
+def _loop(job: Job, start: int, progress: Progress, observe: Observer | None = None) -> Result:
     loop, total, began = job.config.loop, job.total, time.monotonic()
     metrics, finite = Metrics(job.folder), torch.ones((), dtype=torch.bool, device=job.device)
     metrics.truncate(start)
@@ -203,11 +156,11 @@ def _loop(job: _Job, start: int, progress: Progress, observe: Observer | None = 
             # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
             keep_state = save or stopping or time.monotonic() - saved > SAVE_SECONDS
             if (log or keep_state) and not finite:
-                raise _diverged(done, values)
+                raise diverged(done, values)
             if keep_state:
                 state, saved = job.method.state_dict(), time.monotonic()
-                if not _sound(job.method, state):
-                    raise _diverged(done, {})
+                if not sound(job.method, state):
+                    raise diverged(done, {})
             if log:
                 shown = {k: float(v) for k, v in values.items()} | (_judged(job, done, observe) if judge else {})
                 metrics.write(done, shown)
@@ -219,7 +172,7 @@ def _loop(job: _Job, start: int, progress: Progress, observe: Observer | None = 
     return _finish(job, metrics, time.monotonic() - began, start)
 
 
-def _finish(job: _Job, metrics: Metrics, seconds: float, start: int) -> Result:
+def _finish(job: Job, metrics: Metrics, seconds: float, start: int) -> Result:
     """Choose among the candidates on the validation rows, store the model, write the results."""
     candidates = job.method.candidates()
     rows = len(job.split.validation)
@@ -251,13 +204,13 @@ def _finish(job: _Job, metrics: Metrics, seconds: float, start: int) -> Result:
     return Result(job.folder, predictor, job.source, split, summary)
 
 
-def _judged(job: _Job, done: int, observe: Observer | None) -> dict[str, float]:
+def _judged(job: Job, done: int, observe: Observer | None) -> dict[str, float]:
     model = job.method.eval_model()
     found = {"validation_accuracy": _validation(job, model)["accuracy"]} if len(job.split.validation) else {}
     return found | dict(observe(done, job.predictor(model)) if observe else {})
 
 
-def _validation(job: _Job, model: nn.Module) -> dict[str, Any]:
+def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
     return evaluate(job.predictor(model), job.source, job.split.validation)
 
 
@@ -265,29 +218,7 @@ def _due(done: int, every: int, total: int) -> bool:
     return done == total or done % (every or max(1, math.ceil(total / 10))) == 0
 
 
-def _diverged(done: int, values: Mapping[str, Tensor]) -> UserError:
-    bad = [k for k, v in values.items() if not torch.isfinite(v)]
-    bad = bad or ["a value since the last check" if values else "a weight"]
-    remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
-    return UserError(f"training diverged by step {done}: {', '.join(bad)} is not finite", remedy)
-
-
-def _sound(method: Method, state: Any) -> bool:
-    """No NaN in ``state`` and no infinite weight: a finite loss says nothing about the update that followed it."""
-    networks = [v for v in vars(method).values() if isinstance(v, Learner)]
-    weights = [p for model in method.candidates().values() for p in model.parameters()]
-    weights += [p for network in networks for p in network.model.parameters()]
-    return all(bool(torch.isfinite(w).all()) for w in weights) and not _has_nan(state)
-
-
-def _has_nan(state: Any) -> bool:
-    if isinstance(state, Tensor):
-        return bool(torch.isnan(state).any())
-    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
-    return any(_has_nan(part) for part in parts)
-
-
-def _sized(job: _Job, progress: Progress) -> RunConfig:
+def _sized(job: Job, progress: Progress) -> RunConfig:
     """``minutes`` turned into steps by timing a throw-away copy of the run; 10 % are kept for judging and saving."""
     budget, times = job.config.minutes * 60, list[float]()
     deadline = time.monotonic() + min(CALIBRATION, 0.05 * budget)

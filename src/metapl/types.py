@@ -6,7 +6,7 @@ a table row is [features].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -110,6 +110,20 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
+class Pool(Protocol):
+    """The unlabelled rows once through, in order, a chunk at a time: for methods that label or remember every row."""
+
+    def __call__(self, view: Literal["plain", "weak", "strong"] = "plain", draw: int = 0) -> Iterable[PoolChunk]:
+        """Chunks ``(positions, rows)``: int64 [n] as in ``SemiBatch.u_index``, and that view of the rows [n, ...].
+
+        ``draw`` numbers independent random views; the same (view, draw) gives the same rows again.
+        """
+        ...
+
+
+PoolChunk = tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method is built from, beside its own config.
@@ -119,12 +133,16 @@ class Context:
         num_classes: C.
         optim: the ``OptimConfig`` shared by the method's networks.
         steps: length of the main phase, for schedules and ramps.
+        pool_size: number of unlabelled rows; ``SemiBatch.u_index`` is below it.
+        pool: passes over these rows; None where there is no data behind the method (some unit tests).
     """
 
     build_model: Callable[[], nn.Module]
     num_classes: int
     optim: Any
     steps: int
+    pool_size: int = 0
+    pool: Pool | None = None
 
 
 class Method(Protocol):

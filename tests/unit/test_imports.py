@@ -16,7 +16,7 @@ LAYERS = (
     {"types", "errors", "files", "_version"},
     {"losses", "feedback", "pseudo_labels", "optim", "models", "data"},
     {"methods", "diagnostics"},
-    {"config", "saved", "evaluate", "checkpoint", "run", "progress", "device", "train"},
+    {"config", "saved", "evaluate", "checkpoint", "run", "progress", "device", "job", "trial", "train"},
     {"predict", "demo", "describe"},
     {"apply", "show"},
     {"cli"},

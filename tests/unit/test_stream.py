@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from metapl.data import BatchConfig, MemorySource, SplitConfig, Stream, fit_preprocessing, generator, make_split
+from metapl.data import (
+    BatchConfig,
+    MemorySource,
+    SplitConfig,
+    Stream,
+    ViewConfig,
+    fit_preprocessing,
+    generator,
+    make_split,
+    make_views,
+)
+from metapl.data.digits import open_digits
 from metapl.errors import UserError
 from metapl.types import SemiBatch, Split
 
@@ -24,6 +35,9 @@ class NoisyViews:
         return x.float() + 0.5 * torch.rand(x.shape, generator=generator, device=x.device)
 
     strong = weak
+
+    def plain(self, x: Tensor) -> Tensor:
+        return x.float()
 
 
 class Spy(MemorySource):
@@ -219,3 +233,17 @@ def test_generators_are_seeded_by_name() -> None:
     draws = [torch.rand(4, generator=generator("cpu", 0, "view", name, 1)) for name in ("weak", "weak", "strong")]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_the_pool_is_every_unlabelled_row_once_in_order() -> None:
+    source = open_digits()
+    split = make_split(source, SplitConfig(labels=2, validation="none"), 0)
+    views = make_views(ViewConfig(), fit_preprocessing(source, split.unlabeled))
+    stream = Stream(source, split, BatchConfig(4, 4), views, 0)
+    chunks = list(stream.pool())
+    assert len(chunks) > 1
+    assert torch.equal(torch.cat([p for p, _ in chunks]), torch.arange(stream.pool_size))
+    assert torch.equal(torch.cat([x for _, x in chunks]), views.plain(source.rows(split.unlabeled)))
+    first, again, other = (torch.cat([x for _, x in stream.pool("weak", d)]) for d in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from metapl.errors import UserError
 from metapl.types import SemiBatch, Source, Split, View
 
 Array = np.ndarray[Any, Any]
+POOL_CHUNK = 512  # rows of one chunk of a pass over the pool
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class BatchConfig:
 
 class Views(Protocol):
     """What makes normalised float views out of raw rows [n, ...] on the generator's device."""
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The rows themselves, normalised."""
+        ...
 
     def weak(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """The weak view of each row."""
@@ -118,6 +124,23 @@ class Stream:
             strong = self.views.strong(raw_u, self._generator(step, "strong"))
         x_l = self.views.weak(self._data[self._at_l[pick_l]], self._generator(step, "labeled"))
         return SemiBatch(x_l=x_l, y_l=self._y[pick_l], u_weak=weak, u_strong=strong, u_index=pick_u)
+
+    @property
+    def pool_size(self) -> int:
+        """Number of unlabelled rows."""
+        return len(self._at_u)
+
+    def pool(
+        self, view: Literal["plain", "weak", "strong"] = "plain", draw: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every unlabelled row once, in order: chunks of (positions, that view of the rows); see ``types.Pool``."""
+        for chunk, positions in enumerate(torch.split(torch.arange(self.pool_size, device=self.device), POOL_CHUNK)):
+            raw = self._data[self._at_u[positions]]
+            if view == "plain":
+                yield positions, self.views.plain(raw)
+            else:
+                make = self.views.weak if view == "weak" else self.views.strong
+                yield positions, make(raw, generator(self.device, self.seed, "pool", view, draw, chunk))
 
     def _generator(self, step: int, name: str) -> torch.Generator:
         return generator(self.device, self.seed, "view", name, step)

@@ -1,0 +1,34 @@
+"""A training that leaves nothing on disk: for baselines, cross-fitting and tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from metapl.config import RunConfig
+from metapl.job import build_job, diverged
+from metapl.saved import Predictor
+from metapl.types import Preprocessing, Source, Split
+
+CHECK = 50  # steps between two looks at whether the numbers are still finite
+
+
+def run_trial(
+    config: RunConfig, source: Source, split: Split, preprocessing: Preprocessing, device: torch.device
+) -> dict[str, Predictor]:
+    """Train on ``split`` and give the method's candidates, preferred first. No rows are judged, nothing is written.
+
+    Raises:
+        UserError: a loss that is no longer finite.
+    """
+    job = build_job(config, Path(), source, split, preprocessing, device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    for t in range(job.total):
+        values = job.step(t)
+        finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
+        if ((t + 1) % CHECK == 0 or t + 1 == job.total) and not finite:
+            raise diverged(t + 1, values)
+    models: dict[str, nn.Module] = job.method.candidates()
+    return {name: job.predictor(model.eval()) for name, model in models.items()}
