@@ -3,6 +3,8 @@
 from metapl.data.arrays import from_arrays as from_arrays
 from metapl.data.digits import open_digits as open_digits
 from metapl.data.folder import FolderSource as FolderSource
+from metapl.data.folds import fold_count as fold_count
+from metapl.data.folds import fold_splits as fold_splits
 from metapl.data.idx import IdxSource as IdxSource
 from metapl.data.images import Unreadable as Unreadable
 from metapl.data.images import decode as decode
