@@ -1,0 +1,83 @@
+"""The command line: a thin face. Everything slow to import is imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from metapl import show
+from metapl._version import __version__
+from metapl.cli import listing as listing
+from metapl.cli import running as running
+from metapl.cli import using as using
+from metapl.cli.app import State, say
+from metapl.cli.app import app as app
+from metapl.errors import UserError
+
+_ClickException: Any = typer.BadParameter.__mro__[2]  # the base of usage errors, wherever this typer keeps it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code: 0 done, 2 a mistake in the input, 130 or 143 stopped, 1 a bug."""
+    State.debug, State.folder = False, None
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as `python -m metapl` does, so that --model file:function finds the file
+    with warnings.catch_warnings():
+        warnings.showwarning = _warned  # type: ignore[assignment]
+        try:
+            command = typer.main.get_command(app)
+            code = command.main(list(sys.argv[1:] if argv is None else argv), "metapl", standalone_mode=False)
+            return code if isinstance(code, int) else 0
+        except UserError as error:
+            return _failed(str(error), 2)
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:  # the reader of a pipe went away, such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except OSError as error:  # a full disk, a folder that may not be written to
+            return _failed(f"{error}. Check the path, its permissions and the free space.", 2)
+        except Exception as error:
+            if isinstance(error, _ClickException):
+                return _failed(_usage(error), 2)
+            return _crashed(error)
+
+
+def _usage(error: Any) -> str:
+    ctx = getattr(error, "ctx", None)
+    text = show.one_line(error.format_message())
+    return f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{ctx.command_path if ctx else 'metapl'} --help`."
+
+
+def _failed(text: str, code: int) -> int:
+    if State.debug:
+        traceback.print_exc()
+    say(f"error: {show.one_line(text)}")
+    return code
+
+
+def _crashed(error: Exception) -> int:
+    """A bug: the traceback goes to a file, in the run folder if there is one, and its name to the screen."""
+    inside = State.folder if State.folder is not None and (State.folder / "config.yaml").is_file() else None
+    with tempfile.NamedTemporaryFile(
+        "w",
+        prefix="metapl-error-",
+        suffix=".log",
+        dir=inside,
+        delete=False,
+        encoding="utf-8",
+        errors="backslashreplace",
+    ) as log:
+        log.write(f"metapl {__version__}, python {sys.version}\n{sys.argv}\n\n{traceback.format_exc()}")
+    return _failed(f"unexpected {type(error).__name__}: {error}. This is a bug; the traceback is in {log.name}", 1)
+
+
+def _warned(message: Warning | str, *place: Any) -> None:
+    say(f"note: {show.one_line(message)}")

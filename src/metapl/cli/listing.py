@@ -1,0 +1,53 @@
+"""methods and models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from metapl import show
+from metapl.cli.app import Debug, Json, Text, app
+
+
+@app.command()
+def methods(
+    name: Annotated[Text, typer.Argument(metavar="NAME", help="Show this method's settings.")] = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """List the training methods, or the settings of one.
+
+    \b
+    Example:
+      metapl methods mpl
+    """
+    from metapl import describe
+    from metapl.methods import METHODS, method_class
+
+    show.check_json(json)
+    if name is None:
+        lines = {n: describe.summary(n) for n in METHODS}
+        show.give(lines, json, show.table(("method", "what it does"), lines.items()))
+        return
+    found = describe.settings(method_class(name).Config, f"{name}.")
+    rows = [(s.key, s.default, f"{s.meaning} ({s.takes})") for s in found]
+    text = f"{describe.summary(name)}\n\n{show.table(('setting', 'default', 'meaning'), rows)}"
+    show.give({s.key: {"default": s.default, "takes": s.takes, "meaning": s.meaning} for s in found}, json, text)
+
+
+@app.command()
+def models(json: Json = None, debug: Debug = False) -> None:
+    """List the networks.
+
+    \b
+    Example:
+      metapl train photos --model convnet
+    """
+    from metapl.models import MODELS
+
+    show.check_json(json)
+    lines = {n: entry.about for n, entry in MODELS.items()}
+    lines["auto"] = "the default: mlp for feature rows, else small_cnn; wrn-28-2 above 32 pixels if there is a GPU"
+    lines["package.module:function"] = "your own: called with shape=(channels, height, width), num_classes=C"
+    show.give(lines, json, show.table(("model", "what it is"), lines.items()))

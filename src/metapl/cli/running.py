@@ -1,0 +1,151 @@
+"""demo, train and resume."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from metapl import show
+from metapl.cli.app import (
+    ConfigFile,
+    Data,
+    Debug,
+    Device,
+    Json,
+    Labels,
+    LabelsTotal,
+    Model,
+    Number,
+    OptionalPath,
+    Quiet,
+    Run,
+    Settings,
+    State,
+    Text,
+    Validation,
+    Whole,
+    app,
+    data_and_pairs,
+    parsed,
+    say,
+)
+from metapl.errors import UserError
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        OptionalPath, typer.Option(metavar="DIR", help="Folder for the results. By default a free name: demo, demo-2.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Runs per method, each with other labels.")] = 3,
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare five methods on real digits with 20 labels.
+
+    Trains each, prints a table and writes results.json and a picture of the learning curves. Nothing is downloaded.
+
+    \b
+    Example:
+      metapl demo --seeds 1
+    """
+    from metapl.demo import run_demo
+    from metapl.progress import make_progress
+
+    show.check_json(json)
+    result = run_demo(out, seeds, make_progress(quiet))
+    show.give(result, json, show.demo(result))
+
+
+@app.command()
+def train(
+    data: Data = None,
+    settings: Settings = None,
+    method: Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")] = None,
+    model: Model = None,
+    labels: Labels = None,
+    labels_total: LabelsTotal = None,
+    validation: Validation = None,
+    steps: Annotated[Whole, typer.Option(metavar="N", help="Updates before fine-tuning; by default 1000.")] = None,
+    minutes: Annotated[
+        Number, typer.Option(metavar="M", help="As many steps as fit into M minutes here, instead of --steps.")
+    ] = None,
+    seed: Annotated[Whole, typer.Option(metavar="N", help="Other labels, weights and batches; default 0.")] = None,
+    device: Device = None,
+    config: ConfigFile = None,
+    out: Annotated[
+        OptionalPath, typer.Option(metavar="DIR", help="The run folder, new or empty; by default a free one in runs/.")
+    ] = None,
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a classifier and store it in a new run folder.
+
+    DATA is a folder with labelled/CLASS/*, unlabelled/* and, if you have them, test/CLASS/* images; or a folder with
+    one folder per class, of which --labels N images per class keep their label. Your files are only read. Ctrl-C
+    saves the state, and `metapl resume` goes on from there.
+
+    \b
+    Examples:
+      metapl train digits --labels 10
+      metapl train photos --minutes 10 --out my-run
+      metapl train photos --labels 10 --method fixmatch fixmatch.threshold=0.9
+    """
+    from metapl.apply import anchored
+    from metapl.config import make_config
+    from metapl.progress import make_progress
+    from metapl.train import train as run
+
+    show.check_json(json)
+    if steps is not None and minutes is not None:
+        raise UserError("--steps and --minutes are both given", "Give one of the two.")
+    data, pairs = data_and_pairs(data, settings)
+    options = {
+        "method": method,
+        "model": model,
+        "split.labels": labels,
+        "split.labels_total": labels_total,
+        "split.validation": parsed(validation),
+        "steps": steps,
+        "minutes": minutes,
+        "seed": seed,
+        "device": device,
+    }
+    made = make_config(data, file=config, options=options, overrides=pairs)
+    State.folder = out
+    _finish(lambda: run(anchored(made), out, progress=make_progress(quiet)), json)
+
+
+@app.command()
+def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Go on with a training that was stopped or killed.
+
+    It continues from the newest checkpoint and, on a CPU, ends with the same model as an unbroken run, byte for byte.
+
+    \b
+    Example:
+      metapl resume runs/photos-mpl-0
+    """
+    from metapl.progress import make_progress
+    from metapl.train import resume as go_on
+
+    show.check_json(json)
+    State.folder = run
+    _finish(lambda: go_on(run, progress=make_progress(quiet)), json)
+
+
+def _finish(work: Any, json: str | None) -> None:
+    """Train, and print the end; a stop is told with the command that goes on."""
+    from metapl.train import Stopped
+
+    try:
+        result = work()
+    except Stopped as stopped:
+        place = shlex.quote(str(stopped.folder))
+        say(f"stopped at step {stopped.step}, the state is saved. To go on: metapl resume {place}")
+        raise typer.Exit(128 + stopped.signal_number) from None
+    show.give({**result.summary, "folder": str(result.folder)}, json, show.training(result.folder, result.summary))

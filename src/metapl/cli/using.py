@@ -1,0 +1,69 @@
+"""evaluate and predict."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from metapl import show
+from metapl.cli.app import Debug, Device, Json, Run, State, Text, app, say
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Annotated[
+        Text,
+        typer.Argument(metavar="DATA", help="Other labelled data: a folder CLASS/*, or a source such as digits."),
+    ] = None,
+    device: Device = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Measure the accuracy of a trained model.
+
+    Without DATA it is judged on the run's test rows, and the figures are also stored as evaluation.json in the run
+    folder. With DATA it is judged on other labelled rows, whose classes are matched to the model's by name.
+
+    \b
+    Examples:
+      metapl evaluate runs/photos-mpl-0
+      metapl evaluate runs/photos-mpl-0 new-photos
+    """
+    from metapl.apply import judge_other, judge_own
+    from metapl.evaluate import summary
+
+    show.check_json(json)
+    State.folder = run
+    result, found, where = judge_other(run, data, device) if data else judge_own(run, device)
+    say(show.problems(found))
+    show.give(result, json, show.evaluation(result, summary(result), where))
+
+
+@app.command()
+def predict(
+    run: Run,
+    input: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A folder of images, one image, or a source such as digits.")
+    ],
+    out: Annotated[str, typer.Option(metavar="FILE", help="The CSV file to write; - prints it.")] = "-",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Label new images with a trained model.
+
+    The answer is CSV: id, label, probability. INPUT may hold folders in folders; no class folders are needed. Images
+    that cannot be read are skipped, named on the screen and listed in problems.csv beside FILE.
+
+    \b
+    Example:
+      metapl predict runs/photos-mpl-0 holiday --out predictions.csv
+    """
+    from metapl.apply import predict_to
+
+    State.folder = run
+    count, found, listed = predict_to(run, input, out, overwrite, device)
+    say(show.problems(found, listed))
+    say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {show.one_line(out)}'}")
