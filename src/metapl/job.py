@@ -37,7 +37,12 @@ class Job:
 
     @property
     def total(self) -> int:
-        return self.config.steps + self.method.extra_steps
+        return self.config.steps + self.extra_steps
+
+    @property
+    def extra_steps(self) -> int:
+        """The method's, where validation rows can choose what they make; else the preferred candidate stands already."""
+        return self.method.extra_steps if len(self.split.validation) else 0
 
     def predictor(self, model: nn.Module) -> Predictor:
         return Predictor(model, self.preprocessing, self.source.class_names, self.device)

@@ -187,7 +187,7 @@ def _finish(job: Job, metrics: Metrics, seconds: float, start: int) -> Result:
         "model": config.model,
         "seed": config.seed,
         "steps": job.config.steps,
-        "extra_steps": job.method.extra_steps,
+        "extra_steps": job.extra_steps,
         "seconds": round(seconds, 2),
         "resumed_at": start,
         "rows": {p: len(getattr(split, p)) for p in ("labeled", "unlabeled", "validation", "test")},
@@ -228,7 +228,7 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
         job.step(max(0, job.config.steps - 1 - len(times)))["loss"].item()
         times.append(time.monotonic() - began)
     each = float(np.median(times[1:]))
-    steps = max(1, int(0.9 * (budget - sum(times)) / each) - job.method.extra_steps)
+    steps = max(1, int(0.9 * (budget - sum(times)) / each) - job.extra_steps)
     progress.note(f"{job.config.minutes:g} minutes at {1000 * each:.0f} ms per step: {steps} steps")
     return replace(job.config, steps=steps)
 

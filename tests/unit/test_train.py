@@ -448,6 +448,12 @@ def test_test_rows_are_opened_by_evaluate_alone(method: str, tmp_path: Path, mon
         evaluate(made.predictor, source, made.split.test)
 
 
+def test_fine_tuning_that_nothing_could_choose_is_left_out(tmp_path: Path) -> None:
+    made = train(config_of(**{"split.validation": "none"}), tmp_path / "run")
+    assert (made.summary["extra_steps"], made.summary["chosen"]) == (0, "student_ema")
+    assert rows(made.folder)[-1]["step"] == made.summary["steps"]
+
+
 def test_minutes_size_the_run_and_the_steps_are_stored(tmp_path: Path) -> None:
     progress = KillingProgress(-1)
     made = train(config_of(minutes=0.02, steps=7), tmp_path / "run", progress=progress)

@@ -1,0 +1,359 @@
+"""Is the feedback worth having? Tasks x variants of mpl x seeds, paired by seed, one JSON line per run.
+
+    python benchmarks/feedback_study.py run --tasks digits20 wine --variants none sampled exact --seeds 0:20 --out study.jsonl
+    python benchmarks/feedback_study.py table study.jsonl --seeds 0:20 --judge test
+
+Runs that are in the file already are not made again. Every run is judged on its test rows and on its ``pool``: the
+unlabelled rows of known classes, whose labels these data sets happen to know and training never sees. Settings were
+chosen by the pool on seeds from 1000 on; the tables of docs/notes/feedback.md are test rows of seeds from 0 on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl import feedback as fb
+from metapl.config import make_config
+from metapl.data import MemorySource, fit_preprocessing, make_split, open_digits
+from metapl.data.seeds import generator
+from metapl.data.sources import open_source
+from metapl.evaluate import evaluate
+from metapl.methods import METHODS
+from metapl.methods.mpl import MPL
+from metapl.trial import run_trial
+from metapl.types import SemiBatch, Source, Split
+
+# ---- tasks -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with few labels; ``wrong``: share of the labelled rows whose label is wrong; ``known``: classes that
+    are labelled, the rows of the others staying in the pool (None = all)."""
+
+    data: str
+    labels: int  # per class
+    wrong: float = 0.0
+    known: int | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+DIGITS = (("steps", 600), ("batch.labeled", 20), ("batch.unlabeled", 64))
+MILD = (("views.shift", 0.125), ("views.ops", 1), ("views.cutout", 0.25))
+TABLE = (("steps", 600), ("batch.labeled", 10), ("batch.unlabeled", 64), ("split.test", 0.5), ("model", "mlp"))
+FASHION = (("steps", 800), ("batch.labeled", 32), ("batch.unlabeled", 96), ("views.ops", 1), ("views.cutout", 0.25))
+TASKS = {
+    "digits20": Task("digits", 2, settings=DIGITS + MILD),
+    "digits40": Task("digits", 4, settings=DIGITS + MILD),
+    "digits20-wrong": Task("digits", 2, wrong=0.2, settings=DIGITS + MILD),
+    "digits40-wrong": Task("digits", 4, wrong=0.2, settings=DIGITS + MILD),
+    "digits20-polluted": Task("digits", 3, known=6, settings=DIGITS + MILD),
+    "wine": Task("wine", 3, settings=TABLE),
+    "wine-wrong": Task("wine", 5, wrong=0.2, settings=TABLE),
+    "cancer": Task("breast_cancer", 5, settings=TABLE),
+    "cancer-wrong": Task("breast_cancer", 5, wrong=0.2, settings=TABLE),
+    "wine-polluted": Task("wine", 5, known=2, settings=TABLE),
+    "fashion": Task("fashion", 10, settings=FASHION),
+    "fashion-wrong": Task("fashion", 10, wrong=0.2, settings=FASHION),
+}
+
+
+def open_task_source(data: str) -> Source:
+    if data == "digits":
+        return open_digits()
+    if data == "fashion":
+        return open_source(f"idx:{os.environ.get('FASHION_MNIST', '/usr/share/datasets/fashion-mnist')}")
+    from sklearn import datasets
+
+    found = getattr(datasets, f"load_{data}")()
+    rows = torch.from_numpy(found.data.astype(np.float32))
+    return MemorySource(data, "table", rows, found.target.astype(np.int64), tuple(map(str, found.target_names)))
+
+
+def prepare(task: Task, seed: int, options: dict[str, Any]) -> tuple[Any, Source, Source, Split]:
+    """Config, the source to train on (wrong or missing labels in it), the true source, and the split."""
+    settings = {**dict(task.settings), "split.labels": task.labels, "split.validation": "none", **options}
+    config = make_config("digits", options={**settings, "seed": seed, "device": "cpu"})
+    truth = open_task_source(task.data)
+    split = make_split(truth, config.split, seed)
+    shown = truth
+    if task.known is not None:
+        known = truth.labels < task.known
+        split = replace(split, labeled=split.labeled[known[split.labeled]], test=split.test[known[split.test]])
+        # A labelled row of a class that is not known stays in the pool as one more polluting row.
+        names = truth.class_names[: task.known]
+        shown = truth = relabeled(truth, np.where(known, truth.labels, -1), names)
+    if task.wrong:
+        shown = relabeled(truth, with_wrong(truth.labels, split.labeled, task.wrong, len(truth.class_names), seed))
+    return config, shown, truth, split
+
+
+def relabeled(source: Source, labels: np.ndarray[Any, Any], names: tuple[str, ...] | None = None) -> MemorySource:
+    rows = source.held() if isinstance(source, MemorySource) else source.rows(np.arange(len(source.ids)))
+    return MemorySource(source.name, source.kind, rows, labels, names or source.class_names)
+
+
+def with_wrong(labels: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], share: float, classes: int, seed: int) -> Any:
+    """``labels`` with ``share`` of ``rows`` moved to another class, drawn by the seed."""
+    g, changed = generator("cpu", seed, "wrong labels"), labels.copy()
+    chosen = rows[torch.randperm(len(rows), generator=g).numpy()[: round(share * len(rows))]]
+    changed[chosen] = (labels[chosen] + torch.randint(1, classes, (len(chosen),), generator=g).numpy()) % classes
+    return changed
+
+
+# ---- variants --------------------------------------------------------------------------------------------------
+
+
+class Study(MPL):
+    """mpl with the E3 to E4 chain opened up; each subclass changes one thing."""
+
+    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+        student = self.student
+        parts["student_labeled"], gradient = fb.labeled_gradient(student.model, before, batch.x_l, batch.y_l)
+        return fb.step_adjoint(student.optimizer, student.model, gradient, unit_lr=True)
+
+    def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
+        return r
+
+    def _exact(self, before: fb.Before, batch: SemiBatch, x_u: Tensor, p: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        v = self.direction(before, batch, parts)
+        r = fb.log_prob_derivative(self.student.model, before, x_u, v, self.config.derivative)
+        parts["feedback_spread"] = r.std()
+        return fb.exact_loss(p, self.shaped(r, batch))
+
+
+class StepSize(Study):
+    """Weight = 1 x eta / (1 - mu), following the schedule."""
+
+    def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
+        group = self.student.optimizer.param_groups[0]
+        return r * group["lr"] / (1 - group["momentum"])
+
+
+class Cosine(Study):
+    """r along the direction at unit length, times the student's gradient's: cos(g, .) as in the early paper."""
+
+    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+        v = super().direction(before, batch, parts)
+        length = torch.sqrt(sum((t**2).sum() for t in v.values()))  # type: ignore[arg-type]
+        return {n: t / length.clamp_min(1e-12) for n, t in v.items()}
+
+
+class UnitSpread(Study):
+    """r scaled to a spread of 1 in every batch."""
+
+    def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
+        return r / r.std().clamp_min(1e-12)
+
+
+class RowMemory(Study):
+    """The moving average of each row's r instead of the r of this step."""
+
+    keep = 0.7
+
+    def remember(self, r: Tensor, batch: SemiBatch) -> Tensor:
+        if not hasattr(self, "memory"):
+            self.memory = torch.zeros(100_000, r.shape[1])
+            self.seen = torch.zeros(100_000)
+        i = batch.u_index
+        self.memory[i] = self.keep * self.memory[i] + (1 - self.keep) * r
+        self.seen[i] = self.keep * self.seen[i] + (1 - self.keep)
+        return self.memory[i] / self.seen[i, None]
+
+    def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
+        return self.remember(r, batch)
+
+
+class RowBaseline(RowMemory):
+    """r minus the moving average of the row's r before this step."""
+
+    def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
+        old = self.memory[batch.u_index].clone() if hasattr(self, "memory") else torch.zeros_like(r)
+        self.remember(r, batch)
+        return r - old
+
+
+class HeldOut(Study):
+    """Half of the labelled rows for the teacher's own loss, the other half for the feedback's gradient."""
+
+    def step(self, batch: SemiBatch, t: int) -> Any:
+        half = len(batch.y_l) // 2
+        self.other = replace(batch, x_l=batch.x_l[half:], y_l=batch.y_l[half:])
+        return super().step(replace(batch, x_l=batch.x_l[:half], y_l=batch.y_l[:half]), t)
+
+    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+        return super().direction(before, self.other, parts)
+
+
+class OnEMA(Study):
+    """E3 at the student's moving average instead of at the student."""
+
+    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+        model = self.student.ema.model.requires_grad_(True)
+        buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
+        _, gradient = fb.labeled_gradient(model, replace(before, buffers=buffers), batch.x_l, batch.y_l)
+        model.requires_grad_(False)
+        return fb.step_adjoint(self.student.optimizer, self.student.model, gradient, unit_lr=True)
+
+
+class Corrected(RowMemory):
+    """The student's labels p' = p exp(-k r) / Z by the row's remembered r; the teacher hears nothing."""
+
+    k = 1.0
+
+    def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, hear: bool, parts: dict[str, Tensor]) -> Any:
+        old = self.memory[batch.u_index] if hasattr(self, "memory") else torch.zeros_like(z)
+        super()._teach_student(batch, (z - self.k * old).detach(), t, hear, parts)
+        return None
+
+
+class WeakLabeled(Study):
+    """Cross-entropy of the plain labels minus what the student knows: r weighted by the labelled rows' own errors."""
+
+    def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
+        return r - (r.mean(0, keepdim=True))  # one constant per class: no class is favoured as a whole
+
+
+EXACT: dict[str, Any] = {"mpl.feedback": "exact"}
+VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
+    "none": (MPL, {"mpl.feedback": "none"}),
+    "sampled": (MPL, {"mpl.feedback": "sampled"}),
+    "official": (MPL, {"mpl.feedback": "official"}),
+    "exact": (MPL, EXACT),
+    "exact-w0.1": (MPL, EXACT | {"mpl.feedback_weight": 0.1}),
+    "exact-w1": (MPL, EXACT | {"mpl.feedback_weight": 1.0}),
+    "exact-w3": (MPL, EXACT | {"mpl.feedback_weight": 3.0}),
+    "eta": (StepSize, EXACT | {"mpl.feedback_weight": 1.0}),
+    "cosine": (Cosine, EXACT | {"mpl.feedback_weight": 1.0}),
+    "unit-spread": (UnitSpread, EXACT | {"mpl.feedback_weight": 0.3}),
+    "row-memory": (RowMemory, EXACT),
+    "row-baseline": (RowBaseline, EXACT),
+    "warm-up": (Study, EXACT | {"mpl.feedback_start": 0.1, "mpl.feedback_ramp": 0.2}),
+    "held-out": (HeldOut, EXACT),
+    "on-ema": (OnEMA, EXACT),
+    "corrected": (Corrected, EXACT),
+    "class-neutral": (WeakLabeled, EXACT),
+}
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------
+
+
+def one(task: str, variant: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    began, (method, changed) = time.monotonic(), VARIANTS[variant]
+    METHODS["mpl"] = method
+    settings = {"method": "mpl", "mpl.finetune_steps": 0, **changed, **options}
+    config, shown, truth, split = prepare(TASKS[task], seed, settings)
+    preprocessing = fit_preprocessing(shown, np.union1d(split.labeled, split.unlabeled))
+    config = replace(config, model=config.model if config.model != "auto" else "small_cnn")
+    predictor = next(iter(run_trial(config, shown, split, preprocessing, torch.device("cpu")).values()))
+    pool = np.setdiff1d(split.unlabeled, split.labeled)
+    pool = pool[truth.labels[pool] >= 0]
+    scores = {n: 100 * evaluate(predictor, truth, i)["accuracy"] for n, i in (("pool", pool), ("test", split.test))}
+    seconds = round(time.monotonic() - began, 1)
+    return {"task": task, "variant": variant, "options": options, "seed": seed, **scores, "seconds": seconds}
+
+
+def run(
+    tasks: list[str], variants: list[str], seeds: list[int], out: Path, options: dict[str, Any], workers: int
+) -> None:
+    have = {key(row) for row in read(out)}
+    jobs = [(t, v, s, options) for t in tasks for s in seeds for v in variants]
+    jobs = [job for job in jobs if key(dict(zip(("task", "variant", "seed", "options"), job))) not in have]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(one, *job) for job in jobs]):
+            row = future.result()
+            with open(out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def key(row: dict[str, Any]) -> str:
+    return json.dumps([row["task"], row["variant"], row["seed"], row["options"]], sort_keys=True)
+
+
+def table(rows: Iterable[dict[str, Any]], judge: str, reference: str = "none") -> list[dict[str, Any]]:
+    """Per task and variant: mean, sd, worst; difference to ``reference`` on the same seeds with a 95 % t interval."""
+    from scipy.stats import t as student
+
+    by: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        name = row["variant"] + "".join(f" {k}={v}" for k, v in row["options"].items())
+        by.setdefault((row["task"], name), {})[row["seed"]] = row[judge]
+    made = []
+    for (task, variant), scores in by.items():
+        values = list(scores.values())
+        both = [s for s in scores if s in by.get((task, reference), {})]
+        gains = [scores[s] - by[task, reference][s] for s in both]
+        line = {"task": task, "variant": variant, "seeds": len(values), "mean": statistics.mean(values)}
+        line |= {"sd": statistics.stdev(values) if len(values) > 1 else math.nan, "worst": min(values)}
+        if variant != reference and len(gains) > 1:
+            half = float(student.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
+            mean = statistics.mean(gains)
+            line |= {"paired": len(gains), "gain": mean, "low": mean - half, "high": mean + half}
+        made.append(line)
+    return sorted(made, key=lambda m: (list(TASKS).index(m["task"]), m["variant"] != reference, m["variant"]))
+
+
+def show(lines: list[dict[str, Any]]) -> str:
+    head = "| task | variant | seeds | mean | sd | worst | gain over none |\n|---|---|---|---|---|---|---|"
+    body = [
+        f"| {m['task']} | {m['variant']} | {m['seeds']} | {m['mean']:.1f} | {m['sd']:.1f} | {m['worst']:.1f} | "
+        + (f"{m['gain']:+.1f} [{m['low']:+.1f}, {m['high']:+.1f}] |" if "gain" in m else "|")
+        for m in lines
+    ]
+    return "\n".join([head, *body])
+
+
+def span(text: str) -> list[int]:
+    first, _, last = text.partition(":")
+    return list(range(int(first), int(last))) if last else [int(first)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run")
+    runs.add_argument("--tasks", nargs="+", choices=TASKS, required=True)
+    runs.add_argument("--variants", nargs="+", choices=VARIANTS, required=True)
+    runs.add_argument("--seeds", type=span, required=True)
+    runs.add_argument("--out", type=Path, required=True)
+    runs.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    runs.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    shows = commands.add_parser("table")
+    shows.add_argument("file", type=Path, nargs="+")
+    shows.add_argument("--judge", choices=("pool", "test"), default="test")
+    shows.add_argument("--seeds", type=span)
+    shows.add_argument("--json", action="store_true")
+    a = parser.parse_args()
+    if a.command == "run":
+        options = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in a.set)}
+        run(a.tasks, a.variants, a.seeds, a.out, options, a.workers)
+        return
+    rows = [r for f in a.file for r in read(f) if a.seeds is None or r["seed"] in a.seeds]
+    lines = table(rows, a.judge)
+    print(json.dumps(lines, indent=2) if a.json else show(lines))
+
+
+if __name__ == "__main__":
+    main()
