@@ -1,6 +1,6 @@
 """Is the feedback worth having? Tasks x variants of mpl x seeds, paired by seed, one JSON line per run.
 
-    python benchmarks/feedback_study.py run --tasks digits20 wine --variants none sampled exact --seeds 0:20 --out study.jsonl
+    python benchmarks/feedback_study.py run --tasks digits20 wine --variants none exact --seeds 0:20 --out study.jsonl
     python benchmarks/feedback_study.py table study.jsonl --seeds 0:20 --judge test
 
 Runs that are in the file already are not made again. Every run is judged on its test rows and on its ``pool``: the
@@ -222,13 +222,6 @@ class Corrected(RowMemory):
         return None
 
 
-class WeakLabeled(Study):
-    """Cross-entropy of the plain labels minus what the student knows: r weighted by the labelled rows' own errors."""
-
-    def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
-        return r - (r.mean(0, keepdim=True))  # one constant per class: no class is favoured as a whole
-
-
 EXACT: dict[str, Any] = {"mpl.feedback": "exact"}
 VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "none": (MPL, {"mpl.feedback": "none"}),
@@ -247,7 +240,6 @@ VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "held-out": (HeldOut, EXACT),
     "on-ema": (OnEMA, EXACT),
     "corrected": (Corrected, EXACT),
-    "class-neutral": (WeakLabeled, EXACT),
 }
 
 

@@ -41,7 +41,7 @@ class Job:
 
     @property
     def extra_steps(self) -> int:
-        """The method's, where validation rows can choose what they make; else the preferred candidate stands already."""
+        """The method's; none where no validation row could choose what they make."""
         return self.method.extra_steps if len(self.split.validation) else 0
 
     def predictor(self, model: nn.Module) -> Predictor:

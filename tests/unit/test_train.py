@@ -449,7 +449,7 @@ def test_test_rows_are_opened_by_evaluate_alone(method: str, tmp_path: Path, mon
 
 
 def test_fine_tuning_that_nothing_could_choose_is_left_out(tmp_path: Path) -> None:
-    made = train(config_of(**{"split.validation": "none"}), tmp_path / "run")
+    made = train(config_of(split=SplitConfig(labels=3, validation="none")), tmp_path / "run")
     assert (made.summary["extra_steps"], made.summary["chosen"]) == (0, "student_ema")
     assert rows(made.folder)[-1]["step"] == made.summary["steps"]
 
