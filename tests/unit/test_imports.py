@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2] / "src" / "metapl"
 # A module may import from its own layer and from those below it.
 LAYERS = (
     {"types", "errors", "files", "_version"},
-    {"losses", "feedback", "pseudo_labels", "optim", "models", "data"},
+    {"losses", "feedback", "pseudo_labels", "thresholds", "optim", "models", "data"},
     {"methods", "diagnostics"},
     {"config", "saved", "evaluate", "checkpoint", "run", "progress", "device", "job", "trial", "train"},
     {"predict", "demo", "describe"},
@@ -24,7 +24,7 @@ LAYERS = (
 )
 ORDER = {name: k for k, names in enumerate(LAYERS) for name in names}
 # All that a method may import; methods.base holds what the one-network methods share.
-FOR_METHODS = {"types", "errors", "losses", "feedback", "pseudo_labels", "optim", "methods.base"}
+FOR_METHODS = {"types", "errors", "losses", "feedback", "pseudo_labels", "thresholds", "optim", "methods.base"}
 
 
 def files() -> list[Path]:

@@ -1,23 +1,32 @@
-"""The plumbing of methods that train one network; equations stay in the method's own file."""
+"""What the one-network methods share; what is a method's own stays in its file."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from metapl.losses import cross_entropy, masked_cross_entropy
 from metapl.optim import Learner
-from metapl.types import Context, View
+from metapl.thresholds import Threshold
+from metapl.types import Context, SemiBatch, StepReport, View
 
 
 class OneNetwork:
-    """One ``Learner``; the result is its EMA. A subclass brings ``Config``, ``needs`` and ``step``."""
+    """One ``Learner``; the result is its EMA. A subclass brings ``Config``, ``needs`` and ``step``.
+
+    Args:
+        context: what the method is built from.
+        selection: says which pseudo labels count; None for a method that writes none.
+    """
 
     needs: frozenset[View] = frozenset()
     extra_steps = 0
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, selection: Threshold | None = None) -> None:
         self.net = Learner(context.build_model(), context.optim, context.steps)
+        self.selection = selection or Threshold()
 
     def eval_model(self) -> nn.Module:
         return self.net.ema.model
@@ -26,7 +35,44 @@ class OneNetwork:
         return {"ema": self.net.ema.model}
 
     def state_dict(self) -> dict[str, Any]:
-        return self.net.state_dict()
+        return {**self.net.state_dict(), "selection": self.selection.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state)
+        self.selection.load_state_dict(state["selection"])
+
+
+class WeakToStrong(OneNetwork):
+    """FixMatch and its kin: hard pseudo labels from the weak view, learnt on the strong view, weighted row by row.
+
+    M1  p = softmax f(weak view), y = argmax p, w = selection.weights(p)   (no gradient)
+    M2  loss = CE(y_l, f(x_l)) + weight * mean_i w_i CE(y_i, f(strong view_i)) + what a subclass adds in ``terms``
+
+    The subclass's ``Config`` has ``weight`` and ``label_smoothing``.
+    """
+
+    needs: frozenset[View] = frozenset({"weak", "strong"})
+
+    def __init__(self, config: Any, context: Context, selection: Threshold) -> None:
+        super().__init__(context, selection)
+        self.config = config
+        self.active = config.weight > 0 and selection.active  # else supervised training, exactly
+
+    def step(self, batch: SemiBatch, t: int) -> StepReport:
+        views = (batch.x_l, batch.u_weak, batch.u_strong) if self.active else (batch.x_l,)
+        z_l, *z_u = self.net(*views)  # type: ignore[arg-type]
+        supervised = cross_entropy(z_l, batch.y_l, self.config.label_smoothing)
+        loss, none = supervised, supervised.new_zeros(())
+        parts = {"supervised": supervised, "unlabeled": none, "mask_rate": none}
+        if z_u:
+            p = torch.softmax(z_u[0].detach(), -1)  # M1
+            w = self.selection.weights(p, batch.u_index, t)
+            for name, (weight, term) in self.terms(p, w, z_u[1]).items():  # M2
+                loss, parts[name] = loss + weight * term, term
+            parts |= {"mask_rate": w.mean(), **self.selection.report()}
+        self.net.step(loss, t)
+        return StepReport({k: v.detach() for k, v in {"loss": loss, **parts}.items()})
+
+    def terms(self, p: Tensor, w: Tensor, z_strong: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """The terms of M2 that need no label: name to (weight, 0-d loss)."""
+        return {"unlabeled": (self.config.weight, masked_cross_entropy(z_strong, p.argmax(-1), w))}

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metapl import thresholds
 from metapl.errors import UserError
 from metapl.losses import cross_entropy, masked_cross_entropy
 from metapl.methods.base import OneNetwork
 from metapl.optim import ramp
-from metapl.pseudo_labels import confidence_mask
 from metapl.types import Context, SemiBatch, StepReport, View
 
 
@@ -29,6 +29,8 @@ class PseudoLabel(OneNetwork):
         """Settings of in-batch pseudo-labelling."""
 
         threshold: float = 0.95  # least confidence of a pseudo label; above 1 none passes
+        selection: thresholds.Kind = "fixed"  # how the threshold moves: docs/thresholds.md
+        selection_decay: float = 0.999  # of the moving averages behind adaptive and soft, which take no threshold
         weight: float = 1.0  # of the unlabelled loss
         ramp: float = 0.4  # share of the run over which the weight rises from 0
         label_smoothing: float = 0.0  # on the labelled rows
@@ -36,26 +38,29 @@ class PseudoLabel(OneNetwork):
         def __post_init__(self) -> None:
             if not 0 <= self.label_smoothing < 1:
                 raise UserError("label_smoothing must be at least 0 and below 1", "", "pseudo_label")
-            if self.threshold < 0 or self.weight < 0 or not 0 <= self.ramp <= 1:
-                raise UserError("threshold and weight must be at least 0, ramp in 0..1", "", "pseudo_label")
+            thresholds.check(self.selection, self.threshold, self.selection_decay, "pseudo_label")
+            if self.weight < 0 or not 0 <= self.ramp <= 1:
+                raise UserError("weight must be at least 0, ramp in 0..1", "", "pseudo_label")
 
     def __init__(self, config: Config, context: Context) -> None:
-        super().__init__(context)
+        kind, threshold, decay = config.selection, config.threshold, config.selection_decay
+        super().__init__(context, thresholds.make(kind, threshold, decay, context))
         self.config, self.steps = config, context.steps
-        self.active = config.weight > 0 and config.threshold <= 1  # else supervised training, exactly
+        self.active = config.weight > 0 and self.selection.active  # else supervised training, exactly
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
         c = self.config
         z_l, *z_u = self.net(batch.x_l, batch.u_weak) if self.active else self.net(batch.x_l)  # type: ignore[arg-type]
         supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
-        unlabeled, mask = self._unlabeled(z_u[0]) if z_u else (supervised.new_zeros(()),) * 2
+        unlabeled, mask = self._unlabeled(z_u[0], batch.u_index, t) if z_u else (supervised.new_zeros(()),) * 2
         weight = c.weight * ramp(t, round(c.ramp * self.steps))
         loss = supervised + weight * unlabeled if z_u else supervised  # P2
         self.net.step(loss, t)
         parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled, "mask_rate": mask.mean()}
+        parts |= self.selection.report()
         return StepReport({k: v.detach() for k, v in parts.items()})
 
-    def _unlabeled(self, z_u: Tensor) -> tuple[Tensor, Tensor]:
+    def _unlabeled(self, z_u: Tensor, index: Tensor, t: int) -> tuple[Tensor, Tensor]:
         p = torch.softmax(z_u.detach(), -1)  # P1
-        mask = confidence_mask(p, self.config.threshold)
+        mask = self.selection.weights(p, index, t)
         return masked_cross_entropy(z_u, p.argmax(-1), mask), mask
