@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 
 from metapl.errors import UserError
 from metapl.files import write_json
+from metapl.jobs import Outcome, default_workers, run_jobs
 from metapl.progress import Progress
 
 # Settings were chosen on other seeds, judged on rows that are not test rows here: docs/notes/demo.md.
@@ -74,22 +72,18 @@ def run_rows(
     jobs = [
         (method, feedback, seed, str(out), options or {}) for seed in seeds for method, feedback in reversed(methods)
     ]
-    workers = max(1, min(len(jobs), os.cpu_count() or 1))
+    workers = default_workers(len(jobs))
     count = f"{len(methods)} methods x {len(seeds)} seeds, {workers} at a time"
     progress.note(f"digits with 20 labels (2 per class): {count}, into {out}")
-    rows = []
-    # One thread per process: such small nets gain more from running side by side.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(_one, *job) for job in jobs]
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                row = future.result()
-                rows.append(row)
-                what = f"{label(row)}, seed {row['seed']}: {row['test_accuracy']:.1f} % in {row['seconds']:.0f} s"
-                progress.note(f"[{done}/{len(jobs)}] {what}")
-        except BaseException:  # one failed, or the user stopped: what waits need not start
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    rows: list[dict[str, Any]] = []
+
+    def done(position: int, outcome: Outcome) -> None:
+        row = outcome.must()
+        rows.append(row)
+        what = f"{label(row)}, seed {row['seed']}: {row['test_accuracy']:.1f} % in {row['seconds']:.0f} s"
+        progress.note(f"[{len(rows)}/{len(jobs)}] {what}")
+
+    run_jobs(_one, jobs, workers, done, preload=("sklearn.datasets",))
     return rows
 
 
@@ -139,12 +133,6 @@ def _folder(out: Path | None) -> Path:
         raise UserError("the output folder is not empty", "Name another.", str(out))
     out.mkdir(parents=True, exist_ok=True)
     return out
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _one(method: str, feedback: str | None, seed: int, out: str, options: dict[str, Any]) -> dict[str, Any]:

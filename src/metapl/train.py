@@ -8,11 +8,8 @@ bit for bit on the CPU.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from metapl.models import auto_name
 from metapl.progress import Progress, Silent
 from metapl.run import Metrics, load_split, new_folder, open_run, write_problems
 from metapl.saved import Predictor, save_model
+from metapl.signals import stop_signals
 from metapl.types import Source, Split
 
 SAVE_SECONDS = 60.0  # between checkpoints at most, beside those at fixed steps
@@ -146,7 +144,7 @@ def _loop(job: Job, start: int, progress: Progress, observe: Observer | None = N
     metrics, finite = Metrics(job.folder), torch.ones((), dtype=torch.bool, device=job.device)
     metrics.truncate(start)
     saved = began
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         for t in range(start, total):
             values, done = job.step(t), t + 1
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
@@ -231,24 +229,3 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     steps = max(1, int(0.9 * (budget - sum(times)) / each) - job.extra_steps)
     progress.note(f"{job.config.minutes:g} minutes at {1000 * each:.0f} ms per step: {steps} steps")
     return replace(job.config, steps=steps)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of the first SIGINT or SIGTERM; a second Ctrl-C stops at once."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    old: dict[int, Any] = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -13,10 +13,11 @@ from metapl.methods import METHODS
 ROOT = Path(__file__).parents[2] / "src" / "metapl"
 # A module may import from its own layer and from those below it.
 LAYERS = (
-    {"types", "errors", "files", "_version"},
+    {"types", "errors", "files", "signals", "_version"},
     {"losses", "feedback", "pseudo_labels", "thresholds", "optim", "models", "data"},
     {"methods", "diagnostics"},
     {"config", "saved", "evaluate", "checkpoint", "run", "progress", "device", "job", "trial", "train"},
+    {"jobs"},
     {"predict", "demo", "describe"},
     {"apply", "show"},
     {"cli"},

@@ -53,10 +53,15 @@ def demo(
       metapl demo --seeds 1
     """
     from metapl.demo import run_demo
+    from metapl.jobs import JobsStopped
     from metapl.progress import make_progress
 
     show.check_json(json)
-    result = run_demo(out, seeds, make_progress(quiet))
+    try:
+        result = run_demo(out, seeds, make_progress(quiet))
+    except JobsStopped as stopped:
+        say("stopped; a demo does not go on where it was")
+        raise typer.Exit(128 + stopped.signal_number) from None
     show.give(result, json, show.demo(result))
 
 
