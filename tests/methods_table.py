@@ -99,6 +99,16 @@ ROWS = (
     Row("fixmatch-curriculum", "fixmatch", {"threshold": 0.3, "selection": "curriculum"}, off=({"weight": 0.0},)),
     Row("pseudo_label-soft", "pseudo_label", {"selection": "soft", "selection_decay": 0.5}, off=({"weight": 0.0},)),
     Row("uda-adaptive", "uda", {"selection": "adaptive", "selection_decay": 0.5}, off=({"weight": 0.0},)),
+    Row(
+        "mean_teacher",
+        "mean_teacher",
+        {"ramp": 0.5},
+        off=({"weight": 0.0},),
+        terms=(SUPERVISED, Term("unlabeled", "net", {"ramp": 0.0})),
+    ),
+    Row(
+        "mean_teacher-kl-train", "mean_teacher", {"consistency": "kl", "teacher_mode": "train", "student_view": "weak"}
+    ),
     Row("mpl-exact", "mpl", {"finetune_steps": 4}, off=MPL_OFF, twin="teacher", terms=MPL_TERMS),
     Row("mpl-exact-late", "mpl", {"feedback_start": 0.5, "student_wait": 0.25, "uda_ramp": 0.5, **FIXED}),
     Row("mpl-exact-strong-labels", "mpl", {"label_view": "strong", **FIXED}, off=MPL_OFF, twin="teacher"),

@@ -32,3 +32,16 @@ def consistency(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     paper differs from it by the target's entropy, which has no gradient.
     """
     return (-(target.detach() * F.log_softmax(logits, dim=-1)).sum(-1) * mask).mean()
+
+
+def squared_distance(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over rows of ``sum_c (softmax(logits)[c] - target[c])^2``; no gradient into ``target``.
+
+    Mean Teacher (Tarvainen & Valpola 2017, section 2), whose code takes the mean over the C classes instead of the sum.
+    """
+    return (F.softmax(logits, dim=-1) - target.detach()).square().sum(-1).mean()
+
+
+def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over rows of ``KL(target || softmax(logits))``; no gradient into ``target``."""
+    return F.kl_div(F.log_softmax(logits, dim=-1), target.detach(), reduction="batchmean")

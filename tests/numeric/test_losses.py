@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from metapl import feedback as fb
-from metapl.losses import consistency, cross_entropy, masked_cross_entropy, soft_cross_entropy
+from metapl.losses import (
+    consistency,
+    cross_entropy,
+    kl_divergence,
+    masked_cross_entropy,
+    soft_cross_entropy,
+    squared_distance,
+)
 from metapl.pseudo_labels import confidence_mask, sample_labels, sharpen
 
 Rows = list[list[float]]
@@ -76,6 +83,23 @@ def test_soft_and_masked_and_consistency(draw: Callable[..., Tensor], B: int, C:
     assert masked_cross_entropy(z, y, mask).item() == pytest.approx(
         naive_soft(z.tolist(), hard, mask.tolist()), rel=1e-12
     )
+
+
+@pytest.mark.parametrize(("B", "C"), [(1, 2), (7, 4)])
+def test_two_ways_to_agree(draw: Callable[..., Tensor], B: int, C: int) -> None:
+    """Mean Teacher's two, and that neither pulls at its target."""
+    z, free = draw(B, C).requires_grad_(), draw(B, C).requires_grad_()
+    q = torch.softmax(free, -1)
+    square = kl = 0.0
+    for row, target in zip(z.tolist(), q.tolist()):
+        for p, t in zip(softmax(row), target):
+            square += (p - t) ** 2 / B
+            kl += t * math.log(t / p) / B
+    for found, expected in ((squared_distance(z, q), square), (kl_divergence(z, q), kl)):
+        assert found.item() == pytest.approx(expected, rel=1e-10)
+        pulls = torch.autograd.grad(found, [z, free], allow_unused=True, retain_graph=True)
+        assert pulls[0].abs().max() > 1e-3
+        assert pulls[1] is None
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 0.6, 0.99, 1.5])

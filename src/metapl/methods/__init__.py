@@ -6,6 +6,7 @@ from typing import Any
 
 from metapl.errors import UserError, nearest
 from metapl.methods.fixmatch import FixMatch as FixMatch
+from metapl.methods.mean_teacher import MeanTeacher as MeanTeacher
 from metapl.methods.mpl import MPL as MPL
 from metapl.methods.pseudo_label import PseudoLabel as PseudoLabel
 from metapl.methods.supervised import Supervised as Supervised
@@ -14,6 +15,7 @@ from metapl.methods.uda import UDA as UDA
 METHODS: dict[str, Any] = {
     "supervised": Supervised,
     "pseudo_label": PseudoLabel,
+    "mean_teacher": MeanTeacher,
     "uda": UDA,
     "fixmatch": FixMatch,
     "mpl": MPL,

@@ -1,0 +1,74 @@
+"""Mean Teacher (Tarvainen & Valpola 2017): a network agrees with its own moving average, which sees another view.
+
+M1  q = softmax f_ema(the teacher's view), f_ema: the moving average of the network's weights   (no gradient)
+M2  mse: J = mean_i sum_c (softmax f_c(the student's view_i) - q[i,c])^2
+    kl:  J = mean_i KL(q_i || softmax f(the student's view_i))
+M3  loss = CE(y_l, f(x_l)) + weight * exp(-5 (1 - min(1, t / length))^2) * J,  length = ramp * steps
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metapl.errors import UserError
+from metapl.losses import cross_entropy, kl_divergence, squared_distance
+from metapl.methods.base import OneNetwork
+from metapl.optim import predict_logits, ramp
+from metapl.types import Context, SemiBatch, StepReport, View
+
+
+class MeanTeacher(OneNetwork):
+    """See the module's text for the equations. The result is the teacher: the average."""
+
+    needs: frozenset[View] = frozenset({"weak", "strong"})
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings of Mean Teacher."""
+
+        consistency: Literal["mse", "kl"] = "mse"  # how the two are made to agree (M2)
+        weight: float = 10.0  # of the consistency loss
+        ramp: float = 0.25  # share of the run over which the weight rises from 0.0067 of it (M3); 0 = at once
+        student_view: Literal["strong", "weak"] = "strong"  # what the student sees; the teacher sees the other
+        teacher_mode: Literal["eval", "train"] = "eval"  # train = with dropout and the batch's BatchNorm statistics
+        label_smoothing: float = 0.0  # on the labelled rows
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.label_smoothing < 1:
+                raise UserError("label_smoothing must be at least 0 and below 1", "", "mean_teacher")
+            if self.weight < 0 or not 0 <= self.ramp <= 1:
+                raise UserError("weight must be at least 0, ramp in 0..1", "", "mean_teacher")
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(context)
+        self.config, self.length = config, round(config.ramp * context.steps)
+
+    def step(self, batch: SemiBatch, t: int) -> StepReport:
+        c = self.config
+        seen, told = (batch.u_weak, batch.u_strong)[:: -1 if c.student_view == "strong" else 1]
+        assert seen is not None  # for the type checker: ``needs`` names both
+        assert told is not None
+        z_l, *z_u = self.net(batch.x_l, seen) if c.weight else self.net(batch.x_l)
+        supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
+        unlabeled = self._disagreement(z_u[0], told) if z_u else supervised.new_zeros(())
+        weight = c.weight * math.exp(-5 * (1 - ramp(t, self.length)) ** 2)
+        loss = supervised + weight * unlabeled if z_u else supervised  # M3
+        self.net.step(loss, t)
+        parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled}
+        return StepReport({k: v.detach() for k, v in parts.items()})
+
+    def _disagreement(self, z: Tensor, view: Tensor) -> Tensor:
+        q = torch.softmax(self._teacher(view), -1)  # M1
+        return squared_distance(z, q) if self.config.consistency == "mse" else kl_divergence(z, q)  # M2
+
+    @torch.no_grad()
+    def _teacher(self, view: Tensor) -> Tensor:
+        average = self.net.ema.model.train(self.config.teacher_mode == "train")
+        logits = predict_logits(average, view)
+        average.eval()
+        return logits
