@@ -106,9 +106,7 @@ ROWS = (
         off=({"weight": 0.0},),
         terms=(SUPERVISED, Term("unlabeled", "net", {"ramp": 0.0})),
     ),
-    Row(
-        "mean_teacher-kl-train", "mean_teacher", {"consistency": "kl", "teacher_mode": "train", "student_view": "weak"}
-    ),
+    Row("mean_teacher-kl-eval", "mean_teacher", {"consistency": "kl", "teacher_mode": "eval", "student_view": "weak"}),
     Row("mpl-exact", "mpl", {"finetune_steps": 4}, off=MPL_OFF, twin="teacher", terms=MPL_TERMS),
     Row("mpl-exact-late", "mpl", {"feedback_start": 0.5, "student_wait": 0.25, "uda_ramp": 0.5, **FIXED}),
     Row("mpl-exact-strong-labels", "mpl", {"label_view": "strong", **FIXED}, off=MPL_OFF, twin="teacher"),

@@ -35,7 +35,7 @@ class MeanTeacher(OneNetwork):
         weight: float = 10.0  # of the consistency loss
         ramp: float = 0.25  # share of the run over which the weight rises from 0.0067 of it (M3); 0 = at once
         student_view: Literal["strong", "weak"] = "strong"  # what the student sees; the teacher sees the other
-        teacher_mode: Literal["eval", "train"] = "eval"  # train = with dropout and the batch's BatchNorm statistics
+        teacher_mode: Literal["train", "eval"] = "train"  # train = with dropout and the batch's BatchNorm statistics
         label_smoothing: float = 0.0  # on the labelled rows
 
         def __post_init__(self) -> None:
