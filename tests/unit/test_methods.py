@@ -306,6 +306,9 @@ def test_settings_out_of_range_are_refused() -> None:
         "uda": [{"temperature": 0.0}, {"threshold": -0.1}],
         "fixmatch": [{"weight": -0.5}, {"selection_decay": 1.0}, {"selection": "curriculum", "threshold": 1.01}],
         "mean_teacher": [{"weight": -0.5}, {"ramp": 1.5}, {"ramp": -0.1}],
+        "flexmatch": [{"weight": -0.5}, {"threshold": -0.1}, {"threshold": 1.01}],
+        "freematch": [{"weight": -0.5}, {"fairness": -0.1}, {"decay": 1.0}, {"decay": -0.1}],
+        "softmatch": [{"weight": -0.5}, {"n_sigma": 0.0}, {"decay": 1.0}],
         "mpl": [{"uda_temperature": 0.0}, {"baseline": 1.0}, {"finetune_lr": 0.0}, {"feedback_start": 2.0}],
     }
     assert set(bad) == set(METHODS)

@@ -6,9 +6,12 @@ from typing import Any
 
 from metapl.errors import UserError, nearest
 from metapl.methods.fixmatch import FixMatch as FixMatch
+from metapl.methods.flexmatch import FlexMatch as FlexMatch
+from metapl.methods.freematch import FreeMatch as FreeMatch
 from metapl.methods.mean_teacher import MeanTeacher as MeanTeacher
 from metapl.methods.mpl import MPL as MPL
 from metapl.methods.pseudo_label import PseudoLabel as PseudoLabel
+from metapl.methods.softmatch import SoftMatch as SoftMatch
 from metapl.methods.supervised import Supervised as Supervised
 from metapl.methods.uda import UDA as UDA
 
@@ -18,6 +21,9 @@ METHODS: dict[str, Any] = {
     "mean_teacher": MeanTeacher,
     "uda": UDA,
     "fixmatch": FixMatch,
+    "flexmatch": FlexMatch,
+    "freematch": FreeMatch,
+    "softmatch": SoftMatch,
     "mpl": MPL,
 }
 
