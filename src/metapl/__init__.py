@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from metapl.config import RunConfig as RunConfig
     from metapl.config import make_config as make_config
     from metapl.data.arrays import from_arrays as from_arrays
+    from metapl.data.semi import SemiSupervisedDataset as SemiSupervisedDataset
     from metapl.data.sources import open_source as open_source
     from metapl.data.split import SplitConfig as SplitConfig
     from metapl.data.split import make_split as make_split
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     from metapl.predict import Predictions as Predictions
     from metapl.predict import predict_folder as predict_folder
     from metapl.predict import predict_source as predict_source
+    from metapl.pseudo_labels import filter_pseudo_labels as filter_pseudo_labels
+    from metapl.pseudo_labels import generate_pseudo_labels as generate_pseudo_labels
     from metapl.saved import Predictor as Predictor
     from metapl.saved import load_model as load_model
     from metapl.train import Result as Result
     from metapl.train import Stopped as Stopped
     from metapl.train import resume as resume
     from metapl.train import train as train
+    from metapl.tutorial import train_mpl as train_mpl
 
 _HOME = {
     "METHODS": "metapl.methods",
@@ -47,12 +51,15 @@ _HOME = {
     "Predictor": "metapl.saved",
     "Result": "metapl.train",
     "RunConfig": "metapl.config",
+    "SemiSupervisedDataset": "metapl.data.semi",
     "SmallCNN": "metapl.models",
     "SplitConfig": "metapl.data.split",
     "Stopped": "metapl.train",
     "WideResNet": "metapl.models",
     "evaluate": "metapl.evaluate",
+    "filter_pseudo_labels": "metapl.pseudo_labels",
     "from_arrays": "metapl.data.arrays",
+    "generate_pseudo_labels": "metapl.pseudo_labels",
     "load_model": "metapl.saved",
     "make_config": "metapl.config",
     "make_split": "metapl.data.split",
@@ -61,6 +68,7 @@ _HOME = {
     "predict_source": "metapl.predict",
     "resume": "metapl.train",
     "train": "metapl.train",
+    "train_mpl": "metapl.tutorial",
 }
 _MODULES = ("diagnostics",)
 

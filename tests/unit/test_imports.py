@@ -13,9 +13,9 @@ from metapl.methods import METHODS
 ROOT = Path(__file__).parents[2] / "src" / "metapl"
 # A module may import from its own layer and from those below it.
 LAYERS = (
-    {"types", "errors", "files", "signals", "_version"},
+    {"types", "errors", "files", "loaders", "signals", "_version"},
     {"losses", "feedback", "pseudo_labels", "thresholds", "optim", "models", "data"},
-    {"methods", "diagnostics"},
+    {"methods", "diagnostics", "tutorial"},
     {"config", "saved", "evaluate", "checkpoint", "run", "progress", "device", "job", "trial", "train"},
     {"jobs"},
     {"predict", "demo", "describe"},

@@ -12,9 +12,10 @@ import pytest
 import metapl
 
 PUBLIC = {
-    "METHODS", "MLP", "MODELS", "ConvNet", "Predictions", "Predictor", "Result", "RunConfig", "SmallCNN",
-    "SplitConfig", "Stopped", "UserError", "WideResNet", "__version__", "diagnostics", "evaluate", "from_arrays",
-    "load_model", "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
+    "METHODS", "MLP", "MODELS", "ConvNet", "Predictions", "Predictor", "Result", "RunConfig", "SemiSupervisedDataset",
+    "SmallCNN", "SplitConfig", "Stopped", "UserError", "WideResNet", "__version__", "diagnostics", "evaluate",
+    "filter_pseudo_labels", "from_arrays", "generate_pseudo_labels", "load_model", "make_config", "make_split",
+    "open_source", "predict_folder", "predict_source", "resume", "train", "train_mpl",
 }  # fmt: skip
 SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml")
 

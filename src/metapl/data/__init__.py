@@ -14,6 +14,7 @@ from metapl.data.preprocess import preprocessing_from_dict as preprocessing_from
 from metapl.data.preprocess import preprocessing_to_dict as preprocessing_to_dict
 from metapl.data.seeds import derive_seed as derive_seed
 from metapl.data.seeds import generator as generator
+from metapl.data.semi import SemiSupervisedDataset as SemiSupervisedDataset
 from metapl.data.sources import SOURCES as SOURCES
 from metapl.data.sources import SourceOptions as SourceOptions
 from metapl.data.sources import open_source as open_source
