@@ -41,6 +41,23 @@ def sample_labels(p: Tensor) -> Tensor:
     return torch.multinomial(p.detach(), 1).squeeze(-1)
 
 
+def class_balance(p: Tensor, mask: Tensor) -> Tensor:
+    """[N] weights that give every class found its equal share of the rows in ``mask`` (Noisy Student, section 3.1).
+
+    K is the number of masked rows per class found (by ``argmax p``). A class with more keeps its K surest rows at
+    weight 1; in one with n < K each weighs K / n, as if repeated. p is [N, C], mask [N] in {0, 1}.
+    """
+    confidence, y = p.max(-1)
+    counts = torch.bincount(y[mask > 0], minlength=p.shape[1])
+    each = int(counts.sum()) // max(1, int((counts > 0).sum()))
+    weights = torch.zeros_like(mask)
+    for c in counts.nonzero().flatten().tolist():
+        rows = ((y == c) & (mask > 0)).nonzero().flatten()
+        surest = rows[confidence[rows].argsort(descending=True, stable=True)[:each]]
+        weights[surest] = each / len(surest)
+    return weights
+
+
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
     """Labels that a network gave to some rows of a pool; k rows, on the CPU.

@@ -7,17 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from test_methods_naive import B_L, OPTIM, RUN, STEPS, Player, batch, ce, compare, forward, gradient, log_p, net
-from torch import Tensor
+from test_methods_naive import (
+    B_L,
+    B_U,
+    FEATURES,
+    OPTIM,
+    RUN,
+    STEPS,
+    Player,
+    batch,
+    ce,
+    compare,
+    forward,
+    gradient,
+    log_p,
+    net,
+    soft_ce,
+)
+from torch import Tensor, nn
 
 from metapl.methods import METHODS
 from metapl.types import Context, SemiBatch
 
-C = 3
+C, N = 3, 10
 Report = dict[str, float]
 
 
@@ -31,7 +48,8 @@ def _float64() -> Iterator[None]:
 def make(name: str, settings: dict[str, Any], **context: Any) -> tuple[Any, Any]:
     torch.manual_seed(7)
     config = METHODS[name].Config(**settings)
-    return METHODS[name](config, Context(net, C, OPTIM, STEPS, **context)), config
+    build = context.pop("build", net)
+    return METHODS[name](config, Context(build, C, OPTIM, STEPS, **context)), config
 
 
 def player_of(learner: Any, **how: Any) -> Player:
@@ -43,6 +61,49 @@ def judged(w: dict[str, Tensor], stats: dict[str, Tensor], x: Tensor) -> Tensor:
     h = x @ w["0.weight"].T + w["0.bias"]
     h = (h - stats["mean"]) / torch.sqrt(stats["var"] + 1e-5) * w["1.weight"] + w["1.bias"]
     return torch.tanh(h) @ w["3.weight"].T + w["3.bias"]
+
+
+@dataclass
+class Paced(Player):
+    """A player whose schedule has a length of its own."""
+
+    length: int = STEPS
+
+    def rate(self, t: int) -> float:
+        if t < OPTIM.warmup:
+            return self.lr * (t + 1) / (OPTIM.warmup + 1)
+        done = (t - OPTIM.warmup) / max(1, self.length - OPTIM.warmup)
+        return self.lr / 2 * (1 + math.cos(math.pi * done))
+
+
+class Pool:
+    """Unlabelled rows in two chunks; each batch's rows are some of them."""
+
+    def __init__(self) -> None:
+        self.x = 2 * torch.randn(N, FEATURES, generator=torch.Generator().manual_seed(5))
+
+    def __call__(self, view: str = "plain", draw: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        assert view == "plain"
+        for part in torch.arange(N).split(7):
+            yield part, self.x[part]
+
+
+class Builder:
+    """Makes networks and notes the weights that each began with."""
+
+    def __init__(self) -> None:
+        self.made: list[dict[str, Tensor]] = []
+
+    def __call__(self) -> nn.Module:
+        model = net()
+        self.made.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        return model
+
+
+def picked(t: int) -> SemiBatch:
+    """A batch whose unlabelled rows are rows of the pool."""
+    b, g = batch(t), torch.Generator().manual_seed(900 + t)
+    return replace(b, u_index=torch.randint(N, (B_U,), generator=g))
 
 
 def same(report: Any, expected: Report) -> None:
@@ -96,3 +157,78 @@ def test_mean_teacher(settings: dict[str, Any]) -> None:
         same(report, mean_teacher_step(player, config, batch(t), t))
         compare(player, method.net)
     assert method.eval_model() is method.net.ema.model
+
+
+# ---- self_training ---------------------------------------------------------------------------------------------
+
+
+def shares(p: Tensor, threshold: float, balance: bool) -> list[float]:
+    """Each row's weight: sure or not; or, balanced, the surest of each class, few ones as if repeated."""
+    q, y = p.max(1).values.tolist(), p.argmax(1).tolist()
+    sure = [i for i in range(len(p)) if q[i] >= threshold]
+    if not balance:
+        return [float(i in sure) for i in range(len(p))]
+    weights = [0.0] * len(p)
+    each = len(sure) // len({y[i] for i in sure}) if sure else 0
+    for c in range(C):
+        of_class = sorted((i for i in sure if y[i] == c), key=lambda i: -q[i])[:each]
+        for i in of_class:
+            weights[i] = each / len(of_class)
+    return weights
+
+
+def self_training_step(
+    player: Paced, c: Any, b: SemiBatch, t: int, labels: tuple[Tensor, list[float]] | None
+) -> Report:
+    """N3 at step t of the round."""
+    w = player.leaf()
+    view = b.u_strong if c.student_view == "strong" else b.u_weak
+    assert view is not None
+    z = player.see(torch.cat([b.x_l, view]) if labels else b.x_l)
+    supervised = ce(z[:B_L], b.y_l, c.label_smoothing)
+    term = torch.zeros(())
+    if labels:
+        for i, row in enumerate(b.u_index.tolist()):
+            target = labels[0][row] if c.labels == "soft" else (torch.arange(C) == labels[0][row].argmax()).double()
+            term = term + labels[1][row] * soft_ce(z[B_L + i : B_L + i + 1], target) / B_U
+    loss = supervised + c.weight * term
+    player.step(gradient(loss, w), t)
+    if labels and player.measures:
+        player.measure(b.u_weak)
+    return {"loss": loss.item(), "supervised": supervised.item(), "unlabeled": term.item()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rounds": 3, "weight": 0.7},
+        {"rounds": 3, "labels": "hard", "threshold": 0.4, "balance": True, "label_smoothing": 0.1},
+        {"rounds": 2, "labels": "hard", "threshold": 0.5, "student_view": "weak", "keep_weights": True},
+        {"rounds": 4, "threshold": 0.4, "balance": True, "student_view": "weak"},
+    ],
+    ids=str,
+)
+def test_self_training(settings: dict[str, Any]) -> None:
+    pool, build = Pool(), Builder()
+    method, config = make("self_training", settings, pool=pool, pool_size=N, build=build)
+    starts = [k * STEPS // config.rounds for k in range(config.rounds)]
+    player, labels = Paced(dict(build.made[0]), OPTIM.lr, length=starts[1]), None
+    seen = set()
+    for t in range(STEPS):
+        report = method.step(picked(t), t).values
+        if t in starts[1:]:
+            p = torch.exp(log_p(judged(player.average, player.average_stats, pool.x)))
+            labels = (p, shares(p, config.threshold, config.balance))
+            length = [*starts, STEPS][starts.index(t) + 1] - t
+            begin, stats = (player.average, player.average_stats) if config.keep_weights else (build.made[-1], None)
+            player = Paced(dict(begin), OPTIM.lr, config.student_view == "strong", length=length)
+            if stats is not None:
+                player.stats, player.average_stats = dict(stats), dict(stats)
+        local = t - max(s for s in starts if s <= t)
+        same(report, self_training_step(player, config, picked(t), local, labels))
+        compare(player, method.net)
+        seen |= set(labels[1]) if labels else set()
+        assert report["round"].item() == sum(s <= t for s in starts) - 1
+    assert len(build.made) == config.rounds
+    assert config.threshold == 0 or 0 in seen, "some rows are left out"
+    assert not config.balance or len(seen - {0.0, 1.0}) > 0, "some rows count more"

@@ -11,6 +11,7 @@ from metapl.methods.freematch import FreeMatch as FreeMatch
 from metapl.methods.mean_teacher import MeanTeacher as MeanTeacher
 from metapl.methods.mpl import MPL as MPL
 from metapl.methods.pseudo_label import PseudoLabel as PseudoLabel
+from metapl.methods.self_training import SelfTraining as SelfTraining
 from metapl.methods.softmatch import SoftMatch as SoftMatch
 from metapl.methods.supervised import Supervised as Supervised
 from metapl.methods.uda import UDA as UDA
@@ -19,6 +20,7 @@ METHODS: dict[str, Any] = {
     "supervised": Supervised,
     "pseudo_label": PseudoLabel,
     "mean_teacher": MeanTeacher,
+    "self_training": SelfTraining,
     "uda": UDA,
     "fixmatch": FixMatch,
     "flexmatch": FlexMatch,

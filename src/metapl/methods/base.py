@@ -76,3 +76,12 @@ class WeakToStrong(OneNetwork):
     def terms(self, p: Tensor, w: Tensor, z_strong: Tensor) -> dict[str, tuple[float, Tensor]]:
         """The terms of M2 that need no label: name to (weight, 0-d loss)."""
         return {"unlabeled": (self.config.weight, masked_cross_entropy(z_strong, p.argmax(-1), w))}
+
+
+@torch.no_grad()
+def label_pool(model: nn.Module, context: Context) -> Tensor:
+    """[N, C] probabilities of every row of the pool, plain view, by ``model`` in the mode it is in."""
+    if context.pool is None:
+        raise ValueError("this method labels the whole pool: Context.pool must be given")
+    parts = [torch.softmax(model(rows), -1) for _, rows in context.pool("plain")]
+    return torch.cat(parts)

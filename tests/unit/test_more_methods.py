@@ -1,0 +1,115 @@
+"""What is particular to a method: rounds and phases, labels of the whole pool, networks that come and go."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metapl.methods.base import label_pool
+from metapl.optim import OptimConfig
+from metapl.pseudo_labels import class_balance
+from metapl.types import Context
+from methods_table import BY_NAME, STEPS, assert_same, build, networks, plain_net, run, through_disk
+
+IN_PARTS = ["self_training", "self_training-weak-balanced", "self_training-goes-on"]
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_a_run_in_parts_resumes_at_every_step(name: str, tmp_path: Any) -> None:
+    """Also right before a part begins, right after, and into an object that is further on."""
+    straight, stream = build(BY_NAME[name])
+    states, reports = [], []
+    for t in range(STEPS):
+        states.append(copy.deepcopy(straight.state_dict()))
+        reports += run(straight, stream, t, t + 1)
+    resumed, _ = build(BY_NAME[name])
+    for cut in (3, 1, *range(2, STEPS)):  # one object throughout: each load finds it at the end of the run
+        resumed.load_state_dict(through_disk(states[cut], tmp_path))
+        assert_same(resumed.state_dict(), states[cut])
+        assert_same(run(resumed, stream, cut, STEPS), reports[cut:])
+        assert_same(resumed.state_dict(), straight.state_dict())
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_steps_from_the_end_can_be_timed(name: str) -> None:
+    """How a run sized in minutes measures: the last steps of the main phase, backwards, on a fresh object."""
+    method, stream = build(BY_NAME[name])
+    for t in reversed(range(STEPS)):
+        (report,) = run(method, stream, t, t + 1)
+        assert all(torch.isfinite(v) for v in report.values())
+
+
+def test_each_round_has_a_fresh_student_and_a_schedule_of_its_own() -> None:
+    method, stream = build(BY_NAME["self_training"], {"rounds": 4}, schedule="constant")
+    nets, rates, rounds = [], [], []
+    for t in range(STEPS):
+        (report,) = run(method, stream, t, t + 1)
+        learner: Any = vars(method)["net"]
+        nets.append(learner.model)
+        rates.append(learner.optimizer.param_groups[0]["lr"])
+        rounds.append(int(report["round"]))
+        assert learner.steps == STEPS // 4
+        assert (report["unlabeled"] > 0) == (t >= STEPS // 4)
+    assert rounds == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [a is b for a, b in pairwise(nets)] == [True, False] * 3 + [True]
+    assert len(set(rates)) == 1
+    method, stream = build(BY_NAME["self_training"], {"rounds": 4}, schedule="cosine")
+    found = []
+    for t in range(STEPS):
+        run(method, stream, t, t + 1)
+        found.append(vars(method)["net"].optimizer.param_groups[0]["lr"])
+    assert found[::2] == [found[0]] * 4
+    assert found[1::2] == [pytest.approx(found[0] / 2)] * 4
+
+
+def test_more_rounds_than_steps_are_one_round_per_step() -> None:
+    method, stream = build(BY_NAME["self_training"], {"rounds": 3 * STEPS})
+    assert [int(r["round"]) for r in run(method, stream, 0, STEPS)] == list(range(STEPS))
+
+
+def test_a_student_can_go_on_from_its_teacher() -> None:
+    fresh, stream = build(BY_NAME["self_training"], net=plain_net)
+    going, _ = build(BY_NAME["self_training"], {"keep_weights": True}, net=plain_net)
+    for method, near in ((fresh, False), (going, True)):
+        run(method, stream, 0, 2)
+        teacher = copy.deepcopy(vars(method)["net"].ema.model)
+        run(method, stream, 2, 3)
+        moved = [(a - b).abs().max() for a, b in zip(networks(method)["net"].parameters(), teacher.parameters())]
+        assert (max(moved) < 0.2) == near, moved
+
+
+def test_the_whole_pool_is_labeled_in_order() -> None:
+    _, stream = build(BY_NAME["supervised"])
+    model = plain_net().eval()
+    context = Context(plain_net, 10, OptimConfig(), STEPS, stream.pool_size, stream.pool)
+    p = label_pool(model, context)
+    assert p.shape == (stream.pool_size, 10)
+    assert not p.requires_grad
+    rows = torch.cat([x for _, x in stream.pool("plain")])
+    torch.testing.assert_close(p, torch.softmax(model(rows), -1).detach(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="pool"):
+        label_pool(model, Context(plain_net, 10, OptimConfig(), STEPS))
+
+
+def certain(y: list[int], q: list[float], classes: int = 3) -> Tensor:
+    p = torch.tensor(q)[:, None].expand(-1, classes)
+    p = (1 - p) / (classes - 1)
+    p[torch.arange(len(y)), torch.tensor(y)] = torch.tensor(q)
+    return p
+
+
+def test_class_balance() -> None:
+    p = certain([0, 0, 0, 0, 1, 1, 2], [0.9, 0.6, 0.8, 0.7, 0.9, 0.5, 0.4])
+    everyone = torch.ones(7)
+    # 7 rows, 3 classes: 2 each; of class 0 the two surest, the one of class 2 counts twice
+    assert class_balance(p, everyone).tolist() == [1, 0, 1, 0, 1, 1, 2]
+    assert class_balance(p, (p.amax(-1) >= 0.45).float()).tolist() == [1, 0, 1, 1, 1.5, 1.5, 0]  # 6 rows, 2 classes
+    assert class_balance(p, torch.zeros(7)).tolist() == [0] * 7
+    assert class_balance(p, everyone.double()).dtype == torch.float64
+    alone = torch.tensor([0, 0, 0, 0, 0, 1.0, 0])
+    assert class_balance(p, alone).tolist() == alone.tolist()
