@@ -140,6 +140,24 @@ ROWS = (
         {"labels": "soft", "keep_weights": True, "threshold": 0.12},
         {"warmup": 1},
     ),
+    Row(
+        "co_training",
+        "co_training",
+        {"threshold": 0.1, "ramp": 0.5},
+        off=({"weight": 0.0}, {"threshold": 1.01}, {"select": "top", "top": 0}),
+        terms=(
+            SUPERVISED,
+            Term("supervised", "second", silence_supervised=False),
+            Term("unlabeled", "net", {"threshold": 0.0, "ramp": 0.0}),
+            Term("unlabeled", "second", {"threshold": 0.0, "ramp": 0.0}),
+        ),
+    ),
+    Row(
+        "co_training-top",
+        "co_training",
+        {"select": "top", "top": 1, "learn_view": "weak"},
+        {"name": "adamw", "lr": 0.003},
+    ),
     Row("mpl-exact", "mpl", {"finetune_steps": 4}, off=MPL_OFF, twin="teacher", terms=MPL_TERMS),
     Row("mpl-exact-late", "mpl", {"feedback_start": 0.5, "student_wait": 0.25, "uda_ramp": 0.5, **FIXED}),
     Row("mpl-exact-strong-labels", "mpl", {"label_view": "strong", **FIXED}, off=MPL_OFF, twin="teacher"),
@@ -197,7 +215,8 @@ def build(
     torch.manual_seed(SEED)
     cls, stream = METHODS[row.method], digits_stream()
     config = cls.Config(**{**row.settings, **(extra or {})})
-    context = Context(net, 10, OptimConfig(**{**row.optim, **optim}), STEPS, stream.pool_size, stream.pool)
+    optimizer = OptimConfig(**{**row.optim, **optim})
+    context = Context(net, 10, optimizer, STEPS, stream.pool_size, stream.pool, (1, 8, 8))
     return cls(config, context), stream
 
 

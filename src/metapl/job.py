@@ -69,7 +69,8 @@ def build_job(
     stream = Stream(source, split, config.batch, views, config.seed, device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     classes = len(source.class_names)
-    context = Context(network, classes, config.optim, config.steps, stream.pool_size, stream.pool)
+    shape = preprocessing.shape
+    context = Context(network, classes, config.optim, config.steps, stream.pool_size, stream.pool, shape)
     method = method_class(config.method)(config.settings, context)
     return Job(config, folder, source, split, preprocessing, device, method, stream)
 

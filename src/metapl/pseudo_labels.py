@@ -41,6 +41,17 @@ def sample_labels(p: Tensor) -> Tensor:
     return torch.multinomial(p.detach(), 1).squeeze(-1)
 
 
+def surest_per_class(p: Tensor, count: int) -> Tensor:
+    """[B] 1.0 for the ``count`` surest rows of each class (by ``argmax p``; fewer where there are fewer), else 0.0.
+
+    Co-training (Blum & Mitchell 1998) lets each classifier label its most confident rows of each class.
+    """
+    confidence, y = p.max(-1)
+    own = torch.zeros_like(p).scatter(-1, y[:, None], confidence[:, None])
+    value, row = own.topk(min(count, len(p)), dim=0)
+    return torch.zeros_like(confidence).index_put((row[value > 0],), torch.ones_like(confidence[:1]))
+
+
 def class_balance(p: Tensor, mask: Tensor) -> Tensor:
     """[N] weights that give every class found its equal share of the rows in ``mask`` (Noisy Student, section 3.1).
 

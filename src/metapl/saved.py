@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from metapl.data.views import ViewConfig, make_views
 from metapl.errors import UserError
 from metapl.files import sync_file, write_json
 from metapl.models import build_model
+from metapl.models.combined import PLAIN, assemble, describe
 from metapl.types import Preprocessing
 
 CHUNK = 256  # rows per forward
@@ -57,6 +59,7 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
         "model": name,
         "class_names": list(predictor.class_names),
         "preprocessing": preprocessing_to_dict(predictor.preprocessing),
+        **({} if (combine := describe(predictor.model)) == PLAIN else {"combine": combine}),
         **card,
     }
     write_json(folder / "model.json", facts)
@@ -73,7 +76,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Predic
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
-        model = build_model(card["model"], preprocessing.shape, len(names))
+        build = partial(build_model, card["model"], preprocessing.shape, len(names))
+        model = assemble(card.get("combine", PLAIN), build, preprocessing.shape)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     except FileNotFoundError as error:
         remedy = "Has the training finished? `metapl resume` goes on where it stopped."

@@ -135,6 +135,7 @@ class Context:
         steps: length of the main phase, for schedules and ramps.
         pool_size: number of unlabelled rows; ``SemiBatch.u_index`` is below it.
         pool: passes over these rows; None where there is no data behind the method (some unit tests).
+        row_shape: one row's shape, [channels, height, width] or [features]; () where it is not known.
     """
 
     build_model: Callable[[], nn.Module]
@@ -143,6 +144,7 @@ class Context:
     steps: int
     pool_size: int = 0
     pool: Pool | None = None
+    row_shape: tuple[int, ...] = ()
 
 
 class Method(Protocol):

@@ -42,6 +42,19 @@ def test_digits_train_evaluate_predict(call: Call, digits_run: Path) -> None:
     assert os.listdir() == ["answers.csv"], "no problems, so no list of them"
 
 
+def test_two_nets_are_one_model(call: Call, data: Path) -> None:
+    """What co-training ends with is an average of two networks: stored, judged and asked like any other."""
+    words = ("--method", "co_training", *QUICK[:3], "co_training.threshold=0.4", "--validation", "none", "--out", "run")
+    assert call("train", data / "tree", *words).code == 0
+    card = json.loads(Path("run/model/model.json").read_text())
+    assert (card["network"], card["combine"]) == ("average", {"average": ["model", "model"]})
+    answers = table(call("predict", "run", data / "tree" / "test").out)
+    right = np.mean([r["id"].split("/")[0] == r["label"] for r in answers])
+    assert call("evaluate", "run").code == 0
+    assert right == pytest.approx(json.loads(Path("run/evaluation.json").read_text())["accuracy"])
+    assert all(1 / 3 < float(r["probability"]) <= 1 for r in answers)
+
+
 def test_the_run_folder_and_the_printed_end(call: Call, data: Path) -> None:
     done = call("train", data / "photos", "--labels", "4", *QUICK, "--seed", "3")
     assert done.code == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,3 +233,81 @@ def test_self_training(settings: dict[str, Any]) -> None:
     assert len(build.made) == config.rounds
     assert config.threshold == 0 or 0 in seen, "some rows are left out"
     assert not config.balance or len(seen - {0.0, 1.0}) > 0, "some rows count more"
+
+
+# ---- co_training -----------------------------------------------------------------------------------------------
+
+
+def taught(p: Tensor, c: Any) -> list[int]:
+    """Rows whose label is passed on."""
+    q, y = p.max(1).values.tolist(), p.argmax(1).tolist()
+    if c.select == "threshold":
+        return [i for i in range(len(p)) if q[i] >= c.threshold]
+    rows = []
+    for k in range(C):
+        rows += sorted((i for i in range(len(p)) if y[i] == k), key=lambda i: -q[i])[: c.top]
+    return rows
+
+
+def co_training_step(players: list[Player], sees: list[Tensor], c: Any, b: SemiBatch, t: int) -> Report:
+    """C1 to C3; ``sees`` [features] says by 0 and 1 what each net sees."""
+    assert b.u_weak is not None
+    assert b.u_strong is not None
+    strong = c.learn_view == "strong"
+    views = torch.cat([b.x_l, b.u_weak, b.u_strong] if strong else [b.x_l, b.u_weak])
+    w = [player.leaf() for player in players]
+    z = [player.see(views * seen) for player, seen in zip(players, sees)]
+    p = [torch.exp(log_p(z_k[B_L : B_L + B_U].detach())) for z_k in z]
+    rise = min(1.0, t / round(c.ramp * STEPS)) if c.ramp else 1.0
+    report = {"loss": 0.0, "supervised": 0.0, "unlabeled": 0.0, "mask_rate": 0.0}
+    grads = []
+    for k, o in ((0, 1), (1, 0)):
+        term = torch.zeros(())
+        for i in taught(p[o], c):
+            term = term - log_p(z[k][len(views) - B_U + i][None])[0, int(p[o][i].argmax())] / B_U
+        supervised = ce(z[k][:B_L], b.y_l, c.label_smoothing)
+        loss = supervised + c.weight * rise * term
+        grads.append(gradient(loss, w[k]))
+        values = (loss.item(), supervised.item(), term.item(), len(taught(p[k], c)) / B_U)
+        report = {n: v + new / 2 for (n, v), new in zip(report.items(), values)}
+    for player, grad in zip(players, grads):
+        player.step(grad, t)
+    return report | {"agreement": (p[0].argmax(1) == p[1].argmax(1)).double().mean().item()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 0.45, "weight": 0.7, "label_smoothing": 0.1},
+        {"select": "top", "top": 1, "ramp": 0.4},
+        {"threshold": 0.45, "learn_view": "weak", "views": "features"},
+    ],
+    ids=str,
+)
+def test_co_training(settings: dict[str, Any]) -> None:
+    method, config = make("co_training", settings, row_shape=(FEATURES,))
+    split, sees = config.views == "features", [torch.ones(FEATURES)] * 2
+    nets = [learner.model.model if split else learner.model for learner in (method.net, method.second)]
+    if split:
+        sees = [learner.model.mask.double() for learner in (method.net, method.second)]
+        assert [int(s.sum()) for s in sees] == [3, 2]
+        assert torch.equal(sees[0] + sees[1], torch.ones(FEATURES))
+    players = [Player({n: p.detach().clone() for n, p in model.named_parameters()}, OPTIM.lr) for model in nets]
+    rates = 0.0
+    for t in range(RUN):
+        report = method.step(batch(t), t).values
+        expected = co_training_step(players, sees, config, batch(t), t)
+        same(report, expected)
+        rates += expected["mask_rate"] / RUN
+        for player, learner in zip(players, (method.net, method.second)):
+            averaged = learner.ema.model.model if split else learner.ema.model
+            model = learner.model.model if split else learner.model
+            compare(player, SimpleNamespace(model=model, ema=SimpleNamespace(model=averaged)))
+    assert 0 < rates < 1, "some rows are taught and some are not"
+    # the result: the mean of both averages' probabilities
+    x = batch(50).x_l
+    p = [torch.exp(log_p(judged(pl.average, pl.average_stats, x * s))) for pl, s in zip(players, sees)]
+    combined = method.candidates()["average"]
+    assert not combined.training
+    torch.testing.assert_close(torch.softmax(combined(x), -1), (p[0] + p[1]) / 2, rtol=1e-10, atol=1e-12)
+    assert torch.exp(combined(x)).sum(-1).tolist() == pytest.approx([1.0] * len(x)), "log-probabilities"

@@ -24,8 +24,10 @@ LAYERS = (
     {"__main__"},
 )
 ORDER = {name: k for k, names in enumerate(LAYERS) for name in names}
-# All that a method may import; methods.base holds what the one-network methods share.
+# All that a method may import; methods.base holds what the one-network methods share, models.combined makes one network
+# of those that a method ends with.
 FOR_METHODS = {"types", "errors", "losses", "feedback", "pseudo_labels", "thresholds", "optim", "methods.base"}
+FOR_METHODS |= {"models.combined"}
 
 
 def files() -> list[Path]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metapl.methods.base import label_pool
 from metapl.optim import OptimConfig
-from metapl.pseudo_labels import class_balance
+from metapl.pseudo_labels import class_balance, surest_per_class
 from metapl.types import Context
 from methods_table import BY_NAME, STEPS, assert_same, build, networks, plain_net, run, through_disk
 
@@ -113,3 +113,27 @@ def test_class_balance() -> None:
     assert class_balance(p, everyone.double()).dtype == torch.float64
     alone = torch.tensor([0, 0, 0, 0, 0, 1.0, 0])
     assert class_balance(p, alone).tolist() == alone.tolist()
+
+
+def test_surest_per_class() -> None:
+    p = certain([0, 0, 0, 1, 1, 2], [0.6, 0.9, 0.7, 0.5, 0.8, 0.4])
+    assert surest_per_class(p, 0).tolist() == [0] * 6
+    assert surest_per_class(p, 1).tolist() == [0, 1, 0, 0, 1, 1]
+    assert surest_per_class(p, 2).tolist() == [0, 1, 1, 1, 1, 1]
+    assert surest_per_class(p, 50).tolist() == [1] * 6
+    assert surest_per_class(p[:1], 2).tolist() == [1]
+    assert surest_per_class(p.double(), 1).dtype == torch.float64
+
+
+def test_the_two_nets_begin_apart_and_are_averaged() -> None:
+    method, stream = build(BY_NAME["co_training"], {"threshold": 0.0}, net=plain_net)
+    first, second = networks(method)["net"], networks(method)["second"]
+    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()) if a.ndim > 1)
+    run(method, stream, 0, STEPS)
+    found = method.candidates()
+    assert list(found) == ["average", "first", "second"]
+    x = stream(0, frozenset()).x_l
+    p = [torch.softmax(found[n](x), -1) for n in found]
+    torch.testing.assert_close(p[0], (p[1] + p[2]) / 2)
+    method.eval_model().train(False)
+    assert not any(m.training for model in found.values() for m in model.modules())

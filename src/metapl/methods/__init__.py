@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metapl.errors import UserError, nearest
+from metapl.methods.co_training import CoTraining as CoTraining
 from metapl.methods.fixmatch import FixMatch as FixMatch
 from metapl.methods.flexmatch import FlexMatch as FlexMatch
 from metapl.methods.freematch import FreeMatch as FreeMatch
@@ -21,6 +22,7 @@ METHODS: dict[str, Any] = {
     "pseudo_label": PseudoLabel,
     "mean_teacher": MeanTeacher,
     "self_training": SelfTraining,
+    "co_training": CoTraining,
     "uda": UDA,
     "fixmatch": FixMatch,
     "flexmatch": FlexMatch,

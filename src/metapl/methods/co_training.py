@@ -1,0 +1,115 @@
+"""Co-training (Blum & Mitchell 1998), its deep form: two nets teach each other the rows that they are sure of.
+
+Nets f_0 and f_1 with weights of their own. Each net is taught by the other one alone, k = 0, 1:
+
+C1  p_k = softmax f_k(weak view), y_k = argmax p_k   (no gradient)
+C2  threshold: m_k,i = [max p_k,i >= threshold];   top: m_k,i = 1 for the ``top`` surest rows of each class in the batch
+C3  loss_k = CE(y_l, f_k(x_l)) + weight * ramp(t) * mean_i m_o,i CE(y_o,i, f_k(learn view_i)),  o = 1 - k
+
+The result is the mean of both nets' probabilities. ``views: features`` gives each net one half of a table's features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metapl.errors import UserError
+from metapl.losses import cross_entropy, masked_cross_entropy
+from metapl.models.combined import Average, Masked
+from metapl.optim import Learner, ramp
+from metapl.pseudo_labels import confidence_mask, surest_per_class
+from metapl.types import Context, SemiBatch, StepReport, View
+
+
+class CoTraining:
+    """See the module's text for the equations."""
+
+    needs: frozenset[View] = frozenset({"weak", "strong"})
+    extra_steps = 0
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings of co-training."""
+
+        views: Literal["nets", "features"] = "nets"  # features = a seeded half of a table's features for each net
+        select: Literal["threshold", "top"] = "threshold"  # which of a net's labels the other one is taught (C2)
+        threshold: float = 0.95  # least confidence of a label (threshold); above 1 none passes
+        top: int = 2  # rows of each class and batch (top)
+        learn_view: Literal["strong", "weak"] = "strong"  # the view on which a label is learnt
+        weight: float = 1.0  # of the unlabelled loss
+        ramp: float = 0.0  # share of the run over which the weight rises from 0
+        label_smoothing: float = 0.0  # on the labelled rows
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.label_smoothing < 1:
+                raise UserError("label_smoothing must be at least 0 and below 1", "", "co_training")
+            if self.threshold < 0 or self.weight < 0 or self.top < 0 or not 0 <= self.ramp <= 1:
+                raise UserError("threshold, weight and top must be at least 0, ramp in 0..1", "", "co_training")
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self.config, self.steps = config, context.steps
+        models = [context.build_model(), context.build_model()]
+        if config.views == "features":
+            models = [Masked(m, half) for m, half in zip(models, _halves(context.row_shape, models[0]))]
+        self.net, self.second = (Learner(m, context.optim, context.steps) for m in models)
+        selects = config.threshold <= 1 if config.select == "threshold" else config.top > 0
+        self.active = config.weight > 0 and selects  # else two supervised trainings, exactly
+
+    def step(self, batch: SemiBatch, t: int) -> StepReport:
+        c = self.config
+        views = [batch.x_l]
+        if self.active:
+            views += [batch.u_weak, batch.u_strong] if c.learn_view == "strong" else [batch.u_weak]  # type: ignore[list-item]
+        nets = (self.net, self.second)
+        z = [net(*views) for net in nets]
+        supervised = [cross_entropy(z_k[0], batch.y_l, c.label_smoothing) for z_k in z]
+        losses, parts = supervised, {"supervised": _mean(supervised)}
+        if self.active:
+            unlabeled, shown = self._teach([z_k[1] for z_k in z], [z_k[-1] for z_k in z])
+            weight = c.weight * ramp(t, round(c.ramp * self.steps))
+            losses, parts = [s + weight * u for s, u in zip(supervised, unlabeled)], parts | shown  # C3
+        for net, loss in zip(nets, losses):
+            net.step(loss, t)
+        return StepReport({k: v.detach() for k, v in {"loss": _mean(losses), **parts}.items()})
+
+    def _teach(self, z_weak: list[Tensor], z_learn: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        p = [torch.softmax(z.detach(), -1) for z in z_weak]  # C1
+        y, m = [p_k.argmax(-1) for p_k in p], [self._selected(p_k) for p_k in p]
+        unlabeled = [masked_cross_entropy(z, y_o, m_o) for z, y_o, m_o in zip(z_learn, reversed(y), reversed(m))]
+        agreement = (y[0] == y[1]).to(p[0].dtype).mean()
+        mask_rate = _mean([m_k.mean() for m_k in m])
+        return unlabeled, {"unlabeled": _mean(unlabeled), "mask_rate": mask_rate, "agreement": agreement}
+
+    def _selected(self, p: Tensor) -> Tensor:
+        c = self.config
+        return confidence_mask(p, c.threshold) if c.select == "threshold" else surest_per_class(p, c.top)  # C2
+
+    def eval_model(self) -> nn.Module:
+        return Average([self.net.ema.model, self.second.ema.model]).eval()
+
+    def candidates(self) -> dict[str, nn.Module]:
+        return {"average": self.eval_model(), "first": self.net.ema.model, "second": self.second.ema.model}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"net": self.net.state_dict(), "second": self.second.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.second.load_state_dict(state["second"])
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
+
+
+def _halves(shape: tuple[int, ...], model: nn.Module) -> list[Tensor]:
+    """Two masks [features] that split a row at random, drawn from the global generator."""
+    if len(shape) != 1 or shape[0] < 2:
+        what = f"views=features splits the features of a table, these rows have the shape {list(shape)}"
+        raise UserError(what, "Use co_training.views=nets.", "co_training.views")
+    first = (torch.randperm(shape[0]) < (shape[0] + 1) // 2).to(next(model.parameters()).device)
+    return [first, ~first]
