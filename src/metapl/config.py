@@ -40,6 +40,24 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """Whether the result is held against supervised training on the same labels, and what follows: docs/guard.md."""
+
+    mode: Literal["off", "warn", "return"] = "return"  # no comparison; only say so; give the baseline back
+    share: float = 0.5  # of the run's steps, for each training of the cross-fitting
+    folds: int = 2  # parts of the labelled rows in the cross-fitting; its cost grows with their number
+    min_validation: int = 50  # validation rows from which these alone decide, without cross-fitting
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(f"share is {self.share}", "Give more than 0 and at most 1.", "guard.share")
+        if self.folds < 2:
+            raise UserError(f"folds is {self.folds}", "Give at least 2.", "guard.folds")
+        if self.min_validation < 1:
+            raise UserError(f"min_validation is {self.min_validation}", "Give at least 1.", "guard.min_validation")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run. ``settings`` are the method's own, under the method's name in YAML."""
 
@@ -56,6 +74,7 @@ class RunConfig:
     views: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     settings: Any = None  # the method's Config; None = its defaults
 
     def __post_init__(self) -> None:
@@ -201,9 +220,11 @@ def _build(cls: Any, values: Any, prefix: str, where: str) -> Any:
 
 
 def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
-    """``value`` as ``hint`` wants it: YAML reads 1e-3 as text and 1 as a whole number."""
+    """``value`` as ``hint`` wants it: YAML reads 1e-3 as text, 1 as a whole number, and off as false."""
     if hint is Any:
         return value
+    if value is False and "off" in typing.get_args(hint):
+        return "off"
     choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for choice in choices:
         fits = value in typing.get_args(choice) if typing.get_origin(choice) is Literal else type(value) is choice

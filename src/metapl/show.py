@@ -80,10 +80,13 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
         cells = [(n, percent(j["accuracy"]), f"{j['log_loss']:.3f}", _mark(n, summary)) for n, j in judged.items()]
         lines.append(table(("network", "validation accuracy", "log loss", ""), cells))
         lines.append(
-            f"chosen: {summary['chosen']}, by accuracy, then log loss, on {rows['validation']} validation rows"
+            f"chosen: {summary['candidate']}, by accuracy, then log loss, on {rows['validation']} validation rows"
         )
     else:
-        lines.append(f"chosen: {summary['chosen']}, the method's default: there are no validation rows")
+        lines.append(f"chosen: {summary['candidate']}, the method's default: there are no validation rows")
+    if summary["method"] != "supervised" and summary["guard"]["mode"] != "off":
+        lines.append(one_line(summary["guard"]["text"]))
+    lines += [f"alarm at step {alarm['step']}: {one_line(alarm['text'])}" for alarm in summary["alarms"]]
     lines += [f"run folder: {one_line(folder)}", "next:"]
     place = shlex.quote(str(folder))
     if rows["test"]:
@@ -95,7 +98,7 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _mark(name: str, summary: Mapping[str, Any]) -> str:
-    return "<- chosen" if name == summary["chosen"] else ""
+    return "<- chosen" if name == summary["candidate"] else ""
 
 
 def evaluation(result: Mapping[str, Any], headline: str, where: str) -> str:

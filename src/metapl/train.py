@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from metapl import checkpoint
+from metapl import alarms, checkpoint, guard
 from metapl.config import RunConfig, save_config
 from metapl.data.preprocess import fit_preprocessing
 from metapl.data.sources import open_source
@@ -30,6 +30,7 @@ from metapl.files import write_json
 from metapl.job import Job, build_job, diverged, sound
 from metapl.methods import method_class
 from metapl.models import auto_name
+from metapl.pace import seconds_per_step
 from metapl.progress import Progress, Silent
 from metapl.run import Metrics, load_split, new_folder, open_run, write_problems
 from metapl.saved import Predictor, save_model
@@ -143,7 +144,7 @@ def _loop(job: Job, start: int, progress: Progress, observe: Observer | None = N
     loop, total, began = job.config.loop, job.total, time.monotonic()
     metrics, finite = Metrics(job.folder), torch.ones((), dtype=torch.bool, device=job.device)
     metrics.truncate(start)
-    saved = began
+    saved, told = began, set[str]()
     with stop_signals() as stop:
         for t in range(start, total):
             values, done = job.step(t), t + 1
@@ -163,15 +164,24 @@ def _loop(job: Job, start: int, progress: Progress, observe: Observer | None = N
                 shown = {k: float(v) for k, v in values.items()} | (_judged(job, done, observe) if judge else {})
                 metrics.write(done, shown)
                 progress.update(done, total, shown)
+            if judge:
+                _tell(_alarms(job, metrics), told, progress)
             if keep_state:
                 checkpoint.save(job.folder / "checkpoints", done, state, loop.keep)
             if stopping and done < total:
                 raise Stopped(job.folder, done, stop[0])
-    return _finish(job, metrics, time.monotonic() - began, start)
+
+        def halt() -> None:
+            if stop:
+                raise Stopped(job.folder, total, stop[0])
+
+        return _finish(job, metrics, time.monotonic() - began, start, progress, halt)
 
 
-def _finish(job: Job, metrics: Metrics, seconds: float, start: int) -> Result:
-    """Choose among the candidates on the validation rows, store the model, write the results."""
+def _finish(
+    job: Job, metrics: Metrics, seconds: float, start: int, progress: Progress, halt: Callable[[], None]
+) -> Result:
+    """Choose among the candidates on the validation rows, ask the guard, store the models, write the results."""
     candidates = job.method.candidates()
     rows = len(job.split.validation)
     judged = {name: _validation(job, model) for name, model in candidates.items()} if rows else {}
@@ -179,6 +189,9 @@ def _finish(job: Job, metrics: Metrics, seconds: float, start: int) -> Result:
     best = sorted(judged, key=lambda n: (-judged[n]["accuracy"], judged[n]["log_loss"]))
     chosen = (best or list(candidates))[0]
     split, config = job.split, job.config
+    model = job.predictor(candidates[chosen].eval())
+    pace = seconds / (job.total - start) if job.total > start else None
+    verdict = guard.check(job, chosen, model, progress, halt, pace)
     summary = {
         "data": config.data,
         "method": config.method,
@@ -189,23 +202,49 @@ def _finish(job: Job, metrics: Metrics, seconds: float, start: int) -> Result:
         "seconds": round(seconds, 2),
         "resumed_at": start,
         "rows": {p: len(getattr(split, p)) for p in ("labeled", "unlabeled", "validation", "test")},
-        "chosen": chosen,
-        "chosen_by": "validation rows" if judged else "default (no validation rows)",
+        "chosen": guard.BASELINE if verdict.returned else chosen,
+        "chosen_by": "guard" if verdict.returned else "validation rows" if judged else "default (no validation rows)",
+        "candidate": chosen,
         "validation": {n: {k: j[k] for k in ("accuracy", "log_loss")} for n, j in judged.items()},
+        "guard": verdict.summary,
+        "alarms": _alarms(job, metrics),
     }
-    predictor = job.predictor(candidates[chosen].eval())
-    card = {"method": config.method, "network": chosen, "split_sha": split.sha}
-    save_model(job.folder / "model", predictor, config.model, card)
+    predictor = _store(job, chosen, model, verdict)
     metrics.write_csv()
     write_problems(job.folder / "problems.csv", job.source.problems)
     write_json(job.folder / "results.json", summary)
     return Result(job.folder, predictor, job.source, split, summary)
 
 
+def _store(job: Job, chosen: str, model: Predictor, verdict: guard.Verdict) -> Predictor:
+    """Write the run's model, and beside it the one that the guard compared it with; gives the former."""
+    made = [(model, {"method": job.config.method, "network": chosen})]
+    if verdict.baseline is not None:
+        made.append((verdict.baseline, {"method": "supervised", "network": guard.BASELINE}))
+    if verdict.returned:
+        made.reverse()
+    for folder, (predictor, card) in zip(("model", "model-not-chosen"), made):
+        save_model(job.folder / folder, predictor, job.config.model, {**card, "split_sha": job.split.sha})
+    return made[0][0]
+
+
 def _judged(job: Job, done: int, observe: Observer | None) -> dict[str, float]:
     model = job.method.eval_model()
     found = {"validation_accuracy": _validation(job, model)["accuracy"]} if len(job.split.validation) else {}
+    found |= alarms.class_shares(job, model)
     return found | dict(observe(done, job.predictor(model)) if observe else {})
+
+
+def _alarms(job: Job, metrics: Metrics) -> list[dict[str, Any]]:
+    return alarms.find(metrics.read(), job.config.steps, job.config.settings, job.source.class_names)
+
+
+def _tell(found: list[dict[str, Any]], told: set[str], progress: Progress) -> None:
+    """Each alarm once."""
+    for alarm in found:
+        if alarm["name"] not in told:
+            told.add(alarm["name"])
+            progress.note(f"alarm at step {alarm['step']}: {alarm['text']}")
 
 
 def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
@@ -217,15 +256,16 @@ def _due(done: int, every: int, total: int) -> bool:
 
 
 def _sized(job: Job, progress: Progress) -> RunConfig:
-    """``minutes`` turned into steps by timing a throw-away copy of the run; 10 % are kept for judging and saving."""
-    budget, times = job.config.minutes * 60, list[float]()
-    deadline = time.monotonic() + min(CALIBRATION, 0.05 * budget)
-    while len(times) < 3 or time.monotonic() < deadline:
-        began = time.monotonic()
-        # The last steps of the main phase: whatever a method switches on late is on.
-        job.step(max(0, job.config.steps - 1 - len(times)))["loss"].item()
-        times.append(time.monotonic() - began)
-    each = float(np.median(times[1:]))
-    steps = max(1, int(0.9 * (budget - sum(times)) / each) - job.extra_steps)
-    progress.note(f"{job.config.minutes:g} minutes at {1000 * each:.0f} ms per step: {steps} steps")
+    """``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and saving."""
+    budget, began = job.config.minutes * 60, time.monotonic()
+    plan, limit = guard.make_plan(job.config, job.source, job.split), min(CALIBRATION, 0.05 * budget)
+    each = seconds_per_step(job, limit)
+    baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
+    left = 0.9 * (budget - (time.monotonic() - began))
+    # The guard's steps grow with the run's own: what one step of the run brings with it.
+    (method_steps, supervised_steps), extra = plan.steps(replace(job.config, steps=1000)), job.extra_steps
+    unit = each * (1 + method_steps / 1000) + baseline * supervised_steps / 1000
+    steps = max(1, int((left - each * extra * (1 + len(plan.folds))) / unit))
+    share = f", {100 * (1 - each / unit):.0f} % of the time for the guard" if unit > each else ""
+    progress.note(f"{job.config.minutes:g} minutes at {1000 * each:.0f} ms per step: {steps} steps{share}")
     return replace(job.config, steps=steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,9 +17,16 @@ CHECK = 50  # steps between two looks at whether the numbers are still finite
 
 
 def run_trial(
-    config: RunConfig, source: Source, split: Split, preprocessing: Preprocessing, device: torch.device
+    config: RunConfig,
+    source: Source,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    before_step: Callable[[], None] | None = None,
 ) -> dict[str, Predictor]:
     """Train on ``split`` and give the method's candidates, preferred first. No rows are judged, nothing is written.
+
+    ``before_step`` is called before each step; what it raises ends the training.
 
     Raises:
         UserError: a loss that is no longer finite.
@@ -26,6 +34,8 @@ def run_trial(
     job = build_job(config, Path(), source, split, preprocessing, device)
     finite = torch.ones((), dtype=torch.bool, device=device)
     for t in range(job.total):
+        if before_step is not None:
+            before_step()
         values = job.step(t)
         finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
         if ((t + 1) % CHECK == 0 or t + 1 == job.total) and not finite:

@@ -44,8 +44,8 @@ def test_digits_train_evaluate_predict(call: Call, digits_run: Path) -> None:
 
 def test_two_nets_are_one_model(call: Call, data: Path) -> None:
     """What co-training ends with is an average of two networks: stored, judged and asked like any other."""
-    words = ("--method", "co_training", *QUICK[:3], "co_training.threshold=0.4", "--validation", "none", "--out", "run")
-    assert call("train", data / "tree", *words).code == 0
+    words = ("--method", "co_training", *QUICK[:3], *QUICK[-2:], "co_training.threshold=0.4", "--validation", "none")
+    assert call("train", data / "tree", *words, "--out", "run").code == 0
     card = json.loads(Path("run/model/model.json").read_text())
     assert (card["network"], card["combine"]) == ("average", {"average": ["model", "model"]})
     answers = table(call("predict", "run", data / "tree" / "test").out)
@@ -333,3 +333,17 @@ def test_version_and_help(call: Call) -> None:
         done = call(*words)
         assert done.code == 0
         assert "metapl train" in done.out or "Example" in done.out
+
+
+def test_the_guard_says_what_it_compared(call: Call) -> None:
+    done = call("train", "digits", "--labels", "4", *QUICK, "--guard", "return", "--out", "run")
+    assert done.code == 0
+    found = json.loads(Path("run/results.json").read_text())["guard"]
+    assert found["rows"] == 40
+    assert found["text"] in done.out
+    assert "guard: supervised training for comparison and 2-fold cross-fitting of both" in done.err
+    assert {"model", "model-not-chosen"} <= {p.name for p in Path("run").iterdir()}
+    assert call("evaluate", "run").code == 0
+    off = call("train", "digits", "--labels", "4", *QUICK, "--guard", "off", "--out", "off")
+    assert "guard" not in off.out + off.err
+    refused(call("train", "digits", "--guard", "sometimes"), "sometimes", "'off'", "'return'")

@@ -14,7 +14,7 @@ from sklearn.datasets import load_wine
 from torch import Tensor, nn
 
 from metapl import checkpoint
-from metapl.config import RunConfig, make_config
+from metapl.config import GuardConfig, RunConfig, make_config
 from metapl.data import BatchConfig, SplitConfig, from_arrays
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
@@ -103,6 +103,7 @@ def config(views: str = "features", **settings: Any) -> RunConfig:
         model="mlp",
         steps=60,
         split=SplitConfig(validation="none"),
+        guard=GuardConfig("off"),
         batch=BatchConfig(12, 24),
         settings=METHODS["co_training"].Config(views=views, threshold=0.6, **settings),
     )

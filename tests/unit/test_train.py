@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from metapl import checkpoint
-from metapl.config import LoopConfig, RunConfig, load_config
+from metapl.config import GuardConfig, LoopConfig, RunConfig, load_config
 from metapl.data import BatchConfig, MemorySource, SplitConfig, Stream, make_split, open_digits
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
@@ -62,6 +62,7 @@ def config_of(method: str = "mpl", settings: dict[str, Any] | None = None, **cha
         split=SplitConfig(labels=3),
         batch=BATCH,
         loop=LOOP,
+        guard=GuardConfig("off"),  # it trains more than once: tests/unit/test_guard.py
         settings=METHODS[method].Config(**{**({"finetune_steps": 5} if method == "mpl" else {}), **(settings or {})}),
     )
     return dataclasses.replace(made, **changes)

@@ -80,6 +80,13 @@ def train(
     ] = None,
     seed: Annotated[Whole, typer.Option(metavar="N", help="Other labels, weights and batches; default 0.")] = None,
     device: Device = None,
+    guard: Annotated[
+        Text,
+        typer.Option(
+            metavar="MODE",
+            help="Also train on the labels alone, and if that is not worse: return it (the default), warn, or off.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     out: Annotated[
         OptionalPath, typer.Option(metavar="DIR", help="The run folder, new or empty; by default a free one in runs/.")
@@ -119,6 +126,7 @@ def train(
         "minutes": minutes,
         "seed": seed,
         "device": device,
+        "guard.mode": guard,
     }
     made = make_config(data, file=config, options=options, overrides=pairs)
     State.folder = out

@@ -142,6 +142,10 @@ class Stream:
                 make = self.views.weak if view == "weak" else self.views.strong
                 yield positions, make(raw, generator(self.device, self.seed, "pool", view, draw, chunk))
 
+    def plain(self, positions: Tensor) -> Tensor:
+        """The unlabelled rows at ``positions`` (int64, as in ``SemiBatch.u_index``), normalised, no view drawn."""
+        return self.views.plain(self._data[self._at_u[positions.to(self.device)]])
+
     def _generator(self, step: int, name: str) -> torch.Generator:
         return generator(self.device, self.seed, "view", name, step)
 

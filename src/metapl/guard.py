@@ -1,0 +1,284 @@
+"""A guard against harm: is a semi-supervised result better than supervised training on the same labels?
+
+G1  baseline = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps
+G2  evidence = rows whose labels neither side was taught, each judged by both: the validation rows by the two results;
+    where these are fewer than ``min_validation``, also the labelled rows, fold by fold, by models trained on the other
+    folds and the validation rows for ``share`` of the steps (the held-out rows are then unlabelled ones)
+G3  keep the result if it is right on more of the n rows by at least one standard error:
+    wins - losses >= sqrt(wins + losses) and wins > losses; no difference in a single row: the lower log loss
+G4  interval of the difference of two paired shares: Newcombe (1998), method 10
+
+``docs/guard.md`` has the reasons, the rule's error rates and what it costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from metapl.config import RunConfig
+from metapl.data.folds import fold_splits
+from metapl.errors import UserError
+from metapl.evaluate import probabilities, wilson
+from metapl.job import Job, build_job
+from metapl.pace import seconds_per_step
+from metapl.progress import Progress, clock
+from metapl.saved import Predictor
+from metapl.trial import run_trial
+from metapl.types import Source, Split
+
+Array = np.ndarray[Any, Any]
+BASELINE = "supervised baseline"
+LEAST_ROWS = 10  # judged rows below which no verdict is given
+PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be compared.
+
+    Attributes:
+        validation: rows to be judged by the two results.
+        folds: the splits of the cross-fitting, their held-out rows as ``validation``.
+        none: why there is no guard; empty where there is one.
+    """
+
+    validation: Array
+    folds: tuple[Split, ...] = ()
+    none: str = ""
+
+    @property
+    def rows(self) -> int:
+        return len(self.validation) + sum(len(fold.validation) for fold in self.folds)
+
+    def steps(self, config: RunConfig, extra: int = 0) -> tuple[int, int]:
+        """Steps of the method (each training with ``extra`` ones) and of supervised training, in all."""
+        if self.none:
+            return 0, 0
+        each = fold_steps(config)
+        return len(self.folds) * (each + extra), config.steps + len(self.folds) * each
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Each judged row's probability of its true class and whether it was named, by either side; [n] each."""
+
+    method: Array
+    baseline: Array
+    method_right: Array
+    baseline_right: Array
+
+    @property
+    def wins(self) -> int:
+        return int((self.method_right & ~self.baseline_right).sum())
+
+    @property
+    def losses(self) -> int:
+        return int((self.baseline_right & ~self.method_right).sum())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard found; ``baseline`` is None where there was no comparison."""
+
+    summary: dict[str, Any]
+    baseline: Predictor | None = None
+
+    @property
+    def returned(self) -> bool:
+        """Whether the baseline takes the result's place."""
+        return self.summary.get("returned") == BASELINE
+
+
+def make_plan(config: RunConfig, source: Source, split: Split) -> Plan:
+    """Which rows the guard will judge and how; ``Plan.none`` says why it cannot."""
+    rows, g = split.validation, config.guard
+    if g.mode == "off":
+        return Plan(rows, none="guard.mode=off")
+    if config.method == "supervised":
+        return Plan(rows, none="the method is the baseline itself")
+    if len(rows) >= g.min_validation:
+        return Plan(rows)
+    try:
+        folds = fold_splits(source, replace(split, validation=rows[:0]), g.folds, config.seed)
+    except UserError as error:
+        return Plan(rows, none=error.what)
+    plan = Plan(rows, tuple(replace(fold, labeled=np.union1d(fold.labeled, rows)) for fold in folds))
+    if plan.rows < LEAST_ROWS:
+        return Plan(rows, none=f"only {plan.rows} rows could be judged, fewer than {LEAST_ROWS}")
+    return plan
+
+
+def fold_steps(config: RunConfig) -> int:
+    """Steps of each training of the cross-fitting."""
+    return max(1, round(config.guard.share * config.steps))
+
+
+def check(
+    job: Job,
+    network: str,
+    result: Predictor,
+    progress: Progress,
+    before_step: Callable[[], None] | None = None,
+    pace: float | None = None,
+) -> Verdict:
+    """Train the baseline, gather the evidence and decide; the same again from the same job.
+
+    Args:
+        network: name of the candidate that ``result`` is.
+        before_step: called before each step; what it raises ends the guard.
+        pace: seconds per step of the method where they are known.
+    """
+    plan, mode = make_plan(job.config, job.source, job.split), job.config.guard.mode
+    if plan.none:
+        if mode != "off" and job.config.method != "supervised":
+            progress.note(f"no guard: {plan.none}")
+        return Verdict({"mode": mode, "way": "none", "text": f"no guard: {plan.none}"})
+    _announce(job, plan, pace, progress)
+    try:
+        (baseline,) = _train(job, _supervised(job.config), job.split, before_step).values()
+        evidence = _evidence(job, plan, network, result, baseline, progress, before_step)
+    except UserError as error:  # a training of the guard's that diverged
+        progress.note(f"no guard: {error.what}")
+        return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
+    summary = _summary(job, plan, evidence)
+    progress.note(summary["text"])
+    return Verdict(summary, baseline)
+
+
+def _supervised(config: RunConfig) -> RunConfig:
+    """The run as supervised training with its default settings (G1)."""
+    return replace(config, method="supervised", settings=None)
+
+
+def _train(job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None) -> dict[str, Predictor]:
+    return run_trial(config, job.source, split, job.preprocessing, job.device, before_step)
+
+
+def _evidence(
+    job: Job,
+    plan: Plan,
+    network: str,
+    result: Predictor,
+    baseline: Predictor,
+    progress: Progress,
+    before_step: Callable[[], None] | None,
+) -> Evidence:
+    """G2: both sides' judgement of the validation rows, then of each fold."""
+    parts = [_judge(job.source, plan.validation, result, baseline)]
+    for number, fold in enumerate(plan.folds, 1):
+        # Fine-tuned only where the run was: held-out rows as validation rows would ask for it.
+        split, pair = fold if job.extra_steps else replace(fold, validation=fold.validation[:0]), list[Predictor]()
+        for config in (job.config, _supervised(job.config)):
+            made = _train(job, replace(config, steps=fold_steps(config)), split, before_step)
+            pair.append(made.get(network, next(iter(made.values()))))
+        parts.append(_judge(job.source, fold.validation, *pair))
+        progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
+    return Evidence(*(np.concatenate(columns) for columns in zip(*parts)))
+
+
+def _judge(source: Source, rows: Array, method: Predictor, baseline: Predictor) -> tuple[Array, Array, Array, Array]:
+    y, at = source.labels[rows], np.arange(len(rows))
+    p, q = (probabilities(side, source, rows).numpy() for side in (method, baseline))
+    return p[at, y], q[at, y], p.argmax(1) == y, q.argmax(1) == y
+
+
+def better(e: Evidence) -> bool:
+    """G3: whether the method is to be kept."""
+    if not e.wins + e.losses:
+        return log_loss(e.method) < log_loss(e.baseline)
+    return e.wins > e.losses and (e.wins - e.losses) ** 2 >= e.wins + e.losses
+
+
+def log_loss(p: Array) -> float:
+    """Mean of -log of the true class' probabilities [n]."""
+    return float(-np.log(np.clip(p, 1e-12, 1)).mean())
+
+
+def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[float, float]:
+    """95 % interval of the difference of two shares of the same ``count`` rows (G4).
+
+    Args:
+        wins, losses: rows on which only the first, only the second side is right.
+        both: rows on which both are.
+    """
+    neither, first, second = count - wins - losses - both, both + wins, both + losses
+    (low1, high1), (low2, high2) = wilson(first, count), wilson(second, count)
+    p1, p2 = first / count, second / count
+    product = first * (count - first) * second * (count - second)
+    surplus = float(both * neither - wins * losses)
+    if surplus > 0:
+        surplus = max(0.0, surplus - count / 2)
+    phi = surplus / math.sqrt(product) if product else 0.0
+    down, up = (p1 - low1, high2 - p2), (high1 - p1, p2 - low2)
+    low, high = (math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b)) for a, b in (down, up))
+    return p1 - p2 - low, p1 - p2 + high
+
+
+def _summary(job: Job, plan: Plan, e: Evidence) -> dict[str, Any]:
+    g, name, rows = job.config.guard, job.config.method, plan.rows
+    shares = {name: float(e.method_right.mean()), "supervised": float(e.baseline_right.mean())}
+    both = int((e.method_right & e.baseline_right).sum())
+    interval, kept = paired_interval(e.wins, e.losses, both, rows), better(e)
+    found = {
+        "mode": g.mode,
+        "way": "cross-fitting" if plan.folds else "validation rows",
+        "rows": rows,
+        "validation_rows": len(plan.validation),
+        "folds": len(plan.folds),
+        "steps_per_fold": fold_steps(job.config) if plan.folds else 0,
+        "accuracy": shares,
+        "log_loss": {name: log_loss(e.method), "supervised": log_loss(e.baseline)},
+        "only_method_right": e.wins,
+        "only_supervised_right": e.losses,
+        "difference": shares[name] - shares["supervised"],
+        "difference_95": list(interval),
+        "interval": "Newcombe (1998), method 10",
+        "better": kept,
+        "returned": name if kept or g.mode == "warn" else BASELINE,
+    }
+    return {**found, "text": _text(found, name)}
+
+
+def _text(found: dict[str, Any], name: str) -> str:
+    """The verdict in plain words."""
+    accuracy, rows, (low, high) = found["accuracy"], found["rows"], found["difference_95"]
+    way = f"{found['folds']}-fold cross-fitting" if found["folds"] else "the validation rows"
+    if found["folds"] and found["validation_rows"]:
+        way += f" and {found['validation_rows']} validation rows"
+    figures = (
+        f"{name} is right on {100 * accuracy[name]:.0f} % and supervised training on "
+        f"{100 * accuracy['supervised']:.0f} % of {rows} rows, by {way}: {100 * found['difference']:+.0f} points, "
+        f"95 % interval {100 * low:+.0f} to {100 * high:+.0f}"
+    )
+    if found["better"]:
+        return f"guard: {name} is kept. {figures}"
+    advice = (
+        "Check that the unlabelled rows are of the same classes and kind as the labelled ones, train longer, try "
+        "another method or threshold, or label more rows; guard.mode=warn keeps the model all the same"
+    )
+    if found["returned"] == BASELINE:
+        return f"guard: the supervised baseline is returned, {name} is in model-not-chosen. {figures}. {advice}"
+    return f"guard: {name} is not clearly better than supervised training. {figures}. {advice.partition(';')[0]}"
+
+
+def _announce(job: Job, plan: Plan, pace: float | None, progress: Progress) -> None:
+    each = pace or seconds_per_step(_copy(job, job.config), PACE)
+    method_steps, supervised_steps = plan.steps(job.config, job.extra_steps)
+    seconds = each * method_steps + baseline_pace(job, PACE) * supervised_steps
+    folds = f" and {len(plan.folds)}-fold cross-fitting of both ({fold_steps(job.config)} steps each)"
+    what = f"supervised training for comparison{folds if plan.folds else ''}, {plan.rows} rows to judge"
+    progress.note(f"guard: {what}, about {clock(seconds)}; guard.mode=off leaves it out")
+
+
+def baseline_pace(job: Job, limit: float) -> float:
+    """Seconds per step of the run's supervised baseline, timed for ``limit`` seconds on a copy."""
+    return seconds_per_step(_copy(job, _supervised(job.config)), limit)
+
+
+def _copy(job: Job, config: RunConfig) -> Job:
+    return build_job(config, job.folder, job.source, job.split, job.preprocessing, job.device)
