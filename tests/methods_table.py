@@ -143,19 +143,19 @@ ROWS = (
     Row(
         "co_training",
         "co_training",
-        {"threshold": 0.1, "ramp": 0.5},
-        off=({"weight": 0.0}, {"threshold": 1.01}, {"select": "top", "top": 0}),
+        {"ramp": 0.5},
+        off=({"weight": 0.0}, {"share": 0.0}, {"select": "threshold", "threshold": 1.01}),
         terms=(
             SUPERVISED,
             Term("supervised", "second", silence_supervised=False),
-            Term("unlabeled", "net", {"threshold": 0.0, "ramp": 0.0}),
-            Term("unlabeled", "second", {"threshold": 0.0, "ramp": 0.0}),
+            Term("unlabeled", "net", {"ramp": 0.0}),
+            Term("unlabeled", "second", {"ramp": 0.0}),
         ),
     ),
     Row(
-        "co_training-top",
+        "co_training-threshold",
         "co_training",
-        {"select": "top", "top": 1, "learn_view": "weak"},
+        {"select": "threshold", "threshold": 0.1, "learn_view": "weak"},
         {"name": "adamw", "lr": 0.003},
     ),
     Row("mpl-exact", "mpl", {"finetune_steps": 4}, off=MPL_OFF, twin="teacher", terms=MPL_TERMS),
@@ -167,6 +167,35 @@ ROWS = (
     Row("mpl-sampled", "mpl", {"feedback": "sampled", "finetune_steps": 4}),
     Row("mpl-official", "mpl", {"feedback": "official", **FIXED}),
     Row("mpl-none", "mpl", {"feedback": "none", **FIXED}),
+    Row(
+        "self_mpl",
+        "self_mpl",
+        off=({"pseudo_weight": 0.0, "uda_weight": 0.0}, {"pseudo_weight": 0.0, "uda_threshold": 1.01}),
+        terms=(
+            Term("supervised", "net", {"pseudo_weight": 0.0, "uda_weight": 0.0}, silence_supervised=False),
+            Term("uda", "net", {"pseudo_weight": 0.0, "uda_threshold": 0.0}),
+            Term("feedback", "net", {"uda_weight": 0.0}),
+            Term("feedback", "net", {"uda_weight": 0.0, "feedback": "sampled", "baseline": 0.0}),
+        ),
+    ),
+    Row("self_mpl-adamw-clip", "self_mpl", {"pseudo_weight": 0.5}, {"name": "adamw", "lr": 0.003, "clip": 0.2}),
+    Row("self_mpl-sampled", "self_mpl", {"feedback": "sampled", "uda_ramp": 0.5}, {"nesterov": True}),
+    Row(
+        "mpl_reduced",
+        "mpl_reduced",
+        {"finetune_steps": 4},
+        off=({"teacher_share": 1.0, "uda_weight": 0.0}, {"teacher_share": 1.0, "uda_threshold": 1.01}),
+        terms=(
+            Term("supervised", "net", {"teacher_share": 1.0, "uda_weight": 0.0}, silence_supervised=False),
+            Term("uda", "net", {"teacher_share": 1.0, "uda_threshold": 0.0}),
+            Term("student", "net"),
+            Term("feedback", "calibrator"),
+            Term("finetune", "finetuned", silence_supervised=False),
+        ),
+    ),
+    Row("mpl_reduced-adamw-clip", "mpl_reduced", FIXED, {"name": "adamw", "lr": 0.003, "clip": 0.2, "warmup": 1}),
+    Row("mpl_reduced-none", "mpl_reduced", {"feedback": "none", "teacher_share": 0.5, **FIXED}),
+    Row("self_mpl-none", "self_mpl", {"feedback": "none", "label_smoothing": 0.1}),
 )
 BY_NAME = {row.name: row for row in ROWS}
 

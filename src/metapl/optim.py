@@ -130,13 +130,17 @@ class Learner:
 
     def step(self, loss: Tensor, t: int, first: int = 0) -> None:
         """Backpropagate ``loss`` and make update t, then move the EMA; ``first``: this network's first t."""
+        self.update(loss, t)
+        self.ema.update(self.model, t - first)
+
+    def update(self, loss: Tensor, t: int) -> None:
+        """The update alone: for a method that makes several in one step and averages what they come to."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, t, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.clip_scale = self._clip() if self.config.clip else None
         self.optimizer.step()
-        self.ema.update(self.model, t - first)
 
     def _clip(self) -> Tensor:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)

@@ -44,7 +44,7 @@ def test_digits_train_evaluate_predict(call: Call, digits_run: Path) -> None:
 
 def test_two_nets_are_one_model(call: Call, data: Path) -> None:
     """What co-training ends with is an average of two networks: stored, judged and asked like any other."""
-    words = ("--method", "co_training", *QUICK[:3], *QUICK[-2:], "co_training.threshold=0.4", "--validation", "none")
+    words = ("--method", "co_training", *QUICK[:3], *QUICK[-2:], "--validation", "none")
     assert call("train", data / "tree", *words, "--out", "run").code == 0
     card = json.loads(Path("run/model/model.json").read_text())
     assert (card["network"], card["combine"]) == ("average", {"average": ["model", "model"]})

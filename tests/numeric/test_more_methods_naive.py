@@ -29,6 +29,7 @@ from test_methods_naive import (
     log_p,
     net,
     soft_ce,
+    uda_term,
 )
 from torch import Tensor, nn
 
@@ -245,7 +246,7 @@ def taught(p: Tensor, c: Any) -> list[int]:
         return [i for i in range(len(p)) if q[i] >= c.threshold]
     rows = []
     for k in range(C):
-        rows += sorted((i for i in range(len(p)) if y[i] == k), key=lambda i: -q[i])[: c.top]
+        rows += sorted((i for i in range(len(p)) if y[i] == k), key=lambda i: -q[i])[: round(c.share * B_U / C)]
     return rows
 
 
@@ -278,9 +279,9 @@ def co_training_step(players: list[Player], sees: list[Tensor], c: Any, b: SemiB
 @pytest.mark.parametrize(
     "settings",
     [
-        {"threshold": 0.45, "weight": 0.7, "label_smoothing": 0.1},
-        {"select": "top", "top": 1, "ramp": 0.4},
-        {"threshold": 0.45, "learn_view": "weak", "views": "features"},
+        {"select": "threshold", "threshold": 0.45, "weight": 0.7, "label_smoothing": 0.1},
+        {"share": 0.5, "ramp": 0.4},
+        {"share": 0.6, "learn_view": "weak", "views": "features"},
     ],
     ids=str,
 )
@@ -311,3 +312,161 @@ def test_co_training(settings: dict[str, Any]) -> None:
     assert not combined.training
     torch.testing.assert_close(torch.softmax(combined(x), -1), (p[0] + p[1]) / 2, rtol=1e-10, atol=1e-12)
     assert torch.exp(combined(x)).sum(-1).tolist() == pytest.approx([1.0] * len(x)), "log-probabilities"
+
+
+# ---- self_mpl --------------------------------------------------------------------------------------------------
+
+
+def inner_step(player: Player, grads: dict[str, Tensor], t: int) -> None:
+    """An update that is not averaged."""
+    average, stats = player.average, player.average_stats
+    player.step(grads, t)
+    player.average, player.average_stats = average, stats
+
+
+def self_mpl_step(player: Player, c: Any, b: SemiBatch, t: int, draw: Tensor, baseline: float) -> tuple[Report, float]:
+    """S1 to S5, the feedback by brute force: the labels come from a second copy of the weights, phi."""
+    assert b.u_weak is not None
+    assert b.u_strong is not None
+    w, x = player.leaf(), torch.cat([b.u_weak, b.u_strong])
+    phi = {n: v.detach().clone().requires_grad_() for n, v in w.items()}
+    z = player.see(x)
+    z_label = forward(phi, x)[0][:B_U]
+    p = torch.exp(log_p(z_label))
+    own = ce(z[B_U:], draw) if c.feedback == "sampled" else soft_ce(z[B_U:], p)
+    grads = {n: c.pseudo_weight * g for n, g in gradient(own, w, create_graph=True).items()}
+    old = ce(forward(w, b.x_l)[0], b.y_l).item()
+    after = ce(forward(player.moved(grads, t), b.x_l)[0], b.y_l)
+    report = {"unlabeled": own.item(), "agreement": (z[:B_U].argmax(1) == z[B_U:].argmax(1)).double().mean().item()}
+    heard = {n: torch.zeros_like(v) for n, v in w.items()}
+    if c.feedback != "none":
+        report["student_labeled"] = after.item()
+    if c.feedback == "exact":
+        heard = {n: g / player.rate(t) for n, g in gradient(after, phi, retain_graph=True).items()}
+    elif c.feedback == "sampled":
+        gain = old - after.item() - baseline
+        baseline = c.baseline * baseline + (1 - c.baseline) * (old - after.item()) if c.baseline else 0.0
+        term = gain * ce(z_label, draw)
+        heard = gradient(term, phi)
+        report |= {"gain": gain, "feedback": term.item()}
+    inner_step(player, {n: g.detach() for n, g in grads.items()}, t)
+
+    w = player.leaf()
+    z = player.see(torch.cat([b.x_l, x]))
+    supervised = ce(z[:B_L], b.y_l, c.label_smoothing)
+    uda = uda_term(z[B_L : B_L + B_U], z[-B_U:], c.uda_threshold, c.uda_temperature)
+    rise = min(1.0, t / round(c.uda_ramp * STEPS)) if c.uda_ramp else 1.0
+    total = gradient(supervised + c.uda_weight * rise * uda, w)
+    player.step({n: g + c.feedback_weight * heard[n] for n, g in total.items()}, t)
+    return report | {"supervised": supervised.item(), "uda": uda.item()}, baseline
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"feedback": "exact", "feedback_weight": 0.8},
+        {"feedback": "exact", "feedback_weight": 2.0, "pseudo_weight": 0.4, "label_smoothing": 0.1, "uda_ramp": 0.5},
+        {"feedback": "sampled", "feedback_weight": 3.0, "baseline": 0.7},
+        {"feedback": "sampled", "feedback_weight": 3.0, "baseline": 0.0, "pseudo_weight": 0.4},
+        {"feedback": "none"},
+    ],
+    ids=str,
+)
+def test_self_mpl(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    method, config = make("self_mpl", {"uda_threshold": 0.45, "uda_temperature": 0.6, **settings})
+    player, baseline, draw = player_of(method.net), 0.0, torch.arange(B_U) % C
+    monkeypatch.setattr("metapl.methods.self_mpl.sample_labels", lambda p: draw)
+    for t in range(RUN):
+        report = method.step(batch(t), t).values
+        expected, baseline = self_mpl_step(player, config, batch(t), t, draw, baseline)
+        same(report, expected)
+        compare(player, method.net)
+        assert ("feedback" in report) == (config.feedback != "none")
+    assert method.baseline.item() == pytest.approx(baseline, abs=1e-12)
+
+
+def test_what_the_labels_hear_matters_here() -> None:
+    """The comparison above could not pass without the feedback."""
+    found = []
+    for feedback in ("exact", "none"):
+        method, _ = make("self_mpl", {"feedback": feedback, "feedback_weight": 0.8})
+        for t in range(RUN):
+            method.step(batch(t), t)
+        found.append(method.net.model.state_dict())
+    assert max((found[0][n] - found[1][n]).abs().max() for n in found[0] if "weight" in n) > 1e-3
+
+
+# ---- mpl_reduced -----------------------------------------------------------------------------------------------
+
+
+def calibrated(k: dict[str, Tensor], stored: Tensor) -> Tensor:
+    h = torch.exp(stored) @ k["hidden.weight"].T + k["hidden.bias"]
+    return torch.exp(log_p(stored + torch.clamp(h, min=0) @ k["out.weight"].T + k["out.bias"]))
+
+
+def reduced_teacher_step(player: Paced, c: Any, b: SemiBatch, t: int) -> Report:
+    assert b.u_weak is not None
+    assert b.u_strong is not None
+    w = player.leaf()
+    z = player.see(torch.cat([b.x_l, b.u_weak, b.u_strong]))
+    supervised = ce(z[:B_L], b.y_l, c.label_smoothing)
+    uda = uda_term(z[B_L : B_L + B_U], z[-B_U:], c.uda_threshold, c.uda_temperature)
+    player.step(gradient(supervised + c.uda_weight * uda, w), t)
+    return {"supervised": supervised.item(), "uda": uda.item()}
+
+
+def reduced_student_step(student: Paced, calibrator: Paced, c: Any, b: SemiBatch, t: int, pool_log_p: Tensor) -> Report:
+    """R3 to R5, the feedback by brute force through the student's step."""
+    assert b.u_weak is not None
+    assert b.u_strong is not None
+    w, k = student.leaf(), calibrator.leaf()
+    stored = torch.stack([pool_log_p[i] for i in b.u_index.tolist()])
+    p = calibrated(k, stored) if k else torch.exp(stored)
+    loss = soft_ce(student.see(b.u_strong), p)
+    grads = gradient(loss, w, create_graph=True)
+    after = ce(forward(student.moved(grads, t), b.x_l)[0], b.y_l)
+    report = {"student": loss.item()}
+    if c.feedback == "exact":
+        truth = gradient(after, k, retain_graph=True)
+        calibrator.step({n: c.feedback_weight / student.rate(t) * g for n, g in truth.items()}, t)
+        report["student_labeled"] = after.item()
+    student.step({n: g.detach() for n, g in grads.items()}, t)
+    student.measure(b.u_weak)
+    return report
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"feedback": "exact", "feedback_weight": 20.0, "calibrator_units": 4, "calibrator_lr": 0.5},
+        {"feedback": "exact", "feedback_weight": 0.8, "teacher_share": 0.25, "label_smoothing": 0.1},
+        {"feedback": "none", "uda_weight": 0.5},
+    ],
+    ids=str,
+)
+def test_mpl_reduced(settings: dict[str, Any]) -> None:
+    pool, build = Pool(), Builder()
+    given = {"uda_threshold": 0.45, "uda_temperature": 0.6, **settings}
+    method, config = make("mpl_reduced", given, pool=pool, pool_size=N, build=build)
+    switch = round(config.teacher_share * STEPS)
+    player = Paced(dict(build.made[0]), OPTIM.lr, length=switch)
+    learns = config.feedback == "exact"
+    small = dict(method.calibrator.model.named_parameters()) if learns else {}
+    small = {n: q.detach().clone() for n, q in small.items()}
+    assert not learns or small["out.weight"].abs().max() == 0
+    calibrator = Paced(small, config.calibrator_lr or OPTIM.lr, length=STEPS - switch)
+    stored = torch.zeros(0)
+    for t in range(STEPS):
+        report = method.step(picked(t), t).values
+        if t == switch:
+            stored = log_p(judged(player.average, player.average_stats, pool.x))
+            player = Paced(dict(build.made[-1]), OPTIM.lr, measures=True, length=STEPS - switch)
+        if t < switch:
+            same(report, reduced_teacher_step(player, config, picked(t), t))
+        else:
+            same(report, reduced_student_step(player, calibrator, config, picked(t), t - switch, stored))
+        compare(player, method.net)
+        for n, value in calibrator.w.items():
+            assert (method.calibrator.model.get_parameter(n) - value).abs().max() < 1e-10, n
+    assert len(build.made) == 2
+    assert not learns or calibrator.w["out.weight"].abs().max() > 1e-4

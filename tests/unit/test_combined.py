@@ -105,7 +105,7 @@ def config(views: str = "features", **settings: Any) -> RunConfig:
         split=SplitConfig(validation="none"),
         guard=GuardConfig("off"),
         batch=BatchConfig(12, 24),
-        settings=METHODS["co_training"].Config(views=views, threshold=0.6, **settings),
+        settings=METHODS["co_training"].Config(views=views, **settings),
     )
 
 

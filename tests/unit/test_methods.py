@@ -310,7 +310,14 @@ def test_settings_out_of_range_are_refused() -> None:
         "freematch": [{"weight": -0.5}, {"fairness": -0.1}, {"decay": 1.0}, {"decay": -0.1}],
         "softmatch": [{"weight": -0.5}, {"n_sigma": 0.0}, {"decay": 1.0}],
         "self_training": [{"rounds": 0}, {"threshold": -0.1}, {"weight": -1.0}],
-        "co_training": [{"threshold": -0.1}, {"weight": -1.0}, {"top": -1}, {"ramp": 2.0}],
+        "co_training": [{"threshold": -0.1}, {"weight": -1.0}, {"share": 1.1}, {"ramp": 2.0}],
+        "mpl_reduced": [
+            {"teacher_share": 0.0},
+            {"uda_temperature": 0.0},
+            {"calibrator_units": 0},
+            {"finetune_lr": 0.0},
+        ],
+        "self_mpl": [{"uda_temperature": 0.0}, {"baseline": 1.0}, {"pseudo_weight": -1.0}, {"uda_ramp": 2.0}],
         "mpl": [{"uda_temperature": 0.0}, {"baseline": 1.0}, {"finetune_lr": 0.0}, {"feedback_start": 2.0}],
     }
     assert set(bad) == set(METHODS)

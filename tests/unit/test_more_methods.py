@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metapl.methods.base import label_pool
-from metapl.optim import OptimConfig
+from metapl.optim import EMA, Learner, OptimConfig
 from metapl.pseudo_labels import class_balance, surest_per_class
 from metapl.types import Context
-from methods_table import BY_NAME, STEPS, assert_same, build, networks, plain_net, run, through_disk
+from methods_table import BY_NAME, STEPS, NoisyNet, assert_same, build, networks, plain_net, run, through_disk
 
-IN_PARTS = ["self_training", "self_training-weak-balanced", "self_training-goes-on"]
+IN_PARTS = [
+    "mpl_reduced",
+    "mpl_reduced-adamw-clip",
+    "self_training",
+    "self_training-weak-balanced",
+    "self_training-goes-on",
+]
 
 
 @pytest.mark.parametrize("name", IN_PARTS)
@@ -126,7 +134,7 @@ def test_surest_per_class() -> None:
 
 
 def test_the_two_nets_begin_apart_and_are_averaged() -> None:
-    method, stream = build(BY_NAME["co_training"], {"threshold": 0.0}, net=plain_net)
+    method, stream = build(BY_NAME["co_training"], net=plain_net)
     first, second = networks(method)["net"], networks(method)["second"]
     assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()) if a.ndim > 1)
     run(method, stream, 0, STEPS)
@@ -137,3 +145,124 @@ def test_the_two_nets_begin_apart_and_are_averaged() -> None:
     torch.testing.assert_close(p[0], (p[1] + p[2]) / 2)
     method.eval_model().train(False)
     assert not any(m.training for model in found.values() for m in model.modules())
+
+
+# ---- mpl_reduced -----------------------------------------------------------------------------------------------
+
+
+class Counted(NoisyNet):
+    """A network that is counted while it lives. A deep copy (an average) is none: it is built by nobody."""
+
+    alive: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive.add(self)
+
+
+def test_there_is_one_big_network_at_a_time() -> None:
+    """Without help from the garbage collector: the teacher and its optimiser are gone before the student is made."""
+    seen: list[int] = []
+
+    def make() -> nn.Module:
+        seen.append(len(Counted.alive))
+        return Counted()
+
+    gc.disable()
+    try:
+        Counted.alive.clear()
+        method, stream = build(BY_NAME["mpl_reduced"], net=make)
+        optimizer = weakref.ref(vars(method)["net"].optimizer)
+        for t in range(STEPS + method.extra_steps):
+            run(method, stream, t, t + 1)
+            assert len(Counted.alive) == 1
+        assert optimizer() is None
+        assert seen == [0, 0]
+        held = [m for m in networks(method).values() if isinstance(m, Counted)]
+        assert len(held) == 2, "the student, and the copy that fine-tuning steps without an optimiser"
+        keeping, _ = build(BY_NAME["mpl-exact"], net=make)
+        assert len(Counted.alive) == 3, "the count can find two: mpl holds a teacher and a student"
+        assert keeping
+    finally:
+        gc.enable()
+
+
+def test_the_calibrator_starts_as_the_identity_and_moves_under_feedback() -> None:
+    method, stream = build(BY_NAME["mpl_reduced"], {"calibrator_lr": 0.5}, net=plain_net)
+    shifts = [float(r["shift"]) for r in run(method, stream, 0, STEPS) if "shift" in r]
+    assert len(shifts) == 5
+    assert shifts[0] < 1e-6
+    assert shifts[-1] > 1e-4
+    plain, _ = build(BY_NAME["mpl_reduced-none"], net=plain_net)
+    assert list(networks(plain)) == ["net"], "without feedback there is nothing to calibrate by"
+
+
+def test_a_stored_probability_of_zero_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    sure = torch.zeros(build(BY_NAME["mpl_reduced"])[1].pool_size, 10)
+    sure[:, 3] = 1.0
+    monkeypatch.setattr("metapl.methods.mpl_reduced.label_pool", lambda model, context: sure)
+    method, stream = build(BY_NAME["mpl_reduced"])
+    for report in run(method, stream, 0, STEPS):
+        assert all(torch.isfinite(v) for v in report.values())
+    assert torch.isfinite(torch.cat([p.flatten() for p in networks(method)["calibrator"].parameters()])).all()
+
+
+def test_the_candidates_say_whose_average_it_is() -> None:
+    method, stream = build(BY_NAME["mpl_reduced"])
+    run(method, stream, 0, 3)
+    assert list(method.candidates()) == ["teacher_ema"]
+    run(method, stream, 3, STEPS)
+    assert list(method.candidates()) == ["student_ema"]
+    run(method, stream, STEPS, STEPS + 1)
+    assert list(method.candidates()) == ["student_ema", "student_finetuned"]
+
+
+# ---- self_mpl --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["self_mpl", "self_mpl-sampled", "self_mpl-adamw-clip"])
+def test_two_updates_and_one_average_per_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, stream = build(BY_NAME[name], net=plain_net)
+    net: Any = vars(method)["net"]
+    events: list[str] = []
+    update, average = Learner.update, EMA.update
+
+    def updated(self: Learner, loss: Tensor, t: int) -> None:
+        before = copy.deepcopy(self.model.state_dict())
+        update(self, loss, t)
+        events.append(
+            "update" if not torch.equal(before["head.weight"], self.model.state_dict()["head.weight"]) else "-"
+        )
+
+    def averaged(self: EMA, model: nn.Module, t: int) -> None:
+        average(self, model, t)
+        events.append("average")
+
+    monkeypatch.setattr(Learner, "update", updated)
+    monkeypatch.setattr(EMA, "update", averaged)
+    run(method, stream, 0, 2)
+    assert events == ["update", "update", "average"] * 2
+    steps = [int(s["step"]) for s in net.optimizer.state.values() if "step" in s]
+    assert set(steps) <= {4}
+
+
+def test_the_first_update_is_gradient_descent_on_the_own_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against autograd on the same batch: no gradient through the labels, the weight as stated."""
+    method, stream = build(BY_NAME["self_mpl"], {"pseudo_weight": 0.5, "uda_weight": 0.0}, net=plain_net)
+    batch, twin = stream(0, method.needs), copy.deepcopy(networks(method)["net"])
+    assert batch.u_weak is not None
+    assert batch.u_strong is not None
+    z, z_strong = twin(torch.cat([batch.u_weak, batch.u_strong])).chunk(2)
+    loss = -(torch.softmax(z.detach(), -1) * torch.log_softmax(z_strong, -1)).sum(-1).mean()
+    wanted = torch.autograd.grad(0.5 * loss, list(twin.parameters()))
+    found: list[tuple[Tensor, ...]] = []
+    update = Learner.update
+
+    def noted(self: Learner, loss: Tensor, t: int) -> None:
+        found.append(torch.autograd.grad(loss, list(self.model.parameters()), retain_graph=True))
+        update(self, loss, t)
+
+    monkeypatch.setattr(Learner, "update", noted)
+    method.step(batch, 0)
+    for got, want in zip(found[0], wanted):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)

@@ -11,7 +11,9 @@ from metapl.methods.flexmatch import FlexMatch as FlexMatch
 from metapl.methods.freematch import FreeMatch as FreeMatch
 from metapl.methods.mean_teacher import MeanTeacher as MeanTeacher
 from metapl.methods.mpl import MPL as MPL
+from metapl.methods.mpl_reduced import ReducedMPL as ReducedMPL
 from metapl.methods.pseudo_label import PseudoLabel as PseudoLabel
+from metapl.methods.self_mpl import SelfMPL as SelfMPL
 from metapl.methods.self_training import SelfTraining as SelfTraining
 from metapl.methods.softmatch import SoftMatch as SoftMatch
 from metapl.methods.supervised import Supervised as Supervised
@@ -29,6 +31,8 @@ METHODS: dict[str, Any] = {
     "freematch": FreeMatch,
     "softmatch": SoftMatch,
     "mpl": MPL,
+    "self_mpl": SelfMPL,
+    "mpl_reduced": ReducedMPL,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metapl import feedback as fb
 from metapl.losses import cross_entropy, masked_cross_entropy
 from metapl.optim import Learner
 from metapl.thresholds import Threshold
@@ -85,3 +86,40 @@ def label_pool(model: nn.Module, context: Context) -> Tensor:
         raise ValueError("this method labels the whole pool: Context.pool must be given")
     parts = [torch.softmax(model(rows), -1) for _, rows in context.pool("plain")]
     return torch.cat(parts)
+
+
+def label_derivative(
+    learner: Learner, before: fb.Before, batch: SemiBatch, x: Tensor, how: fb.Derivative
+) -> tuple[Tensor, Tensor]:
+    """E3 to E5 of ``mpl``: what the labelled rows say, after the step just made, about every label it was made from.
+
+    Args:
+        learner: has just made its step on ``mean_i CE(labels_i, learner.model(x)_i)``.
+        before: the snapshot from right before the forward of ``x``.
+        batch: its labelled rows speak.
+        x: [B, ...] the very rows of that forward.
+        how: forward mode or a difference.
+
+    Returns:
+        The labelled loss after the step, 0-d, and r [B, C] per unit of the learning rate: the derivative of that loss
+        with respect to label [i, c] is ``lr / B * r[i, c]``, exactly.
+    """
+    labeled, gradient = fb.labeled_gradient(learner.model, before, batch.x_l, batch.y_l)  # E3
+    direction = fb.step_adjoint(learner.optimizer, learner.model, gradient, unit_lr=True)  # E5
+    if learner.clip_scale is not None:
+        weights = [(n, q) for n, q in learner.model.named_parameters() if n in direction]
+        moved = {n: torch.zeros_like(q) if q.grad is None else q.grad for n, q in weights}
+        direction = fb.clip_adjoint(direction, moved, learner.clip_scale)
+    return labeled, fb.log_prob_derivative(learner.model, before, x, direction, how)  # E4
+
+
+def descend(model: nn.Module, batch: SemiBatch, lr: float) -> Tensor:
+    """One plain gradient step of ``model``, in train mode, on the labelled rows (E7 of ``mpl``); the loss before it."""
+    loss = cross_entropy(model.train()(batch.x_l), batch.y_l)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    with torch.no_grad():
+        for p, g in zip(parameters, grads):
+            if g is not None:
+                p.sub_(g, alpha=lr)
+    return loss.detach()

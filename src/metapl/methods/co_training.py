@@ -3,7 +3,8 @@
 Nets f_0 and f_1 with weights of their own. Each net is taught by the other one alone, k = 0, 1:
 
 C1  p_k = softmax f_k(weak view), y_k = argmax p_k   (no gradient)
-C2  threshold: m_k,i = [max p_k,i >= threshold];   top: m_k,i = 1 for the ``top`` surest rows of each class in the batch
+C2  top: m_k,i = 1 for the surest rows of each class in the batch, share * B / C of each;
+    threshold: m_k,i = [max p_k,i >= threshold]
 C3  loss_k = CE(y_l, f_k(x_l)) + weight * ramp(t) * mean_i m_o,i CE(y_o,i, f_k(learn view_i)),  o = 1 - k
 
 The result is the mean of both nets' probabilities. ``views: features`` gives each net one half of a table's features.
@@ -36,9 +37,9 @@ class CoTraining:
         """Settings of co-training."""
 
         views: Literal["nets", "features"] = "nets"  # features = a seeded half of a table's features for each net
-        select: Literal["threshold", "top"] = "threshold"  # which of a net's labels the other one is taught (C2)
-        threshold: float = 0.95  # least confidence of a label (threshold); above 1 none passes
-        top: int = 2  # rows of each class and batch (top)
+        select: Literal["top", "threshold"] = "top"  # which of a net's labels the other one is taught (C2)
+        share: float = 0.6  # of the batch that is taught, the same number of rows from every class (top); 0 = off
+        threshold: float = 0.8  # least confidence of a label (threshold); above 1 none passes
         learn_view: Literal["strong", "weak"] = "strong"  # the view on which a label is learnt
         weight: float = 1.0  # of the unlabelled loss
         ramp: float = 0.0  # share of the run over which the weight rises from 0
@@ -47,8 +48,9 @@ class CoTraining:
         def __post_init__(self) -> None:
             if not 0 <= self.label_smoothing < 1:
                 raise UserError("label_smoothing must be at least 0 and below 1", "", "co_training")
-            if self.threshold < 0 or self.weight < 0 or self.top < 0 or not 0 <= self.ramp <= 1:
-                raise UserError("threshold, weight and top must be at least 0, ramp in 0..1", "", "co_training")
+            if self.threshold < 0 or self.weight < 0 or not 0 <= self.share <= 1 or not 0 <= self.ramp <= 1:
+                remedy = "threshold and weight must be at least 0, share and ramp in 0..1."
+                raise UserError("a setting is out of range", remedy, "co_training")
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.steps = config, context.steps
@@ -56,7 +58,7 @@ class CoTraining:
         if config.views == "features":
             models = [Masked(m, half) for m, half in zip(models, _halves(context.row_shape, models[0]))]
         self.net, self.second = (Learner(m, context.optim, context.steps) for m in models)
-        selects = config.threshold <= 1 if config.select == "threshold" else config.top > 0
+        selects = config.threshold <= 1 if config.select == "threshold" else config.share > 0
         self.active = config.weight > 0 and selects  # else two supervised trainings, exactly
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
@@ -86,7 +88,9 @@ class CoTraining:
 
     def _selected(self, p: Tensor) -> Tensor:
         c = self.config
-        return confidence_mask(p, c.threshold) if c.select == "threshold" else surest_per_class(p, c.top)  # C2
+        if c.select == "threshold":
+            return confidence_mask(p, c.threshold)  # C2
+        return surest_per_class(p, max(1, round(c.share * p.shape[0] / p.shape[1])))
 
     def eval_model(self) -> nn.Module:
         return Average([self.net.ema.model, self.second.ema.model]).eval()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from metapl import feedback as fb
 from metapl.errors import UserError
 from metapl.losses import consistency, cross_entropy, soft_cross_entropy
+from metapl.methods.base import descend, label_derivative
 from metapl.optim import Learner, predict_logits, ramp
 from metapl.pseudo_labels import confidence_mask, sample_labels, sharpen
 from metapl.types import Context, SemiBatch, StepReport, View
@@ -140,14 +141,8 @@ class MPL:
         return fb.official_loss(z, gain) if hard is None else fb.sampled_loss(z, hard, gain)
 
     def _exact(self, before: fb.Before, batch: SemiBatch, x_u: Tensor, p: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        student = self.student
-        parts["student_labeled"], gradient = fb.labeled_gradient(student.model, before, batch.x_l, batch.y_l)  # E3
-        direction = fb.step_adjoint(student.optimizer, student.model, gradient, unit_lr=True)  # E5
-        if student.clip_scale is not None:
-            weights = [(n, q) for n, q in student.model.named_parameters() if n in direction]
-            moved = {n: torch.zeros_like(q) if q.grad is None else q.grad for n, q in weights}
-            direction = fb.clip_adjoint(direction, moved, student.clip_scale)
-        r = fb.log_prob_derivative(student.model, before, x_u, direction, self.config.derivative)  # E4
+        labeled, r = label_derivative(self.student, before, batch, x_u, self.config.derivative)  # E3 to E5
+        parts["student_labeled"] = labeled
         parts["feedback_spread"] = spread = r.std()
         if self.config.feedback_cap:
             r = r * (self.config.feedback_cap / spread.clamp_min(1e-12)).clamp(max=1.0)
@@ -169,16 +164,9 @@ class MPL:
     def _finetune(self, batch: SemiBatch) -> StepReport:
         """E7: plain SGD on the labelled rows, from the student's EMA."""
         if self.finetuned is None:
-            self.finetuned = copy.deepcopy(self.student.ema.model).requires_grad_(True).train()
-        self.finetuned.train()
-        loss = cross_entropy(self.finetuned(batch.x_l), batch.y_l)
-        parameters = [p for p in self.finetuned.parameters() if p.requires_grad]
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        with torch.no_grad():
-            for p, g in zip(parameters, grads):
-                if g is not None:
-                    p.sub_(g, alpha=self.config.finetune_lr)
-        return StepReport({"loss": loss.detach(), "finetune": loss.detach()})
+            self.finetuned = copy.deepcopy(self.student.ema.model).requires_grad_(True)
+        loss = descend(self.finetuned, batch, self.config.finetune_lr)
+        return StepReport({"loss": loss, "finetune": loss})
 
     def eval_model(self) -> nn.Module:
         return self.student.ema.model if self.finetuned is None else self.finetuned
@@ -196,5 +184,5 @@ class MPL:
         self.student.load_state_dict(state["student"])
         self.baseline = state["baseline"]
         if "finetuned" in state:
-            self.finetuned = copy.deepcopy(self.student.ema.model).requires_grad_(True).train()
+            self.finetuned = copy.deepcopy(self.student.ema.model).requires_grad_(True)
             self.finetuned.load_state_dict(state["finetuned"])
