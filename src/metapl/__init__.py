@@ -15,6 +15,8 @@ from metapl.errors import UserError as UserError
 
 if TYPE_CHECKING:
     from metapl import diagnostics as diagnostics
+    from metapl.compare import Comparison as Comparison
+    from metapl.compare import compare as compare
     from metapl.config import RunConfig as RunConfig
     from metapl.config import make_config as make_config
     from metapl.data.arrays import from_arrays as from_arrays
@@ -46,6 +48,7 @@ _HOME = {
     "METHODS": "metapl.methods",
     "MLP": "metapl.models",
     "MODELS": "metapl.models",
+    "Comparison": "metapl.compare",
     "ConvNet": "metapl.models",
     "Predictions": "metapl.predict",
     "Predictor": "metapl.saved",
@@ -56,6 +59,7 @@ _HOME = {
     "SplitConfig": "metapl.data.split",
     "Stopped": "metapl.train",
     "WideResNet": "metapl.models",
+    "compare": "metapl.compare",
     "evaluate": "metapl.evaluate",
     "filter_pseudo_labels": "metapl.pseudo_labels",
     "from_arrays": "metapl.data.arrays",
@@ -95,9 +99,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps ``metapl.train`` and ``metapl.evaluate`` functions.
+    """Keeps ``metapl.train``, ``metapl.evaluate`` and ``metapl.compare`` functions.
 
-    Two files have the names of the functions in them. Whoever imports such a file makes Python set the module as an
+    These files have the names of the functions in them. Whoever imports such a file makes Python set the module as an
     attribute of the package, over the function; that one assignment is passed over. The module itself stays within
     reach: ``from metapl.train import ...`` and ``importlib.import_module("metapl.train")``.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,23 @@ class Job:
 
 
 def build_job(
-    config: RunConfig, folder: Path, source: Source, split: Split, preprocessing: Preprocessing, device: torch.device
+    config: RunConfig,
+    folder: Path,
+    source: Source,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    watch: Callable[[nn.Module], None] | None = None,
 ) -> Job:
-    """The run in memory, before its first step. ``folder`` is only noted."""
+    """The run in memory, before its first step. ``folder`` is only noted; ``watch`` is shown each new network."""
 
     def network() -> nn.Module:
         model = build_model(config.model, preprocessing.shape, len(source.class_names)).to(device)
         # Convolutions run up to twice as fast in this memory layout, on CPUs too.
         layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(preprocessing.shape) == 3 else {}
         moved: nn.Module = model.to(**layout)
+        if watch is not None:
+            watch(moved)
         return moved
 
     views = make_views(config.views, preprocessing)

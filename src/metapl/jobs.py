@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import sys
@@ -25,7 +26,8 @@ from typing import Any, Literal
 from metapl.errors import UserError
 from metapl.signals import stop_signals
 
-PRELOAD = ("metapl.train", "metapl.saved")  # what the server process imports once for all
+# What the server process imports once for all; torch loads the last at the first step of an optimiser.
+PRELOAD = ("metapl.train", "metapl.saved", "torch._dynamo")
 POLL = 0.2  # seconds between two looks at whether a signal came
 
 End = Literal["done", "refused", "stopped", "crashed", "killed"]
@@ -49,7 +51,6 @@ class Outcome:
         value: what the job returned, if it is done.
         error: one sentence, if it is not.
         details: the traceback of a crash.
-        peak_memory: bytes of main memory that the process held at most; 0 where it was killed.
         notes: warnings that came up.
     """
 
@@ -58,7 +59,6 @@ class Outcome:
     error: str = ""
     refusal: tuple[str, str, str] = ("", "", "")  # the parts of the UserError
     details: str = ""
-    peak_memory: int = 0
     notes: tuple[str, ...] = ()
 
     def must(self) -> Any:
@@ -81,6 +81,12 @@ def default_workers(jobs: int, device: str = "cpu") -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(jobs, cores))
+
+
+def peak_memory() -> int:
+    """Bytes of main memory that this process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def run_jobs(
@@ -133,7 +139,8 @@ def run_jobs(
 
 def _start(context: Any, work: Any, job: tuple[Any, ...], threads: int) -> tuple[Connection, Any]:
     pipe, other = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(other, work, job, threads), daemon=True)
+    # Pickled here and by plain means: on torch's own way between processes tensors would move to shared memory.
+    process = context.Process(target=_serve, args=(other, pickle.dumps((work, job)), threads), daemon=True)
     with _main_hidden():
         process.start()
     other.close()
@@ -164,7 +171,7 @@ def _main_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(pipe: Connection, work: Callable[..., Any], job: tuple[Any, ...], threads: int) -> None:
+def _serve(pipe: Connection, packed: bytes, threads: int) -> None:
     """The life of one process."""
     import torch
 
@@ -173,16 +180,17 @@ def _serve(pipe: Connection, work: Callable[..., Any], job: tuple[Any, ...], thr
     torch.set_num_threads(threads)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        facts = _attempt(work, job)
+        facts = _attempt(packed)
     notes = tuple(dict.fromkeys(str(w.message) for w in caught))
     with suppress(OSError):  # nobody reads any more
-        pipe.send(Outcome(**facts, peak_memory=_peak_memory(), notes=notes))
+        pipe.send(Outcome(**facts, notes=notes))
 
 
-def _attempt(work: Callable[..., Any], job: tuple[Any, ...]) -> dict[str, Any]:
+def _attempt(packed: bytes) -> dict[str, Any]:
     from metapl.train import Stopped
 
     try:
+        work, job = pickle.loads(packed)
         return {"end": "done", "value": work(*job)}
     except UserError as error:
         return {"end": "refused", "error": str(error), "refusal": (error.what, error.remedy, error.where)}
@@ -191,12 +199,6 @@ def _attempt(work: Callable[..., Any], job: tuple[Any, ...]) -> dict[str, Any]:
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         return {"end": "crashed", "error": text, "details": traceback.format_exc()}
-
-
-def _peak_memory() -> int:
-    """Bytes of main memory that this process held at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _end_with_parent() -> None:

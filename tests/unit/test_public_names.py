@@ -12,10 +12,11 @@ import pytest
 import metapl
 
 PUBLIC = {
-    "METHODS", "MLP", "MODELS", "ConvNet", "Predictions", "Predictor", "Result", "RunConfig", "SemiSupervisedDataset",
-    "SmallCNN", "SplitConfig", "Stopped", "UserError", "WideResNet", "__version__", "diagnostics", "evaluate",
-    "filter_pseudo_labels", "from_arrays", "generate_pseudo_labels", "load_model", "make_config", "make_split",
-    "open_source", "predict_folder", "predict_source", "resume", "train", "train_mpl",
+    "Comparison", "ConvNet", "METHODS", "MLP", "MODELS", "Predictions", "Predictor", "Result", "RunConfig",
+    "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped", "UserError", "WideResNet", "__version__",
+    "compare", "diagnostics", "evaluate", "filter_pseudo_labels", "from_arrays", "generate_pseudo_labels",
+    "load_model", "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
+    "train_mpl",
 }  # fmt: skip
 SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml")
 
@@ -46,7 +47,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = metapl.teach
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "compare"])
 def test_a_function_is_not_hidden_by_the_file_of_the_same_name(name: str) -> None:
     module = importlib.import_module(f"metapl.{name}")
     assert isinstance(module, ModuleType)

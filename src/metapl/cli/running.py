@@ -135,19 +135,24 @@ def train(
 
 @app.command()
 def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Go on with a training that was stopped or killed.
+    """Go on with a training, or a comparison, that was stopped or killed.
 
-    It continues from the newest checkpoint and, on a CPU, ends with the same model as an unbroken run, byte for byte.
+    A training continues from its newest checkpoint and, on a CPU, ends with the same model as an unbroken run, byte for
+    byte. A comparison keeps its finished runs and continues the others.
 
     \b
-    Example:
+    Examples:
       metapl resume runs/photos-mpl-0
+      metapl resume comparisons/photos
     """
+    from metapl.cli.comparing import resume_comparison
     from metapl.progress import make_progress
     from metapl.train import resume as go_on
 
     show.check_json(json)
     State.folder = run
+    if (run / "comparison.json").is_file():
+        return resume_comparison(run, json, quiet)
     _finish(lambda: go_on(run, progress=make_progress(quiet)), json)
 
 

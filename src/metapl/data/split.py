@@ -29,6 +29,8 @@ class SplitConfig:
         validation: "auto" (20 % of the labelled rows of each class, at least one where a class has two or more),
             a fraction below 1, a whole number per class, or 0 / "none".
         test: share of each class set aside for testing where the source has no test rows and every row a label.
+        hold_out: share of the labelled rows of each class set aside for testing where the source has no test rows and
+            not every row a label; ``compare`` sets it where it must.
         include_labeled: whether labelled training rows also stand in the unlabelled pool, as in the paper.
     """
 
@@ -36,6 +38,7 @@ class SplitConfig:
     labels_total: int | None = None
     validation: str | float | int = "auto"
     test: float = 0.2
+    hold_out: float = 0.0
     include_labeled: bool = True
 
 
@@ -128,8 +131,9 @@ def _check(source: Source, config: SplitConfig) -> None:
             f"Give at least {classes}.",
             "split.labels_total",
         )
-    if not 0 <= config.test < 1:
-        raise UserError(f"test is {config.test}", "Give a share from 0 up to, not including, 1.", "split.test")
+    for name, share in (("test", config.test), ("hold_out", config.hold_out)):
+        if not 0 <= share < 1:
+            raise UserError(f"{name} is {share}", "Give a share from 0 up to, not including, 1.", f"split.{name}")
 
 
 def _by_class(source: Source, rows: Array) -> ByClass:
@@ -156,7 +160,7 @@ def _share(count: int, share: float) -> int:
 
 
 def _test_rows(source: Source, config: SplitConfig, seed: int, notes: list[str]) -> Array:
-    """The source's own test rows, or a stratified share of a fully labelled source, or none."""
+    """The source's own test rows, or a stratified share of its labelled rows, or none."""
     own = np.flatnonzero(source.is_test & (source.labels >= 0))
     if source.is_test.any():
         without = int(source.is_test.sum()) - len(own)
@@ -166,13 +170,14 @@ def _test_rows(source: Source, config: SplitConfig, seed: int, notes: list[str])
     if config.test == 0:
         notes.append("no test rows: test=0")
         return own
-    if (source.labels < 0).any():
+    share = config.hold_out if (source.labels < 0).any() else config.test
+    if share == 0:
         notes.append("no test rows: the data bring none and are not fully labelled")
         return own
     groups = _by_class(source, np.arange(len(source.ids)))
     return _join(
         {
-            k: _shuffled(rows, seed, "test", source.class_names[k])[: _share(len(rows), config.test)]
+            k: _shuffled(rows, seed, "test", source.class_names[k])[: _share(len(rows), share)]
             for k, rows in groups.items()
         }
     )

@@ -1,0 +1,161 @@
+"""compare."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from metapl import show
+from metapl.cli.app import (
+    ConfigFile,
+    Data,
+    Debug,
+    Device,
+    Json,
+    Labels,
+    LabelsTotal,
+    Model,
+    Number,
+    OptionalPath,
+    Quiet,
+    Settings,
+    State,
+    Text,
+    Validation,
+    Whole,
+    app,
+    data_and_pairs,
+    parsed,
+    say,
+)
+from metapl.errors import UserError
+
+if TYPE_CHECKING:
+    from metapl.compare import Comparison
+
+
+@app.command()
+def compare(
+    data: Data = None,
+    settings: Settings = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="all, or names with commas between; mpl:KEY=VALUE+KEY=VALUE and mpl:ablate, see below."
+        ),
+    ] = "all",
+    seeds: Annotated[int, typer.Option(metavar="N", help="Runs per method, each with other labels and weights.")] = 5,
+    seed: Annotated[Whole, typer.Option(metavar="FIRST", help="The first of the seeds; default 0.")] = None,
+    budget: Annotated[
+        Text,
+        typer.Option(
+            metavar="WHAT", help="What is equal: steps, passes (rows through networks) or minutes; default steps."
+        ),
+    ] = None,
+    steps: Annotated[
+        Whole,
+        typer.Option(metavar="N", help="Updates of each method; with --budget passes, of the first. Default 1000."),
+    ] = None,
+    minutes: Annotated[
+        Number, typer.Option(metavar="M", help="Training per run, as many steps as fit: --budget minutes.")
+    ] = None,
+    labels: Labels = None,
+    labels_total: LabelsTotal = None,
+    validation: Validation = None,
+    reference: Annotated[
+        Text, typer.Option(metavar="METHOD", help="What all are held against; by default supervised, or the first.")
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    workers: Annotated[
+        Whole, typer.Option(metavar="N", help="Runs at a time, one core each; by default all cores, on a GPU 1.")
+    ] = None,
+    config: ConfigFile = None,
+    out: Annotated[
+        OptionalPath,
+        typer.Option(metavar="DIR", help="Folder of the results; by default a free one in comparisons/."),
+    ] = None,
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods on your data, seed by seed, with intervals.
+
+    Each seed draws labels, test rows and weights, the same for every method. Each run is judged once on test rows that
+    it has not seen. The table says who wins, by how much, and whether the difference is more than luck. DATA is as for
+    train; it needs test rows, a label on every row, or enough labels to hold some out.
+
+    DIR gets table.md, comparison.png, results.json, results.csv and all run folders. Ctrl-C saves; the same command
+    with the same --out, or metapl resume DIR, goes on. More --seeds may be added later.
+
+    \b
+    Examples:
+      metapl compare digits --labels 20 --methods all --seeds 2 --steps 50
+      metapl compare photos --labels 10 --methods supervised,fixmatch,mpl
+      metapl compare photos --labels 10 --methods mpl:ablate
+      metapl compare photos --methods fixmatch:views.ops=1+optim.lr=0.02,mpl
+      metapl compare photos --methods fixmatch,mpl --minutes 5
+    """
+    from metapl.compare import compare as run
+    from metapl.progress import make_progress
+
+    show.check_json(json)
+    if steps is not None and (minutes is not None or budget == "minutes"):
+        raise UserError("--steps and a budget of minutes are both given", "Give one of the two.")
+    data, pairs = data_and_pairs(data, settings)
+    options = {
+        "model": model,
+        "split.labels": labels,
+        "split.labels_total": labels_total,
+        "split.validation": parsed(validation),
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+    }
+    by: Literal["steps", "passes", "minutes"] = budget or ("minutes" if minutes else "steps")  # type: ignore[assignment]
+    State.folder = out
+    _finish(
+        lambda: run(
+            data,
+            methods,
+            seeds,
+            out=out,
+            settings=pairs,
+            file=config,
+            options=options,
+            budget=by,
+            minutes=minutes,
+            reference=reference,
+            workers=workers,
+            progress=make_progress(quiet),
+            command=shlex.join(["metapl", *sys.argv[1:]]),
+        ),
+        json,
+    )
+
+
+def resume_comparison(folder: Path, json: str | None, quiet: bool) -> None:
+    """``metapl resume`` of a comparison."""
+    from metapl.compare import resume_comparison as run
+    from metapl.progress import make_progress
+
+    _finish(lambda: run(folder, progress=make_progress(quiet)), json)
+
+
+def _finish(work: Callable[[], Comparison], json: str | None) -> None:
+    """Compare, and print the end; a stop is told with the command that goes on."""
+    from metapl.compare import ComparisonStopped
+
+    try:
+        result = work()
+    except ComparisonStopped as stopped:
+        place = shlex.quote(str(stopped.folder))
+        say(f"{stopped}, the state of the others is saved. To go on: metapl resume {place}")
+        raise typer.Exit(128 + stopped.signal_number) from None
+    end = f"table.md, comparison.png, results.json and results.csv are in {show.one_line(result.folder)}"
+    show.give({**result.to_dict(), "folder": str(result.folder)}, json, f"{result}\n\n{end}")

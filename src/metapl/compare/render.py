@@ -1,0 +1,121 @@
+"""The table as text for a terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from metapl.compare.plan import Plan
+from metapl.compare.table import Row, budget_text, footnotes, signed, verdict
+
+WIDTH = 110  # of the text
+NAME = 24  # longest name that shares its line with the figures
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+RUN_FIELDS = (
+    *("method", "seed", "test_accuracy", "test_rows", "test_log_loss", "steps", "extra_steps", "seconds"),
+    *("peak_memory", "resumed_at", "chosen", "split_sha", "error"),
+)
+
+
+def text_table(plan: Plan, rows: Sequence[Row]) -> str:
+    """At most ``WIDTH`` wide; a long name has a line of its own. Best mean first."""
+    header, lines = _header(plan), [_cells(row) for row in ranked(rows)]
+    widths = [max(len(line[k]) for line in [header, *lines]) for k in range(1, len(header))]
+    width = max([len(line[0]) for line in lines if len(line[0]) <= NAME] + [len(header[0])])
+    made = []
+    for line in [header, *lines]:
+        name, figures = line[0], "  ".join(cell.rjust(w) for cell, w in zip(line[1:], widths))
+        if len(name) > width:
+            made.append(name)
+            name = ""
+        made.append(f"{name.ljust(width)}  {figures}".rstrip())
+    return "\n".join(made)
+
+
+def text(plan: Plan, rows: Sequence[Row]) -> str:
+    """All that the terminal shows: the table, what failed, the verdict, and how to read it."""
+    parts = [f"{plan.asked['data']}: {plan.facts['labels']}", text_table(plan, rows)]
+    parts += ["\n".join(_wrapped(line) for line in failures(rows))] if any(r["errors"] for r in rows) else []
+    parts.append(_wrapped(verdict(plan, rows)))
+    parts.append(_wrapped(f"Budget: {budget_text(plan, rows)}"))
+    return "\n\n".join(parts)
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """One line per run that failed."""
+    return [f"failed: {r['method']}, seed {seed}: {why}" for r in rows for seed, why in r["errors"].items()]
+
+
+def markdown(plan: Plan, rows: Sequence[Row], versions: Mapping[str, str]) -> str:
+    """A section to paste: the table, the verdict, how to read it, the command and the versions."""
+    header = [*_header(plan), "steps", "rows forward", "rows backward"]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for row in ranked(rows):
+        passes = [f"{row[k]:,}" if row[k] is not None else "-" for k in ("rows_forward", "rows_backward")]
+        cells = [*_cells(row), f"{row['steps']:,}", *passes]
+        lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
+    made = [f"Data: `{plan.asked['data']}`, {plan.facts['labels']}.", "\n".join(lines), verdict(plan, rows)]
+    made += ["\n".join(f"- {line}" for line in [*failures(rows), *footnotes(plan, rows), *plan.facts["notes"]])]
+    stand = ", ".join(f"{name} {version}" for name, version in versions.items())
+    made.append(f"    {plan.facts['command']}\n\n{stand}")
+    return "\n\n".join(made) + "\n"
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Best mean first, what never finished last."""
+    return sorted(rows, key=lambda r: (r["mean"] is None, -(r["mean"] or 0.0)))
+
+
+def runs_csv(runs: Iterable[Mapping[str, Any]]) -> str:
+    """One line per run. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(RUN_FIELDS)
+    for run in runs:
+        writer.writerow([guarded(run.get(name)) for name in RUN_FIELDS])
+    return out.getvalue()
+
+
+def guarded(value: Any) -> Any:
+    """``value``, or a text that no spreadsheet computes."""
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def _header(plan: Plan) -> list[str]:
+    figures = ["mean", "sd", "worst", f"to {plan.asked['reference']}", "to best baseline"]
+    return ["method", *figures, "seeds for 1 point", "time", "memory"]
+
+
+def _cells(row: Row) -> list[str]:
+    number = row["seeds_for_one_point"]
+    time, memory = row["seconds"], row["peak_memory_mb"]
+    return [
+        row["method"],
+        *(_figure(row[k]) for k in ("mean", "sd", "worst")),
+        _interval(row["to_reference"]),
+        _interval(row["to_best"]),
+        "-" if number is None else f"{number:,}",
+        "-" if time is None else f"{time:.0f} s" if time >= 10 else f"{time:.1f} s",
+        "-" if memory is None else f"{memory:,.0f} MB",
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _interval(cell: Row | None) -> str:
+    """``+4.8 [+1.5, +8.1]``."""
+    if cell is None:
+        return "-"
+    between = "" if cell["low"] is None else f" [{signed(cell['low'])}, {signed(cell['high'])}]"
+    return f"{signed(cell['mean'])}{between}"
+
+
+def _wrapped(line: str) -> str:
+    return "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent="" if line.endswith(".") else "  ")) or line

@@ -1,0 +1,203 @@
+"""From runs to a table: means and spread, paired differences with intervals, and what they say in plain words."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from metapl.compare.budget import cost
+from metapl.compare.paired import estimate, holm, paired, seeds_needed
+from metapl.compare.plan import Plan
+
+FAMILY = "mpl"  # methods of this name, or whose name begins with it and an underscore, are no baselines
+Row = dict[str, Any]
+
+
+def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """One row per method, in the order asked; accuracies in percent, differences in points.
+
+    ``to_reference`` and ``to_best`` are paired estimates (``paired.Estimate`` as plain values, and Holm's p over the
+    column) or None. ``to_best`` is against the best baseline: the highest mean among the rows that are not of the mpl
+    family, the row itself left out; where there is none, among all other rows. ``against`` names it.
+    """
+    runs = list(runs)
+    accuracy: dict[str, dict[int, float]] = {label: {} for label in plan.labels}
+    for run in runs:
+        if not run.get("error"):
+            accuracy[run["method"]][run["seed"]] = run["test_accuracy"]
+    means = {label: statistics.fmean(a.values()) for label, a in accuracy.items() if a}
+    rows = []
+    for label in plan.labels:
+        mine = [run for run in runs if run["method"] == label]
+        row: Row = {"method": label, **_own(accuracy[label], mine), **_spent(plan, label, mine)}
+        opponent = _best_other(plan, means, label)
+        reference = plan.asked["reference"]
+        row["to_reference"] = None if label == reference else _difference(accuracy, label, reference)
+        row["against"] = opponent
+        row["to_best"] = _difference(accuracy, label, opponent) if opponent else None
+        sd = row["to_best"]["sd"] if row["to_best"] else None
+        row["seeds_for_one_point"] = None if sd is None else seeds_needed(sd)
+        rows.append(row)
+    for column in ("to_reference", "to_best"):
+        _adjust([row[column] for row in rows])
+    return rows
+
+
+def best_baseline(plan: Plan, rows: Sequence[Row]) -> str | None:
+    """The baseline with the highest mean, or None where there is none."""
+    means = {r["method"]: r["mean"] for r in rows if r["seeds"] and not in_family(plan, r["method"])}
+    return max(means, key=lambda label: means[label]) if means else None
+
+
+def in_family(plan: Plan, label: str) -> bool:
+    method = plan.method(label)
+    return method == FAMILY or method.startswith(f"{FAMILY}_")
+
+
+def _own(accuracy: Mapping[int, float], runs: Sequence[Mapping[str, Any]]) -> Row:
+    errors = {run["seed"]: run["error"] for run in runs if run.get("error")}
+    if not accuracy:
+        return {"seeds": 0, "mean": None, "sd": None, "low": None, "high": None, "worst": None, "errors": errors}
+    found = estimate(list(accuracy.values()))
+    own = {k: getattr(found, k) for k in ("mean", "sd", "low", "high")}
+    return {"seeds": found.n, **own, "worst": min(accuracy.values()), "errors": errors}
+
+
+def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
+    """Steps, passes, and the mean time and highest memory of the runs that were measured from start to end."""
+    share = plan.budget[label]
+    whole = [r for r in runs if not r.get("error") and r["resumed_at"] == 0]
+    memory = [r["peak_memory"] for r in whole if r["peak_memory"] is not None]
+    passes = cost(share["cost"]).rows(share["steps"]) if share["cost"] else None
+    return {
+        "steps": share["steps"],
+        "extra_steps": share["cost"]["extra_steps"] if share["cost"] else 0,
+        "rows_forward": round(passes.forward) if passes else None,
+        "rows_backward": round(passes.backward) if passes else None,
+        "seconds": statistics.fmean(r["seconds"] for r in whole) if whole else None,
+        "peak_memory_mb": max(memory) / (1 << 20) if memory else None,
+    }
+
+
+def _best_other(plan: Plan, means: Mapping[str, float], label: str) -> str | None:
+    others = [m for m in means if m != label]
+    baselines = [m for m in others if not in_family(plan, m)] or others
+    return max(baselines, key=lambda m: means[m]) if baselines and label in means else None
+
+
+def _difference(accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> Row | None:
+    found = paired(accuracy[label], accuracy[other])
+    return asdict(found) if found else None
+
+
+def _adjust(cells: Sequence[Row | None]) -> None:
+    """Holm's p beside each p of a column."""
+    tested = [cell for cell in cells if cell is not None and cell["p"] is not None]
+    for cell, p in zip(tested, holm([cell["p"] for cell in tested])):
+        cell["p_holm"] = p
+
+
+# ---- in words ------------------------------------------------------------------------------------------------
+
+
+def verdict(plan: Plan, rows: Sequence[Row]) -> str:
+    """A few sentences: who wins and by how much, where mpl stands, and how many seeds would tell."""
+    order = sorted((r for r in rows if r["seeds"]), key=lambda r: -r["mean"])
+    if not order:
+        return "No run finished."
+    winner, said = order[0], list[str]()
+    said.append(
+        f"{winner['method']} has the highest mean, {winner['mean']:.1f} %{_failed(winner, plan)}{_gap(winner)}."
+    )
+    ours = next((r for r in order if r["method"] == FAMILY), None)
+    ours = ours or next((r for r in order if in_family(plan, r["method"])), None)
+    if ours is not None and ours is not winner:
+        place = f"number {order.index(ours) + 1} of {len(order)}"
+        said.append(f"{ours['method']} is {place}, {ours['mean']:.1f} %{_failed(ours, plan)}{_gap(ours)}.")
+    asked = ours or winner
+    if len(plan.seeds) == 1:
+        said.append("One seed gives no interval: any difference may be luck, so add seeds.")
+    elif asked["seeds_for_one_point"] and asked["seeds_for_one_point"] > asked["to_best"]["n"]:
+        pair = f"{asked['method']} and {asked['against']}"
+        said.append(
+            f"To see a difference of one point between {pair} takes about {asked['seeds_for_one_point']:,} seeds."
+        )
+    return " ".join(said)
+
+
+def _failed(row: Row, plan: Plan) -> str:
+    missing = len(plan.seeds) - row["seeds"]
+    return f" (over {row['seeds']} of {len(plan.seeds)} seeds, the others failed)" if missing else ""
+
+
+def _gap(row: Row) -> str:
+    """The difference to the opponent, and whether the interval settles it."""
+    cell = row["to_best"]
+    if cell is None:
+        return ""
+    size = f": {signed(cell['mean'])} points against {row['against']}, seed by seed"
+    if cell["low"] is None:
+        return size
+    between = f"{size}, 95 % interval {signed(cell['low'])} to {signed(cell['high'])}"
+    if cell["low"] <= 0 <= cell["high"]:
+        return f"{between}, which includes 0: {cell['n']} seeds do not settle it"
+    also = "" if cell["p_holm"] < 0.05 else " (though not once all rows of the table are allowed for)"
+    return f"{between}, which excludes 0{also}"
+
+
+def signed(value: float) -> str:
+    """``+1.2``; nothing rounds to minus zero."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """How to read the table."""
+    reference, best, several = plan.asked["reference"], best_baseline(plan, rows), len(plan.seeds) > 1
+    tests = sum(1 for r in rows if r["to_reference"]) + sum(1 for r in rows if r["to_best"])
+    notes = [f"Accuracy on test rows, %, over {len(plan.seeds)} seeds; each seed gives every method the same split."]
+    if several:
+        notes.append(
+            f"to {reference}, to best baseline: mean paired difference in points [95 % t interval over seeds]. "
+            "It covers the draw of labels, test rows, weights and batches, not other data."
+        )
+    else:
+        notes.append(f"to {reference}, to best baseline: difference in points; one seed gives no interval.")
+    if best is not None:
+        notes.append(
+            f"Best baseline: the highest mean outside the {FAMILY} family, here {best}; {best} itself is held against "
+            "the next. It is chosen on the same runs, which flatters it a little."
+        )
+    else:
+        notes.append(f"No baseline outside the {FAMILY} family is here: best means the best of the other rows.")
+    if several:
+        notes.append(
+            "seeds for 1 point: n = ((1.96 + 0.84) sd)^2 + 1.92, with the sd of the paired difference to the best "
+            "baseline: power 0.8, two-sided 5 %."
+        )
+    if several and tests > 1:
+        notes.append(
+            f"{tests} intervals stand here, so about one in twenty misses by chance; results.json has p-values with "
+            "Holm's correction."
+        )
+    notes.append(f"Budget: {budget_text(plan, rows)}")
+    memory = "time: mean seconds of training; memory: highest peak of a run's process"
+    notes.append(f"{memory}. Runs that were broken off and resumed are left out of both.")
+    return notes
+
+
+def budget_text(plan: Plan, rows: Sequence[Row]) -> str:
+    """What each method was given."""
+    budget = plan.asked["budget"]
+    extra = [f"{r['method']} {r['extra_steps']}" for r in rows if r["extra_steps"]]
+    after = f" Steps of fine-tuning come on top: {', '.join(extra)}." if extra else ""
+    if budget["by"] == "steps":
+        return f"equal steps, {budget['steps']} each.{after}"
+    if budget["by"] == "minutes":
+        return f"equal time, {budget['minutes']:g} minutes per run; steps by the speed measured here.{after}"
+    first = rows[0]
+    return (
+        f"equal passes: as many rows forward and backward as {first['method']} passes in {first['steps']} steps. "
+        f"Fine-tuning is counted.{after}"
+    )
