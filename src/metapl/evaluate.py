@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.errors import UserError
 from metapl.saved import Predictor
 from metapl.types import Source
 
@@ -33,10 +34,17 @@ def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) 
 
 
 def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """The figures of ``evaluate`` for probabilities p [n, C] and true classes y [n]."""
+    """The figures of ``evaluate`` for probabilities p [n, C] and true classes y [n].
+
+    Raises:
+        UserError: a probability that is no number, as from weights that have grown without bound.
+    """
     count, C = len(y), len(class_names)
     if not count:
         return {"rows": 0}
+    if not torch.isfinite(p).all():
+        remedy = "The training diverged: lower optim.lr or set optim.clip=1."
+        raise UserError("the network's answers are no longer finite", remedy)
     predicted = p.argmax(-1)
     confusion = torch.bincount(y * C + predicted, minlength=C * C).view(C, C)
     right = int((predicted == y).sum())

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from metapl.data import MemorySource, fit_preprocessing
+from metapl.errors import UserError
 from metapl.evaluate import calibration_error, evaluate, judge, probabilities, summary, wilson
 from metapl.saved import Predictor
 
@@ -139,3 +140,10 @@ def test_evaluate_reads_the_rows_it_is_given(monkeypatch: pytest.MonkeyPatch) ->
     assert p.shape == (15, 2)
     torch.testing.assert_close(p.sum(1), torch.ones(15))
     assert torch.equal(p[8], probabilities(predictor, source, np.array([8]))[0])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_answers_that_are_no_numbers_are_told(bad: float) -> None:
+    p = torch.tensor([[0.5, 0.5], [bad, 0.5]])
+    with pytest.raises(UserError, match="no longer finite"):
+        judge(p, torch.tensor([0, 1]), ("a", "b"))
