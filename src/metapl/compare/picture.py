@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from metapl.compare.render import ranked
 from metapl.compare.table import Row, in_family
 
 DROP = 0.22  # the dots stand below their mean
-LONGEST = 34  # characters of a name on one line
+LONGEST, MOST_LINES = 28, 3  # characters of a name on one line, and lines
 OURS, OTHERS, LINE = "#c2410c", "#1d4e89", "0.35"
 
 
@@ -82,12 +83,15 @@ def _colour(plan: Plan, row: Row) -> str:
 
 
 def _name(label: str) -> str:
-    """On two lines if it is long; no mathematics is read in it."""
-    text = label.replace("$", r"\$")
-    if len(text) <= LONGEST:
-        return text
-    head, mark, tail = text.partition(":")
-    return f"{head}{mark}\n{tail if len(tail) <= LONGEST else tail[: LONGEST - 1] + '…'}"
+    """On several lines if it is long, cut if it is longer still; no mathematics is read in it."""
+    lines = [""]
+    for part in re.split(r"(?<=[:+])", label):
+        if lines[-1] and len(lines[-1]) + len(part) > LONGEST:
+            lines.append("")
+        lines[-1] += part
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]}…"]
+    return "\n".join(line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…" for line in lines).replace("$", r"\$")
 
 
 def _title(plan: Plan) -> str:
