@@ -192,7 +192,7 @@ def _holding_out(config: RunConfig, source: Source) -> RunConfig:
         UserError: the data set their test rows aside without labels, or too few labelled rows.
     """
     remedy = "Add labelled test rows (a folder test/CLASS/*), or label more."
-    if source.is_test.any() or config.split.test == 0:
+    if source.is_test.any() or (source.labels >= 0).all():  # without labels, or split.test=0
         raise UserError("there are no labelled test rows to judge by", remedy, source.name)
     counts = [int((source.labels == k).sum()) for k in range(len(source.class_names))]
     taken = sum(round(HOLD_OUT * n) for n in counts)
