@@ -98,6 +98,18 @@ ROWS = (
     ),
     Row("fixmatch-curriculum", "fixmatch", {"threshold": 0.3, "selection": "curriculum"}, off=({"weight": 0.0},)),
     Row("pseudo_label-soft", "pseudo_label", {"selection": "soft", "selection_decay": 0.5}, off=({"weight": 0.0},)),
+    Row(
+        "pseudo_label-epoch",
+        "pseudo_label",
+        {"schedule": "epoch", "epoch_steps": 3, "threshold": 0.12},
+        off=({"weight": 0.0}, {"threshold": 1.01}),
+        terms=(SUPERVISED, Term("unlabeled", "net", {"threshold": 0.0, "ramp": 0.0})),
+    ),
+    Row(
+        "pseudo_label-epoch-views",
+        "pseudo_label",
+        {"schedule": "epoch", "epoch_steps": 3, "threshold": 0.1, "judge": "views", "ramp": 0.0},
+    ),
     Row("uda-adaptive", "uda", {"selection": "adaptive", "selection_decay": 0.5}, off=({"weight": 0.0},)),
     Row(
         "mean_teacher",

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+import metapl
 from metapl import describe
 from metapl.config import known_keys
 from metapl.methods import METHODS
@@ -70,3 +71,35 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
     names: dict[str, object] = {}
     exec(compile(code.replace("600", "5"), "README.md", "exec"), names)
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_the_programs_of_the_tutorial_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of its blocks, one after the other as one program, with fewer epochs and steps."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "from-the-tutorial.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    short = blocks[0].replace("SEED, EPOCHS, STEPS = 0, 60, 600", "SEED, EPOCHS, STEPS = 0, 2, 3")
+    assert short != blocks[0]
+    names: dict[str, object] = {}
+    for code in [short, *blocks[1:]]:
+        exec(compile(code, "from-the-tutorial.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "epoch 2/2" in said
+    assert "alpha 0, 10 updates" in said
+    assert said.splitlines()[-1].startswith("Meta Pseudo Labels: ")
+    assert len(list((tmp_path / "runs").iterdir())) == 5
+
+
+def test_the_tutorial_pages_links_and_names_exist() -> None:
+    page = ROOT / "docs" / "from-the-tutorial.md"
+    text = page.read_text(encoding="utf-8")
+    places = re.findall(r"\]\((?!http)([^)#]+)", text)
+    assert len(places) > 3
+    for place in places:
+        assert (page.parent / place).exists(), place
+    for name in re.findall(r"metapl\.(\w+)\(", text):
+        assert name in metapl.__all__, name
+    assert "from-the-tutorial.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -302,7 +302,10 @@ def test_the_unlabelled_term_does_not_pull_through_its_target(name: str, monkeyp
 def test_settings_out_of_range_are_refused() -> None:
     bad: dict[str, list[dict[str, Any]]] = {
         "supervised": [],
-        "pseudo_label": [{"ramp": 1.5}, {"weight": -1.0}],
+        "pseudo_label": [
+            *({"ramp": 1.5}, {"weight": -1.0}, {"epoch_steps": -1}, {"judge_views": 0}),
+            {"schedule": "epoch", "selection": "soft"},
+        ],
         "uda": [{"temperature": 0.0}, {"threshold": -0.1}],
         "fixmatch": [{"weight": -0.5}, {"selection_decay": 1.0}, {"selection": "curriculum", "threshold": 1.01}],
         "mean_teacher": [{"weight": -0.5}, {"ramp": 1.5}, {"ramp": -0.1}],

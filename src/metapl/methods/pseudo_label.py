@@ -1,12 +1,15 @@
-"""Pseudo-labelling inside the batch (Lee 2013), with a confidence threshold.
+"""Pseudo-labelling inside the batch (Lee 2013) or in epochs, with a confidence threshold.
 
 P1  p = softmax f(weak view), y = argmax p, mask = [max p >= threshold]   (no gradient)
+P1' schedule=epoch: at the start of every epoch, labels = filter(generate(f, pool), judge) of the plain rows; a row of
+    the batch that holds a label y has mask 1, any other 0   (G1 and G2 of ``pseudo_labels``)
 P2  loss = CE(y_l, f(x_l)) + weight * ramp(t) * mean_i mask_i CE(y_i, f(weak view_i))
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +19,7 @@ from metapl.errors import UserError
 from metapl.losses import cross_entropy, masked_cross_entropy
 from metapl.methods.base import OneNetwork
 from metapl.optim import ramp
+from metapl.pseudo_labels import filter_pseudo_labels, generate_pseudo_labels
 from metapl.types import Context, SemiBatch, StepReport, View
 
 
@@ -26,7 +30,7 @@ class PseudoLabel(OneNetwork):
 
     @dataclass(frozen=True)
     class Config:
-        """Settings of in-batch pseudo-labelling."""
+        """Settings of pseudo-labelling."""
 
         threshold: float = 0.95  # least confidence of a pseudo label; above 1 none passes
         selection: thresholds.Kind = "fixed"  # how the threshold moves: docs/thresholds.md
@@ -34,6 +38,10 @@ class PseudoLabel(OneNetwork):
         weight: float = 1.0  # of the unlabelled loss
         ramp: float = 0.4  # share of the run over which the weight rises from 0
         label_smoothing: float = 0.0  # on the labelled rows
+        schedule: Literal["step", "epoch"] = "step"  # label each batch as it comes, or the whole pool once per epoch
+        epoch_steps: int = 0  # schedule=epoch: steps of an epoch; 0 = one pass over the unlabelled rows
+        judge: Literal["ema", "views", "none"] = "ema"  # schedule=epoch: the averaged weights or weak views must agree
+        judge_views: int = 2  # judge=views: how many
 
         def __post_init__(self) -> None:
             if not 0 <= self.label_smoothing < 1:
@@ -41,15 +49,27 @@ class PseudoLabel(OneNetwork):
             thresholds.check(self.selection, self.threshold, self.selection_decay, "pseudo_label")
             if self.weight < 0 or not 0 <= self.ramp <= 1:
                 raise UserError("weight must be at least 0, ramp in 0..1", "", "pseudo_label")
+            if self.epoch_steps < 0 or self.judge_views < 1:
+                raise UserError("epoch_steps must be at least 0, judge_views at least 1", "", "pseudo_label")
+            if self.schedule == "epoch" and self.selection != "fixed":
+                remedy = "Give selection=fixed, or schedule=step."
+                raise UserError(f"selection={self.selection} learns from batches", remedy, "pseudo_label")
 
     def __init__(self, config: Config, context: Context) -> None:
         kind, threshold, decay = config.selection, config.threshold, config.selection_decay
         super().__init__(context, thresholds.make(kind, threshold, decay, context))
-        self.config, self.steps = config, context.steps
+        self.config, self.steps, self.pool = config, context.steps, context.pool
         self.active = config.weight > 0 and self.selection.active  # else supervised training, exactly
+        self.labels: Tensor | None = None  # schedule=epoch: [N] int64, what each row of the pool holds; -1 nothing
+        if config.schedule == "epoch":
+            if context.pool is None:
+                raise ValueError("schedule=epoch passes over the pool: Context.pool must be given")
+            self.labels = torch.full((context.pool_size,), -1)
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
         c = self.config
+        if self.labels is not None and self.active:
+            self._label_pool(self.labels, batch, t)
         z_l, *z_u = self.net(batch.x_l, batch.u_weak) if self.active else self.net(batch.x_l)  # type: ignore[arg-type]
         supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
         unlabeled, mask = self._unlabeled(z_u[0], batch.u_index, t) if z_u else (supervised.new_zeros(()),) * 2
@@ -58,9 +78,40 @@ class PseudoLabel(OneNetwork):
         self.net.step(loss, t)
         parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled, "mask_rate": mask.mean()}
         parts |= self.selection.report()
+        if self.labels is not None and z_u:
+            parts["pool_labeled"] = (self.labels >= 0).to(loss.dtype).mean()
         return StepReport({k: v.detach() for k, v in parts.items()})
 
     def _unlabeled(self, z_u: Tensor, index: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        if self.labels is not None:
+            y = self.labels[index]
+            mask = (y >= 0).to(z_u.dtype)
+            return masked_cross_entropy(z_u, y.clamp_min(0), mask), mask
         p = torch.softmax(z_u.detach(), -1)  # P1
         mask = self.selection.weights(p, index, t)
         return masked_cross_entropy(z_u, p.argmax(-1), mask), mask
+
+    def _label_pool(self, old: Tensor, batch: SemiBatch, t: int) -> None:
+        """P1', if an epoch starts at step t: by default as many steps as the batches that hold the pool once."""
+        c, net, pool = self.config, self.net, self.pool
+        epoch, since = divmod(t, c.epoch_steps or max(1, -(-len(old) // len(batch.u_index))))
+        if since or pool is None:
+            return
+        found = generate_pseudo_labels(net.model, pool("plain"), threshold=c.threshold)
+        if c.judge == "ema":
+            found = filter_pseudo_labels(found, net.ema.model, threshold=c.threshold, loader=pool("plain"))
+        elif c.judge == "views":
+            views, first = c.judge_views, epoch * c.judge_views  # fresh draws every epoch
+            found = filter_pseudo_labels(
+                found, net.model, threshold=c.threshold, loader=lambda v: pool("weak", first + v), views=views
+            )
+        labels = torch.full((len(old),), -1)
+        labels[found.ids] = found.labels
+        self.labels = labels.to(batch.u_index.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | ({} if self.labels is None else {"labels": self.labels})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.labels = state.get("labels")
