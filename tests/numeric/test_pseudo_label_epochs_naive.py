@@ -19,6 +19,7 @@ from metapl.types import SemiBatch
 
 POOL, EPOCH = 13, 3
 
+
 @pytest.fixture(autouse=True)
 def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
