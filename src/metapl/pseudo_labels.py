@@ -222,6 +222,8 @@ def filter_pseudo_labels(
     device, count = device_of(model, device), len(pseudo_labels)
     agree, total = torch.ones(count, dtype=torch.bool), torch.zeros(count)
     with judging(model, device):
+        # Other draws than while generating, or a data set that augments would show the very same views again.
+        torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
         for view in range(views if count else 0):
             found = torch.zeros(count, dtype=torch.bool)
             for at, x in _again(pseudo_labels, loader(view) if callable(loader) else loader):

@@ -264,6 +264,21 @@ def test_views_by_an_augmentation_and_by_a_loader_that_augments() -> None:
         assert len(kept[6]) < len(kept[1]) < 40, "more views remove more"
 
 
+def test_a_loader_that_augments_does_not_show_the_views_of_the_generation_again() -> None:
+    class Shaky(Dataset[Tensor]):
+        def __len__(self) -> int:
+            return 30
+
+        def __getitem__(self, k: int) -> Tensor:
+            return torch.randn(2)
+
+    loader = DataLoader(Shaky(), batch_size=30)
+    made = generate_pseudo_labels(nn.Identity(), loader, threshold=0.0)
+    assert len(made) == 30
+    kept = filter_pseudo_labels(made, nn.Identity(), threshold=0.0, loader=loader, augment="loader")
+    assert 0 < len(kept) < 30
+
+
 def test_views_without_anything_to_tell_them_apart_are_refused() -> None:
     made = generate_pseudo_labels(nn.Identity(), [9 * torch.eye(3)])
     with pytest.raises(UserError, match="2 views of the same rows ask the same question"):

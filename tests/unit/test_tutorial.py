@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from metapl import SemiSupervisedDataset, SmallCNN, UserError, train_mpl
 from metapl.data.digits import open_digits
@@ -308,6 +309,37 @@ def test_the_way_of_reading_the_pool_decides_nothing_but_the_order() -> None:
         train(nets[name], loaders()[0], pools[name], 2, threshold=0.5)
     assert same(nets["shuffled"], nets["bare rows"])
     assert same(nets["own ids"], nets["bare rows"])
+
+
+class Counted(Dataset[Tensor]):
+    """Rows made when asked for; knows how many are alive."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.alive, self.peak = count, 0, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, k: int) -> Tensor:
+        row = rows(C, 2)[0][k % C].clone()
+        self.alive += 1
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(row, self._gone)
+        return row
+
+    def _gone(self) -> None:
+        self.alive -= 1
+
+
+def test_rows_are_not_kept_between_or_within_the_passes() -> None:
+    peaks = []
+    for count in (20, 200):
+        pool = Counted(count)
+        _, reports = train(noisy_net(), loaders()[0], DataLoader(pool, batch_size=5), 2, threshold=0.0, judge="none")
+        assert [r.kept for r in reports] == [count] * 2
+        assert pool.alive == 0
+        peaks.append(pool.peak)
+    assert peaks == [5, 5]
 
 
 def test_one_mixed_loader_for_both_parts() -> None:
