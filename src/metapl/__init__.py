@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from metapl.train import Stopped as Stopped
     from metapl.train import resume as resume
     from metapl.train import train as train
+    from metapl.tuning import Tuning as Tuning
+    from metapl.tuning import tune as tune
     from metapl.tutorial import train_mpl as train_mpl
 
 _HOME = {
@@ -58,6 +60,7 @@ _HOME = {
     "SmallCNN": "metapl.models",
     "SplitConfig": "metapl.data.split",
     "Stopped": "metapl.train",
+    "Tuning": "metapl.tuning",
     "WideResNet": "metapl.models",
     "compare": "metapl.compare",
     "evaluate": "metapl.evaluate",
@@ -73,6 +76,7 @@ _HOME = {
     "resume": "metapl.train",
     "train": "metapl.train",
     "train_mpl": "metapl.tutorial",
+    "tune": "metapl.tuning",
 }
 _MODULES = ("diagnostics",)
 

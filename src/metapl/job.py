@@ -83,12 +83,16 @@ def build_job(
     return Job(config, folder, source, split, preprocessing, device, method, stream)
 
 
-def diverged(done: int, values: Mapping[str, Tensor]) -> UserError:
+class Diverged(UserError):
+    """A loss or a weight is no longer finite: the settings are to blame, not the data."""
+
+
+def diverged(done: int, values: Mapping[str, Tensor]) -> Diverged:
     """The error that names what is no longer finite."""
     bad = [k for k, v in values.items() if not torch.isfinite(v)]
     bad = bad or ["a value since the last check" if values else "a weight"]
     remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
-    return UserError(f"training diverged by step {done}: {', '.join(bad)} is not finite", remedy)
+    return Diverged(f"training diverged by step {done}: {', '.join(bad)} is not finite", remedy)
 
 
 def sound(method: Method, state: Any) -> bool:

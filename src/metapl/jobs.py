@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -91,7 +91,7 @@ def peak_memory() -> int:
 
 def run_jobs(
     work: Callable[..., Any],
-    jobs: Sequence[tuple[Any, ...]],
+    jobs: Iterable[tuple[Any, ...]],
     workers: int,
     done: Callable[[int, Outcome], None],
     *,
@@ -100,7 +100,8 @@ def run_jobs(
 ) -> None:
     """Call ``work(*job)`` for each job, ``workers`` at a time, in order; tell ``done(position, outcome)`` as they end.
 
-    ``work`` must be importable by name, and jobs and results picklable. The program that calls this is not imported
+    ``work`` must be importable by name, and jobs and results picklable. A job is taken from ``jobs`` when a process
+    is free for it. The program that calls this is not imported
     in the processes, so it needs no ``if __name__ == "__main__"``. If ``done`` raises, the processes are ended.
     ``preload`` names more modules that the work needs; it counts at the first call in a program.
 
@@ -109,13 +110,16 @@ def run_jobs(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOAD, *preload])
-    waiting, running = list(enumerate(jobs))[::-1], dict[Connection, tuple[int, Any]]()
-    told = False
+    waiting, running = enumerate(jobs), dict[Connection, tuple[int, Any]]()
+    more, told = True, False
     with stop_signals() as stop:
         try:
-            while running or (waiting and not stop):
-                while waiting and len(running) < workers and not stop:
-                    position, job = waiting.pop()
+            while running or (more and not stop):
+                while more and len(running) < workers and not stop:
+                    if (following := next(waiting, None)) is None:
+                        more = False
+                        break
+                    position, job = following
                     pipe, process = _start(context, work, job, threads)
                     running[pipe] = position, process
                 if stop and not told:

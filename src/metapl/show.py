@@ -15,6 +15,7 @@ from metapl.errors import UserError
 from metapl.files import write_text
 
 MOST = 5  # problems named on the screen
+ROWS = 25  # settings of a tuning on the screen
 
 
 def one_line(text: object) -> str:
@@ -130,3 +131,34 @@ def demo(result: Mapping[str, Any]) -> str:
     head = ("method", "mean test accuracy", "sd", "worst seed", "time per run")
     end = f"{result['seconds_total']:.0f} s in all; results.json and demo.png are in {one_line(result['folder'])}"
     return f"{table(head, cells)}\n\n{end}"
+
+
+def tuning(folder: Path, summary: Mapping[str, Any]) -> str:
+    """The settings that were compared, best first, the decision, and what to type next."""
+    shown, chosen = summary["settings"][:ROWS], summary["chosen"]
+    cells = [_compared(entry, entry["setting"] == chosen) for entry in shown]
+    lines = [table(("setting", "right", "log loss", "against the default", ""), cells)]
+    if len(summary["settings"]) > ROWS:
+        lines.append(f"and {len(summary['settings']) - ROWS} more in results.json")
+    default = ", ".join(f"{key} = {value}" for key, value in summary["default"].items())
+    lines.append(f"default: {default}")
+    lines.append(f"{summary['rows']} labelled rows, held out in {summary['folds']} folds; +- is a standard error")
+    if not summary["complete"]:
+        lines.append("the time was up before everything was tried")
+    lines += ["", one_line(summary["verdict"]), "next:"]
+    settings = shlex.quote(str(folder / "best.yaml"))
+    lines.append(f"  metapl train {shlex.quote(summary['data'])} --config {settings}")
+    return "\n".join(lines)
+
+
+def _compared(entry: Mapping[str, Any], chosen: bool) -> tuple[str, ...]:
+    name = one_line(" ".join(f"{key}={value}" for key, value in entry["setting"].items()) or "default")
+    mark = "<- chosen" if chosen else ""
+    if "error" in entry:
+        return name, "-", "-", one_line(entry["error"]), mark
+    difference = (
+        ""
+        if entry["default"] or entry["difference"] is None
+        else (f"{100 * entry['difference']:+.1f} +- {100 * entry['standard_error']:.1f}")
+    )
+    return name, percent(entry["accuracy"]), f"{entry['log_loss']:.3f}", difference, mark

@@ -29,7 +29,8 @@ def run_trial(
     ``before_step`` is called before each step; what it raises ends the training.
 
     Raises:
-        UserError: a loss that is no longer finite.
+        Diverged: a loss that is no longer finite.
+        UserError: settings or data that no training can start from.
     """
     job = build_job(config, Path(), source, split, preprocessing, device)
     finite = torch.ones((), dtype=torch.bool, device=device)

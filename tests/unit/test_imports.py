@@ -19,7 +19,7 @@ LAYERS = (
     {"config", "saved", "evaluate", "checkpoint", "run", "progress", "device", "job", "trial", "pace"},
     {"guard", "alarms", "train"},
     {"jobs"},
-    {"predict", "demo", "describe"},
+    {"predict", "demo", "describe", "tuning"},
     {"apply", "show", "compare"},
     {"cli"},
     {"__main__"},

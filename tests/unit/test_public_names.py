@@ -12,11 +12,11 @@ import pytest
 import metapl
 
 PUBLIC = {
-    "Comparison", "ConvNet", "METHODS", "MLP", "MODELS", "Predictions", "Predictor", "Result", "RunConfig",
-    "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped", "UserError", "WideResNet", "__version__",
-    "compare", "diagnostics", "evaluate", "filter_pseudo_labels", "from_arrays", "generate_pseudo_labels",
-    "load_model", "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
-    "train_mpl",
+    "METHODS", "MLP", "MODELS", "Comparison", "ConvNet", "Predictions", "Predictor", "Result", "RunConfig",
+    "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped", "Tuning", "UserError", "WideResNet",
+    "__version__", "compare", "diagnostics", "evaluate", "filter_pseudo_labels", "from_arrays",
+    "generate_pseudo_labels", "load_model", "make_config", "make_split", "open_source", "predict_folder",
+    "predict_source", "resume", "train", "train_mpl", "tune",
 }  # fmt: skip
 SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml")
 

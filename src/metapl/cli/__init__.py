@@ -17,6 +17,7 @@ from metapl._version import __version__
 from metapl.cli import comparing as comparing
 from metapl.cli import listing as listing
 from metapl.cli import running as running
+from metapl.cli import tuning as tuning
 from metapl.cli import using as using
 from metapl.cli.app import State, say
 from metapl.cli.app import app as app

@@ -1,0 +1,132 @@
+"""tune."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from typing import Annotated
+
+import typer
+
+from metapl import show
+from metapl.cli.app import (
+    ConfigFile,
+    Data,
+    Debug,
+    Device,
+    Json,
+    Labels,
+    LabelsTotal,
+    Model,
+    Number,
+    OptionalPath,
+    Quiet,
+    Settings,
+    State,
+    Text,
+    Texts,
+    Validation,
+    Whole,
+    app,
+    data_and_pairs,
+    parsed,
+    say,
+)
+
+MOST = 8  # trainings side by side where nobody asks for a number: each holds PyTorch and the rows
+
+
+@app.command()
+def tune(
+    data: Data = None,
+    settings: Settings = None,
+    method: Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")] = None,
+    search: Annotated[
+        Texts,
+        typer.Option(
+            metavar="KEY=VALUES",
+            help="What to try: key=v1,v2 or key=low..high[:log]; x3 is three times the default. Repeatable; by "
+            "default thresholds, temperatures, feedback weight and learning rates.",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option(metavar="NAME", help="single (one setting at a time), grid, random or optuna.")
+    ] = "single",
+    trials: Annotated[Whole, typer.Option(metavar="N", help="Settings at most, beside the default.")] = None,
+    folds: Annotated[
+        Whole, typer.Option(metavar="K", help="By default the labels of the rarest class, from 2 to 5.")
+    ] = None,
+    steps: Annotated[Whole, typer.Option(metavar="N", help="Updates of each training; by default 1000.")] = None,
+    minutes: Annotated[
+        Number, typer.Option(metavar="M", help="Begin no setting that would not be done within M minutes in all.")
+    ] = None,
+    workers: Annotated[
+        Whole, typer.Option(metavar="N", help="Trainings side by side; by default one per core, one on a GPU.")
+    ] = None,
+    model: Model = None,
+    labels: Labels = None,
+    labels_total: LabelsTotal = None,
+    validation: Validation = None,
+    seed: Annotated[
+        Whole, typer.Option(metavar="N", help="Other labels, folds, weights and batches; default 0.")
+    ] = None,
+    device: Device = None,
+    config: ConfigFile = None,
+    out: Annotated[
+        OptionalPath,
+        typer.Option(metavar="DIR", help="Folder for the results; one of the same tuning goes on where it was."),
+    ] = None,
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Choose settings by cross-validation on the labelled rows.
+
+    The settings as given are the default; others are compared with it on the same folds. Test rows are not read.
+    Writes best.yaml, which `metapl train DATA --config best.yaml` takes, results.json, trials.csv and tune.png. The
+    same command with the same --out goes on after a stop.
+
+    \b
+    Examples:
+      metapl tune digits --labels 4 --method fixmatch --steps 300 --out tuned
+      metapl tune photos --search mpl.uda_threshold=0.5,0.7,0.9 --minutes 60
+      metapl tune photos --sampler random --trials 20 --search optim.lr=0.005..0.2:log --search views.ops=1..3
+    """
+    from metapl.apply import anchored
+    from metapl.config import make_config
+    from metapl.device import pick_device
+    from metapl.jobs import JobsStopped, default_workers
+    from metapl.progress import make_progress
+    from metapl.tuning import free_folder
+    from metapl.tuning import tune as run
+
+    show.check_json(json)
+    data, pairs = data_and_pairs(data, settings)
+    options = {
+        "method": method,
+        "model": model,
+        "split.labels": labels,
+        "split.labels_total": labels_total,
+        "split.validation": parsed(validation),
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+    }
+    made = anchored(make_config(data, file=config, options=options, overrides=pairs))
+    folder = State.folder = out or free_folder(made)
+    try:
+        result = run(
+            made,
+            folder,
+            space=search or None,
+            trials=trials,
+            sampler=sampler,
+            folds=folds,
+            minutes=minutes or 0.0,
+            workers=default_workers(MOST, pick_device(made.device).type) if workers is None else workers,
+            progress=make_progress(quiet),
+        )
+    except (JobsStopped, KeyboardInterrupt) as stopped:
+        say(f"stopped. To go on, give the same command with --out {shlex.quote(str(folder))}")
+        raise typer.Exit(128 + getattr(stopped, "signal_number", signal.SIGINT)) from None
+    show.give({**result.summary, "folder": str(result.folder)}, json, show.tuning(result.folder, result.summary))

@@ -1,0 +1,118 @@
+"""What every training of a tuning shares: the training rows alone, their folds, and the one way to judge a fold."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metapl.config import RunConfig, from_dict
+from metapl.data.folds import fold_count, fold_splits
+from metapl.data.memory import MemorySource
+from metapl.data.preprocess import fit_preprocessing
+from metapl.data.seeds import derive_seed
+from metapl.device import pick_device
+from metapl.evaluate import judge, probabilities
+from metapl.job import Diverged, build_job
+from metapl.trial import run_trial
+from metapl.types import Kind, Preprocessing, Source, Split
+
+Array = np.ndarray[Any, Any]
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Material:
+    """The rows of a tuning, in memory and without any test row; labels are those of the labelled rows alone.
+
+    Attributes:
+        data: [N, ...] raw rows as ``Source.rows`` gives them.
+        labels: [N] int64, -1 where a row has none or its label is hidden.
+        folds: splits of these rows; what is held out is ``validation``.
+    """
+
+    name: str
+    kind: Kind
+    data: Array
+    labels: Array
+    class_names: tuple[str, ...]
+    folds: tuple[Split, ...]
+    preprocessing: Preprocessing
+
+    @cached_property
+    def source(self) -> MemorySource:
+        """The rows as a source."""
+        return MemorySource(self.name, self.kind, torch.from_numpy(self.data), self.labels, self.class_names)
+
+
+def gather(source: Source, split: Split, folds: int | None, seed: int) -> Material:
+    """Read the labelled, validation and unlabelled rows of ``split`` and deal the first two into folds.
+
+    Raises:
+        UserError: too few labelled rows.
+    """
+    labeled = np.union1d(split.labeled, split.validation)
+    rows = np.union1d(labeled, split.unlabeled)
+    labels = np.where(np.isin(rows, labeled), source.labels[rows], -1)
+    inside = MemorySource(source.name, source.kind, source.rows(rows), labels, source.class_names)
+    at = {part: np.searchsorted(rows, getattr(split, part)) for part in ("labeled", "unlabeled", "validation")}
+    whole = replace(split, **at, test=np.zeros(0, dtype=np.int64))
+    dealt = fold_splits(inside, whole, fold_count(inside, whole) if folds is None else folds, seed)
+    preprocessing = fit_preprocessing(inside, np.arange(len(rows)))
+    return Material(
+        source.name, source.kind, inside.data.numpy(), labels, source.class_names, tuple(dealt), preprocessing
+    )
+
+
+def check(material: Material, config: RunConfig) -> None:
+    """Build the first fold's run and throw it away: what cannot start is told before anything is trained.
+
+    Raises:
+        UserError: settings or data that no training can start from.
+    """
+    config, source, split, preprocessing, device = _arguments(material, config, 0)
+    build_job(config, Path(), source, split, preprocessing, device)
+
+
+def judge_fold(material: Material, config: RunConfig, fold: int) -> Answer:
+    """Train on all folds but one and judge every candidate network on the rows held out.
+
+    All settings see the same folds and, fold by fold, the same seed: the same first weights, batches and views.
+
+    Returns:
+        ``right`` (per network a text of one 0 or 1 per held-out row) and ``log_loss`` (per network), preferred
+        network first; or ``error`` where the training diverged.
+    """
+    config, source, split, preprocessing, device = _arguments(material, config, fold)
+    try:
+        predictors = run_trial(config, source, split, preprocessing, device)
+    except Diverged as error:
+        return {"error": error.what}
+    truth = torch.from_numpy(source.labels[split.validation])
+    right, log_loss = dict[str, str](), dict[str, float]()
+    for name, predictor in predictors.items():
+        p = probabilities(predictor, source, split.validation)
+        right[name] = "".join(str(int(r)) for r in p.argmax(-1) == truth)
+        log_loss[name] = judge(p, truth, source.class_names)["log_loss"]
+        if not math.isfinite(log_loss[name]):
+            return {"error": "the trained network gives no finite probabilities"}
+    return {"right": right, "log_loss": log_loss}
+
+
+def train_fold(material: Material, tree: dict[str, Any], fold: int) -> Answer:
+    """``judge_fold`` as a job: the run's settings as plain values, and the answer with its ``seconds``."""
+    began = time.monotonic()
+    return {**judge_fold(material, from_dict(tree), fold), "seconds": round(time.monotonic() - began, 3)}
+
+
+def _arguments(
+    material: Material, config: RunConfig, fold: int
+) -> tuple[RunConfig, Source, Split, Preprocessing, torch.device]:
+    seeded = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31)
+    return seeded, material.source, material.folds[fold], material.preprocessing, pick_device(config.device)
