@@ -22,11 +22,11 @@ from metapl.compare.budget import LONG, SHORT, Cost, cost, measure, share_out
 from metapl.compare.comparison import _folder_names, compare
 from metapl.compare.lock import locked
 from metapl.compare.paired import estimate, holm, paired, seeds_needed
-from metapl.compare.passes import RowCounter, Rows
+from metapl.compare.passes import RowCounter, Rows, count_run
 from metapl.compare.plan import Plan, going_on, load_plan, make_plan
 from metapl.compare.render import guarded, markdown, runs_csv, text, text_table
 from metapl.compare.specs import ABLATIONS, Base, Spec, based_on, check_base, configure, parse
-from metapl.compare.table import best_baseline, budget_text, footnotes, make_table, verdict
+from metapl.compare.table import best_baseline, budget_text, footnotes, in_family, make_table, verdict
 from metapl.config import known_keys, make_config
 from metapl.data.digits import open_digits
 from metapl.errors import UserError
@@ -183,6 +183,21 @@ def test_the_cost_of_a_step_is_that_of_the_equations(label: str) -> None:
     assert found.seconds_each == 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_two_short_runs_tell_what_a_longer_one_costs(method: str) -> None:
+    from metapl.data import fit_preprocessing, make_split
+    from metapl.job import build_job
+
+    config = configure(Base("digits", options=BATCH | {"steps": 30, "model": "small_cnn"}), Spec(method, method))
+    source, counter = open_digits(), RowCounter()
+    split = make_split(source, config.split, config.seed)
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    job = build_job(config, Path(), source, split, preprocessing, torch.device("cpu"), watch=counter.watch)
+    truth = count_run(job, counter)
+    found = cost(measure(config, None, 0)).rows(30)
+    assert (found.forward, found.backward) == pytest.approx((truth.forward, truth.backward), rel=0.05)
+
+
 def test_minutes_are_measured() -> None:
     (spec,) = parse("supervised")
     found = cost(measure(configure(Base("digits", options=BATCH), spec), None, 0.01))
@@ -316,6 +331,10 @@ def test_the_table() -> None:
 
 
 def test_without_a_baseline_the_best_of_the_others_counts() -> None:
+    plan, _ = made_up({m: [1.0] for m in METHODS})
+    family = [m for m in METHODS if in_family(plan, m)]
+    assert "mpl" in family
+    assert not {"supervised", "fixmatch", "uda"} & set(family)
     plan, runs = made_up({k: v for k, v in ACCURACY.items() if k.startswith("mpl")})
     first, second = make_table(plan, runs)
     assert (first["against"], second["against"]) == ("mpl:feedback=none", "mpl")
@@ -333,6 +352,7 @@ def test_failed_runs_stay_in_the_table() -> None:
     assert (rows["uda"]["seeds"], rows["uda"]["mean"], rows["uda"]["to_best"]) == (0, None, None)
     shown = text(plan, list(rows.values()))
     assert "failed: mpl, seed 1: training diverged" in shown
+    assert "mpl (2 of 3 seeds)" in shown
     assert shown.index("mpl ") < shown.index("uda ")
     assert "(over 2 of 3 seeds, the others failed)" in verdict(plan, list(rows.values()))
     assert "failed: uda, seed 2" in markdown(plan, list(rows.values()), {})
@@ -372,6 +392,10 @@ def test_the_text_is_narrow_and_the_markdown_whole() -> None:
     shown = text(plan, rows).splitlines()
     assert max(map(len, shown)) <= 120
     assert LONG_NAME in shown
+    plan.asked["reference"] = LONG_NAME
+    shown = text(plan, make_table(plan, runs)).splitlines()
+    assert max(map(len, shown)) <= 120
+    assert f"reference: {LONG_NAME}" in shown
     made = markdown(plan, rows, {"metapl": "9.9"})
     table = [line for line in made.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(rows)

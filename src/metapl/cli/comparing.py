@@ -46,7 +46,7 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            metavar="LIST", help="all, or names with commas between; mpl:KEY=VALUE+KEY=VALUE and mpl:ablate, see below."
+            metavar="LIST", help="all, or names with commas between, each with settings of its own if need be."
         ),
     ] = "all",
     seeds: Annotated[int, typer.Option(metavar="N", help="Runs per method, each with other labels and weights.")] = 5,
@@ -89,6 +89,9 @@ def compare(
     Each seed draws labels, test rows and weights, the same for every method. Each run is judged once on test rows that
     it has not seen. The table says who wins, by how much, and whether the difference is more than luck. DATA is as for
     train; it needs test rows, a label on every row, or enough labels to hold some out.
+
+    A method may have settings of its own, as in mpl:feedback=none+uda_weight=0; any key will do that does not decide
+    data, split, seed, steps or device. mpl:ablate stands for mpl, and mpl with one part taken away at a time.
 
     DIR gets table.md, comparison.png, results.json, results.csv and all run folders. Ctrl-C saves; the same command
     with the same --out, or metapl resume DIR, goes on. More --seeds may be added later.

@@ -135,7 +135,7 @@ def train(
 
 @app.command()
 def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Go on with a training, or a comparison, that was stopped or killed.
+    """Go on with a stopped training or comparison.
 
     A training continues from its newest checkpoint and, on a CPU, ends with the same model as an unbroken run, byte for
     byte. A comparison keeps its finished runs and continues the others.

@@ -6,7 +6,6 @@ grow with the steps (fine-tuning, a pass over all unlabelled rows in each of a f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from metapl.errors import UserError
 from metapl.job import Job, build_job
 from metapl.methods import method_class
 from metapl.models import auto_name
+from metapl.pace import seconds_per_step
 from metapl.types import Source
 
 By = Literal["steps", "passes", "minutes"]
@@ -65,7 +65,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     low, high = (count_run(job(n, counter), counter) for n, counter in zip((SHORT, LONG), counters))
     each = (high + low * -1) * (1 / (LONG - SHORT))
     timed = job(config.steps, RowCounter())
-    seconds = _seconds_each(timed, min(TIMING, 0.05 * 60 * minutes)) if minutes else 0.0
+    seconds = seconds_per_step(timed, min(TIMING, 0.05 * 60 * minutes)) if minutes else 0.0
     return asdict(Cost(low + each * -SHORT, each, timed.extra_steps, seconds))
 
 
@@ -98,13 +98,3 @@ def share_out(by: By, costs: Mapping[str, Cost], first: str, steps: int, minutes
                 what, "Give more --minutes or --steps, or name first the method whose steps you mean.", name
             )
     return {n: round(v) if by == "passes" else int(v) for n, v in exact.items()}
-
-
-def _seconds_each(job: Job, limit: float) -> float:
-    """Median time of a step; the last steps of the main phase, where all that is switched on late is on."""
-    deadline, times = time.monotonic() + limit, list[float]()
-    while len(times) < 3 or time.monotonic() < deadline:
-        began = time.monotonic()
-        job.step(max(0, job.config.steps - 1 - len(times)))["loss"].item()
-        times.append(time.monotonic() - began)
-    return float(np.median(times[1:]))

@@ -6,6 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from metapl.progress import Progress, Silent, clock
 from metapl.train import Stopped
 from metapl.types import Source
 
-LOCK = ".lock"
+HOME, LOCK = "comparisons", ".lock"
 RESULTS, TABLE, RUNS, PICTURE = "results.json", "table.md", "results.csv", "comparison.png"
 
 
@@ -219,12 +220,22 @@ def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
 def _free_folder(data: str) -> Path:
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(data.rpartition(":")[2]).name).strip("-") or "data"
     names = (stem, *(f"{stem}-{k}" for k in range(2, 10_000)))
-    return next(p for name in names if not (p := Path("comparisons") / name).exists())
+    return next(p for name in names if not (p := Path(HOME) / name).exists())
 
 
 def _check_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir())):
         raise UserError("the output folder is not empty and holds no comparison", "Name another.", str(out))
+
+
+def _discard(out: Path) -> None:
+    """Take back a folder in which nothing was trained."""
+    for name in (PLAN, LOCK):
+        (out / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something, or is the working folder
+        out.rmdir()
+        if out.parent.name == HOME:
+            out.parent.rmdir()
 
 
 # ---- the runs ------------------------------------------------------------------------------------------------
@@ -236,7 +247,11 @@ def _carry_on(out: Path, plan: Plan, source: Source | None, workers: int | None,
         progress.note(note)
     plan.save(out)
     if not plan.budget:
-        plan = _shared_out(out, plan, source, workers, progress)
+        try:
+            plan = _shared_out(out, plan, source, workers, progress)
+        except UserError:
+            _discard(out)
+            raise
         plan.save(out)
     return _write(out, plan, _runs(out, plan, source, workers, progress))
 
@@ -273,7 +288,7 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
     found: dict[tuple[str, int], Row] = {}
     missing: list[tuple[str, int]] = []
     for seed in plan.seeds:
-        for label in reversed(plan.labels):  # the costly ones stand last in METHODS: they start first
+        for label in sorted(plan.labels, key=lambda name: -_passes(plan, name)):  # the longest first
             row = stored_row(out / "runs" / f"{names[label]}-{seed}", plan.config(label, seed))
             if row is None:
                 missing.append((label, seed))
@@ -303,6 +318,12 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
         if not row.get("error") and row["split_sha"] != plan.splits[seed]:
             raise UserError(f"{label}, seed {seed} was trained on another split", "Move that run away.", str(out))
     return [{"method": label, "seed": seed, **found[label, seed]} for label in plan.labels for seed in plan.seeds]
+
+
+def _passes(plan: Plan, label: str) -> float:
+    """Rows through networks of one run; 0 where they are not known."""
+    share = plan.budget[label]
+    return cost(share["cost"]).rows(share["steps"]).total if share["cost"] else 0.0
 
 
 def _in_jobs(

@@ -12,7 +12,7 @@ from metapl.compare.plan import Plan
 from metapl.compare.table import Row, budget_text, footnotes, signed, verdict
 
 WIDTH = 110  # of the text
-NAME = 24  # longest name that shares its line with the figures
+NAME, SHORT = 24, 12  # longest name that shares its line with the figures, and that stands in a header
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 RUN_FIELDS = (
     *("method", "seed", "test_accuracy", "test_rows", "test_log_loss", "steps", "extra_steps", "seconds"),
@@ -40,6 +40,8 @@ def text(plan: Plan, rows: Sequence[Row]) -> str:
     parts = [f"{plan.asked['data']}: {plan.facts['labels']}", text_table(plan, rows)]
     parts += ["\n".join(_wrapped(line) for line in failures(rows))] if any(r["errors"] for r in rows) else []
     parts.append(_wrapped(verdict(plan, rows)))
+    if len(plan.asked["reference"]) > SHORT:
+        parts.append(f"reference: {plan.asked['reference']}")
     parts.append(_wrapped(f"Budget: {budget_text(plan, rows)}"))
     return "\n\n".join(parts)
 
@@ -87,15 +89,17 @@ def guarded(value: Any) -> Any:
 
 
 def _header(plan: Plan) -> list[str]:
-    figures = ["mean", "sd", "worst", f"to {plan.asked['reference']}", "to best baseline"]
+    reference = plan.asked["reference"]
+    figures = ["mean", "sd", "worst", f"to {reference if len(reference) <= SHORT else 'reference'}", "to best baseline"]
     return ["method", *figures, "seeds for 1 point", "time", "memory"]
 
 
 def _cells(row: Row) -> list[str]:
     number = row["seeds_for_one_point"]
     time, memory = row["seconds"], row["peak_memory_mb"]
+    total = row["seeds"] + len(row["errors"])
     return [
-        row["method"],
+        row["method"] if not row["errors"] else f"{row['method']} ({row['seeds']} of {total} seeds)",
         *(_figure(row[k]) for k in ("mean", "sd", "worst")),
         _interval(row["to_reference"]),
         _interval(row["to_best"]),
