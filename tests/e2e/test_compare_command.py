@@ -105,6 +105,10 @@ def test_more_seeds_later_and_the_same_again(call: Call) -> None:
     again = call("resume", "a b", "--quiet")
     assert (again.code, again.out) == (0, done.out), "a finished comparison is read again"
     assert call(*words, "--seeds", "3", "--json", "-").out.startswith("{")
+    plan = json.loads(Path("a b/comparison.json").read_text())
+    Path("a b/comparison.json").write_text(json.dumps({**plan, "budget": {}}))
+    assert call("resume", "a b", "--quiet").code == 0, "stopped while the costs were measured"
+    assert accuracies(Path("a b")) == both
     refused(
         call(*words, "--seeds", "3", "optim.lr=0.2"), "a b: the folder holds another comparison", "optim lr is 0.05"
     )
@@ -183,7 +187,8 @@ def test_a_mistake_leaves_nothing(call: Call) -> None:
     ):
         done = call("compare", "digits", *words, "--quiet")
         refused(done, *parts)
-    assert not list(Path().rglob("results.json"))
+    refused(call("compare", "digits", "--methods", "fixmatch", "--quiet"), "no unlabelled rows are left")
+    assert not list(Path().iterdir())
     refused(call("compare", "digit"), "Did you mean 'digits'?")
     refused(call("resume", "."), "not a run folder")
 
