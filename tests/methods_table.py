@@ -96,6 +96,7 @@ ROWS = (
         off=({"weight": 0.0}, {"threshold": 1.01}),
         terms=(SUPERVISED, UNLABELED),
     ),
+    Row("fixmatch-precision", "fixmatch", {"threshold": "precision=0.3"}, off=({"weight": 0.0}, {"threshold": 1.01})),
     Row("fixmatch-curriculum", "fixmatch", {"threshold": 0.3, "selection": "curriculum"}, off=({"weight": 0.0},)),
     Row("pseudo_label-soft", "pseudo_label", {"selection": "soft", "selection_decay": 0.5}, off=({"weight": 0.0},)),
     Row(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from metapl.data.seeds import generator
 from metapl.job import Job
+from metapl.thresholds import read
 
 SAMPLE = 1000  # unlabelled rows looked at: about 1 % of a run's time, shares within 3 points
 SHIFT, LEAST = 0.5, 0.2  # A1
@@ -107,11 +108,14 @@ def _raised(
 
 
 def threshold(settings: Any) -> float:
-    """The highest of the settings whose name ends with "threshold"; 0 where there is none or it is not used."""
-    if getattr(settings, "selection", "fixed") in ("adaptive", "soft"):
+    """The highest of the settings whose name ends with "threshold"; 0 where there is none or it is not used.
+
+    A target precision stands for itself.
+    """
+    given = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    if {v for k, v in given.items() if k.endswith("selection")} & {"adaptive", "soft"}:
         return 0.0
-    values = [getattr(settings, f.name) for f in fields(settings) if f.name.endswith("threshold")]
-    return max((float(v) for v in values), default=0.0)
+    return max((read(v)[1] for k, v in given.items() if k.endswith("threshold")), default=0.0)
 
 
 def _mean(rows: Sequence[Row], name: str) -> float | None:

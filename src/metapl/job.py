@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from metapl.config import RunConfig
-from metapl.data.seeds import derive_seed
+from metapl.data.seeds import derive_seed, generator
 from metapl.data.stream import Stream
 from metapl.data.views import make_views
 from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.models import build_model
 from metapl.optim import Learner
-from metapl.saved import Predictor
-from metapl.types import Context, Method, Preprocessing, Source, Split
+from metapl.saved import CHUNK, Predictor
+from metapl.types import Calibrated, Context, Method, Preprocessing, Source, Split
+
+JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
 
 
 @dataclass
@@ -48,9 +52,27 @@ class Job:
         return Predictor(model, self.preprocessing, self.source.class_names, self.device)
 
     def step(self, t: int) -> Mapping[str, Tensor]:
-        needs = self.method.needs if t < self.config.steps else frozenset()
+        """Step t, and before it what is fitted on the validation rows after every ``loop.eval_every`` steps."""
+        method, judged = self.method, 0 < t < self.config.steps and due(t, self.config.loop.eval_every, self.total)
+        if judged and isinstance(method, Calibrated) and method.needs_validation:
+            method.calibrate(self.judge)
+        needs = method.needs if t < self.config.steps else frozenset()
         torch.manual_seed(derive_seed(self.config.seed, "step", t))
-        return self.method.step(self.stream(t, needs), t).values
+        return method.step(self.stream(t, needs), t).values
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """What ``types.Judge`` promises; the same views at every call."""
+        index, weak = self.source.readable(self.split.validation), self.stream.views.weak
+        draws, was_training, parts = max(1, JUDGED_VIEWS // max(1, len(index))), model.training, list[Tensor]()
+        model.eval()
+        for k, start in enumerate(range(0, len(index), CHUNK)):
+            raw = self.source.rows(index[start : start + CHUNK]).to(self.device)
+            seeds = [generator(self.device, self.config.seed, "judge", k, draw) for draw in range(draws)]
+            parts.append(torch.stack([model(weak(raw, seed)).float() for seed in seeds]))
+        model.train(was_training)
+        logits = torch.cat(parts, dim=1) if parts else torch.zeros(draws, 0, len(self.source.class_names))
+        return logits, torch.from_numpy(self.source.labels[index].astype(np.int64)).to(self.device)
 
 
 def build_job(
@@ -62,7 +84,11 @@ def build_job(
     device: torch.device,
     watch: Callable[[nn.Module], None] | None = None,
 ) -> Job:
-    """The run in memory, before its first step. ``folder`` is only noted; ``watch`` is shown each new network."""
+    """The run in memory, before its first step. ``folder`` is only noted; ``watch`` is shown each new network.
+
+    Raises:
+        UserError: settings or data that cannot make a run.
+    """
 
     def network() -> nn.Module:
         model = build_model(config.model, preprocessing.shape, len(source.class_names)).to(device)
@@ -80,7 +106,18 @@ def build_job(
     shape = preprocessing.shape
     context = Context(network, classes, config.optim, config.steps, stream.pool_size, stream.pool, shape)
     method = method_class(config.method)(config.settings, context)
+    if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):
+        raise UserError(
+            "a target precision is kept by means of validation rows, and there are none",
+            "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
+            config.method,
+        )
     return Job(config, folder, source, split, preprocessing, device, method, stream)
+
+
+def due(done: int, every: int, total: int) -> bool:
+    """Whether something is to happen after ``done`` of ``total`` steps; ``every`` 0: a tenth of them."""
+    return done == total or done % (every or max(1, math.ceil(total / 10))) == 0
 
 
 class Diverged(UserError):

@@ -10,6 +10,8 @@ adaptive    w = [q > tau * m_y / max_c m_c]; tau and m [C]: moving averages of m
             batch included                                                            (FreeMatch, Wang et al. 2023)
 soft        w = exp(-n_sigma^2 min(q - mu, 0)^2 / (2 v)); mu and v: moving averages of q's mean and unbiased variance,
             from 1/C and 1 on, this batch included                                    (SoftMatch, Chen et al. 2023)
+precision   w = [row stands among the k surest], k the largest for which their mean calibrated confidence, the precision
+            to expect, is at least the target; calibrated: p made from logits / T, with T fitted on validation rows
 
 ``docs/thresholds.md`` says when to use which.
 """
@@ -32,6 +34,7 @@ class Threshold:
     """What every kind offers; this one lets every row count fully."""
 
     active = True  # False: no row can ever count
+    needs_validation = False  # True: ``fit`` must be called
 
     def weights(self, p: Tensor, index: Tensor, t: int) -> Tensor:
         """[B] weights in [0, 1] for probabilities ``p`` [B, C] of the pool's rows ``index`` [B] int64 at step ``t``.
@@ -39,6 +42,9 @@ class Threshold:
         Called once per step: the kinds that remember learn from this batch.
         """
         return torch.ones_like(p[:, 0])
+
+    def fit(self, logits: Tensor, y: Tensor) -> None:
+        """Learn from validation rows: ``logits`` [draws, n, C] of several views of n rows, true classes ``y`` [n]."""
 
     def report(self) -> dict[str, Tensor]:
         """0-d numbers worth logging, as they were at the last call."""
@@ -166,27 +172,112 @@ class Soft(Threshold):
         self.mean, self.variance, self.mean_p = state["mean"], state["variance"], state["mean_p"]
 
 
-def check(kind: Kind, threshold: float, decay: float, where: str) -> None:
-    """Refuse settings that ``make`` cannot use; ``where`` is the group or key they stand under.
+class Precision(Threshold):
+    """A target precision instead of a raw confidence.
+
+    T starts at 1. Each fit takes it half the way, in log T, to ``fit_temperature``'s: few rows make that one jump.
+    """
+
+    needs_validation = True
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.temperature, self.expected = torch.tensor(1.0), torch.tensor(0.0)
+
+    def weights(self, p: Tensor, index: Tensor, t: int) -> Tensor:
+        p = p.detach()
+        logits = p.clamp_min(torch.finfo(p.dtype).tiny).log()  # up to a constant per row
+        q = torch.softmax(logits / self.temperature.to(p), -1).amax(-1)
+        order = q.argsort(descending=True, stable=True)
+        places = torch.arange(1, len(q) + 1, device=q.device)
+        means = q[order].cumsum(0) / places  # falling
+        k = (places * (means >= self.target)).amax()
+        w = torch.zeros_like(q).scatter(0, order, (places <= k).to(q.dtype))
+        self.expected = (w * q).sum() / k.clamp_min(1)
+        return w
+
+    def fit(self, logits: Tensor, y: Tensor) -> None:
+        if len(y):
+            T = math.sqrt(self.temperature.item() * fit_temperature(logits, y))
+            self.temperature = torch.tensor(T, dtype=torch.float32, device=logits.device)
+
+    def report(self) -> dict[str, Tensor]:
+        return {"temperature": self.temperature, "expected_precision": self.expected}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.temperature = state["temperature"]
+
+
+COLDEST, HOTTEST = math.exp(-1), 10.0  # bounds of a fitted temperature; from 1/e on the prior is convex in 1/T
+SPREAD = 0.5  # of log T around 0 before any row is seen
+
+
+def fit_temperature(logits: Tensor, y: Tensor) -> float:
+    """Temperature scaling (Guo et al. 2017) with a prior, for few rows.
+
+    The T that minimises ``n * mean CE(y, logits / T) + (log T)^2 / (2 SPREAD^2)``. Without the second term, n rows that
+    all happen to be right would call for boundless confidence; it counts as much with one row as with a thousand.
+
+    Args:
+        logits: [draws, n, C], several views of n > 0 rows.
+        y: [n] true classes.
+    """
+    z, y = logits.detach().cpu().double(), y.cpu()
+    true = z[:, torch.arange(len(y)), y]
+    low, high = 1 / HOTTEST, 1 / COLDEST  # of b = 1 / T; the loss is convex in b: its slope is brought to zero
+    for _ in range(60):
+        b = (low + high) / 2
+        slope = len(y) * ((torch.softmax(b * z, -1) * z).sum(-1) - true).mean() + math.log(b) / b / SPREAD**2
+        low, high = (low, b) if slope > 0 else (b, high)
+    return 2 / (low + high)
+
+
+def check(kind: Kind, threshold: float | str, decay: float, where: str) -> None:
+    """Refuse settings that ``make`` cannot use; ``where`` is the group they stand under.
 
     Raises:
-        UserError: a number out of its range.
+        UserError: a text that is neither a number nor ``precision=P``, or a number out of its range.
     """
-    if not 0 <= threshold < math.inf:
+    by_precision, value = read(threshold, where)
+    if by_precision and not 0 < value < 1:
+        raise UserError(f"the target precision is {value:g}", "Give a share between 0 and 1: precision=0.95.", where)
+    if by_precision and kind != "fixed":
+        raise UserError(f"a target precision does not go with {kind}", "Leave one of the two away.", where)
+    if not 0 <= value < math.inf:
         raise UserError("threshold must be at least 0", "", where)
-    if kind == "curriculum" and threshold > 1:
+    if kind == "curriculum" and value > 1:
         raise UserError("a threshold above 1 leaves curriculum nothing to learn from", "Give one in 0..1.", where)
     if not 0 <= decay < 1:
         raise UserError("selection_decay must be at least 0 and below 1", "", where)
 
 
-def make(kind: Kind, threshold: float, decay: float, context: Context) -> Threshold:
+def read(threshold: float | str, where: str = "") -> tuple[bool, float]:
+    """Whether ``threshold`` asks for a precision, and its number.
+
+    Raises:
+        UserError: a text that is neither a number nor ``precision=P``.
+    """
+    text = str(threshold).replace(" ", "")
+    try:
+        return text.startswith("precision="), float(text.removeprefix("precision="))
+    except ValueError:
+        remedy = "Give a number such as 0.95, or precision=0.95."
+        raise UserError(f"threshold is {threshold!r}", remedy, where) from None
+
+
+def make(kind: Kind, threshold: float | str, decay: float, context: Context) -> Threshold:
     """The threshold object of ``kind`` from settings that ``check`` has passed."""
+    by_precision, value = read(threshold)
+    if by_precision:
+        return Precision(value)
     if kind == "curriculum":
-        return Curriculum(threshold, context.num_classes, context.pool_size)
+        return Curriculum(value, context.num_classes, context.pool_size)
     if kind == "adaptive":
         return Adaptive(context.num_classes, decay)
-    return Soft(context.num_classes, decay) if kind == "soft" else Fixed(threshold)
+    return Soft(context.num_classes, decay) if kind == "soft" else Fixed(value)
 
 
 def _average(old: Tensor, new: Tensor, decay: float) -> Tensor:

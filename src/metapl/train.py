@@ -7,7 +7,6 @@ bit for bit on the CPU.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from metapl.device import environment, pick_device
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
 from metapl.files import write_json
-from metapl.job import Job, build_job, diverged, sound
+from metapl.job import Job, build_job, diverged, due, sound
 from metapl.methods import method_class
 from metapl.models import auto_name
 from metapl.pace import seconds_per_step
@@ -150,7 +149,7 @@ def _loop(job: Job, start: int, progress: Progress, observe: Observer | None = N
             values, done = job.step(t), t + 1
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
             stopping = bool(stop)  # read once: a signal from here on is served after the next step
-            judge, save = _due(done, loop.eval_every, total), _due(done, loop.save_every, total)
+            judge, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
             log = judge or save or done % loop.log_every == 0
             # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
             keep_state = save or stopping or time.monotonic() - saved > SAVE_SECONDS
@@ -249,10 +248,6 @@ def _tell(found: list[dict[str, Any]], told: set[str], progress: Progress) -> No
 
 def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
     return evaluate(job.predictor(model), job.source, job.split.validation)
-
-
-def _due(done: int, every: int, total: int) -> bool:
-    return done == total or done % (every or max(1, math.ceil(total / 10))) == 0
 
 
 def _sized(job: Job, progress: Progress) -> RunConfig:

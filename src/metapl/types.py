@@ -176,3 +176,25 @@ class Method(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave, exactly."""
         ...
+
+
+Judge = Callable[[nn.Module], tuple[Tensor, Tensor]]
+"""Shows a network the validation rows: logits [draws, n, C] of weak views in eval mode, and true classes [n] int64."""
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """What a method may offer beside ``Method``: it fits something on the validation rows while it trains.
+
+    The loop calls ``calibrate`` at fixed steps, those at which it judges the validation rows, if ``needs_validation``;
+    a run without validation rows is then refused before it starts. What was fitted belongs to ``state_dict``.
+    """
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether these settings cannot do without validation rows."""
+        ...
+
+    def calibrate(self, judge: Judge) -> None:
+        """Fit; must change no network and draw nothing from the global generator."""
+        ...

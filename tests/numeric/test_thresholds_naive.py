@@ -131,6 +131,22 @@ def fixed(threshold: float) -> Rule:
     return lambda p, index: [1.0 if max(row) >= threshold else 0.0 for row in p]
 
 
+def surest(target: float, T: float = 1.0) -> Rule:
+    """The surest rows, as many as keep their mean calibrated confidence at the target."""
+
+    def rule(p: Rows, index: list[int]) -> list[float]:
+        q = [max(row) ** (1 / T) / sum(v ** (1 / T) for v in row) for row in p]
+        order, weights, total = sorted(range(len(q)), key=lambda i: -q[i]), [0.0] * len(q), 0.0
+        for count, i in enumerate(order, 1):
+            total += q[i]
+            if total / count < target:
+                break
+            weights[i] = 1.0
+        return weights
+
+    return rule
+
+
 CASES: list[tuple[str, dict[str, Any], Callable[[], Rule]]] = [
     ("flexmatch", {"threshold": 0.5, "weight": 0.7, "label_smoothing": 0.1}, lambda: Flex(0.5)),
     ("flexmatch", {"threshold": 0.85}, lambda: Flex(0.85)),
@@ -146,15 +162,29 @@ CASES: list[tuple[str, dict[str, Any], Callable[[], Rule]]] = [
     ("pseudo_label", {"selection": "soft", "selection_decay": 0.7, "ramp": 0.5}, lambda: Gauss(0.7, align=False)),
     ("uda", {"selection": "adaptive", "selection_decay": 0.7, "temperature": 0.5}, lambda: Free(0.7)),
     ("uda", {"threshold": 0.6}, lambda: fixed(0.6)),
+    ("uda", {"threshold": "precision=0.6"}, lambda: surest(0.6)),
+    ("fixmatch", {"threshold": "precision=0.7"}, lambda: surest(0.7)),
+    ("pseudo_label", {"threshold": "precision=0.65"}, lambda: surest(0.65)),
 ]
 
 
 @pytest.mark.parametrize(("name", "settings", "make_rule"), CASES, ids=lambda v: str(v) if not callable(v) else "")
 def test_steps(name: str, settings: dict[str, Any], make_rule: Callable[[], Rule]) -> None:
+    walk(name, settings, make_rule())
+
+
+@pytest.mark.parametrize(("T", "target"), [(0.6, 0.8), (1.8, 0.55)])
+def test_steps_with_a_fitted_temperature(T: float, target: float) -> None:
+    walk("fixmatch", {"threshold": f"precision={target}"}, surest(target, T), T)
+
+
+def walk(name: str, settings: dict[str, Any], rule: Rule, T: float | None = None) -> None:
     torch.manual_seed(7)
     config = METHODS[name].Config(**settings)
     method = METHODS[name](config, Context(net, C, OPTIM, STEPS, POOL))
-    player, rule, seen = player_of(method.net), make_rule(), []
+    if T is not None:
+        method.selection.load_state_dict({"temperature": torch.tensor(T)})
+    player, seen = player_of(method.net), list[float]()
     for t in range(RUN):
         b, w = semi(t), player.leaf()
         views = (b.x_l, b.u_weak, b.u_strong if "strong" in method.needs else None)

@@ -11,7 +11,7 @@ from metapl import feedback as fb
 from metapl.losses import cross_entropy, masked_cross_entropy
 from metapl.optim import Learner
 from metapl.thresholds import Threshold
-from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.types import Context, Judge, SemiBatch, StepReport, View
 
 
 class OneNetwork:
@@ -34,6 +34,14 @@ class OneNetwork:
 
     def candidates(self) -> dict[str, nn.Module]:
         return {"ema": self.net.ema.model}
+
+    @property
+    def needs_validation(self) -> bool:
+        return self.selection.needs_validation
+
+    def calibrate(self, judge: Judge) -> None:
+        """The pseudo labels are written by ``net.model``, so its logits are what is fitted."""
+        self.selection.fit(*judge(self.net.model))
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.net.state_dict(), "selection": self.selection.state_dict()}

@@ -23,7 +23,7 @@ class FixMatch(WeakToStrong):
     class Config:
         """Settings of FixMatch."""
 
-        threshold: float = 0.95  # least confidence of a pseudo label; above 1 none passes
+        threshold: float | str = 0.95  # least confidence of a pseudo label (above 1: none passes), or precision=0.95
         selection: thresholds.Kind = "fixed"  # how the threshold moves: docs/thresholds.md
         selection_decay: float = 0.999  # of the moving averages behind adaptive and soft, which take no threshold
         weight: float = 1.0  # of the unlabelled loss (lambda_u)

@@ -32,7 +32,7 @@ class PseudoLabel(OneNetwork):
     class Config:
         """Settings of pseudo-labelling."""
 
-        threshold: float = 0.95  # least confidence of a pseudo label; above 1 none passes
+        threshold: float | str = 0.95  # least confidence of a pseudo label (above 1: none passes), or precision=0.95
         selection: thresholds.Kind = "fixed"  # how the threshold moves: docs/thresholds.md
         selection_decay: float = 0.999  # of the moving averages behind adaptive and soft, which take no threshold
         weight: float = 1.0  # of the unlabelled loss
@@ -51,9 +51,10 @@ class PseudoLabel(OneNetwork):
                 raise UserError("weight must be at least 0, ramp in 0..1", "", "pseudo_label")
             if self.epoch_steps < 0 or self.judge_views < 1:
                 raise UserError("epoch_steps must be at least 0, judge_views at least 1", "", "pseudo_label")
-            if self.schedule == "epoch" and self.selection != "fixed":
-                remedy = "Give selection=fixed, or schedule=step."
-                raise UserError(f"selection={self.selection} learns from batches", remedy, "pseudo_label")
+            moves = self.selection != "fixed" or thresholds.read(self.threshold)[0]
+            if self.schedule == "epoch" and moves:
+                what = f"selection={self.selection} and threshold={self.threshold} learn from batches"
+                raise UserError(what, "Give selection=fixed and a number, or schedule=step.", "pseudo_label")
 
     def __init__(self, config: Config, context: Context) -> None:
         kind, threshold, decay = config.selection, config.threshold, config.selection_decay
@@ -93,17 +94,17 @@ class PseudoLabel(OneNetwork):
 
     def _label_pool(self, old: Tensor, batch: SemiBatch, t: int) -> None:
         """P1', if an epoch starts at step t: by default as many steps as the batches that hold the pool once."""
-        c, net, pool = self.config, self.net, self.pool
+        c, net, pool, (_, threshold) = self.config, self.net, self.pool, thresholds.read(self.config.threshold)
         epoch, since = divmod(t, c.epoch_steps or max(1, -(-len(old) // len(batch.u_index))))
         if since or pool is None:
             return
-        found = generate_pseudo_labels(net.model, pool("plain"), threshold=c.threshold)
+        found = generate_pseudo_labels(net.model, pool("plain"), threshold=threshold)
         if c.judge == "ema":
-            found = filter_pseudo_labels(found, net.ema.model, threshold=c.threshold, loader=pool("plain"))
+            found = filter_pseudo_labels(found, net.ema.model, threshold=threshold, loader=pool("plain"))
         elif c.judge == "views":
             views, first = c.judge_views, epoch * c.judge_views  # fresh draws every epoch
             found = filter_pseudo_labels(
-                found, net.model, threshold=c.threshold, loader=lambda v: pool("weak", first + v), views=views
+                found, net.model, threshold=threshold, loader=lambda v: pool("weak", first + v), views=views
             )
         labels = torch.full((len(old),), -1)
         labels[found.ids] = found.labels

@@ -29,7 +29,7 @@ class UDA(OneNetwork):
     class Config:
         """Settings of UDA."""
 
-        threshold: float = 0.8  # least confidence of a target; above 1 none passes
+        threshold: float | str = 0.8  # least confidence of a target (above 1: none passes), or precision=0.8
         selection: thresholds.Kind = "fixed"  # how the threshold moves: docs/thresholds.md
         selection_decay: float = 0.999  # of the moving averages behind adaptive and soft, which take no threshold
         temperature: float = 0.4  # below 1 sharpens the target
