@@ -179,6 +179,9 @@ ROWS = (
     Row("mpl-difference", "mpl", {"derivative": "difference", **FIXED}),
     Row("mpl-sampled", "mpl", {"feedback": "sampled", "finetune_steps": 4}),
     Row("mpl-official", "mpl", {"feedback": "official", **FIXED}),
+    Row("mpl-curriculum", "mpl", {"uda_selection": "curriculum", **FIXED}, off=({**QUIET},), twin="teacher"),
+    Row("mpl-soft", "mpl", {"uda_selection": "soft", "uda_selection_decay": 0.5, "feedback": "none", **FIXED}),
+    Row("mpl-precision", "mpl", {"uda_threshold": "precision=0.3", **FIXED}, off=({**QUIET},), twin="teacher"),
     Row("mpl-none", "mpl", {"feedback": "none", **FIXED}),
     Row(
         "self_mpl",

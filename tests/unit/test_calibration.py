@@ -26,7 +26,7 @@ from metapl.types import Calibrated, Context
 
 C, STEPS = 3, 12
 CPU = torch.device("cpu")
-METHOD_KEYS = {"fixmatch": "threshold", "pseudo_label": "threshold", "uda": "threshold"}
+METHOD_KEYS = {"fixmatch": "threshold", "pseudo_label": "threshold", "uda": "threshold", "mpl": "uda_threshold"}
 by_method = pytest.mark.parametrize("method", METHOD_KEYS)
 
 
@@ -199,6 +199,7 @@ def test_a_target_precision_goes_with_no_other_kind() -> None:
 
 
 def config_of(method: str = "fixmatch", **changes: Any) -> RunConfig:
+    more = {"finetune_steps": 3} if method == "mpl" else {}
     made = RunConfig(
         "digits",
         method=method,
@@ -207,7 +208,7 @@ def config_of(method: str = "fixmatch", **changes: Any) -> RunConfig:
         split=SplitConfig(labels=3),
         batch=BatchConfig(labeled=8, unlabeled=12),
         loop=LoopConfig(log_every=1, eval_every=4, save_every=5),
-        settings=METHODS[method].Config(**{METHOD_KEYS[method]: "precision=0.2"}),
+        settings=METHODS[method].Config(**{METHOD_KEYS[method]: "precision=0.2"}, **more),
     )
     return dataclasses.replace(made, **changes)
 
@@ -231,14 +232,15 @@ def test_the_temperature_is_fitted_where_validation_rows_are_judged(
     method: str, tmp_path: Path, fits: list[tuple[int, ...]]
 ) -> None:
     made = train(config_of(method), tmp_path / "run")
-    temperatures = [row["temperature"] for row in rows(tmp_path / "run")]
+    logged = rows(tmp_path / "run")[:STEPS]
+    temperatures = [row["temperature"] for row in logged]
     assert temperatures[:4] == [1.0] * 4
     assert len(set(temperatures[4:8])) == len(set(temperatures[8:])) == 1
     assert len({1.0, temperatures[4], temperatures[8]}) == 3
     assert all(COLDEST <= t <= HOTTEST for t in temperatures)
     assert fits == [(25, 10, 10, 10)] * 2  # about 256 views of ten rows, ten classes
     assert len(made.split.validation) == 10
-    assert sum(row["mask_rate"] for row in rows(tmp_path / "run")) > 0
+    assert sum(row["mask_rate"] for row in logged) > 0
 
 
 @by_method
@@ -264,7 +266,7 @@ def test_a_trial_fits_at_the_same_steps(method: str, tmp_path: Path, fits: list[
     preprocessing = fit_preprocessing(made.source, np.union1d(made.split.labeled, made.split.unlabeled))
     tried = run_trial(config, made.source, made.split, preprocessing, CPU)
     assert len(fits) == 4
-    one, other = made.predictor.model.state_dict(), tried["ema"].model.state_dict()
+    one, other = made.predictor.model.state_dict(), tried[made.summary["chosen"]].model.state_dict()
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 

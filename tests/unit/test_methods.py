@@ -131,8 +131,11 @@ def test_without_the_reduction_it_differs(row: Row) -> None:
     assert len(different) > 10
 
 
-def test_the_teacher_without_feedback_is_uda() -> None:
-    settings = {"threshold": 0.3, "temperature": 0.7, "weight": 0.8, "ramp": 0.5}
+@pytest.mark.parametrize("selection", ["fixed", "curriculum", "adaptive", "soft", "precision"])
+def test_the_teacher_without_feedback_is_uda(selection: str) -> None:
+    settings: dict[str, Any] = {"threshold": 0.3, "temperature": 0.7, "weight": 0.8, "ramp": 0.5}
+    more = {"selection": selection, "selection_decay": 0.5}
+    settings |= {"threshold": "precision=0.3"} if selection == "precision" else more
     uda, stream = build(BY_NAME["uda"], settings)
     mpl, _ = build(BY_NAME["mpl-none"], {f"uda_{k}": v for k, v in settings.items()})
     for method in (uda, mpl):
@@ -321,7 +324,15 @@ def test_settings_out_of_range_are_refused() -> None:
             {"finetune_lr": 0.0},
         ],
         "self_mpl": [{"uda_temperature": 0.0}, {"baseline": 1.0}, {"pseudo_weight": -1.0}, {"uda_ramp": 2.0}],
-        "mpl": [{"uda_temperature": 0.0}, {"baseline": 1.0}, {"finetune_lr": 0.0}, {"feedback_start": 2.0}],
+        "mpl": [
+            {"uda_threshold": -0.1},
+            {"uda_selection_decay": 1.0},
+            {"finetune_steps": -1},
+            {"uda_temperature": 0.0},
+            {"baseline": 1.0},
+            {"finetune_lr": 0.0},
+            {"feedback_start": 2.0},
+        ],
     }
     assert set(bad) == set(METHODS)
     for name, many in bad.items():

@@ -9,7 +9,7 @@ E4  r[i,c] = d/ds log S_c(strong view[i]; theta + s v), v = M^T g; feedback = me
 E4' gain = L_l(theta) - L_l(theta') - baseline; feedback = gain * CE(y, T), the same y
 E5  M is the optimiser's linear map from gradient to step, without eta (``feedback.step_adjoint``)
 E6  teacher loss = CE(y_l, T(x_l)) + uda + weight * feedback
-    uda = uda_weight * ramp(t) * mean_i mask_i CE(softmax(T(weak)/temperature), T(strong))
+    uda = uda_weight * ramp(t) * mean_i mask_i CE(softmax(T(weak)/temperature), T(strong)), mask: see ``thresholds``
 E7  afterwards: a copy of the student's EMA is fine-tuned on the labelled rows; validation rows choose.
 
 ``docs/methods/mpl.md`` lists every logged number and every deviation from the paper.
@@ -25,12 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from metapl import feedback as fb
+from metapl import thresholds
 from metapl.errors import UserError
 from metapl.losses import consistency, cross_entropy, soft_cross_entropy
 from metapl.methods.base import descend, label_derivative
 from metapl.optim import Learner, predict_logits, ramp
-from metapl.pseudo_labels import confidence_mask, sample_labels, sharpen
-from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.pseudo_labels import sample_labels, sharpen
+from metapl.types import Context, Judge, SemiBatch, StepReport, View
 
 
 class MPL:
@@ -52,7 +53,9 @@ class MPL:
         label_view: Literal["weak", "strong"] = "weak"  # the view from which the teacher labels (E1)
         uda_weight: float = 1.0  # of the teacher's consistency loss; 0 = off
         uda_ramp: float = 0.0  # share of the run over which that weight rises from 0
-        uda_threshold: float = 0.6  # least confidence of a consistency target; above 1 none passes
+        uda_threshold: float | str = 0.6  # least confidence of a target (above 1: none passes), or precision=0.6
+        uda_selection: thresholds.Kind = "fixed"  # how that threshold moves: docs/thresholds.md
+        uda_selection_decay: float = 0.999  # of the moving averages behind adaptive and soft, which take no threshold
         uda_temperature: float = 0.7  # below 1 sharpens the consistency target
         label_smoothing: float = 0.0  # on the labelled rows, for the teacher
         student_wait: float = 0.0  # share of the run in which only the teacher learns
@@ -61,15 +64,14 @@ class MPL:
         finetune_lr: float = 1e-3  # E7, plain SGD
 
         def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "mpl")
+            thresholds.check(self.uda_selection, self.uda_threshold, self.uda_selection_decay, "mpl")
             shares = (self.feedback_start, self.feedback_ramp, self.uda_ramp, self.student_wait)
-            weights = (self.feedback_weight, self.feedback_cap, self.uda_weight, self.uda_threshold, self.teacher_lr)
+            weights = (self.feedback_weight, self.feedback_cap, self.uda_weight, self.teacher_lr, self.finetune_steps)
             if min(weights) < 0 or min(shares) < 0 or max(shares) > 1 or self.uda_temperature <= 0:
-                remedy = "Weights, threshold and rates must be at least 0, shares in 0..1, temperature above 0."
+                remedy = "Weights, rates and steps must be at least 0, shares in 0..1, temperature above 0."
                 raise UserError("a setting is out of range", remedy, "mpl")
-            if not 0 <= self.baseline < 1 or self.finetune_steps < 0 or self.finetune_lr <= 0:
-                raise UserError("baseline must be in 0..1, finetune_steps at least 0, finetune_lr above 0", "", "mpl")
+            if not (0 <= self.baseline < 1 and 0 <= self.label_smoothing < 1 and self.finetune_lr > 0):
+                raise UserError("baseline and label_smoothing must be in 0..1, below 1, finetune_lr above 0", "", "mpl")
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.steps, self.extra_steps = config, context.steps, config.finetune_steps
@@ -80,7 +82,11 @@ class MPL:
         self.finetuned: nn.Module | None = None
         self.baseline = torch.zeros(())
         self.wait = round(config.student_wait * context.steps)  # steps
-        self.uda_active = config.uda_weight > 0 and config.uda_threshold <= 1
+        self.selection = thresholds.make(
+            config.uda_selection, config.uda_threshold, config.uda_selection_decay, context
+        )
+        self.uda_active = config.uda_weight > 0 and self.selection.active
+        self.needs_validation = self.uda_active and self.selection.needs_validation
         self.feedback_active = config.feedback != "none" and config.feedback_weight > 0
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
@@ -89,14 +95,12 @@ class MPL:
         c = self.config
         z_l, z_weak, z_strong = self._teacher_logits(batch)
         z_label = z_weak if c.label_view == "weak" else z_strong
-        parts: dict[str, Tensor] = {}
-        since = t - round(c.feedback_start * self.steps)
+        parts, since = dict[str, Tensor](), t - round(c.feedback_start * self.steps)
         hear = self.feedback_active and since >= 0
         feedback = self._teach_student(batch, z_label, t, hear, parts) if t >= self.wait else None
-
         parts["supervised"] = loss = cross_entropy(z_l, batch.y_l, c.label_smoothing)  # E6, three terms
         if self.uda_active:
-            parts["uda"], parts["mask_rate"] = self._uda(z_weak, z_strong)
+            parts |= self._uda(z_weak, z_strong, batch.u_index, t)
             loss = loss + c.uda_weight * ramp(t, round(c.uda_ramp * self.steps)) * parts["uda"]
         if feedback is not None:
             loss = loss + c.feedback_weight * ramp(since, round(c.feedback_ramp * self.steps)) * feedback
@@ -148,18 +152,16 @@ class MPL:
             r = r * (self.config.feedback_cap / spread.clamp_min(1e-12)).clamp(max=1.0)
         return fb.exact_loss(p, r)
 
-    def _uda(self, z_weak: Tensor, z_strong: Tensor) -> tuple[Tensor, Tensor]:
-        c = self.config
-        mask = confidence_mask(torch.softmax(z_weak.detach(), -1), c.uda_threshold)
-        return consistency(z_strong, sharpen(z_weak, c.uda_temperature), mask), mask.mean()
+    def _uda(self, z_weak: Tensor, z_strong: Tensor, index: Tensor, t: int) -> dict[str, Tensor]:
+        mask = self.selection.weights(torch.softmax(z_weak.detach(), -1), index, t)
+        uda = consistency(z_strong, sharpen(z_weak, self.config.uda_temperature), mask)
+        return {"uda": uda, "mask_rate": mask.mean(), **self.selection.report()}
 
     def _minus_baseline(self, gain: Tensor) -> Tensor:
-        if not self.config.baseline:
-            return gain
-        self.baseline = self.baseline.to(gain)
-        result: Tensor = gain - self.baseline
-        self.baseline = self.baseline + (1 - self.config.baseline) * result
-        return result
+        if self.config.baseline:
+            gain = gain - self.baseline.to(gain)
+            self.baseline = self.baseline.to(gain) + (1 - self.config.baseline) * gain
+        return gain
 
     def _finetune(self, batch: SemiBatch) -> StepReport:
         """E7: plain SGD on the labelled rows, from the student's EMA."""
@@ -175,14 +177,18 @@ class MPL:
         found = {"student_ema": self.student.ema.model}
         return found if self.finetuned is None else {**found, "student_finetuned": self.finetuned}
 
+    def calibrate(self, judge: Judge) -> None:
+        self.selection.fit(*judge(self.teacher.model))
+
     def state_dict(self) -> dict[str, Any]:
-        state = {"teacher": self.teacher.state_dict(), "student": self.student.state_dict(), "baseline": self.baseline}
+        parts = {n: getattr(self, n).state_dict() for n in ("teacher", "student", "selection")}
+        state = {**parts, "baseline": self.baseline}
         return state if self.finetuned is None else {**state, "finetuned": self.finetuned.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.teacher.load_state_dict(state["teacher"])
-        self.student.load_state_dict(state["student"])
         self.baseline = state["baseline"]
+        for n in ("teacher", "student", "selection"):
+            getattr(self, n).load_state_dict(state[n])
         if "finetuned" in state:
             self.finetuned = copy.deepcopy(self.student.ema.model).requires_grad_(True)
             self.finetuned.load_state_dict(state["finetuned"])
