@@ -77,8 +77,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--validation", type=int, default=2, help="validation rows per class")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    a = parser.parse_intermixed_args()
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", dest="overrides")
+    a = parser.parse_args()
     torch.set_num_threads(1)
     found = {rule: [run(rule, s, a.validation, a.steps, a.overrides) for s in a.seeds] for rule in a.rules}
     facts = {"seeds": a.seeds, "validation_per_class": a.validation, "steps": a.steps, "changed": a.overrides}
