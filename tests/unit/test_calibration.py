@@ -14,7 +14,7 @@ from test_train import kill_at, rows, same_run
 from torch import Tensor
 
 from metapl import thresholds
-from metapl.config import LoopConfig, RunConfig, load_config, make_config, save_config
+from metapl.config import GuardConfig, LoopConfig, RunConfig, load_config, make_config, save_config
 from metapl.data import BatchConfig, SplitConfig, fit_preprocessing, make_split, open_digits
 from metapl.errors import UserError
 from metapl.job import build_job
@@ -195,6 +195,12 @@ def test_a_target_precision_goes_with_no_other_kind() -> None:
     )
 
 
+def test_a_target_precision_is_no_matter_of_epochs() -> None:
+    with pytest.raises(UserError, match="schedule=step"):
+        METHODS["pseudo_label"].Config(threshold="precision=0.9", schedule="epoch")
+    METHODS["pseudo_label"].Config(threshold="1e-1", schedule="epoch")  # a number, as YAML gives it
+
+
 # ---- in a run ---------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +214,7 @@ def config_of(method: str = "fixmatch", **changes: Any) -> RunConfig:
         split=SplitConfig(labels=3),
         batch=BatchConfig(labeled=8, unlabeled=12),
         loop=LoopConfig(log_every=1, eval_every=4, save_every=5),
+        guard=GuardConfig("off"),  # its trainings fit temperatures of their own
         settings=METHODS[method].Config(**{METHOD_KEYS[method]: "precision=0.2"}, **more),
     )
     return dataclasses.replace(made, **changes)
