@@ -93,7 +93,9 @@ def run_one(case: str, method: str, labels: int, seed: int, options: dict[str, A
     source, began = make_source(case, labels, seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         result = train(make_config("arrays", options={**settings, **options}), Path(folder) / "run", source=source)
-        accuracy = {}
+        verdict, accuracy = result.summary["guard"], {}
+        if verdict["way"] == "none":
+            raise RuntimeError(f"{case}, {method}, seed {seed}: {verdict['text']}")
         for place in ("model", "model-not-chosen"):
             card = json.loads((result.folder / place / "model.json").read_text(encoding="utf-8"))
             judged = evaluate(load_model(result.folder / place), source, result.split.test)
@@ -101,7 +103,7 @@ def run_one(case: str, method: str, labels: int, seed: int, options: dict[str, A
     return {
         "case": case, "method": method, "labels": labels, "seed": seed, "options": options,
         "supervised": accuracy["supervised"], "unguarded": accuracy[method], "guarded": accuracy["model"],
-        "returned": result.summary["guard"]["returned"] != method, "guard": result.summary["guard"],
+        "returned": verdict["returned"] != method, "guard": verdict,
         "alarms": [a["name"] for a in result.summary["alarms"]], "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
 

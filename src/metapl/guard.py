@@ -3,9 +3,10 @@
 G1  baseline = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps
 G2  evidence = rows whose labels neither side was taught, each judged by both: the validation rows by the two results;
     where these are fewer than ``min_validation``, also the labelled rows, fold by fold, by models trained on the other
-    folds and the validation rows for ``share`` of the steps (the held-out rows are then unlabelled ones)
-G3  keep the result if it is right on more of the n rows by at least one standard error:
-    wins - losses >= sqrt(wins + losses) and wins > losses; no difference in a single row: the lower log loss
+    folds and the validation rows for ``share`` of the steps (the held-out rows are then unlabelled ones). Where a class
+    has a single labelled row, labelled and validation rows are dealt into the folds together
+G3  keep the result if it is right on at least two more rows and by at least one standard error:
+    wins - losses >= max(2, sqrt(wins + losses)); where no row tells them apart, the lower log loss
 G4  interval of the difference of two paired shares: Newcombe (1998), method 10
 
 ``docs/guard.md`` has the reasons, the rule's error rates and what it costs.
@@ -29,7 +30,7 @@ from metapl.pace import seconds_per_step
 from metapl.progress import Progress, clock
 from metapl.saved import Predictor
 from metapl.trial import run_trial
-from metapl.types import Source, Split
+from metapl.types import Calibrated, Source, Split
 
 Array = np.ndarray[Any, Any]
 BASELINE = "supervised baseline"
@@ -38,22 +39,30 @@ PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
 
 
 @dataclass(frozen=True)
+class Fold:
+    """One part of the cross-fitting: the rows that both sides train on, and those that they then judge."""
+
+    split: Split
+    held: Array
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be compared.
 
     Attributes:
         validation: rows to be judged by the two results.
-        folds: the splits of the cross-fitting, their held-out rows as ``validation``.
+        folds: the cross-fitting; none where the validation rows are enough.
         none: why there is no guard; empty where there is one.
     """
 
     validation: Array
-    folds: tuple[Split, ...] = ()
+    folds: tuple[Fold, ...] = ()
     none: str = ""
 
     @property
     def rows(self) -> int:
-        return len(self.validation) + sum(len(fold.validation) for fold in self.folds)
+        return len(self.validation) + sum(len(fold.held) for fold in self.folds)
 
     def steps(self, config: RunConfig, extra: int = 0) -> tuple[int, int]:
         """Steps of the method (each training with ``extra`` ones) and of supervised training, in all."""
@@ -94,23 +103,41 @@ class Verdict:
         return self.summary.get("returned") == BASELINE
 
 
-def make_plan(config: RunConfig, source: Source, split: Split) -> Plan:
+def make_plan(job: Job) -> Plan:
     """Which rows the guard will judge and how; ``Plan.none`` says why it cannot."""
-    rows, g = split.validation, config.guard
+    rows, g = job.split.validation, job.config.guard
     if g.mode == "off":
         return Plan(rows, none="guard.mode=off")
-    if config.method == "supervised":
+    if job.config.method == "supervised":
         return Plan(rows, none="the method is the baseline itself")
     if len(rows) >= g.min_validation:
         return Plan(rows)
     try:
-        folds = fold_splits(source, replace(split, validation=rows[:0]), g.folds, config.seed)
+        plan, why = _cross_fitting(job), ""
     except UserError as error:
-        return Plan(rows, none=error.what)
-    plan = Plan(rows, tuple(replace(fold, labeled=np.union1d(fold.labeled, rows)) for fold in folds))
+        plan, why = Plan(rows), error.what
     if plan.rows < LEAST_ROWS:
-        return Plan(rows, none=f"only {plan.rows} rows could be judged, fewer than {LEAST_ROWS}")
+        return Plan(rows, none=why or f"only {plan.rows} rows could be judged, fewer than {LEAST_ROWS}")
     return plan
+
+
+def _cross_fitting(job: Job) -> Plan:
+    """The folds, and the validation rows where they need not be dealt out too.
+
+    Raises:
+        UserError: too few rows for the folds.
+    """
+    source, split, none = job.source, job.split, job.split.validation[:0]
+    fitted = isinstance(job.method, Calibrated) and job.method.needs_validation  # then they cannot teach as well
+    single = np.bincount(source.labels[split.labeled], minlength=len(source.class_names)).min() < 2
+    together = single and len(split.validation) > 0 and not fitted
+    dealt = split if together else replace(split, validation=none)
+    folds = []
+    for fold in fold_splits(source, dealt, job.config.guard.folds, job.config.seed):
+        taught = fold.labeled if together or fitted else np.union1d(fold.labeled, split.validation)
+        # The run's own validation rows go along: a method is fine-tuned where there are some, or fitted on them.
+        folds.append(Fold(replace(fold, labeled=taught, validation=split.validation), fold.validation))
+    return Plan(none if together else split.validation, tuple(folds))
 
 
 def fold_steps(config: RunConfig) -> int:
@@ -133,7 +160,7 @@ def check(
         before_step: called before each step; what it raises ends the guard.
         pace: seconds per step of the method where they are known.
     """
-    plan, mode = make_plan(job.config, job.source, job.split), job.config.guard.mode
+    plan, mode = make_plan(job), job.config.guard.mode
     if plan.none:
         if mode != "off" and job.config.method != "supervised":
             progress.note(f"no guard: {plan.none}")
@@ -171,12 +198,11 @@ def _evidence(
     """G2: both sides' judgement of the validation rows, then of each fold."""
     parts = [_judge(job.source, plan.validation, result, baseline)]
     for number, fold in enumerate(plan.folds, 1):
-        # Fine-tuned only where the run was: held-out rows as validation rows would ask for it.
-        split, pair = fold if job.extra_steps else replace(fold, validation=fold.validation[:0]), list[Predictor]()
+        pair = list[Predictor]()
         for config in (job.config, _supervised(job.config)):
-            made = _train(job, replace(config, steps=fold_steps(config)), split, before_step)
+            made = _train(job, replace(config, steps=fold_steps(config)), fold.split, before_step)
             pair.append(made.get(network, next(iter(made.values()))))
-        parts.append(_judge(job.source, fold.validation, *pair))
+        parts.append(_judge(job.source, fold.held, *pair))
         progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
     return Evidence(*(np.concatenate(columns) for columns in zip(*parts)))
 
@@ -191,7 +217,7 @@ def better(e: Evidence) -> bool:
     """G3: whether the method is to be kept."""
     if not e.wins + e.losses:
         return log_loss(e.method) < log_loss(e.baseline)
-    return e.wins > e.losses and (e.wins - e.losses) ** 2 >= e.wins + e.losses
+    return e.wins - e.losses >= max(2.0, math.sqrt(e.wins + e.losses))
 
 
 def log_loss(p: Array) -> float:

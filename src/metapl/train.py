@@ -253,7 +253,7 @@ def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
 def _sized(job: Job, progress: Progress) -> RunConfig:
     """``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and saving."""
     budget, began = job.config.minutes * 60, time.monotonic()
-    plan, limit = guard.make_plan(job.config, job.source, job.split), min(CALIBRATION, 0.05 * budget)
+    plan, limit = guard.make_plan(job), min(CALIBRATION, 0.05 * budget)
     each = seconds_per_step(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (time.monotonic() - began))

@@ -18,8 +18,9 @@ from torch import nn
 
 from metapl import checkpoint, guard
 from metapl.config import GuardConfig, LoopConfig, RunConfig, from_dict, load_config, make_config, to_dict
-from metapl.data import BatchConfig, MemorySource, SplitConfig, Stream, make_split, open_digits
+from metapl.data import BatchConfig, MemorySource, SplitConfig, Stream, fit_preprocessing, make_split, open_digits
 from metapl.errors import UserError
+from metapl.job import Job, build_job
 from metapl.methods import METHODS
 from metapl.progress import Silent
 from metapl.saved import load_model
@@ -77,21 +78,53 @@ def always(answer: bool) -> Callable[[Any], bool]:
 # ---- the plan --------------------------------------------------------------------------------------------------
 
 
+def plan_of(config: RunConfig, source: MemorySource | None = None) -> tuple[guard.Plan, Job]:
+    source = source or table()
+    split = make_split(source, config.split, config.seed)
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    job = build_job(config, Path(), source, split, preprocessing, torch.device("cpu"))
+    return guard.make_plan(job), job
+
+
+def held(plan: guard.Plan) -> list[int]:
+    return sorted(np.concatenate([fold.held for fold in plan.folds]).tolist())
+
+
 def test_few_validation_rows_mean_cross_fitting_and_enough_do_not() -> None:
-    source, config = table(), config_of()
-    split = make_split(source, config.split, 0)
-    plan = guard.make_plan(config, source, split)
+    plan, job = plan_of(config_of())
+    split = job.split
     assert (len(plan.folds), plan.rows, plan.validation.tolist(), plan.none) == (2, 40, split.validation.tolist(), "")
-    held = np.concatenate([fold.validation for fold in plan.folds])
-    assert sorted(held) == sorted(split.labeled), "each labelled row is judged once"
+    assert held(plan) == split.labeled.tolist(), "each labelled row is judged once"
     for fold in plan.folds:
-        assert not set(fold.validation) & set(fold.labeled)
-        assert set(split.validation) < set(fold.labeled), "in the folds the validation rows teach"
-        assert set(fold.validation) < set(fold.unlabeled)
-        assert not len(fold.test)
-    enough = dataclasses.replace(config, guard=GuardConfig(min_validation=10))
-    plan = guard.make_plan(enough, source, split)
-    assert (plan.folds, plan.validation.tolist()) == ((), split.validation.tolist())
+        assert not set(fold.held) & set(fold.split.labeled)
+        assert set(split.validation) < set(fold.split.labeled), "in the folds the validation rows teach"
+        assert set(fold.held) < set(fold.split.unlabeled)
+        assert not len(fold.split.test)
+    enough, job = plan_of(config_of(guard=GuardConfig(min_validation=10)))
+    assert (enough.folds, enough.validation.tolist()) == ((), job.split.validation.tolist())
+
+
+def test_a_class_with_one_labelled_row_lends_its_validation_row() -> None:
+    """Two labels per class, of which one judges: each of the twenty is judged by models that learnt from ten others."""
+    plan, job = plan_of(config_of(split=SplitConfig(labels=2)))
+    assert (len(job.split.labeled), len(job.split.validation), len(plan.validation)) == (10, 10, 0)
+    assert held(plan) == sorted([*job.split.labeled, *job.split.validation])
+    for fold in plan.folds:
+        assert not set(fold.held) & set(fold.split.labeled)
+        assert len(fold.split.labeled) == 10
+
+
+def test_rows_that_a_method_is_fitted_on_do_not_teach_as_well() -> None:
+    """A target precision is kept by means of the validation rows, never by the held-out ones."""
+    settings = METHODS["fixmatch"].Config(threshold="precision=0.9")
+    plan, job = plan_of(config_of(settings=settings))
+    assert plan.rows == 40
+    for fold in plan.folds:
+        assert not set(job.split.validation) & set(fold.split.labeled)
+        assert fold.split.validation.tolist() == job.split.validation.tolist()
+        assert not set(fold.held) & set(fold.split.validation)
+    plan, job = plan_of(config_of(settings=settings, split=SplitConfig(labels=2)))
+    assert (plan.folds, plan.validation.tolist()) == ((), job.split.validation.tolist()), "ten rows, and no folds"
 
 
 @pytest.mark.parametrize(
@@ -100,12 +133,12 @@ def test_few_validation_rows_mean_cross_fitting_and_enough_do_not() -> None:
         ({"guard": GuardConfig("off")}, "guard.mode=off"),
         ({"method": "supervised", "settings": None}, "the baseline itself"),
         ({"split": SplitConfig(labels=1)}, "no class has two labelled rows"),
-        ({"guard": GuardConfig(folds=60)}, "too few for 60 folds"),
+        ({"split": SplitConfig(labels=4, validation=0), "guard": GuardConfig(folds=60)}, "too few for 60 folds"),
     ],
 )
 def test_no_plan_says_why(changes: dict[str, Any], why: str) -> None:
-    config, source = config_of(**changes), table()
-    plan = guard.make_plan(config, source, make_split(source, config.split, 0))
+    config = config_of(**changes)
+    plan, _ = plan_of(config)
     assert why in plan.none
     assert plan.steps(config) == (0, 0)
 
@@ -114,8 +147,7 @@ def test_too_few_rows_to_judge() -> None:
     labels = np.full(60, -1)
     labels[:8] = np.arange(8) % 2
     source = MemorySource("few", "table", table(60).data, labels, ("a", "b"))
-    config = config_of(split=SplitConfig())
-    assert "only 8 rows" in guard.make_plan(config, source, make_split(source, config.split, 0)).none
+    assert "only 8 rows" in plan_of(config_of(split=SplitConfig()), source)[0].none
 
 
 @pytest.mark.parametrize(("value", "stored"), [(False, "off"), ("off", "off"), ("warn", "warn"), ("return", "return")])
@@ -145,17 +177,17 @@ def evidence(wins: int, losses: int, both: int = 0, neither: int = 0, shift: flo
 @pytest.mark.parametrize(
     ("wins", "losses", "kept"),
     [
-        (1, 0, True),
+        (2, 0, True),
+        (1, 0, False),
         (0, 1, False),
         (1, 1, False),
-        (2, 1, False),
         (3, 1, True),
         (4, 2, False),
         (9, 4, True),
-        (9, 5, True),
+        (9, 6, False),
     ],
 )
-def test_a_gain_of_one_standard_error_is_asked_for(wins: int, losses: int, kept: bool) -> None:
+def test_a_gain_of_two_rows_and_one_standard_error_is_asked_for(wins: int, losses: int, kept: bool) -> None:
     assert guard.better(evidence(wins, losses, both=20, neither=3)) is kept
 
 
