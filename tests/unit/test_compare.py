@@ -26,7 +26,7 @@ from metapl.compare.passes import RowCounter, Rows, count_run
 from metapl.compare.plan import Plan, going_on, load_plan, make_plan
 from metapl.compare.render import guarded, markdown, runs_csv, text, text_table
 from metapl.compare.specs import ABLATIONS, Base, Spec, based_on, check_base, configure, parse
-from metapl.compare.table import best_baseline, budget_text, footnotes, in_family, make_table, verdict
+from metapl.compare.table import best_baseline, budget_text, footnotes, in_family, make_table, signed, verdict
 from metapl.config import known_keys, make_config
 from metapl.data.digits import open_digits
 from metapl.errors import UserError
@@ -402,6 +402,10 @@ def test_the_text_is_narrow_and_the_markdown_whole() -> None:
     assert len({line.count("|") for line in table}) == 1
     for part in (LONG_NAME, "metapl compare digits", "metapl 9.9", "Holm", "equal steps, 100 each", "a note", "mpl 3"):
         assert part in made
+
+
+def test_a_difference_has_a_sign_and_nothing_has_none() -> None:
+    assert [signed(v) for v in (1.25, -0.34, 0.04, -0.04, 0.0)] == ["+1.2", "-0.3", "0.0", "0.0", "0.0"]
 
 
 def test_each_budget_is_told() -> None:

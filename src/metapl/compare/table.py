@@ -119,7 +119,7 @@ def verdict(plan: Plan, rows: Sequence[Row]) -> str:
     asked = ours or winner
     if len(plan.seeds) == 1:
         said.append("One seed gives no interval: any difference may be luck, so add seeds.")
-    elif asked["seeds_for_one_point"] and asked["seeds_for_one_point"] > asked["to_best"]["n"]:
+    elif asked["to_best"] and _open(asked["to_best"]) and asked["seeds_for_one_point"] > asked["to_best"]["n"]:
         pair = f"{asked['method']} and {asked['against']}"
         said.append(
             f"To see a difference of one point between {pair} takes about {asked['seeds_for_one_point']:,} seeds."
@@ -141,15 +141,21 @@ def _gap(row: Row) -> str:
     if cell["low"] is None:
         return size
     between = f"{size}, 95 % interval {signed(cell['low'])} to {signed(cell['high'])}"
-    if cell["low"] <= 0 <= cell["high"]:
+    if _open(cell):
         return f"{between}, which includes 0: {cell['n']} seeds do not settle it"
     also = "" if cell["p_holm"] < 0.05 else " (though not once all rows of the table are allowed for)"
     return f"{between}, which excludes 0{also}"
 
 
+def _open(cell: Row) -> bool:
+    """Whether the interval leaves open which of the two is better."""
+    return cell["low"] is not None and bool(cell["low"] <= 0 <= cell["high"])
+
+
 def signed(value: float) -> str:
-    """``+1.2``; nothing rounds to minus zero."""
-    return f"{round(value, 1) + 0.0:+.1f}"
+    """``+1.2``, ``-0.3``, and ``0.0`` without a sign."""
+    rounded = round(value, 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"
 
 
 def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
