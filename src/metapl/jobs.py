@@ -180,6 +180,7 @@ def _serve(pipe: Connection, packed: bytes, threads: int) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
+    os.dup2(2, 1)  # what a network prints is no result
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with warnings.catch_warnings(record=True) as caught:

@@ -343,6 +343,15 @@ def test_without_a_baseline_the_best_of_the_others_counts() -> None:
     assert any("No baseline" in note for note in footnotes(plan, [first, second]))
 
 
+def test_an_only_baseline_is_held_against_nothing() -> None:
+    plan, runs = made_up({k: ACCURACY[k] for k in ("supervised", "mpl")})
+    supervised, mpl = make_table(plan, runs)
+    assert (supervised["against"], supervised["to_best"], mpl["against"]) == (None, None, "supervised")
+    plan, runs = made_up({"supervised": [95.0, 96.0], "mpl": [70.0, 75.0]})
+    said = verdict(plan, make_table(plan, runs))
+    assert said.startswith("supervised has the highest mean, 95.5 %. mpl is number 2 of 2, 72.5 %: -23.0 points")
+
+
 def test_failed_runs_stay_in_the_table() -> None:
     plan, runs = made_up({**ACCURACY, "mpl": [90.0, None, 91.0], "uda": [None, None, None]})
     rows = {row["method"]: row for row in make_table(plan, runs)}

@@ -110,6 +110,7 @@ run_jobs(test_jobs.wait_for, [({mark!r},)], 1, lambda k, outcome: print(outcome.
 
 
 def wait_for(mark: str) -> str:
+    print("a word aside", flush=True)
     Path(mark).write_text(str(os.getpid()))
     time.sleep(100)
     return "over"

@@ -20,7 +20,7 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
 
     ``to_reference`` and ``to_best`` are paired estimates (``paired.Estimate`` as plain values, and Holm's p over the
     column) or None. ``to_best`` is against the best baseline: the highest mean among the rows that are not of the mpl
-    family, the row itself left out; where there is none, among all other rows. ``against`` names it.
+    family, the row itself left out; where all rows are of that family, among all others. ``against`` names it.
     """
     runs = list(runs)
     accuracy: dict[str, dict[int, float]] = {label: {} for label in plan.labels}
@@ -82,9 +82,11 @@ def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _best_other(plan: Plan, means: Mapping[str, float], label: str) -> str | None:
-    others = [m for m in means if m != label]
-    baselines = [m for m in others if not in_family(plan, m)] or others
-    return max(baselines, key=lambda m: means[m]) if baselines and label in means else None
+    if label not in means:
+        return None
+    baselines = [m for m in means if not in_family(plan, m)]
+    others = [m for m in baselines or means if m != label]
+    return max(others, key=lambda m: means[m], default=None)
 
 
 def _difference(accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> Row | None:
@@ -172,8 +174,8 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
         notes.append(f"to {reference}, to best baseline: difference in points; one seed gives no interval.")
     if best is not None:
         notes.append(
-            f"Best baseline: the highest mean outside the {FAMILY} family, here {best}; {best} itself is held against "
-            "the next. It is chosen on the same runs, which flatters it a little."
+            f"Best baseline: the highest mean outside the {FAMILY} family, here {best}, which itself is held "
+            "against the next. It is chosen on the same runs, which flatters it a little."
         )
     else:
         notes.append(f"No baseline outside the {FAMILY} family is here: best means the best of the other rows.")
