@@ -195,6 +195,39 @@ def test_stopped_and_resumed_equals_unbroken(
     same_run(unbroken, tmp_path / "run")
 
 
+PARTS: dict[str, dict[str, Any]] = {  # methods whose networks, labels or updates are not the same all along
+    "self_training": {"threshold": 0.1},
+    "mpl_reduced": {"finetune_steps": 5},
+    "co_training": {},
+    "self_mpl": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        ("self_training", 3),
+        ("self_training", 9),
+        ("mpl_reduced", 4),
+        ("mpl_reduced", 8),
+        ("mpl_reduced", 14),
+        ("co_training", 6),
+        ("self_mpl", 6),
+    ],
+)
+def test_a_run_in_parts_stops_and_resumes(
+    method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right before a round or a phase begins, inside one, and in the fine-tuning."""
+    train(config_of(method, PARTS[method]), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Stopped):
+            train(config_of(method, PARTS[method]), tmp_path / "run")
+    assert resume(tmp_path / "run").summary["resumed_at"] == step + 1
+    same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_two_stops(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step, go in ((3, lambda: train(config_of(), tmp_path / "run")), (8, lambda: resume(tmp_path / "run"))):
         with monkeypatch.context() as patch:
@@ -368,7 +401,19 @@ def assert_finite_checkpoints(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize(
     ("method", "which", "after"),
-    [("supervised", 0, 6), ("fixmatch", 0, 6), ("mpl", 0, 6), ("mpl", 1, 20), ("mpl", 1, 0), ("uda", 0, 11)],
+    [
+        ("supervised", 0, 6),
+        ("fixmatch", 0, 6),
+        ("mpl", 0, 6),
+        ("mpl", 1, 20),
+        ("mpl", 1, 0),
+        ("uda", 0, 11),
+        ("mean_teacher", 0, 6),
+        ("self_training", 1, 2),
+        ("co_training", 1, 6),
+        ("self_mpl", 0, 8),
+        ("mpl_reduced", 1, 3),
+    ],
 )
 @pytest.mark.parametrize("log_every", [1, 1000])
 def test_nan_is_told_and_never_saved(method: str, which: int, after: int, log_every: int, tmp_path: Path) -> None:

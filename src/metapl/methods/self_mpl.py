@@ -92,7 +92,9 @@ class SelfMPL(OneNetwork):
         assert batch.u_weak is not None  # for the type checker: ``needs`` names both
         assert batch.u_strong is not None
         x, model, old = torch.cat([batch.u_weak, batch.u_strong]), self.net.model, fb.snapshot(self.net.model)
-        theta = {n: p.clone().requires_grad_() for n, p in old.parameters.items()}
+        theta = {
+            n: p.requires_grad_() for n, p in old.parameters.items()
+        }  # they stay when the update moves the network's
         z, z_strong = functional_call(model, theta, (x,)).chunk(2)
         p = torch.softmax(z, -1)  # S1
         hard = sample_labels(p) if self.config.feedback == "sampled" else None
