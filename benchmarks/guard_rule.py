@@ -18,7 +18,7 @@ import numpy as np
 
 from metapl.guard import Evidence, better
 
-ROWS = (20, 40, 100)
+ROWS = (10, 20, 40, 100)
 POINTS = (-20, -10, -5, -2, 0, 2, 5, 10, 15, 20, 25, 30)
 DRAWS = 20_000
 Rule = Callable[[int, int], float]

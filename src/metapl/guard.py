@@ -173,7 +173,7 @@ def check(
         progress.note(f"no guard: {error.what}")
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
     summary = _summary(job, plan, evidence)
-    progress.note(summary["text"])
+    progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
     return Verdict(summary, baseline)
 
 
