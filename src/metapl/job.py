@@ -90,10 +90,12 @@ def build_job(
         UserError: settings or data that cannot make a run.
     """
 
+    shape, classes = preprocessing.input_shape, len(source.class_names)
+
     def network() -> nn.Module:
-        model = build_model(config.model, preprocessing.shape, len(source.class_names)).to(device)
+        model = build_model(config.model, shape, classes, preprocessing.tokens).to(device)
         # Convolutions run up to twice as fast in this memory layout, on CPUs too.
-        layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(preprocessing.shape) == 3 else {}
+        layout: dict[str, Any] = {"memory_format": torch.channels_last} if preprocessing.kind == "image" else {}
         moved: nn.Module = model.to(**layout)
         if watch is not None:
             watch(moved)
@@ -102,8 +104,6 @@ def build_job(
     views = make_views(config.views, preprocessing)
     stream = Stream(source, split, config.batch, views, config.seed, device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
-    classes = len(source.class_names)
-    shape = preprocessing.shape
     context = Context(network, classes, config.optim, config.steps, stream.pool_size, stream.pool, shape)
     method = method_class(config.method)(config.settings, context)
     if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):

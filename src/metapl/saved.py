@@ -36,7 +36,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, rows: Tensor) -> Tensor:
-        """[n, C] on the CPU for raw rows: uint8 [n, channels, height, width] or float32 [n, features]."""
+        """[n, C] on the CPU for raw rows [n, ...], as ``types`` has them."""
         if tuple(rows.shape[1:]) != self.preprocessing.shape:
             got, wanted = list(rows.shape[1:]), list(self.preprocessing.shape)
             raise UserError(f"rows have the shape {got}, the model was trained on {wanted}", "Use rows of that shape.")
@@ -76,8 +76,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Predic
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
-        build = partial(build_model, card["model"], preprocessing.shape, len(names))
-        model = assemble(card.get("combine", PLAIN), build, preprocessing.shape)
+        shape = preprocessing.input_shape
+        build = partial(build_model, card["model"], shape, len(names), preprocessing.tokens)
+        model = assemble(card.get("combine", PLAIN), build, shape)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     except FileNotFoundError as error:
         remedy = "Has the training finished? `metapl resume` goes on where it stopped."

@@ -100,7 +100,7 @@ def train(
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     if config.model == "auto":
-        config = replace(config, model=auto_name(preprocessing.shape))
+        config = replace(config, model=auto_name(preprocessing.input_shape, preprocessing.tokens))
     job = build_job(config, Path(), source, split, preprocessing, device)  # fails before anything is written
     with progress:
         for note in [*source.notes, *split.notes]:

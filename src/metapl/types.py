@@ -1,7 +1,10 @@
 """The joints: what passes between data, methods and the loop. No logic lives here.
 
-Shapes: b labelled rows and B unlabelled rows in a batch, C classes. An image row is [channels, height, width],
-a table row is [features].
+Shapes: b labelled rows and B unlabelled rows in a batch, C classes. Rows as a source gives them ("raw" rows):
+
+- image: uint8 [channels, height, width]
+- table: float32 [columns]; a number, or the level's number in a categorical column; NaN where the value is missing
+- text: int32 [length] token ids, padded at the end
 """
 
 from __future__ import annotations
@@ -13,8 +16,34 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
-Kind = Literal["image", "table"]
+Kind = Literal["image", "table", "text"]
 View = Literal["weak", "strong"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: numbers, or one of ``levels`` (then its values are 0, 1, ... into them)."""
+
+    name: str
+    levels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How a text becomes a row of token ids, and the ids that views treat apart.
+
+    Attributes:
+        tokenizer: ``"words"`` (hashed words, nothing to download) or ``"hf:FOLDER"``.
+        length: ids per row; longer texts are cut.
+        pad: id of padding. mask: id that stands for a hidden token.
+        special: ids that are never dropped, hidden or moved (beginning and end of a text).
+    """
+
+    tokenizer: str
+    length: int
+    pad: int = 0
+    mask: int = 1
+    special: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -23,7 +52,9 @@ class Source(Protocol):
 
     Attributes:
         name: short name for messages and run folders.
-        kind: ``"image"`` or ``"table"``.
+        kind: ``"image"``, ``"table"`` or ``"text"``.
+        columns: tables: one per feature; () where all are numbers without names.
+        tokens: texts: how they were turned into ids; None for other kinds.
         class_names: C names; label k means ``class_names[k]``.
         ids: [N] one stable id per row (a relative path, or the row number as text).
         labels: [N] int64, -1 where the row has no label.
@@ -34,6 +65,8 @@ class Source(Protocol):
 
     name: str
     kind: Kind
+    columns: tuple[Column, ...]
+    tokens: Tokens | None
     class_names: tuple[str, ...]
     ids: tuple[str, ...]
     labels: np.ndarray[Any, Any]
@@ -42,7 +75,7 @@ class Source(Protocol):
     notes: tuple[str, ...]
 
     def rows(self, index: np.ndarray[Any, Any]) -> Tensor:
-        """The rows at ``index``: uint8 [n, channels, height, width], or float32 [n, features]."""
+        """The raw rows at ``index``, one tensor [n, ...] on the CPU."""
         ...
 
     def readable(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -101,13 +134,28 @@ class StepReport:
 class Preprocessing:
     """All that turns a raw row into what the model was trained on; stored beside the weights.
 
-    ``shape`` is one row's shape; ``mean`` and ``std`` are per channel (images, on the 0..1 scale) or per feature.
+    Attributes:
+        shape: one raw row's shape.
+        mean, std: per channel (images, on the 0..1 scale) or per column (0 and 1 for categories); () for texts.
+        columns: as in ``Source``.
+        missing: tables: positions of the columns of numbers in which training rows lacked a value; each becomes one
+            more input that says so.
+        tokens: as in ``Source``.
     """
 
     kind: Kind
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    columns: tuple[Column, ...] = ()
+    missing: tuple[int, ...] = ()
+    tokens: Tokens | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One row's shape as the network sees it: categories are spread over their levels."""
+        levels = sum(len(column.levels) - 1 for column in self.columns if column.levels)
+        return (self.shape[0] + levels + len(self.missing),) if self.kind == "table" else self.shape
 
 
 class Pool(Protocol):
@@ -135,7 +183,7 @@ class Context:
         steps: length of the main phase, for schedules and ramps.
         pool_size: number of unlabelled rows; ``SemiBatch.u_index`` is below it.
         pool: passes over these rows; None where there is no data behind the method (some unit tests).
-        row_shape: one row's shape, [channels, height, width] or [features]; () where it is not known.
+        row_shape: one row's shape as networks see it: [channels, height, width] or [features]; () where not known.
     """
 
     build_model: Callable[[], nn.Module]

@@ -48,7 +48,7 @@ def test_tables() -> None:
     assert source.data[3].tolist() == [7.5, 8]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize("bad", [-np.inf, np.inf, 1e300])
 def test_tables_must_be_finite(bad: float) -> None:
     table = np.zeros((4, 3))
     table[2, 1] = bad

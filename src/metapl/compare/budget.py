@@ -54,7 +54,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     source = source or open_source(config.data, config.source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    model = auto_name(preprocessing.shape) if config.model == "auto" else config.model
+    model = auto_name(preprocessing.input_shape, preprocessing.tokens) if config.model == "auto" else config.model
     config, device = replace(config, model=model, minutes=0.0), pick_device(config.device)
 
     def job(steps: int, counter: RowCounter) -> Job:

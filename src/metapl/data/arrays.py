@@ -30,9 +30,9 @@ def from_arrays(
     """A source over arrays in memory; they are copied, never written to.
 
     Args:
-        X: images [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3, or a table [N, D] of finite numbers. Image
-            values are whole numbers 0..255, or floats that either stay within 0..1 or reach above 1 and stay
-            within 0..255. Where both positions of C fit, NumPy arrays are read channels last, tensors channels first.
+        X: images [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3, or a table [N, D] of numbers, finite, or NaN
+            where a value is missing. Image values are whole numbers 0..255, or floats that either stay within 0..1 or
+            reach above 1 and stay within 0..255. Where both positions of C fit, NumPy arrays are read channels last, tensors channels first.
         y: [N] labels; -1, and in object arrays also None or NaN, marks a row without a label.
         X_unlabeled: more rows, without labels.
         X_test: test rows, with labels ``y_test``.
@@ -101,12 +101,12 @@ def _kind(X: Array, kind: str) -> Kind:
 
 
 def _table(values: Array, name: str) -> Tensor:
-    """float32 [N, D], every value finite."""
+    """float32 [N, D], every value finite or NaN (missing)."""
     if values.ndim != 2:
         raise UserError(f"its shape is {values.shape}, not [rows, features]", "Reshape it like X.", name)
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
         table = np.array(values, dtype=np.float32)
-    bad = np.argwhere(~np.isfinite(table))
+    bad = np.argwhere(np.isinf(table))
     if len(bad):
         row, column = (int(k) for k in bad[0])
         raise UserError(

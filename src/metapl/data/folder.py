@@ -14,7 +14,7 @@ from metapl.data.images import AUTO_SIDE, Unreadable, decode_many, probe
 from metapl.data.memory import digest_of
 from metapl.data.scan import Found, clean, scan, shown
 from metapl.errors import UserError
-from metapl.types import Kind
+from metapl.types import Column, Kind, Tokens
 
 Array = np.ndarray[Any, Any]
 MAX_BYTES = 4 * 2**30
@@ -40,6 +40,8 @@ class FolderSource:
     """
 
     kind: Kind = "image"
+    columns: tuple[Column, ...] = ()
+    tokens: Tokens | None = None
 
     def __init__(self, path: str | Path, *, image_size: int | str = "auto", allow_bad: bool = False) -> None:
         self.root = Path(path)

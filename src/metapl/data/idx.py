@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metapl.data.memory import digest_of, tensor_bytes
 from metapl.errors import UserError
-from metapl.types import Kind
+from metapl.types import Column, Kind, Tokens
 
 Array = np.ndarray[Any, Any]
 MAX_BYTES = 4 * 2**30
@@ -31,6 +31,8 @@ class IdxSource:
     """
 
     kind: Kind = "image"
+    columns: tuple[Column, ...] = ()
+    tokens: Tokens | None = None
 
     def __init__(self, folder: str | Path) -> None:
         root = Path(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.types import Kind
+from metapl.types import Column, Kind, Tokens
 
 Array = np.ndarray[Any, Any]
+_FORM = {"image": (torch.uint8, 4), "table": (torch.float32, 2), "text": (torch.int32, 2)}  # type, dimensions
 
 
 def digest_of(
@@ -46,7 +48,7 @@ class MemorySource:
     """A ``types.Source`` over a tensor on the CPU; treat it as frozen.
 
     Attributes:
-        data: uint8 [N, channels, height, width] or float32 [N, features]; row k is ``data[k]``.
+        data: [N, ...] raw rows as ``types`` has them: uint8 images, float32 tables, int32 texts; row k is ``data[k]``.
 
     Raises:
         ValueError: the parts do not fit each other (a mistake in the caller, not in the user's data).
@@ -61,6 +63,8 @@ class MemorySource:
     is_test: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
     problems: list[tuple[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    tokens: Tokens | None = None
     _fingerprint: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,11 +73,15 @@ class MemorySource:
         if not len(self.is_test):
             self.is_test = np.zeros(count, dtype=bool)
         self.labels = np.asarray(self.labels, dtype=np.int64)
-        wanted = (torch.uint8, 4) if self.kind == "image" else (torch.float32, 2)
+        wanted = _FORM[self.kind]
         if (self.data.dtype, self.data.ndim) != wanted or self.data.device.type != "cpu":
             raise ValueError(f"{self.kind} rows must be a {wanted[0]} tensor with {wanted[1]} dimensions on the CPU")
         if not len(self.ids) == len(self.labels) == len(self.is_test) == count:
             raise ValueError("data, labels, ids and is_test must have the same length")
+        if (self.kind == "text") != (self.tokens is not None):
+            raise ValueError("tokens belong to texts")
+        if len(self.columns) not in (0, self.data.shape[1]):
+            raise ValueError("there must be one of columns for each column of data")
         if len(set(self.ids)) != count:
             raise ValueError("ids must differ from row to row")
         if count and not -1 <= self.labels.min() <= self.labels.max() < len(self.class_names):
@@ -94,7 +102,7 @@ class MemorySource:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over ids, labels, class names and contents; computed once."""
         if not self._fingerprint:
-            self._fingerprint = digest_of(
-                self.ids, self.labels, self.is_test, self.class_names, tensor_bytes(self.data)
-            )
+            form = [repr((self.columns, self.tokens)).encode()] if self.columns or self.tokens else []
+            contents = itertools.chain(form, tensor_bytes(self.data))
+            self._fingerprint = digest_of(self.ids, self.labels, self.is_test, self.class_names, contents)
         return self._fingerprint

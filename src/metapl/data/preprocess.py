@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metapl.errors import UserError
-from metapl.types import Preprocessing, Source
+from metapl.types import Column, Preprocessing, Source, Tokens
 
 Array = np.ndarray[Any, Any]
 CHUNK = 4096  # rows at a time: keeps float64 copies of a large data set out of memory
@@ -21,8 +22,8 @@ TABLE_FLOOR = 1e-6  # of the feature's size: below it a float32 column is consta
 def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     """Mean and population standard deviation over the rows at ``index`` (labelled and unlabelled training rows).
 
-    Images: per channel, on the 0..1 scale, std at least one grey level. Tables: per feature; a constant feature
-    gets std 1, so that it becomes 0 and stays finite.
+    Images: per channel, on the 0..1 scale, std at least one grey level. Tables: per column, over the values that are
+    there; a constant column gets std 1, so that it becomes 0 and stays finite. Categories and texts: nothing to fit.
 
     Raises:
         ValueError: ``index`` is empty.
@@ -31,23 +32,30 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     if not len(index):
         raise ValueError("preprocessing needs at least one row")
     shape = tuple(source.rows(index[:1]).shape[1:])
-    values = sum(len(chunk) for chunk in _columns(source, index))
-    mean = sum((chunk.sum(0) for chunk in _columns(source, index)), torch.zeros(shape[0], dtype=torch.float64))
-    mean = mean / values
-    # Second pass: the one-pass formula loses the spread of a feature whose mean is large.
-    square = torch.zeros_like(mean)
+    if source.kind == "text":
+        return Preprocessing("text", shape, (), (), tokens=source.tokens)
+    zeros = torch.zeros(shape[0], dtype=torch.float64)
+    count, total = zeros.clone(), zeros.clone()
+    values = 0
     for chunk in _columns(source, index):
-        square += (chunk - mean).square().sum(0)
-    std = (square / values).sqrt()
+        values += len(chunk)
+        count += (~chunk.isnan()).sum(0)
+        total += chunk.nansum(0)
+    mean = total / count.clamp_min(1)
+    # Second pass: the one-pass formula loses the spread of a feature whose mean is large.
+    square = sum(((chunk - mean).square().nansum(0) for chunk in _columns(source, index)), zeros)
+    std = (square / count.clamp_min(1)).sqrt()
     if source.kind == "image":
-        std = std.clamp_min(IMAGE_FLOOR)
-    else:
-        std = torch.where(std <= TABLE_FLOOR * mean.abs(), torch.ones_like(std), std)
-    return Preprocessing(source.kind, shape, tuple(mean.tolist()), tuple(std.tolist()))
+        return Preprocessing("image", shape, tuple(mean.tolist()), tuple(std.clamp_min(IMAGE_FLOOR).tolist()))
+    category = torch.tensor([bool(column.levels) for column in source.columns] or [False] * shape[0])
+    mean = mean.masked_fill(category, 0.0)
+    std = torch.where((std <= TABLE_FLOOR * mean.abs()) | category, torch.ones_like(std), std)
+    missing = tuple(torch.nonzero((count < values) & ~category).flatten().tolist())
+    return Preprocessing("table", shape, tuple(mean.tolist()), tuple(std.tolist()), source.columns, missing)
 
 
 def _columns(source: Source, index: Array) -> Iterator[Tensor]:
-    """The rows as float64 [values, channels or features], images on the 0..1 scale, a chunk at a time."""
+    """The rows as float64 [values, channels or columns], images on the 0..1 scale, a chunk at a time."""
     for start in range(0, len(index), CHUNK):
         rows = source.rows(index[start : start + CHUNK]).double()
         if source.kind == "image":
@@ -56,13 +64,20 @@ def _columns(source: Source, index: Array) -> Iterator[Tensor]:
 
 
 def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Plain JSON values."""
-    return {
+    """Plain JSON values; what does not concern the kind of rows is left out."""
+    made: dict[str, Any] = {
         "kind": preprocessing.kind,
         "shape": list(preprocessing.shape),
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
+    if preprocessing.columns:
+        made["columns"] = [{"name": c.name, "levels": list(c.levels)} for c in preprocessing.columns]
+    if preprocessing.missing:
+        made["missing"] = list(preprocessing.missing)
+    if preprocessing.tokens is not None:
+        made["tokens"] = {**asdict(preprocessing.tokens), "special": list(preprocessing.tokens.special)}
+    return made
 
 
 def preprocessing_from_dict(stored: Mapping[str, Any]) -> Preprocessing:
@@ -72,15 +87,29 @@ def preprocessing_from_dict(stored: Mapping[str, Any]) -> Preprocessing:
         UserError: a part is missing, or the parts do not fit each other.
     """
     try:
+        tokens = stored.get("tokens")
         made = Preprocessing(
             kind=stored["kind"],
             shape=tuple(int(k) for k in stored["shape"]),
             mean=tuple(float(v) for v in stored["mean"]),
             std=tuple(float(v) for v in stored["std"]),
+            columns=tuple(Column(str(c["name"]), tuple(map(str, c["levels"]))) for c in stored.get("columns", ())),
+            missing=tuple(int(k) for k in stored.get("missing", ())),
+            tokens=None if tokens is None else Tokens(**{**tokens, "special": tuple(map(int, tokens["special"]))}),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the stored preprocessing is damaged ({error})", "Train again.") from error
-    sound = made.kind in ("image", "table") and len(made.shape) == (3 if made.kind == "image" else 1)
-    if not sound or not made.shape[0] == len(made.mean) == len(made.std) or min(made.std) <= 0:
+    if not _sound(made):
         raise UserError("the stored preprocessing is damaged (its parts do not fit)", "Train again.")
     return made
+
+
+def _sound(p: Preprocessing) -> bool:
+    """Whether the parts fit each other."""
+    if p.kind == "text":
+        return p.tokens is not None and p.shape == (p.tokens.length,) and not p.mean and not p.std
+    if p.kind not in ("image", "table") or len(p.shape) != (3 if p.kind == "image" else 1):
+        return False
+    if not p.shape[0] == len(p.mean) == len(p.std) or min(p.std) <= 0:
+        return False
+    return len(p.columns) in (0, p.shape[0]) and all(0 <= k < p.shape[0] for k in p.missing)

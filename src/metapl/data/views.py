@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from metapl.data import ops
+from metapl.data.encode import TableEncoder
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 
@@ -37,7 +38,9 @@ class ViewConfig:
     noise: float = 0.1
     """Tables: standard deviation of the noise in both views, in units of each feature's own (0 or more)."""
     swap: float = 0.25
-    """Tables: share of a row's features that the strong view takes from another row of the batch (0 to 1)."""
+    """Tables: share of a row's columns that the strong view takes from another row of the batch (0 to 1)."""
+    mask: float = 0.0
+    """Tables: share of a row's columns that the strong view hides, as if their values were missing (0 to 1)."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.flip, bool) or self.flip == "auto"):
@@ -56,6 +59,7 @@ _HIGHEST = {
     "fill": 1.0,
     "noise": 100.0,
     "swap": 1.0,
+    "mask": 1.0,
 }
 
 
@@ -180,40 +184,55 @@ class ImageViews:
 
 
 class TableViews:
-    """Views of float32 tables [B, D], without missing values.
+    """Views of float32 tables [B, D]; NaN where a value is missing.
 
-    Weak: normal noise on the standardised features. Strong: a weak view of its own, then the same number of
-    features in each row, drawn at random, taken from one other row of the batch (after its noise).
+    Weak: normal noise on the standardised numbers. Strong: a weak view of its own, then the same number of columns in
+    each row, drawn at random, taken from one other row of the batch (after its noise), then some columns hidden. All of
+    it is done before categories are spread over their levels, so a category is swapped or hidden as a whole.
     """
 
     def __init__(self, config: ViewConfig, preprocessing: Preprocessing) -> None:
         self.config, self.preprocessing = config, preprocessing
         self._scaler = _Scaler(preprocessing, (-1,))
+        self._encoder = TableEncoder(preprocessing)
 
     def plain(self, x: Tensor) -> Tensor:
-        """The rows themselves, standardised."""
-        return self._scaler.forward(x.to(torch.float32))
+        """The rows themselves, as the network sees them."""
+        return self._encoder(self._scaler.forward(x.to(torch.float32)))
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
-        """One weak view of each row, standardised."""
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
-        return self.plain(x).add_(noise, alpha=self.config.noise)
+        """One weak view of each row."""
+        return self._encoder(self._noisy(x, generator))
 
     def strong(self, x: Tensor, generator: Generator) -> Tensor:
-        """One strong view of each row, standardised."""
-        weak = self.weak(x, generator)
+        """One strong view of each row."""
+        weak = self._noisy(x, generator)
         keys = torch.rand(x.shape, generator=generator, device=x.device)
         drawn = torch.rand(len(x), generator=generator, device=x.device)
-        n, features = x.shape
-        share = round(self.config.swap * features)
-        if self.config.swap > 0:
-            share = max(1, share)
-        if n < 2 or share == 0:  # a lone row has nobody to swap with
-            return weak
-        taken = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
-        taken.scatter_(1, keys.topk(share, 1).indices, True)
-        other = (torch.arange(n, device=x.device) + 1 + _below(drawn, n - 1)) % n
-        return torch.where(taken, weak[other], weak)
+        n, columns = x.shape
+        share = _count(self.config.swap, columns)
+        if n >= 2 and share:  # a lone row has nobody to swap with
+            other = (torch.arange(n, device=x.device) + 1 + _below(drawn, n - 1)) % n
+            weak = torch.where(_chosen(keys, share), weak[other], weak)
+        if hidden := _count(self.config.mask, columns):
+            keys = torch.rand(x.shape, generator=generator, device=x.device)
+            weak = weak.masked_fill(_chosen(keys, hidden), torch.nan)
+        return self._encoder(weak)
+
+    def _noisy(self, x: Tensor, generator: Generator) -> Tensor:
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        return self._scaler.forward(x.to(torch.float32)).add_(self._encoder.on_numbers(noise), alpha=self.config.noise)
+
+
+def _count(share: float, columns: int) -> int:
+    """How many of ``columns`` a share above 0 means: at least one."""
+    return max(1, round(share * columns)) if share > 0 else 0
+
+
+def _chosen(keys: Tensor, count: int) -> Tensor:
+    """[B, D] bool: the ``count`` largest keys of each row."""
+    taken = torch.zeros(keys.shape, dtype=torch.bool, device=keys.device)
+    return taken.scatter_(1, keys.topk(count, 1).indices, True)
 
 
 Views = ImageViews | TableViews

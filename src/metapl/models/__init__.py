@@ -14,6 +14,7 @@ from metapl.models.convnet import ConvNet as ConvNet
 from metapl.models.mlp import MLP as MLP
 from metapl.models.small_cnn import SmallCNN as SmallCNN
 from metapl.models.wide_resnet import WideResNet as WideResNet
+from metapl.types import Tokens
 
 Shape = tuple[int, ...]
 
@@ -35,20 +36,21 @@ MODELS: dict[str, Entry] = {
 }
 
 
-def auto_name(shape: Shape) -> str:
+def auto_name(shape: Shape, tokens: Tokens | None = None) -> str:
     """The net that ``auto`` stands for: mlp for feature rows, small_cnn up to 32 pixels or without a GPU, else wrn."""
     if len(shape) == 1:
         return "mlp"
     return "wrn-28-2" if max(shape[1:]) > 32 and torch.cuda.is_available() else "small_cnn"
 
 
-def build_model(name: str, shape: Shape, num_classes: int) -> nn.Module:
+def build_model(name: str, shape: Shape, num_classes: int, tokens: Tokens | None = None) -> nn.Module:
     """A fresh network for rows of ``shape`` and ``num_classes`` classes.
 
     Args:
         name: ``auto``, a name in MODELS, or ``package.module:function`` called as
             ``function(shape=..., num_classes=...)``.
-        shape: one row: [channels, height, width] or [features].
+        shape: one row as the network sees it: [channels, height, width], [features] or, for texts, [length].
+        tokens: for texts, how ids were made.
 
     Raises:
         UserError: unknown name, a factory that cannot be imported or gives no ``nn.Module``, or one whose logits
@@ -56,7 +58,7 @@ def build_model(name: str, shape: Shape, num_classes: int) -> nn.Module:
     """
     if ":" in name:
         return _checked(_call_factory(name, shape, num_classes), name, shape, num_classes)
-    name = auto_name(shape) if name == "auto" else name
+    name = auto_name(shape, tokens) if name == "auto" else name
     if name not in MODELS:
         raise UserError(f"unknown model '{name}'", f"{nearest(name, MODELS)} Or give package.module:function.", "model")
     if MODELS[name].images_only and len(shape) != 3:

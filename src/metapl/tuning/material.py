@@ -48,7 +48,9 @@ class Material:
     @cached_property
     def source(self) -> MemorySource:
         """The rows as a source."""
-        return MemorySource(self.name, self.kind, torch.from_numpy(self.data), self.labels, self.class_names)
+        form = {"columns": self.preprocessing.columns, "tokens": self.preprocessing.tokens}
+        rows = torch.from_numpy(self.data)
+        return MemorySource(self.name, self.kind, rows, self.labels, self.class_names, **form)  # type: ignore[arg-type]
 
 
 def gather(source: Source, split: Split, folds: int | None, seed: int) -> Material:
@@ -60,7 +62,8 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> Materi
     labeled = np.union1d(split.labeled, split.validation)
     rows = np.union1d(labeled, split.unlabeled)
     labels = np.where(np.isin(rows, labeled), source.labels[rows], -1)
-    inside = MemorySource(source.name, source.kind, source.rows(rows), labels, source.class_names)
+    form = {"columns": source.columns, "tokens": source.tokens}
+    inside = MemorySource(source.name, source.kind, source.rows(rows), labels, source.class_names, **form)  # type: ignore[arg-type]
     at = {part: np.searchsorted(rows, getattr(split, part)) for part in ("labeled", "unlabeled", "validation")}
     whole = replace(split, **at, test=np.zeros(0, dtype=np.int64))
     dealt = fold_splits(inside, whole, fold_count(inside, whole) if folds is None else folds, seed)

@@ -93,7 +93,7 @@ def tune(
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     material = gather(source, split, folds, config.seed)
     if config.model == "auto":
-        config = replace(config, model=auto_name(material.preprocessing.shape))
+        config = replace(config, model=auto_name(material.preprocessing.input_shape, material.preprocessing.tokens))
     check(material, config)
     plan = {
         "format": 1,
