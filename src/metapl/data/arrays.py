@@ -32,7 +32,8 @@ def from_arrays(
     Args:
         X: images [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3, or a table [N, D] of numbers, finite, or NaN
             where a value is missing. Image values are whole numbers 0..255, or floats that either stay within 0..1 or
-            reach above 1 and stay within 0..255. Where both positions of C fit, NumPy arrays are read channels last, tensors channels first.
+            reach above 1 and stay within 0..255. Where both positions of C fit, NumPy arrays are read channels last,
+            tensors channels first.
         y: [N] labels; -1, and in object arrays also None or NaN, marks a row without a label.
         X_unlabeled: more rows, without labels.
         X_test: test rows, with labels ``y_test``.
