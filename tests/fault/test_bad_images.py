@@ -215,3 +215,21 @@ def test_no_warning_escapes_from_threads(tmp_path: Path) -> None:
             decode(tmp_path / "wide.png")
     assert all(isinstance(result, Unreadable) for result in results)
     assert caught == []
+
+
+def test_bytes_are_read_like_files(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    whole = path.read_bytes()
+    assert torch.equal(decode(whole), decode(path))
+    assert probe(whole) == probe(path) == (9, 7, False)
+    good, cut, none, huge = decode_many([whole, whole[:60], b"", path], (3, 4, 4), with_digest=True)
+    assert not isinstance(good, Unreadable)
+    assert not isinstance(huge, Unreadable)
+    assert torch.equal(good[0], huge[0])
+    assert good[1] == huge[1]
+    assert "damaged" in str(cut)
+    assert "no bytes" in str(none)
+    with pytest.raises(Unreadable, match="megapixels"):
+        decode(whole, max_pixels=10)

@@ -1,8 +1,12 @@
-"""Image files to tensors, with Pillow. Files are only read; whatever is wrong with one is a reason, not a crash."""
+"""Image files, or their bytes, to tensors, with Pillow.
+
+Files are only read; whatever is wrong with one is a reason, not a crash.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import warnings
@@ -34,14 +38,15 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+Stored = str | Path | bytes  # a file, or what stands in one
 
 
 class Unreadable(Exception):
     """An image file that cannot be used; the text is the reason, in one line."""
 
 
-def decode(path: str | Path, shape: tuple[int, int, int] | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """One image file as uint8 [channels, height, width].
+def decode(path: Stored, shape: tuple[int, int, int] | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """One image file, or its bytes, as uint8 [channels, height, width].
 
     The header is checked before anything is decoded, EXIF orientation is applied, the first frame of an animation
     is taken, transparency is laid over white, 16-bit greys are divided by 257. With ``shape`` the image is scaled
@@ -56,14 +61,14 @@ def decode(path: str | Path, shape: tuple[int, int, int] | None = None, *, max_p
 
 
 def decode_many(
-    paths: Sequence[str | Path], shape: tuple[int, int, int], *, with_digest: bool = False
+    paths: Sequence[Stored], shape: tuple[int, int, int], *, with_digest: bool = False
 ) -> Iterator[tuple[Tensor, bytes] | Unreadable]:
-    """``decode`` for many files by a pool of threads, in the order of ``paths``.
+    """``decode`` for many files (or bytes) by a pool of threads, in the order of ``paths``.
 
     Yields the tensor and the file's SHA-256 (empty without ``with_digest``), or the ``Unreadable``.
     """
 
-    def one(path: str | Path) -> tuple[Tensor, bytes] | Unreadable:
+    def one(path: Stored) -> tuple[Tensor, bytes] | Unreadable:
         try:
             return _decode(path, shape, MAX_PIXELS), _digest(path) if with_digest else b""
         except Unreadable as reason:
@@ -77,7 +82,7 @@ def decode_many(
         yield from results
 
 
-def probe(path: str | Path) -> tuple[int, int, bool] | None:
+def probe(path: Stored) -> tuple[int, int, bool] | None:
     """(height, width, grey?) of the upright image, for the most part from the header; None where it is damaged."""
     with quiet():
         try:
@@ -101,11 +106,11 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Stored, max_pixels: int) -> Iterator[Image.Image]:
     """The image with its header read and judged; every error on the way becomes ``Unreadable``."""
     try:
         _check_file(path)
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS) as image:
             pixels = image.size[0] * image.size[1]
             if pixels > max_pixels:
                 raise Unreadable(f"{pixels / 1e6:.0f} megapixels, above the limit of {max_pixels / 1e6:.0f}")
@@ -123,8 +128,12 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
         raise Unreadable(f"truncated or damaged ({text or type(error).__name__})") from error
 
 
-def _check_file(path: str | Path) -> None:
+def _check_file(path: Stored) -> None:
     """Refuse what is no regular file (opening a pipe would wait for ever) or is empty."""
+    if isinstance(path, bytes):
+        if not path:
+            raise Unreadable("no bytes")
+        return
     try:
         status = os.stat(path)
     except OSError as error:  # also a link that leads nowhere
@@ -135,7 +144,7 @@ def _check_file(path: str | Path) -> None:
         raise Unreadable("empty file")
 
 
-def _decode(path: str | Path, shape: tuple[int, int, int] | None, max_pixels: int) -> Tensor:
+def _decode(path: Stored, shape: tuple[int, int, int] | None, max_pixels: int) -> Tensor:
     """``decode`` without the guard against warnings, for threads."""
     with _opened(path, max_pixels) as image:
         if shape is not None:
@@ -190,8 +199,10 @@ def _from_floats(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return scaled
 
 
-def _digest(path: str | Path) -> bytes:
+def _digest(path: Stored) -> bytes:
     """The SHA-256 of the file."""
+    if isinstance(path, bytes):
+        return hashlib.sha256(path).digest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
