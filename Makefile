@@ -6,7 +6,7 @@ TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-RUFF_PATHS := src tests docs benchmarks
+RUFF_PATHS := src tests docs benchmarks examples
 
 export OMP_NUM_THREADS ?= 1
 

@@ -21,7 +21,7 @@ from metapl.data.stream import BatchConfig
 from metapl.data.views import ViewConfig
 from metapl.errors import UserError, nearest
 from metapl.files import write_text
-from metapl.methods import METHODS, method_class
+from metapl.methods import METHODS, method_class, settings_group
 from metapl.optim import OptimConfig
 
 
@@ -62,7 +62,7 @@ class RunConfig:
     """Everything that decides a run. ``settings`` are the method's own, under the method's name in YAML."""
 
     data: str  # digits, idx:FOLDER, or a folder of images
-    method: str = "mpl"  # a name in METHODS
+    method: str = "mpl"  # a name in `metapl methods`, or package.module:Class
     model: str = "auto"  # a name in MODELS, or package.module:function
     seed: int = 0  # of the split, the weights, the batches and the views
     steps: int = 1000  # updates in the main phase
@@ -105,7 +105,7 @@ def make_config(
         _set(tree, key, value)
     config = from_dict(tree, where=str(file) if file else "")
     for key, _ in given:
-        if (group := key.partition(".")[0]) in METHODS and group != config.method:
+        if (group := key.partition(".")[0]) in METHODS and group != settings_group(config.method):
             raise UserError(f"'{key}' is set, but the method is {config.method}", f"Add --method {group}.")
     return config
 
@@ -118,25 +118,25 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
     method = tree.get("method", "mpl")
     if not isinstance(method, str):
         raise UserError(f"method is {method!r}", "Give a method's name.", where)
-    settings_class = method_class(method).Config
+    settings_class, group = method_class(method).Config, settings_group(method)
     known = set(known_keys(method))
     groups = {k.partition(".")[0] for k in known if "." in k}
     # One file may hold the settings of several methods: they are checked, and those of the others put aside.
-    others = {name: tree.pop(name) or {} for name in sorted(METHODS.keys() & tree.keys() - {method})}
+    others = {name: tree.pop(name) or {} for name in sorted(METHODS.keys() & tree.keys() - {group})}
     for name, values in others.items():
         _build(METHODS[name].Config, values, name, where)
     tree = {k: {} if v is None and k in groups else v for k, v in tree.items()}  # "optim:" with all lines commented out
     for key in _flatten(tree):
         if key not in known and not (key in groups and tree[key] == {}):
             raise UserError(f"unknown setting '{key}'", nearest(key, known), where)
-    settings = _build(settings_class, tree.pop(method, {}), method, where)
+    settings = _build(settings_class, tree.pop(group, {}), group, where)
     return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": settings}, "", where))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain values; the method's settings under the method's name."""
     tree = _plain(config)
-    tree[config.method] = tree.pop("settings")
+    tree[settings_group(config.method)] = tree.pop("settings")
     return typing.cast(dict[str, Any], tree)
 
 
@@ -156,7 +156,7 @@ def known_keys(method: str) -> list[str]:
     for f in fields(RunConfig):
         default = f.default_factory() if callable(f.default_factory) else None
         if f.name == "settings":
-            keys += [f"{method}.{g.name}" for g in fields(method_class(method).Config)]
+            keys += [f"{settings_group(method)}.{g.name}" for g in fields(method_class(method).Config)]
         else:
             keys += [f"{f.name}.{g.name}" for g in fields(default)] if is_dataclass(default) else [f.name]
     return keys

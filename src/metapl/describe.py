@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Literal
 
 from metapl.config import RunConfig
-from metapl.methods import METHODS
+from metapl.methods import METHODS, method_class
 
 WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 
@@ -55,7 +55,7 @@ def settings(cls: Any, prefix: str = "") -> list[Setting]:
 
 def summary(method: str) -> str:
     """The first line of the method's file."""
-    return _first_line(sys.modules[METHODS[method].__module__].__doc__)
+    return _first_line(sys.modules[method_class(method).__module__].__doc__)
 
 
 def about(cls: Any) -> str:

@@ -25,7 +25,7 @@ def new_folder(out: Path | None, config: RunConfig) -> Path:
     """
     if out is None:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.data.rpartition(":")[2]).name).strip("-") or "data"
-        base = f"{stem}-{config.method}-{config.seed}"
+        base = f"{stem}-{config.method.rpartition(':')[2]}-{config.seed}"
         names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
         out = next(p for n in names if not (p := Path("runs") / n).exists())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

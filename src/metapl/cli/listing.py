@@ -23,14 +23,15 @@ def methods(
       metapl methods mpl
     """
     from metapl import describe
-    from metapl.methods import METHODS, method_class
+    from metapl.methods import METHODS, method_class, settings_group
 
     show.check_json(json)
     if name is None:
         lines = {n: describe.summary(n) for n in METHODS}
+        lines["package.module:Class"] = "your own: see examples/own_method.py"
         show.give(lines, json, show.table(("method", "what it does"), lines.items()))
         return
-    found = describe.settings(method_class(name).Config, f"{name}.")
+    found = describe.settings(method_class(name).Config, f"{settings_group(name)}.")
     rows = [(s.key, s.default, f"{s.meaning} ({s.takes})") for s in found]
     text = f"{describe.summary(name)}\n\n{show.table(('setting', 'default', 'meaning'), rows)}"
     show.give({s.key: {"default": s.default, "takes": s.takes, "meaning": s.meaning} for s in found}, json, text)

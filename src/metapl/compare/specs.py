@@ -6,6 +6,7 @@
     mpl:feedback=none+uda_weight=0        with several
     fixmatch:views.ops=1+optim.lr=0.02    with settings of the whole run
     mpl:ablate                            mpl, and one row for each part taken away
+    package.module:Class                  a method of one's own; its settings likewise behind a colon
 
 Nothing here needs quotes in a shell.
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 from metapl.config import RunConfig, known_keys, make_config, to_dict
 from metapl.errors import UserError, nearest
-from metapl.methods import METHODS
+from metapl.methods import METHODS, OWN, method_class, settings_group
 
 ALL, ABLATE = "all", "ablate"
 # What `ablate` takes away, one at a time.
@@ -36,7 +37,7 @@ class Spec:
 
     Attributes:
         label: as it was written, such as ``mpl:feedback=none``.
-        method: a name in METHODS.
+        method: as in ``RunConfig``.
         pairs: its settings as full ``key=value``, such as ``mpl.feedback=none``.
     """
 
@@ -75,7 +76,11 @@ def _rows(word: str) -> list[Spec]:
     if word == ALL:
         return [Spec(name, name) for name in METHODS]
     name, colon, text = word.partition(":")
-    if name not in METHODS:
+    if name not in METHODS and text and "=" not in text.partition(":")[0]:
+        own, colon, text = text.partition(":")  # package.module:Class, perhaps with settings behind one more colon
+        name = f"{name}:{own}"
+        method_class(name)
+    elif name not in METHODS:
         raise UserError(f"unknown method '{name}'", nearest(name, [*METHODS, ALL]), "--methods")
     # A plus sign may also stand in a number such as 1e+3.
     settings = [s.strip() for s in re.split(r"\+(?=[A-Za-z_])", text)] if colon else []
@@ -103,13 +108,14 @@ def _pair(method: str, setting: str, label: str) -> str:
     if not equals or not key or not value:
         remedy = f"Write {method}:key=value, and + between several."
         raise UserError(f"'{setting}' is not a setting", remedy, label)
-    known, own = known_keys(method), f"{method}.{key}"
+    group = settings_group(method)
+    known, own = known_keys(method), f"{group}.{key}"
     if own in known:
         return f"{own}={value}"
     if key in COMMON or key.partition(".")[0] in COMMON_GROUPS:
         raise UserError(f"'{key}' is the same for all methods", "Set it for the whole comparison.", label)
     if key not in known:
-        short = [k.removeprefix(f"{method}.") for k in known if k not in COMMON]
+        short = [k.removeprefix(f"{group}.") for k in known if k not in COMMON]
         raise UserError(f"unknown setting '{key}'", nearest(key, short), label)
     return setting
 
@@ -131,7 +137,7 @@ def configure(base: Base, spec: Spec, options: Mapping[str, Any] | None = None) 
 
     def concerns(key: str) -> bool:
         group, dot, _ = key.partition(".")
-        return not dot or group not in METHODS or group == spec.method
+        return not dot or group not in {*METHODS, OWN} or group == settings_group(spec.method)
 
     merged = {**base.options, **(options or {}), "method": spec.method}
     merged = {k: v for k, v in merged.items() if concerns(k)}
@@ -151,12 +157,12 @@ def check_base(base: Base, specs: Sequence[Spec]) -> None:
     Raises:
         UserError: it names the setting.
     """
-    compared = {s.method for s in specs}
+    compared = {settings_group(s.method) for s in specs}
     for key in [p.partition("=")[0] for p in base.overrides]:
         group, dot, _ = key.partition(".")
         if key == "method":
             raise UserError("'method' is set", "Name methods with --methods.")
         if group == "guard":
             raise UserError(f"'{key}' is set", "A comparison shows each method as it is: its guard is off.")
-        if dot and group in METHODS and group not in compared:
+        if dot and group in {*METHODS, OWN} and group not in compared:
             raise UserError(f"'{key}' is set, but {group} is not compared", f"Add {group} to --methods.")

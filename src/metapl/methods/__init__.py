@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from metapl.errors import UserError, nearest
@@ -36,12 +37,40 @@ METHODS: dict[str, Any] = {
 }
 
 
+OWN = "own"  # the group that holds the settings of a method that is not in the table
+
+
 def method_class(name: str) -> Any:
-    """The method called ``name``.
+    """The method called ``name``: a name in METHODS, or ``package.module:Class`` of one's own.
 
     Raises:
-        UserError: for an unknown name, with the nearest known one.
+        UserError: for an unknown name, with the nearest known one; a class that cannot be imported or is no method.
     """
+    if ":" in name:
+        return _own(name)
     if name not in METHODS:
-        raise UserError(f"unknown method '{name}'", nearest(name, METHODS), "method")
+        remedy = f"{nearest(name, METHODS)} Or give package.module:Class."
+        raise UserError(f"unknown method '{name}'", remedy, "method")
     return METHODS[name]
+
+
+def settings_group(name: str) -> str:
+    """Under which key the settings of the method called ``name`` stand."""
+    return OWN if ":" in name else name
+
+
+def _own(name: str) -> Any:
+    module, _, qualname = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"
+        remedy = "Give package.module:Class, importable from here (is PYTHONPATH set?)."
+        raise UserError(f"cannot import '{name}' ({error})", remedy, "method") from error
+    parts = ("Config", "needs", "extra_steps", "step", "eval_model", "candidates", "state_dict", "load_state_dict")
+    missing = [part for part in parts if not hasattr(found, part)]
+    if missing or not isinstance(found, type):
+        what = f"'{name}' lacks {', '.join(missing)}" if missing else f"'{name}' is no class"
+        raise UserError(what, "See metapl.types.Method, and metapl.methods.base.OneNetwork for a start.", "method")
+    return found

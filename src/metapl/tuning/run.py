@@ -129,7 +129,8 @@ def _check_numbers(config: RunConfig, minutes: float, workers: int) -> None:
 def free_folder(config: RunConfig) -> Path:
     """The first free ``tuned/DATA-METHOD[-k]``."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.data.rpartition(":")[2]).name).strip("-") or "data"
-    names = [f"{stem}-{config.method}", *(f"{stem}-{config.method}-{k}" for k in range(2, 10_000))]
+    base = f"{stem}-{config.method.rpartition(':')[2]}"
+    names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
     return next(p for n in names if not (p := Path("tuned") / n).exists())
 
 

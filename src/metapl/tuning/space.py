@@ -13,6 +13,7 @@ import yaml
 
 from metapl.config import RunConfig, from_dict, known_keys, to_dict
 from metapl.errors import UserError, nearest
+from metapl.methods import settings_group
 
 # The values tried where the user names none: by the setting's name, whatever the method, or by its whole key. ``x3`` is
 # three times the run's own value. A method's settings that are not here are not tuned by default.
@@ -120,7 +121,7 @@ def make_space(config: RunConfig, space: Space | None = None) -> list[Axis]:
 
 def tunable(config: RunConfig) -> list[str]:
     """Every key that may be searched."""
-    groups = (*GROUPS, config.method)
+    groups = (*GROUPS, settings_group(config.method))
     return [k for k in known_keys(config.method) if k.partition(".")[0] in groups and "." in k]
 
 
@@ -256,7 +257,7 @@ def _number(key: str, text: str) -> float:
 
 
 def _group(config: RunConfig, group: str) -> Any:
-    return config.settings if group == config.method else getattr(config, group)
+    return config.settings if group == settings_group(config.method) else getattr(config, group)
 
 
 def _kinds(config: RunConfig, key: str) -> tuple[Any, ...]:
