@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.settings is None:
             object.__setattr__(self, "settings", method_class(self.method).Config())
+        if self.source.tokenizer == "auto" and self.model.startswith("hf:"):  # the model's own, in its folder
+            object.__setattr__(self, "source", replace(self.source, tokenizer=self.model))
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
         if not 0 <= self.minutes < math.inf:

@@ -21,10 +21,14 @@ class SourceOptions:
     Attributes:
         image_size: side that the images of a folder are brought to, or "auto".
         allow_bad: go on where more than 5 images and more than 5 % of a folder cannot be read.
+        tokenizer: texts: words (hashed, nothing to download), hf:FOLDER, or auto (the model's own, else words).
+        max_tokens: texts: token ids per text, or auto (the longest text's, at most 256); longer texts are cut.
     """
 
     image_size: int | str = "auto"
     allow_bad: bool = False
+    tokenizer: str = "auto"
+    max_tokens: int | str = "auto"
 
 
 Opener = Callable[[str, SourceOptions], Source]

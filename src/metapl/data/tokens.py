@@ -1,0 +1,211 @@
+"""Texts to rows of token ids: hashed words, which need no vocabulary, or the tokenizer of a local model folder."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.errors import UserError
+from metapl.types import Tokens
+
+WORDS = "words"
+HF = "hf:"
+FIRST = 2  # words' smallest real id: 0 is padding, 1 stands for a hidden word
+STEM = 5  # characters of a word's beginning that its id tells apart from the rest
+STEM_SHIFT = 16  # a word's id: 15 bits of its beginning's hash above 16 bits of its own
+LOOKED_AT = 64  # characters per token, on average, that are looked at: bounds the work for a very long text
+LONGEST = 256  # most tokens that "auto" gives a text
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+
+
+class Tokenizer(Protocol):
+    """Turns texts into rows."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """What the rows hold."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """int32 [n, length] on the CPU: one row per text, cut or padded at its end."""
+        ...
+
+
+def make_tokenizer(spec: str, length: int) -> Tokenizer:
+    """The tokenizer that ``spec`` names: ``auto`` or ``words``, or ``hf:FOLDER`` (extra ``text``; never a download).
+
+    Raises:
+        UserError: unknown name, no such folder, transformers is missing, or ``length`` is too small.
+    """
+    if isinstance(length, bool) or length < 1:
+        raise UserError(f"{length} tokens per text", "Give at least 1.", "source.max_tokens")
+    if spec in ("auto", WORDS):
+        return Words(length)
+    if spec.startswith(HF):
+        return HfTokenizer(spec, length)
+    raise UserError(f"unknown tokenizer '{spec}'", "Use auto, words or hf:FOLDER.", "source.tokenizer")
+
+
+def tokenizer_of(tokens: Tokens) -> Tokenizer:
+    """The tokenizer that made ``tokens``, for new texts.
+
+    Raises:
+        UserError: it is no longer there, or no longer gives the same ids.
+    """
+    made = make_tokenizer(tokens.tokenizer, tokens.length)
+    if made.tokens != tokens:
+        raise UserError("the tokenizer is not the one the model was trained with", "Train again.", tokens.tokenizer)
+    return made
+
+
+def encode_texts(texts: Sequence[str], spec: str, max_tokens: int | str) -> tuple[Tensor, Tokens, tuple[str, ...]]:
+    """Rows for a source: ids [n, length], what they are, and notes for the user.
+
+    ``max_tokens`` ``"auto"``: as many as the longest text has, at most ``LONGEST``, rounded up to a multiple of 8.
+
+    Raises:
+        UserError: as ``make_tokenizer``.
+    """
+    if max_tokens == "auto":
+        ids = make_tokenizer(spec, LONGEST)
+        rows = ids.encode(texts)
+        length = min(LONGEST, -(-max(1, _longest(rows, ids.tokens.pad)) // 8) * 8)
+    elif isinstance(max_tokens, int):
+        length, rows = max_tokens, torch.zeros(0, 0)
+    else:
+        raise UserError(f"{max_tokens!r} tokens per text", "Give a number, or auto.", "source.max_tokens")
+    tokenizer = make_tokenizer(spec, length)
+    rows = rows[:, :length].contiguous() if max_tokens == "auto" else tokenizer.encode(texts)
+    full = int((rows[:, -1] != tokenizer.tokens.pad).sum())
+    # A text that fills its row to the last id may have gone on; "auto" leaves that only to texts of LONGEST tokens.
+    told = full > 0.01 * len(rows) and (max_tokens != "auto" or length == LONGEST)
+    note = f"{full} of {len(rows)} texts fill all {length} tokens and may be cut (source.max_tokens)"
+    return rows, tokenizer.tokens, (note,) if told else ()
+
+
+def _longest(rows: Tensor, pad: int) -> int:
+    used = (rows != pad).any(0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 0
+
+
+def split_words(text: str) -> Iterable[str]:
+    """The words and punctuation marks of ``text``, compatibility-normalised and without case (NFKC, casefold).
+
+    Scripts that are written without spaces (Chinese, Japanese, Thai, ...) give one token per character.
+    """
+    pattern, drop = _pattern()
+    clean = unicodedata.normalize("NFKC", text.translate(drop)).casefold()
+    return (match.group() for match in pattern.finditer(unicodedata.normalize("NFKC", clean)))
+
+
+@functools.cache
+def _pattern() -> tuple[re.Pattern[str], dict[int, str | None]]:
+    """What a token is, and how invisible characters are treated before: format characters go, controls are spaces."""
+    drop: dict[int, str | None] = {}
+    marks = []
+    for point in (*range(0x1F000), *range(0xE0000, 0xE0200)):
+        category = unicodedata.category(chr(point))
+        if category == "Cf":
+            drop[point] = None
+        elif category == "Cc":
+            drop[point] = " "
+        elif category[0] == "M":
+            marks.append(chr(point))
+    mark = "".join(re.escape(m) for m in marks)
+    # A mark belongs to the character before it; what is neither space nor word is a token of its own.
+    token = f"[{_UNSPACED}][{mark}]*|(?:(?![{_UNSPACED}])\\w)(?:(?![{_UNSPACED}])[\\w{mark}])*|[^\\w\\s]"
+    return re.compile(token), drop
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def word_id(word: str) -> int:
+    """The id of one token, FIRST .. 2^31 - 1; words that begin alike share the bits from ``STEM_SHIFT`` up."""
+    made = _hash(word[:STEM]) >> 17 << STEM_SHIFT | _hash("\0" + word) & ((1 << STEM_SHIFT) - 1)
+    return max(made, FIRST)
+
+
+def _hash(text: str) -> int:
+    """32 bits, the same on every machine and in every run."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
+
+
+class Words:
+    """Hashed words: no vocabulary, nothing to fit, nothing to download; any Unicode text is good."""
+
+    def __init__(self, length: int) -> None:
+        self.tokens = Tokens(WORDS, length)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """int32 [n, length]."""
+        length = self.tokens.length
+        rows = np.full((len(texts), length), self.tokens.pad, dtype=np.int32)
+        for row, text in zip(rows, texts):
+            ids = [word_id(word) for word in islice(split_words(text[: LOOKED_AT * length]), length)]
+            row[: len(ids)] = ids
+        return torch.from_numpy(rows)
+
+
+class HfTokenizer:
+    """The tokenizer in a local folder, as transformers loads it; no code of the folder's is run, nothing is fetched."""
+
+    def __init__(self, spec: str, length: int) -> None:
+        self._inner = _load(spec.removeprefix(HF))
+        inner = self._inner
+        if length <= (own := inner.num_special_tokens_to_add()):
+            raise UserError(f"{length} tokens per text, {own} of them the tokenizer's own", "Raise it.", _LENGTH)
+        special = [inner.cls_token_id, inner.sep_token_id, inner.bos_token_id, inner.eos_token_id]
+        known = dict.fromkeys(int(k) for k in special if k is not None)  # in order, each once
+        pad = _first(inner.pad_token_id, inner.eos_token_id, 0)
+        mask = _first(inner.mask_token_id, inner.unk_token_id, pad)
+        self.tokens = Tokens(spec, length, pad, mask, tuple(k for k in known if k != pad))
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """int32 [n, length]."""
+        length = self.tokens.length
+        rows = np.full((len(texts), length), self.tokens.pad, dtype=np.int32)
+        for start in range(0, len(texts), 1024):  # bounds what the tokenizer holds beside the ids
+            sound = [_sound(text[: LOOKED_AT * length]) for text in texts[start : start + 1024]]
+            found = self._inner(sound, truncation=True, max_length=length)["input_ids"]
+            for row, ids in zip(rows[start:], found):
+                row[: len(ids)] = ids
+        return torch.from_numpy(rows)
+
+
+_LENGTH = "source.max_tokens"
+
+
+def _first(*ids: int | None) -> int:
+    return int(next(k for k in ids if k is not None))
+
+
+def _sound(text: str) -> str:
+    """Without lone surrogates, which a tokenizer in another language cannot take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: str) -> Any:
+    if not folder or not Path(folder).expanduser().is_dir():
+        remedy = "Give hf:FOLDER, a folder that holds a tokenizer; nothing is downloaded."
+        raise UserError(f"there is no folder '{folder}'", remedy, "source.tokenizer")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        remedy = "pip install 'metapl[text]', or use source.tokenizer=words."
+        raise UserError(f"hf:FOLDER needs transformers ({error})", remedy, "source.tokenizer") from error
+    try:
+        path = str(Path(folder).expanduser())
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever transformers raises for a folder it cannot use
+        what = f"no tokenizer can be loaded ({' '.join(str(error).split())[:200]})"
+        raise UserError(what, "The folder must hold what save_pretrained of a tokenizer wrote.", folder) from error
