@@ -1,0 +1,236 @@
+"""A table in memory, column by column, before anything is known of its roles; and what fills one a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from metapl.data.scan import shown
+from metapl.errors import UserError
+
+Array = np.ndarray[Any, Any]
+Form = Literal["text", "number", "auto"]
+MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
+SHOWN = 40  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of text: row k holds ``levels[codes[k]]``, verbatim; "" where there is nothing.
+
+    Attributes:
+        codes: [N] int32.
+        levels: the different texts, in the order in which they first appear.
+    """
+
+    codes: Array
+    levels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str:
+        return self.levels[int(self.codes[row])]
+
+    def tolist(self) -> list[str]:
+        """One text per row."""
+        return [self.levels[code] for code in self.codes.tolist()]
+
+
+Blobs = list[bytes | None]  # as a Parquet file may hold images
+Values = Array | Texts | Blobs  # an array is float32 [N], NaN where the value is missing
+
+
+@dataclass
+class Frame:
+    """Columns of one length.
+
+    Attributes:
+        name: what messages call the file.
+        columns: values by column name, in the order of the file.
+        where: row number -> the place a message names: "FILE, line N".
+        line: row number -> what identifies the row in its file, as text (its line number).
+        problems: (place, reason) of rows that were left out because they could not be read.
+        notes: what a user should know about how the file was read.
+        full: columns that were given up, because they hold too many different texts (see ``ColumnBuilder.most``).
+    """
+
+    name: str
+    columns: dict[str, Values]
+    where: Callable[[int], str]
+    line: Callable[[int], str]
+    rows: int
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    full: set[str] = field(default_factory=set)
+
+    def text(self, column: str) -> Texts:
+        """A column that was read as "text".
+
+        Raises:
+            UserError: it holds bytes or numbers.
+        """
+        values = self.columns[column]
+        if not isinstance(values, Texts):
+            raise UserError(f"column '{column}' does not hold text", "Name another column.", self.name)
+        return values
+
+
+class Lines:
+    """``Frame.where`` and ``Frame.line`` of a text file, from the line that each row begins on, [N]."""
+
+    def __init__(self, name: str, lines: Array | Sequence[int]) -> None:
+        self.name, self.lines = name, lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __call__(self, row: int) -> str:
+        return f"{self.name}, line {self.lines[row]}"
+
+    def number(self, row: int) -> str:
+        """The line as text."""
+        return str(self.lines[row])
+
+
+class TableFile(Protocol):
+    """A file of rows, opened: its header is known, its rows are not read yet.
+
+    Attributes:
+        names: the columns, in the order of the file; no two are the same, none is empty.
+    """
+
+    name: str
+    names: tuple[str, ...]
+
+    def read(self, forms: Mapping[str, Form]) -> Frame:
+        """The columns named in ``forms``; the others are skipped.
+
+        "text": verbatim (a number as it is written). "number": float32, what stands in ``MARKERS`` is NaN. "auto":
+        numbers if every value is one, else text (or bytes).
+
+        Raises:
+            UserError: rows or values that cannot be read; file and line are named.
+        """
+        ...
+
+
+class ColumnBuilder:
+    """One column out of chunks of text. Numbers become float32 at once, equal texts are kept once.
+
+    Attributes:
+        most: give up beyond so many different texts (``full`` is then set, and the column is empty); None: never.
+        late: a value that is no number came after a chunk of numbers alone, whose texts are gone: read the file again,
+            as text.
+    """
+
+    def __init__(self, name: str, form: Form, most: int | None = None) -> None:
+        self.name, self.form, self.most = name, form, most
+        self.full = self.late = False
+        self._numbers: list[Array] = []
+        self._codes: list[Array] = []
+        self._index: dict[str, int] = {}
+        self._numeric = form != "text"
+
+    def add(self, values: Sequence[str], where: Callable[[int], str]) -> None:
+        """Append a chunk; ``where`` tells the place of its k-th value.
+
+        Raises:
+            UserError: the form is "number" and a value is none.
+        """
+        if self.full or self.late:
+            return
+        if self._numeric:
+            numbers = to_numbers(values)
+            if isinstance(numbers, int):
+                if self.form == "number":
+                    raise not_a_number(self.name, values[numbers], where(numbers))
+                self._numeric, self.late = False, bool(self._numbers)
+                self._numbers = []
+            else:
+                self._numbers.append(numbers)
+                return
+        if not self.late:
+            index = self._index
+            codes = (index.setdefault(v, len(index)) for v in values)
+            self._codes.append(np.fromiter(codes, dtype=np.int32, count=len(values)))
+            if self.most is not None and len(index) > self.most:
+                self.full, self._codes, self._index = True, [], {}
+
+    def done(self) -> Array | Texts:
+        """The whole column."""
+        if self._numeric:
+            return np.concatenate(self._numbers) if self._numbers else np.zeros(0, dtype=np.float32)
+        codes = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.int32)
+        return Texts(codes, tuple(self._index))
+
+
+def to_numbers(values: Sequence[str]) -> Array | int:
+    """float32 [n], NaN for ``MARKERS``; or the position of the first value that is no finite number."""
+    try:
+        numbers = np.fromiter(map(float, values), dtype=np.float64, count=len(values))
+        if np.isfinite(numbers).all() and "_" not in "".join(values):  # float() takes 1_000
+            return _narrow(numbers)
+    except ValueError:
+        pass
+    numbers = np.empty(len(values), dtype=np.float64)
+    for k, value in enumerate(values):
+        number = np.nan if value.strip() in MARKERS else parsed(value)
+        if number is None:
+            return k
+        numbers[k] = number
+    return _narrow(numbers)
+
+
+def _narrow(numbers: Array) -> Array | int:
+    """float32, or the position of the first number that is too large for it."""
+    with np.errstate(over="ignore"):
+        narrow = numbers.astype(np.float32)
+    over = np.isinf(narrow)
+    return int(over.argmax()) if over.any() else narrow
+
+
+def parsed(value: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) and "_" not in value else None
+
+
+def not_a_number(column: str, value: str, where: str) -> UserError:
+    """The error that says what is wrong with a value of a column of numbers."""
+    cell = short(value)
+    if decimal_comma(value):
+        return UserError(
+            f"column '{column}' has '{cell}', a number with a decimal comma", "Write a point (3.5) instead.", where
+        )
+    number = value.strip().lower().lstrip("+-")
+    if number in ("inf", "infinity"):
+        what, remedy = f"column '{column}' has '{cell}', which is infinite", "Give a finite number, or leave it empty."
+    elif parsed(value) is not None:
+        what, remedy = f"column '{column}' has {cell}, too large for float32", "Scale the column, or leave it empty."
+    else:
+        what, remedy = f"column '{column}' has '{cell}', which is no number", "Mend it, or leave the cell empty."
+    return UserError(what, remedy, where)
+
+
+def decimal_comma(value: str) -> bool:
+    """Whether ``value`` looks like 3,5."""
+    whole, comma, fraction = value.strip().partition(",")
+    return bool(comma) and fraction.isdecimal() and (whole.lstrip("+-") or "0").isdecimal()
+
+
+def short(value: str) -> str:
+    """A value for a one-line message."""
+    text = shown(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
