@@ -1,20 +1,25 @@
-"""Arrays from Python, NumPy or torch, as a source."""
+"""Arrays from Python, NumPy, torch or pandas, as a source."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.features import encode_columns, fit_columns, is_frame, read_frame
 from metapl.data.labels import encode_labels
 from metapl.data.memory import MemorySource
+from metapl.data.tensors import pixels, planes, read_numbers, table_rows
+from metapl.data.texts import is_texts, read_texts
+from metapl.data.tokens import encode_texts, tokenizer_of
 from metapl.errors import UserError
-from metapl.types import Kind
+from metapl.types import Column, Kind, Tokens
 
 Array = np.ndarray[Any, Any]
+PREFIX = {"X": "", "X_unlabeled": "unlabeled/", "X_test": "test/"}
 
 
 def from_arrays(
@@ -25,21 +30,28 @@ def from_arrays(
     X_test: Any = None,
     y_test: Any = None,
     class_names: Sequence[str] | None = None,
-    kind: Literal["auto", "image", "table"] = "auto",
+    kind: Literal["auto", "image", "table", "text"] = "auto",
+    unlabeled: Any = None,
+    tokenizer: str = "auto",
+    max_tokens: int | str = "auto",
 ) -> MemorySource:
-    """A source over arrays in memory; they are copied, never written to.
+    """A source over data in memory; they are copied, never written to.
 
     Args:
-        X: images [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3, or a table [N, D] of numbers, finite, or NaN
-            where a value is missing. Image values are whole numbers 0..255, or floats that either stay within 0..1 or
-            reach above 1 and stay within 0..255. Where both positions of C fit, NumPy arrays are read channels last,
-            tensors channels first.
-        y: [N] labels; -1, and in object arrays also None or NaN, marks a row without a label.
-        X_unlabeled: more rows, without labels.
-        X_test: test rows, with labels ``y_test``.
+        X: images [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3; a table [N, D] of numbers, finite, or NaN
+            where a value is missing; a DataFrame (or a mapping of columns); or N texts. Image values are whole
+            numbers 0..255, or floats that either stay within 0..1 or reach above 1 and stay within 0..255. Where both
+            positions of C fit, NumPy arrays are read channels last, tensors channels first. A DataFrame's columns of
+            texts, categories or True/False become categories with the levels that X and X_unlabeled hold; its index
+            names the rows where it is made of texts that differ.
+        y: [N] labels; -1, and in lists, object arrays and series also None, NaN or NA, marks a row without a label.
+        X_unlabeled: more rows, without labels. A DataFrame's columns are matched by name, in any order.
+        X_test: test rows, with labels ``y_test``. A category that X and X_unlabeled do not hold counts as missing.
         class_names: names of the classes 0, 1, ... for whole-number labels, or the text labels in class order.
             Without it classes are the labels that occur, sorted.
-        kind: "auto" takes two dimensions for a table and three or four for images.
+        kind: "auto" takes strings for texts, two dimensions for a table and three or four for images.
+        unlabeled: a further mark of a row without a label, such as "?" or "", or several as a tuple.
+        tokenizer, max_tokens: for texts, as the settings ``source.tokenizer`` and ``source.max_tokens``.
 
     Raises:
         UserError: shapes, values or labels do not fit; the message names the argument, and row and column for tables.
@@ -47,131 +59,94 @@ def from_arrays(
     if (X_test is None) != (y_test is None):
         raise UserError("X_test and y_test belong together", "Give both or neither.", "from_arrays")
     given = {"X": X, "X_unlabeled": X_unlabeled, "X_test": X_test}
-    parts = {name: _numeric(part, name) for name, part in given.items() if part is not None}
-    made_kind = _kind(parts["X"], kind)
+    parts = {name: part for name, part in given.items() if part is not None}
+    made_kind = kind_of(X, kind)
     notes: list[str] = []
-    if made_kind == "table":
-        tensors = {name: _table(part, name) for name, part in parts.items()}
+    columns: tuple[Column, ...] = ()
+    tokens: Tokens | None = None
+    if made_kind == "text":
+        tensors, tokens = _texts(parts, tokenizer, max_tokens, notes)
+    elif made_kind == "image":
+        first = {name: isinstance(part, Tensor) for name, part in parts.items()}
+        tensors = pixels({name: planes(read_numbers(p, name), name, first[name]) for name, p in parts.items()}, notes)
+    elif is_frame(X):
+        tensors, columns = _frames(parts, notes)
     else:
-        first = {name: isinstance(part, Tensor) for name, part in given.items()}
-        planes = {name: _planes(part, name, first[name]) for name, part in parts.items()}
-        tensors = _pixels(planes, notes)
+        tensors = {name: table_rows(read_numbers(part, name), name) for name, part in parts.items()}
     _check_same_shape(tensors)
     counts = {name: len(tensor) for name, tensor in tensors.items()}
-    labels, names = encode_labels(y, counts["X"], y_test, counts.get("X_test", 0), class_names, notes)
+    _check_order(X, y, "y")
+    _check_order(X_test, y_test, "y_test")
+    labels, names = encode_labels(y, counts["X"], y_test, counts.get("X_test", 0), class_names, notes, unlabeled)
     counts_u, counts_t = counts.get("X_unlabeled", 0), counts.get("X_test", 0)
     spread = [labels[: counts["X"]], np.full(counts_u, -1, dtype=np.int64), labels[counts["X"] :]]
-    ids = [str(k) for k in range(counts["X"])]
-    ids += [f"unlabeled/{k}" for k in range(counts_u)] + [f"test/{k}" for k in range(counts_t)]
+    ids = _ids(parts, counts)
     return MemorySource(
         name="arrays",
         kind=made_kind,
         data=torch.cat(list(tensors.values())).contiguous(),
         labels=np.concatenate(spread),
         class_names=names,
-        ids=tuple(ids),
+        ids=ids,
         is_test=np.arange(len(ids)) >= len(ids) - counts_t,
         notes=tuple(notes),
+        columns=columns,
+        tokens=tokens,
     )
 
 
-def _numeric(values: Any, name: str) -> Array:
-    """A NumPy array of numbers with at least one row."""
-    if isinstance(values, Tensor):
-        tensor = values.detach().cpu()
-        array: Array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+def kind_of(X: Any, kind: str = "auto") -> Kind:
+    """Image, table or text, by what ``X`` is, checked against what was asked for.
+
+    Raises:
+        UserError: ``kind`` is unknown, or X is of another kind.
+    """
+    if kind not in ("auto", "image", "table", "text"):
+        raise UserError(f"kind is {kind!r}", "Give 'auto', 'image', 'table' or 'text'.", "kind")
+    if is_texts(X, kind == "text"):
+        made: Kind = "text"
+    elif is_frame(X):
+        made = "table"
     else:
-        array = np.asarray(values)
-    if array.dtype.kind not in "buif":
-        raise UserError(f"its values are {array.dtype}, not numbers", "Turn them into numbers first.", name)
-    if array.ndim < 2 or not array.size:
-        raise UserError(f"its shape is {array.shape}", "Give [rows, features] or images, with rows.", name)
-    return array
-
-
-def _kind(X: Array, kind: str) -> Kind:
-    """Image or table, by the number of dimensions, checked against what was asked for."""
-    if kind not in ("auto", "image", "table"):
-        raise UserError(f"kind is {kind!r}", "Give 'auto', 'image' or 'table'.", "kind")
-    if X.ndim > 4:
-        raise UserError(f"X has {X.ndim} dimensions", "Give a table (2) or images (3 or 4).", "X")
-    made: Kind = "table" if X.ndim == 2 else "image"
+        dimensions = read_numbers(X, "X").ndim
+        if dimensions > 4:
+            raise UserError(f"it has {dimensions} dimensions", "Give a table (2) or images (3 or 4).", "X")
+        made = "table" if dimensions == 2 else "image"
     if kind not in ("auto", made):
-        raise UserError(f"X has {X.ndim} dimensions, which is no {kind}", "Reshape X, or leave kind='auto'.", "X")
+        what = "texts" if made == "text" else "a table" if made == "table" else "images"
+        raise UserError(f"it looks like {what}, not like kind='{kind}'", "Reshape X, or leave kind='auto'.", "X")
     return made
 
 
-def _table(values: Array, name: str) -> Tensor:
-    """float32 [N, D], every value finite or NaN (missing)."""
-    if values.ndim != 2:
-        raise UserError(f"its shape is {values.shape}, not [rows, features]", "Reshape it like X.", name)
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
-        table = np.array(values, dtype=np.float32)
-    bad = np.argwhere(np.isinf(table))
-    if len(bad):
-        row, column = (int(k) for k in bad[0])
-        raise UserError(
-            f"row {row}, column {column} is {values[row, column]}, not a finite float32 number",
-            "Fill or remove such values.",
-            name,
-        )
-    return torch.from_numpy(table)
+def _texts(
+    parts: Mapping[str, Any], tokenizer: str, max_tokens: int | str, notes: list[str]
+) -> tuple[dict[str, Tensor], Tokens]:
+    """Token ids of every part; how many are kept of a text is told by the training rows alone."""
+    texts = {name: read_texts(part, name) for name, part in parts.items()}
+    train = [text for name in texts if name != "X_test" for text in texts[name]]
+    rows, tokens, said = encode_texts(train, tokenizer, max_tokens)
+    notes.extend(said)
+    tensors = {"X": rows[: len(texts["X"])]}
+    if "X_unlabeled" in texts:
+        tensors["X_unlabeled"] = rows[len(texts["X"]) :]
+    if "X_test" in texts:
+        tensors["X_test"] = tokenizer_of(tokens).encode(texts["X_test"])
+    return tensors, tokens
 
 
-def _planes(values: Array, name: str, channels_first: bool) -> Array:
-    """The images as [N, C, H, W], their values as they are."""
-    if values.ndim == 3:
-        return values[:, None]
-    if values.ndim != 4:
-        raise UserError(f"its shape is {values.shape}, which is no stack of images", "Reshape it like X.", name)
-    fits_first, fits_last = values.shape[1] in (1, 3), values.shape[3] in (1, 3)
-    if not fits_first and not fits_last:
-        raise UserError(
-            f"its shape is {values.shape}: no dimension holds 1 or 3 channels",
-            "Give [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 (grey) or 3 (RGB).",
-            name,
-        )
-    if fits_first and (channels_first or not fits_last):
-        return values
-    return values.transpose(0, 3, 1, 2)
-
-
-def _pixels(planes: dict[str, Array], notes: list[str]) -> dict[str, Tensor]:
-    """uint8 tensors; all arrays must be on one scale."""
-    scales = {name: _scale(values, name) for name, values in planes.items()}
-    known = {name: scale for name, scale in scales.items() if scale}
-    if len(set(known.values())) > 1:
-        (one, a), (other, b) = next(iter(known.items())), list(known.items())[-1]
-        raise UserError(f"{one} is on the scale 0..{a} but {other} on 0..{b}", "Bring all images to one scale.", other)
-    scale = next(iter(known.values()), 255)
-    high = max(float(values.max()) for values in planes.values())
-    if scale == 255 and 0 < high <= 64:
-        notes.append(f"the images' highest value is {high:g} of 255: is 0..255 their scale?")
-    return {name: _bytes(values, scale) for name, values in planes.items()}
-
-
-def _bytes(values: Array, scale: int) -> Tensor:
-    if values.dtype == np.uint8:
-        return torch.from_numpy(np.array(values, order="C"))
-    return torch.from_numpy(np.rint(values * (255.0 / scale)).astype(np.uint8, order="C"))
-
-
-def _scale(values: Array, name: str) -> int:
-    """1 or 255: what white is. 0 where all is black or the array does not tell.
-
-    Raises:
-        UserError: values outside 0..255, or not finite.
-    """
-    if values.dtype == np.uint8:
-        return 255
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 255):  # NaN fails both
-        raise UserError(f"image values run from {low:g} to {high:g}", "Scale them to 0..1 or to 0..255.", name)
-    if values.dtype.kind == "b":
-        return 1
-    if values.dtype.kind in "ui":
-        return 255
-    return 0 if high == 0 else 1 if high <= 1 else 255
+def _frames(parts: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Tensor], tuple[Column, ...]]:
+    """Rows of every part, its columns in the order of X."""
+    for name, part in parts.items():
+        if not is_frame(part):
+            raise UserError("X has named columns, this has none", "Give a DataFrame with the same columns.", name)
+    tables = {name: read_frame(part, name) for name, part in parts.items()}
+    train = [name for name in tables if name != "X_test"]
+    columns = fit_columns([tables[name] for name in train], train)
+    for name, table in tables.items():
+        further = [column for column in table if column not in tables["X"]]
+        if further:
+            notes.append(f"{name} has columns that X has not, passed over: {', '.join(further[:5])}")
+    return {name: encode_columns(table, columns, name) for name, table in tables.items()}, columns
 
 
 def _check_same_shape(tensors: dict[str, Tensor]) -> None:
@@ -183,3 +158,30 @@ def _check_same_shape(tensors: dict[str, Tensor]) -> None:
                 "Bring them to one shape.",
                 name,
             )
+
+
+def _index(part: Any) -> Any:
+    """The pandas index of ``part``; None for anything else (a list has a method of that name)."""
+    index = getattr(part, "index", None)
+    return None if callable(index) or not hasattr(index, "equals") else index
+
+
+def _check_order(X: Any, y: Any, name: str) -> None:
+    """Rows and labels are matched by position: refuse an index that says otherwise."""
+    ours, theirs = _index(X), _index(y)
+    if ours is None or theirs is None or len(ours) != len(theirs) or ours.equals(theirs):
+        return
+    if ours.is_unique and not len(ours.difference(theirs)):
+        raise UserError("its index holds the rows of X in another order", f"Give {name}.loc[X.index].", name)
+
+
+def _ids(parts: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:
+    """The index of a DataFrame or series where it is made of texts that differ, else numbers; a prefix per part."""
+    numbered = [f"{PREFIX[name]}{k}" for name, count in counts.items() for k in range(count)]
+    named: list[str] = []
+    for name, part in parts.items():
+        index = _index(part)
+        own = list(index) if index is not None and index.is_unique else []
+        texts = own and all(isinstance(value, str) for value in own)
+        named += [f"{PREFIX[name]}{value}" for value in (own if texts else range(counts[name]))]
+    return tuple(named if len(set(named)) == len(numbered) else numbered)

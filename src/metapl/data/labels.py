@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from metapl.data.features import as_array, is_missing
 from metapl.errors import UserError, nearest
 
 Array = np.ndarray[Any, Any]
@@ -15,7 +15,13 @@ Values = list[int | str | None]  # one per row; None: no label
 
 
 def encode_labels(
-    y: Any, rows: int, y_test: Any, test_rows: int, class_names: Sequence[str] | None, notes: list[str]
+    y: Any,
+    rows: int,
+    y_test: Any,
+    test_rows: int,
+    class_names: Sequence[str] | None,
+    notes: list[str],
+    unlabeled: Any = None,
 ) -> tuple[Array, tuple[str, ...]]:
     """Class numbers of the rows and, after them, of the test rows, int64; and the class names.
 
@@ -23,12 +29,14 @@ def encode_labels(
         y: labels of ``rows`` rows; ``y_test``, or None: labels of ``test_rows`` rows.
         class_names: see ``from_arrays``.
         notes: what a user should know is appended.
+        unlabeled: a value, or several as a tuple, that marks a row without a label, beside -1, None and NaN.
 
     Raises:
         UserError: labels of mixed or unusable kind, a wrong number of them, or a test label that is no class.
     """
-    values = read_labels(y, rows, "y")
-    test = read_labels(y_test, test_rows, "y_test") if y_test is not None else []
+    marks = unlabeled if isinstance(unlabeled, tuple | list) else () if unlabeled is None else (unlabeled,)
+    values = read_labels(y, rows, "y", marks)
+    test = read_labels(y_test, test_rows, "y_test", marks) if y_test is not None else []
     _check_one_kind(values, test)
     order = _classes(values, class_names)
     number = {value: k for k, value in enumerate(order)}
@@ -40,22 +48,28 @@ def encode_labels(
     return np.array(coded, dtype=np.int64), names
 
 
-def read_labels(y: Any, rows: int, name: str) -> Values:
-    """One int, text or None per row.
+def read_labels(y: Any, rows: int, name: str, marks: Sequence[Any] = ()) -> Values:
+    """One int, text or None per row; None too for what is one of ``marks``.
 
     Raises:
         UserError: not one label per row, or a label that is none of these.
     """
-    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if array.shape != (rows,):
-        raise UserError(f"its shape is {array.shape}, not ({rows},)", "Give one label per row of X.", name)
-    return [_value(value, row, name) for row, value in enumerate(array.tolist())]
+    array = as_array(y)
+    shape = np.shape(y) if isinstance(y, list | tuple) and y and isinstance(y[0], list | np.ndarray) else array.shape
+    if shape != (rows,):
+        raise UserError(f"its shape is {shape}, not ({rows},)", "Give one label per row of X.", name)
+    marked = [is_missing(value) or any(_is(value, mark) for mark in marks) for value in array.tolist()]
+    return [None if none else _value(value, row, name) for row, (value, none) in enumerate(zip(array.tolist(), marked))]
+
+
+def _is(value: Any, mark: Any) -> bool:
+    """Equal and of one kind: True is no 1."""
+    same_kind = all(isinstance(value, kind) == isinstance(mark, kind) for kind in (str, bool))
+    return same_kind and bool(value == mark)
 
 
 def _value(value: Any, row: int, name: str) -> int | str | None:
-    """A label as int, text or None (no label)."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return None
+    """A label as int, text or None (-1, no label)."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, float | np.floating) and float(value).is_integer():

@@ -1,0 +1,207 @@
+"""Named columns of any kind to one float32 table: numbers stay, texts become the numbers of their levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.errors import UserError, nearest
+from metapl.types import Column
+
+Array = np.ndarray[Any, Any]
+Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
+MAX_LEVELS = 1000  # more different texts are a name, an address or a sentence, not a category
+_NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
+
+
+def is_frame(X: Any) -> bool:
+    """Whether ``X`` has named columns: a DataFrame of any library, or a mapping of columns."""
+    return isinstance(X, Mapping) or (hasattr(X, "columns") and hasattr(X, "__getitem__") and len(X.shape) == 2)
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, or what pandas puts in their place."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def read_frame(X: Any, where: str) -> Table:
+    """The columns of a DataFrame or a mapping, each as ``Table`` has it.
+
+    Raises:
+        UserError: no rows, columns of different lengths, two of one name, or a column of dates or of mixed kinds.
+    """
+    names = [str(name) for name in (X if isinstance(X, Mapping) else X.columns)]
+    twice = [name for k, name in enumerate(names) if name in names[:k]]
+    if twice:
+        raise UserError(f"two columns are named '{twice[0]}'", "Rename one.", where)
+    keys = list(X) if isinstance(X, Mapping) else list(X.columns)
+    table = {name: read_column(X[key], f"{where}: column '{name}'") for name, key in zip(names, keys)}
+    lengths = {len(values) for values in table.values()}
+    if not lengths or lengths == {0}:
+        raise UserError("it has no rows or no columns", "Give rows.", where)
+    if len(lengths) > 1:
+        raise UserError(f"its columns have different lengths ({sorted(lengths)})", "Give one value per row.", where)
+    return table
+
+
+def read_column(values: Any, where: str) -> Array:
+    """One column: float64 with NaN, or object with text and None.
+
+    Numbers become float64; texts, categories and True/False become text.
+
+    Raises:
+        UserError: dates, several values per row, or numbers mixed with text.
+    """
+    array = as_array(values)
+    if array.ndim != 1:
+        raise UserError(f"its shape is {array.shape}", "Give one value per row.", where)
+    if array.dtype.kind in "iuf":
+        return array.astype(np.float64)
+    if array.dtype.kind in "mM":
+        raise UserError("it holds dates or times", _NUMBERS, where)
+    if array.dtype.kind not in "bUSO":
+        raise UserError(f"its values are {array.dtype}", "Give numbers or text.", where)
+    listed = [None if is_missing(value) else value for value in array.tolist()]
+    kinds = {type(value) for value in listed if value is not None}
+    if kinds <= {bool, np.bool_} and kinds:
+        return _objects([None if value is None else str(bool(value)) for value in listed])
+    if all(_is_number(kind) for kind in kinds):
+        return np.array([np.nan if value is None else float(value) for value in listed], dtype=np.float64)
+    if all(issubclass(kind, str | bytes) for kind in kinds):
+        return _objects([v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for v in listed])
+    raise _mixed(listed, where)
+
+
+def as_array(values: Any) -> Array:
+    """A NumPy array of a series (pandas with its missing values as NaN or None), a tensor, a list or an array."""
+    if isinstance(values, Tensor):
+        return _of_tensor(values)
+    if isinstance(values, np.ma.MaskedArray):
+        filled: Array = values.data.astype(object)
+        filled[np.ma.getmaskarray(values)] = None
+        return filled
+    dtype = getattr(values, "dtype", None)
+    if isinstance(values, np.ndarray) or dtype is None or not hasattr(values, "isna"):
+        return _objects(values) if isinstance(values, list | tuple) else np.asarray(values)
+    kind = getattr(dtype, "kind", "O")  # a pandas series or index
+    if kind in "mM":  # only the kind matters: a column of dates is refused
+        return np.zeros(len(values), dtype=f"{kind}8[ns]")
+    if isinstance(dtype, np.dtype) and kind != "O":
+        return np.asarray(values)
+    if kind in "iuf":
+        return np.asarray(values.to_numpy(dtype="float64", na_value=np.nan))
+    found: Array = np.array(values, dtype=object)
+    found[np.asarray(values.isna())] = None
+    return found
+
+
+def fit_columns(parts: Sequence[Table], where: Sequence[str]) -> tuple[Column, ...]:
+    """The columns of the first part, in its order, with the levels that occur in any part, sorted.
+
+    Raises:
+        UserError: a part lacks a column, a column is numbers in one part and text in another, or has too many levels.
+    """
+    return tuple(_fit_column(name, parts, where) for name in parts[0])
+
+
+def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str]) -> Column:
+    levels: set[str] = set()
+    numbers = ""
+    for part, place in zip(parts, where):
+        values = _column(part, name, place)
+        if values.dtype == object:
+            levels.update(value for value in values.tolist() if value is not None)
+        elif not np.isnan(values).all():
+            numbers = numbers or place
+    if levels and numbers:
+        what = f"column '{name}' is numbers in {numbers} and text elsewhere"
+        raise UserError(what, "Bring it to one kind.", where[0])
+    if len(levels) > MAX_LEVELS:
+        what = f"column '{name}' has {len(levels)} different texts, above the limit of {MAX_LEVELS}"
+        raise UserError(what, "Leave it out, group its values, or train on it as text (kind='text').", where[0])
+    return Column(name, tuple(sorted(levels)))
+
+
+def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tensor:
+    """float32 [N, len(columns)]: the columns by name, in the order of ``columns``; others in ``table`` are passed over.
+
+    A text that is no level becomes NaN, like a missing value.
+
+    Raises:
+        UserError: a column is missing, text where numbers belong, or a number that is infinite as float32.
+    """
+    rows = len(next(iter(table.values()), ()))
+    made = np.empty((rows, len(columns)), dtype=np.float32)
+    for k, column in enumerate(columns):
+        values = _column(table, column.name, where)
+        with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
+            made[:, k] = _levels(values, column.levels) if column.levels else _numbers(values, column.name, where)
+        bad = np.flatnonzero(np.isinf(made[:, k]))
+        if len(bad):
+            what = f"row {bad[0]}, column '{column.name}' is {values[bad[0]]}, not a finite float32 number"
+            raise UserError(what, "Fill or remove such values.", where)
+    return torch.from_numpy(made)
+
+
+def _levels(values: Array, levels: tuple[str, ...]) -> list[float]:
+    number = {level: float(k) for k, level in enumerate(levels)}
+    if values.dtype != object:  # a category written as a whole number
+        values = _objects([str(int(v)) if np.isfinite(v) and v == int(v) else str(v) for v in values.tolist()])
+    return [number.get(value, np.nan) for value in values.tolist()]
+
+
+def _numbers(values: Array, name: str, where: str) -> Array:
+    if values.dtype != object:
+        return values
+    text = [(row, value) for row, value in enumerate(values.tolist()) if value is not None]
+    if text:
+        row, value = text[0]
+        what = f"row {row}, column '{name}' is '{value}', but the column holds numbers in training"
+        raise UserError(what, "Give numbers, or leave it empty where the value is missing.", where)
+    return np.full(len(values), np.nan)
+
+
+def _column(table: Table, name: str, where: str) -> Array:
+    if name not in table:
+        raise UserError(f"there is no column '{name}'", nearest(name, table), where)
+    return table[name]
+
+
+def _of_tensor(values: Tensor) -> Array:
+    tensor = values.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    return array
+
+
+def _objects(values: Sequence[Any]) -> Array:
+    """A 1-D object array, whatever the values are."""
+    made: Array = np.empty(len(values), dtype=object)
+    for k, value in enumerate(values):
+        made[k] = value.item() if isinstance(value, Tensor | np.generic) and not value.ndim else value
+    return made
+
+
+def _is_number(kind: type) -> bool:
+    return issubclass(kind, int | float | np.number | np.bool_) or kind.__name__ == "Decimal"
+
+
+def _mixed(listed: Sequence[Any], where: str) -> UserError:
+    """The error that names the first value that does not belong."""
+    if any(hasattr(value, "isoformat") or type(value).__name__ == "timedelta" for value in listed):
+        return UserError("it holds dates or times", _NUMBERS, where)
+    strange = [(k, v) for k, v in enumerate(listed) if v is not None and not isinstance(v, str | bytes)]
+    odd = [(k, v) for k, v in strange if not _is_number(type(v))]
+    if odd:
+        row, value = odd[0]
+        return UserError(f"row {row} holds a {type(value).__name__}", "Give one number or text per row.", where)
+    text = next(k for k, v in enumerate(listed) if isinstance(v, str | bytes))
+    what = f"row {strange[0][0]} is the number {strange[0][1]}, row {text} the text {listed[text]!r}"
+    return UserError(
+        what, "Bring the column to one kind (astype(str), or numbers with None for what is missing).", where
+    )

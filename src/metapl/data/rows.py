@@ -1,0 +1,58 @@
+"""New rows in memory, as a trained model wants them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from metapl.data.arrays import kind_of
+from metapl.data.features import encode_columns, is_frame, read_frame
+from metapl.data.tensors import pixels, planes, read_numbers, table_rows
+from metapl.data.texts import read_texts
+from metapl.data.tokens import tokenizer_of
+from metapl.errors import UserError
+from metapl.types import Preprocessing
+
+_NAMES = {"image": "images", "table": "a table", "text": "texts"}
+
+
+def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X") -> Tensor:
+    """Raw rows [n, ...] of new data, the way ``from_arrays`` reads them, with nothing fitted on them.
+
+    Args:
+        X: what ``from_arrays`` takes for X. The columns of a DataFrame (or of a mapping) are found by name, in any
+            order, and further ones are passed over; a category that training did not hold counts as missing.
+        preprocessing: the model's own (``Predictor.preprocessing``).
+        name: what messages call ``X``.
+
+    Raises:
+        UserError: data of another kind or shape, a missing column, or a value that cannot be read.
+    """
+    kind = preprocessing.kind
+    if kind == "text":
+        assert preprocessing.tokens is not None  # held by every preprocessing of texts
+        return tokenizer_of(preprocessing.tokens).encode(read_texts(X, name))
+    given = kind_of(X)
+    if given != kind:
+        what = f"the model was trained on {_NAMES[kind]}, and this is {_NAMES[given]}"
+        raise UserError(what, f"Give {_NAMES[kind]} of the shape {list(preprocessing.shape)} per row.", name)
+    if kind == "image":
+        rows = pixels({name: planes(read_numbers(X, name), name, isinstance(X, Tensor))}, [])[name]
+    elif is_frame(X) and preprocessing.columns:
+        rows = encode_columns(read_frame(X, name), preprocessing.columns, name)
+    else:
+        rows = _plain_table(X, preprocessing, name)
+    if tuple(rows.shape[1:]) != preprocessing.shape:
+        what = f"its rows have the shape {list(rows.shape[1:])}, the model was trained on {list(preprocessing.shape)}"
+        raise UserError(what, "Give rows of that shape.", name)
+    return rows
+
+
+def _plain_table(X: Any, preprocessing: Preprocessing, name: str) -> Tensor:
+    """Columns by position: where the model knows no names, or the rows bring none."""
+    levels = [column.name for column in preprocessing.columns if column.levels]
+    if levels:
+        what = f"the model was trained on categories ('{levels[0]}'), which an array cannot name"
+        raise UserError(what, "Give a DataFrame with the columns of the training.", name)
+    return table_rows(read_numbers(X.to_numpy() if hasattr(X, "to_numpy") else X, name), name)

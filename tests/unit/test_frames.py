@@ -1,0 +1,238 @@
+"""DataFrames, series and texts in memory, as a source and as new rows for a trained model."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+
+from metapl.data import fit_preprocessing, from_arrays, tensors
+from metapl.data.rows import rows_for
+from metapl.errors import UserError
+from metapl.types import Column, Preprocessing
+
+NAN = float("nan")
+
+
+def frame(**more: Any) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "age": pd.array([3, None, 5], dtype="Int64"),
+            "colour": ["red", None, "blue"],
+            "size": pd.Categorical(["L", "S", "L"], categories=["S", "M", "L"]),
+            "member": [True, False, True],
+            "weight": np.array([1.5, NAN, 2.5], dtype=np.float32),
+            **more,
+        }
+    )
+
+
+def same(made: torch.Tensor, wanted: list[list[float]]) -> None:
+    assert torch.equal(made.nan_to_num(-7), torch.tensor(wanted).nan_to_num(-7))
+
+
+def fitted(source: Any) -> Preprocessing:
+    return fit_preprocessing(source, np.flatnonzero(~source.is_test))
+
+
+def test_columns_of_every_kind() -> None:
+    test = frame()[["weight", "member", "size", "colour", "age"]].assign(colour=["green", "red", "blue"])
+    more = frame(colour=["white", "red", "red"], junk=0)
+    source = from_arrays(frame(), [0, 1, -1], X_unlabeled=more, X_test=test, y_test=[1, 0, 0])
+    assert source.columns == (
+        Column("age"),
+        Column("colour", ("blue", "red", "white")),
+        Column("size", ("L", "S")),
+        Column("member", ("False", "True")),
+        Column("weight"),
+    )
+    same(source.data[:3], [[3, 1, 0, 1, 1.5], [NAN, NAN, 1, 0, NAN], [5, 0, 0, 1, 2.5]])
+    assert source.data[3:6, 1].tolist() == [2, 1, 1]
+    same(source.data[6:], [[3, NAN, 0, 1, 1.5], [NAN, 1, 1, 0, NAN], [5, 0, 0, 1, 2.5]])
+    assert "junk" in source.notes[0]
+
+
+def test_every_string_dtype_means_the_same() -> None:
+    for dtype in (object, "string", "str", "category"):
+        source = from_arrays(pd.DataFrame({"a": pd.Series(["x", None, "y"], dtype=dtype)}), [0, 1, 0])
+        assert source.columns == (Column("a", ("x", "y")),)
+        same(source.data, [[0], [NAN], [1]])
+    nullable = pd.DataFrame({"a": pd.array([True, None, False], dtype="boolean")})
+    same(from_arrays(nullable, [0, 1, 0]).data, [[1], [NAN], [0]])
+    objects = pd.DataFrame(
+        {"a": np.array([1, None, 2.5], dtype=object), "b": pd.array([1.5, None, 2], dtype="Float64")}
+    )
+    same(from_arrays(objects, [0, 1, 0]).data, [[1, 1.5], [NAN, NAN], [2.5, 2]])
+
+
+def test_a_mapping_of_columns_is_a_table() -> None:
+    source = from_arrays({"a": [1, 2, None], "b": ["x", "y", "x"]}, [0, 1, 0])
+    assert source.columns == (Column("a"), Column("b", ("x", "y")))
+    same(source.data, [[1, 0], [2, 1], [NAN, 0]])
+
+
+def test_the_index_names_rows_where_it_is_text() -> None:
+    named = frame().set_axis(["p", "q", "r"])
+    source = from_arrays(named, [0, 1, 0], X_unlabeled=named, X_test=frame(), y_test=[0, 1, 1])
+    assert source.ids == ("p", "q", "r", "unlabeled/p", "unlabeled/q", "unlabeled/r", "test/0", "test/1", "test/2")
+    assert from_arrays(frame().set_axis(["p", "p", "r"]), [0, 1, 0]).ids == ("0", "1", "2")
+    assert from_arrays(frame().set_axis([7, 8, 9]), [0, 1, 0]).ids == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("y", "mark", "labels", "names"),
+    [
+        (pd.Series(["a", None, "b"]), None, [0, -1, 1], ("a", "b")),
+        (pd.Series(["a", pd.NA, "b"], dtype="string"), None, [0, -1, 1], ("a", "b")),
+        (pd.Series([2, None, 5]), None, [0, -1, 1], ("2", "5")),
+        (pd.Series([2, None, 5], dtype="Int64"), None, [0, -1, 1], ("2", "5")),
+        (pd.Series(["b", None, "a"], dtype="category"), None, [1, -1, 0], ("a", "b")),
+        (pd.Series([True, None, False], dtype="boolean"), None, [1, -1, 0], ("False", "True")),
+        (["a", "?", "b"], "?", [0, -1, 1], ("a", "b")),
+        (["a", "", "?"], ("", "?"), [0, -1, -1], ("a",)),
+        ([4, -9, 5], -9, [0, -1, 1], ("4", "5")),
+        ([True, 1, 0], 1, None, "partly"),
+        (["a", -1, "b"], None, [0, -1, 1], ("a", "b")),
+        ([torch.tensor(1), np.int64(0), -1], None, [1, 0, -1], ("0", "1")),
+    ],
+)
+def test_labels_without_a_label(y: Any, mark: Any, labels: Any, names: Any) -> None:
+    if labels is None:
+        with pytest.raises(UserError, match=names):
+            from_arrays(np.zeros((3, 2)), y, unlabeled=mark)
+        return
+    source = from_arrays(np.zeros((3, 2)), y, unlabeled=mark)
+    assert source.labels.tolist() == labels
+    assert source.class_names == names
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"X": frame(day=pd.Timestamp("2020-01-01"))}, "X: column 'day': it holds dates"),
+        ({"X": frame(day=pd.Timestamp("2020-01-01", tz="UTC"))}, "it holds dates"),
+        ({"X": frame(day=[datetime.date(2020, 1, 1)] * 3)}, "it holds dates"),
+        ({"X": frame(day=pd.Timedelta("1D"))}, "it holds dates"),
+        ({"X": frame(odd=[1, "a", 2])}, "row 0 is the number 1, row 1 the text 'a'"),
+        ({"X": frame(odd=[[1], [2], [3]])}, "row 0 holds a list"),
+        ({"X": frame(odd=[1j, 2, 3])}, "complex"),
+        ({"X": frame(odd=[1, np.inf, 2])}, "row 1, column 'odd' is inf"),
+        ({"X": frame().iloc[:0], "y": []}, "no rows"),
+        ({"X": pd.concat([frame(), frame()], axis=1)}, "two columns are named 'age'"),
+        ({"X": {"a": [1, 2], "b": [1, 2, 3]}}, "different lengths"),
+        ({"X": pd.DataFrame({"a": [f"name {k}" for k in range(1001)]}), "y": [0] * 1001}, "1001 different texts"),
+        ({"X_unlabeled": frame().drop(columns="colour")}, "X_unlabeled: there is no column 'colour'"),
+        ({"X_unlabeled": frame().rename(columns={"age": "Age"})}, "Did you mean 'Age'"),
+        ({"X_unlabeled": np.zeros((3, 5))}, "X has named columns"),
+        ({"X_unlabeled": frame(colour=[1, 2, 3])}, "column 'colour' is numbers in X_unlabeled and text elsewhere"),
+        ({"X_test": frame(age=["x", "y", "z"]), "y_test": [0, 1, 0]}, "row 0, column 'age' is 'x'"),
+        ({"y": pd.Series([0, 1, 0], index=[2, 1, 0])}, "another order"),
+        ({"kind": "image"}, "it looks like a table"),
+        ({"kind": "text"}, "it has 5 columns"),
+        ({"X": np.array([["a", 1], ["b", 2]], dtype=object)}, "it holds 'a', not a number"),
+        ({"X": [[1, 2], [3]]}, "different lengths"),
+        ({"X": [[1, datetime.date(2020, 1, 1)]]}, "it holds 'datetime.date'"),
+    ],
+)
+def test_frames_that_cannot_serve(change: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {"X": frame(), "y": [0, 1, 0], **change}
+    with pytest.raises(UserError) as error:
+        from_arrays(given.pop("X"), given.pop("y"), **given)
+    assert words in str(error.value), str(error.value)
+    assert error.value.remedy
+
+
+def test_sparse_tables_are_written_out_below_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = scipy.sparse.csr_matrix(np.eye(3))
+    same(from_arrays(table, [0, 1, 0]).data, np.eye(3).tolist())
+    monkeypatch.setattr(tensors, "MAX_SPARSE", 35)
+    with pytest.raises(UserError, match=r"it is sparse, and 0\.0 GiB"):
+        from_arrays(table, [0, 1, 0])
+
+
+def test_missing_values_of_masked_arrays_and_lists() -> None:
+    masked = np.ma.array([[1.0, 2], [3, 4]], mask=[[0, 1], [0, 0]])
+    same(from_arrays(masked, [0, 1]).data, [[1, NAN], [3, 4]])
+    same(from_arrays([[1, None], [3, 4]], [0, 1]).data, [[1, NAN], [3, 4]])
+    same(from_arrays([torch.tensor([1.0, 2]), torch.tensor([3.0, 4])], [0, 1]).data, [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, lambda t: np.array(t, dtype=object), pd.Series, frozenset])
+def test_texts(make: Any) -> None:
+    texts = ["what is this", "who was that", "why so"]
+    if make is frozenset:  # a set has no order
+        with pytest.raises(UserError):
+            from_arrays(make(texts), [0, 1, 0])
+        return
+    source = from_arrays(make(texts), [0, 1, -1], X_unlabeled=make(["one two three four"]), X_test=["w"], y_test=[1])
+    assert source.kind == "text"
+    assert source.tokens is not None
+    assert source.data.dtype == torch.int32
+    assert source.data.shape == (5, source.tokens.length)
+    assert source.labels.tolist() == [0, 1, -1, -1, 1]
+    assert torch.equal(rows_for(make(texts), fitted(source)), source.data[:3])
+
+
+def test_texts_as_one_column_and_their_length() -> None:
+    one = pd.DataFrame({"question": ["what is this", "who"]}, index=["a", "b"])
+    source = from_arrays(one, [0, 1], kind="text", max_tokens=2, X_test=pd.Series(["x y z"]), y_test=[0])
+    assert source.data.shape == (3, 2)
+    assert source.ids == ("a", "b", "test/0")
+    assert from_arrays(["a"], [0], X_test=["a " * 99], y_test=[0]).data.shape == (2, 8), "test rows set no length"
+
+
+@pytest.mark.parametrize(
+    ("X", "words"),
+    [
+        (["a", None], "row 1 has no text"),
+        (["a", 3], "row 1 is a int"),
+        (pd.Series(["a", pd.NA], dtype="string"), "row 1 has no text"),
+        ("one text", "not"),
+    ],
+)
+def test_texts_that_cannot_serve(X: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        from_arrays(X, [0, 1])
+
+
+def test_new_rows_of_a_frame() -> None:
+    known = fitted(from_arrays(frame(), [0, 1, 0]))
+    new = frame(colour=["blue", "purple", "red"], note="x").iloc[::-1, ::-1]
+    same(rows_for(new, known), [[5, 1, 0, 1, 2.5], [NAN, NAN, 1, 0, NAN], [3, 0, 0, 1, 1.5]])
+    same(rows_for({c: list(new[c]) for c in new}, known), rows_for(new, known).tolist())
+    with pytest.raises(UserError, match="there is no column 'age'"):
+        rows_for(new.drop(columns="age"), known)
+    with pytest.raises(UserError, match=r"categories \('colour'\)"):
+        rows_for(np.zeros((2, 5)), known)
+    with pytest.raises(UserError, match="trained on a table, and this is texts"):
+        rows_for(["a", "b"], known)
+
+
+def test_a_category_written_as_a_number_is_found() -> None:
+    known = fitted(from_arrays(pd.DataFrame({"code": ["1", "2", "x"]}), [0, 1, 0]))
+    same(rows_for(pd.DataFrame({"code": [2, 1, 5]}), known), [[1], [0], [NAN]])
+
+
+def test_new_rows_of_arrays() -> None:
+    table = fitted(from_arrays(np.arange(6.0).reshape(3, 2), [0, 1, 0]))
+    same(rows_for([[1, 2]], table), [[1, 2]])
+    same(rows_for(pd.DataFrame({"p": [1], "q": [2]}), table), [[1, 2]])
+    named = fitted(from_arrays(pd.DataFrame({"p": [1, 2], "q": [2, 3]}), [0, 1]))
+    same(rows_for(np.array([[1, 2]]), named), [[1, 2]])
+    with pytest.raises(UserError, match=r"shape \[3\], the model was trained on \[2\]"):
+        rows_for([[1, 2, 3]], table)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+    image = fitted(from_arrays(pictures, [0, 1, 0]))
+    wanted = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    assert torch.equal(rows_for(pictures / 255, image), wanted)
+    assert torch.equal(rows_for(wanted, image), wanted)
+    with pytest.raises(UserError, match="trained on images"):
+        rows_for([[1.0, 2]], image)
+    with pytest.raises(UserError, match=r"\[3, 8, 5\]"):
+        rows_for(np.zeros((1, 8, 5, 3)), image)
+    assert from_arrays(pd.DataFrame({"a": ["x", "y"]}), [0, 1]).data.tolist() == [[0], [1]]
