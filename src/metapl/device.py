@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -24,6 +26,13 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device '{name}' is not usable here", "Use auto, cpu, cuda or cuda:N.", "device") from error
     return device
+
+
+@contextmanager
+def own_generator(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn within, the caller's global random numbers go on as if nothing had been."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -183,7 +183,7 @@ def _supervised(config: RunConfig) -> RunConfig:
 
 
 def _train(job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None) -> dict[str, Predictor]:
-    return run_trial(config, job.source, split, job.preprocessing, job.device, before_step)
+    return run_trial(config, job.source, split, job.preprocessing, job.device, before_step, job.network)
 
 
 def _evidence(
@@ -307,4 +307,4 @@ def baseline_pace(job: Job, limit: float) -> float:
 
 
 def _copy(job: Job, config: RunConfig) -> Job:
-    return build_job(config, job.folder, job.source, job.split, job.preprocessing, job.device)
+    return build_job(config, job.folder, job.source, job.split, job.preprocessing, job.device, network=job.network)

@@ -18,7 +18,7 @@ from metapl.data.stream import Stream
 from metapl.data.views import make_views
 from metapl.errors import UserError
 from metapl.methods import method_class
-from metapl.models import build_model
+from metapl.models import Factory, build_given, build_model
 from metapl.optim import Learner
 from metapl.saved import CHUNK, Predictor
 from metapl.types import Calibrated, Context, Method, Preprocessing, Source, Split
@@ -38,6 +38,7 @@ class Job:
     device: torch.device
     method: Method
     stream: Stream
+    network: Factory | None = None
 
     @property
     def total(self) -> int:
@@ -83,8 +84,11 @@ def build_job(
     preprocessing: Preprocessing,
     device: torch.device,
     watch: Callable[[nn.Module], None] | None = None,
+    network: Factory | None = None,
 ) -> Job:
     """The run in memory, before its first step. ``folder`` is only noted; ``watch`` is shown each new network.
+
+    ``network`` makes the networks in place of ``config.model``, which then only names them.
 
     Raises:
         UserError: settings or data that cannot make a run.
@@ -92,8 +96,11 @@ def build_job(
 
     shape, classes = preprocessing.input_shape, len(source.class_names)
 
-    def network() -> nn.Module:
-        model = build_model(config.model, shape, classes, preprocessing.tokens).to(device)
+    def build() -> nn.Module:
+        if network is not None:
+            model = build_given(network, config.model, shape, classes).to(device)
+        else:
+            model = build_model(config.model, shape, classes, preprocessing.tokens).to(device)
         # Convolutions run up to twice as fast in this memory layout, on CPUs too.
         layout: dict[str, Any] = {"memory_format": torch.channels_last} if preprocessing.kind == "image" else {}
         moved: nn.Module = model.to(**layout)
@@ -104,7 +111,7 @@ def build_job(
     views = make_views(config.views, preprocessing)
     stream = Stream(source, split, config.batch, views, config.seed, device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
-    context = Context(network, classes, config.optim, config.steps, stream.pool_size, stream.pool, shape)
+    context = Context(build, classes, config.optim, config.steps, stream.pool_size, stream.pool, shape)
     method = method_class(config.method)(config.settings, context)
     if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):
         raise UserError(
@@ -112,7 +119,7 @@ def build_job(
             "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
             config.method,
         )
-    return Job(config, folder, source, split, preprocessing, device, method, stream)
+    return Job(config, folder, source, split, preprocessing, device, method, stream, network)
 
 
 def due(done: int, every: int, total: int) -> bool:

@@ -17,13 +17,14 @@ from metapl.files import write_text
 from metapl.types import Source, Split
 
 
-def new_folder(out: Path | None, config: RunConfig) -> Path:
-    """Make the run's folder: ``out``, or the first free ``runs/DATA-METHOD-SEED[-k]``. Never an existing run's.
+def new_folder(out: Path | None, config: RunConfig | None = None) -> Path:
+    """Make the run's folder: ``out``, or the first free ``runs/DATA-METHOD-SEED[-k]`` of ``config``. Never a used one.
 
     Raises:
         UserError: ``out`` exists and holds something, or cannot be made.
     """
     if out is None:
+        assert config is not None
         stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.data.rpartition(":")[2]).name).strip("-") or "data"
         base = f"{stem}-{config.method.rpartition(':')[2]}-{config.seed}"
         names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]

@@ -18,7 +18,7 @@ from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dic
 from metapl.data.views import ViewConfig, make_views
 from metapl.errors import UserError
 from metapl.files import sync_file, write_json
-from metapl.models import build_model
+from metapl.models import Factory, as_factory, build_given, build_model
 from metapl.models.combined import PLAIN, assemble, describe
 from metapl.types import Preprocessing
 
@@ -65,8 +65,12 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
     write_json(folder / "model.json", facts)
 
 
-def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Predictor:
+def load_model(
+    folder: str | Path, device: torch.device | str = "cpu", *, network: nn.Module | Factory | None = None
+) -> Predictor:
     """What ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
+
+    ``network``: the ``nn.Module`` or factory that was trained, where it was given as an object; its weights are loaded.
 
     Raises:
         UserError: a file is missing or damaged, or the weights do not fit the network.
@@ -78,6 +82,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Predic
         preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
         shape = preprocessing.input_shape
         build = partial(build_model, card["model"], shape, len(names), preprocessing.tokens)
+        if network is not None:
+            build = partial(build_given, as_factory(network), card["model"], shape, len(names))
         model = assemble(card.get("combine", PLAIN), build, shape)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     except FileNotFoundError as error:

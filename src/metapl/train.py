@@ -1,4 +1,4 @@
-"""The loop: owns time, device, evaluation and disk; knows nothing of what a method does in a step.
+"""The loop: owns time, device and evaluation; knows nothing of what a method does in a step, nor where a run is kept.
 
 Step t is a pure function of (weights, seed, t): the stream gives batch t, and the global generator is seeded from
 (seed, t) before ``method.step``. So a checkpoint needs no generator state, and a resumed run equals an unbroken one
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,23 @@ import torch
 from torch import nn
 
 from metapl import alarms, checkpoint, guard
-from metapl.config import RunConfig, save_config
+from metapl.config import RunConfig
 from metapl.data.preprocess import fit_preprocessing
 from metapl.data.sources import open_source
-from metapl.data.split import make_split, to_json
-from metapl.device import environment, pick_device
+from metapl.data.split import make_split
+from metapl.device import own_generator, pick_device
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
-from metapl.files import write_json
 from metapl.job import Job, build_job, diverged, due, sound
 from metapl.methods import method_class
-from metapl.models import auto_name
+from metapl.models import Factory, auto_name
 from metapl.pace import seconds_per_step
 from metapl.progress import Progress, Silent
-from metapl.run import Metrics, load_split, new_folder, open_run, write_problems
-from metapl.saved import Predictor, save_model
-from metapl.signals import stop_signals
-from metapl.types import Source, Split
+from metapl.result import Result as Result
+from metapl.run import load_split, new_folder, open_run
+from metapl.saved import Predictor
+from metapl.store import Made, Memory, RunFolder, Start
+from metapl.types import Source
 
 SAVE_SECONDS = 60.0  # between checkpoints at most, beside those at fixed steps
 CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
@@ -43,30 +43,12 @@ CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in
 class Stopped(Exception):
     """The run was asked to stop (Ctrl-C or SIGTERM) and has saved its state."""
 
-    def __init__(self, folder: Path, step: int, signal_number: int) -> None:
+    def __init__(self, folder: Path | None, step: int, signal_number: int) -> None:
         self.folder, self.step, self.signal_number = folder, step, signal_number
         super().__init__(folder, step, signal_number)  # all three, so that it survives the way between processes
 
     def __str__(self) -> str:
         return f"stopped at step {self.step}"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a training gives back.
-
-    Attributes:
-        folder: the run folder.
-        predictor: the chosen network, ready for raw rows.
-        source, split: the data it was trained on.
-        summary: what ``results.json`` holds.
-    """
-
-    folder: Path
-    predictor: Predictor
-    source: Source
-    split: Split
-    summary: dict[str, Any]
 
 
 Observer = Callable[[int, Predictor], Mapping[str, float]]
@@ -79,6 +61,7 @@ def train(
     source: Source | None = None,
     progress: Progress | None = None,
     observe: Observer | None = None,
+    network: Factory | None = None,
 ) -> Result:
     """Train from scratch into a new run folder.
 
@@ -90,35 +73,52 @@ def train(
         progress: what to show; by default nothing.
         observe: called as ``observe(step, predictor)`` whenever the validation rows are judged; the numbers it gives
             join the metrics. It must change nothing.
+        network: makes the networks in place of ``config.model`` (which then only names them); called as
+            ``network(shape=..., num_classes=...)``.
 
     Raises:
         UserError: bad data, settings or folder, or a loss that is no longer finite.
         Stopped: asked to stop; the state is saved.
     """
+    return start(config, lambda made: RunFolder(new_folder(out, made)), source, progress, observe, network)
+
+
+def start(
+    config: RunConfig,
+    open_store: Callable[[RunConfig], Memory],
+    source: Source | None = None,
+    progress: Progress | None = None,
+    observe: Observer | None = None,
+    network: Factory | None = None,
+) -> Result:
+    """``train``, into whatever ``open_store`` gives for the final config."""
     progress, device = progress or Silent(), pick_device(config.device)
     source = source or open_source(config.data, config.source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     if config.model == "auto":
         config = replace(config, model=auto_name(preprocessing.input_shape, preprocessing.tokens))
-    job = build_job(config, Path(), source, split, preprocessing, device)  # fails before anything is written
-    with progress:
-        for note in [*source.notes, *split.notes]:
-            progress.note(note)
-        if config.minutes:
-            config = _sized(job, progress)
-            job = build_job(config, Path(), source, split, preprocessing, device)
-        job.folder = new_folder(out, config)
-        progress.note(f"run folder: {job.folder}")
-        save_config(config, job.folder / "config.yaml")
-        write_json(job.folder / "env.json", environment(device))
-        write_json(job.folder / "split.json", to_json(split, source))
-        write_problems(job.folder / "problems.csv", source.problems)
-        return _loop(job, 0, progress, observe)
+    with own_generator(device):
+        job = build_job(config, Path(), source, split, preprocessing, device, network=network)  # before any writing
+        with progress:
+            for note in [*source.notes, *split.notes]:
+                progress.note(note)
+            if config.minutes:
+                config = _sized(job, progress)
+                job = build_job(config, Path(), source, split, preprocessing, device, network=network)
+            store = open_store(config)
+            if store.folder is not None:
+                progress.note(f"run folder: {store.folder}")
+            store.begin(Start(config, device, source, split))
+            return _loop(job, 0, store, progress, observe)
 
 
-def resume(folder: Path, *, source: Source | None = None, progress: Progress | None = None) -> Result:
+def resume(
+    folder: Path, *, source: Source | None = None, progress: Progress | None = None, network: Factory | None = None
+) -> Result:
     """Go on with a stopped or killed run from its newest whole checkpoint, exactly as if it had not stopped.
+
+    ``source`` and ``network`` as they were given to ``train``.
 
     Raises:
         UserError: no run, no checkpoint, changed data, or a run that has finished.
@@ -129,22 +129,24 @@ def resume(folder: Path, *, source: Source | None = None, progress: Progress | N
     source = source or open_source(config.data, config.source)
     split = load_split(folder, source)
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    job = build_job(config, folder, source, split, preprocessing, pick_device(config.device))
-    with progress:
-        step, state, damaged = checkpoint.load_latest(folder / "checkpoints")
-        for text in damaged:
-            progress.note(f"skipped: {text}")
-        progress.note(f"resuming at step {step}")
-        job.method.load_state_dict(checkpoint.to_device(state, job.device))
-        return _loop(job, step, progress)
+    device = pick_device(config.device)
+    with own_generator(device):
+        job = build_job(config, folder, source, split, preprocessing, device, network=network)
+        with progress:
+            step, state, damaged = checkpoint.load_latest(folder / "checkpoints")
+            for text in damaged:
+                progress.note(f"skipped: {text}")
+            progress.note(f"resuming at step {step}")
+            job.method.load_state_dict(checkpoint.to_device(state, job.device))
+            return _loop(job, step, RunFolder(folder), progress)
 
 
-def _loop(job: Job, start: int, progress: Progress, observe: Observer | None = None) -> Result:
+def _loop(job: Job, start: int, store: Memory, progress: Progress, observe: Observer | None = None) -> Result:
     loop, total, began = job.config.loop, job.total, time.monotonic()
-    metrics, finite = Metrics(job.folder), torch.ones((), dtype=torch.bool, device=job.device)
-    metrics.truncate(start)
+    finite = torch.ones((), dtype=torch.bool, device=job.device)
+    store.truncate(start)
     saved, told = began, set[str]()
-    with stop_signals() as stop:
+    with store.listen() as stop:
         for t in range(start, total):
             values, done = job.step(t), t + 1
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
@@ -161,24 +163,24 @@ def _loop(job: Job, start: int, progress: Progress, observe: Observer | None = N
                     raise diverged(done, {})
             if log:
                 shown = {k: float(v) for k, v in values.items()} | (_judged(job, done, observe) if judge else {})
-                metrics.write(done, shown)
+                store.log(done, shown)
                 progress.update(done, total, shown)
             if judge:
-                _tell(_alarms(job, metrics), told, progress)
+                _tell(_alarms(job, store), told, progress)
             if keep_state:
-                checkpoint.save(job.folder / "checkpoints", done, state, loop.keep)
+                store.keep_state(done, state, loop.keep)
             if stopping and done < total:
-                raise Stopped(job.folder, done, stop[0])
+                raise Stopped(store.folder, done, stop[0])
 
         def halt() -> None:
             if stop:
-                raise Stopped(job.folder, total, stop[0])
+                raise Stopped(store.folder, total, stop[0])
 
-        return _finish(job, metrics, time.monotonic() - began, start, progress, halt)
+        return _finish(job, store, time.monotonic() - began, start, progress, halt)
 
 
 def _finish(
-    job: Job, metrics: Metrics, seconds: float, start: int, progress: Progress, halt: Callable[[], None]
+    job: Job, store: Memory, seconds: float, start: int, progress: Progress, halt: Callable[[], None]
 ) -> Result:
     """Choose among the candidates on the validation rows, ask the guard, store the models, write the results."""
     candidates = job.method.candidates()
@@ -206,24 +208,22 @@ def _finish(
         "candidate": chosen,
         "validation": {n: {k: j[k] for k in ("accuracy", "log_loss")} for n, j in judged.items()},
         "guard": verdict.summary,
-        "alarms": _alarms(job, metrics),
+        "alarms": _alarms(job, store),
     }
-    predictor = _store(job, chosen, model, verdict)
-    metrics.write_csv()
-    write_problems(job.folder / "problems.csv", job.source.problems)
-    write_json(job.folder / "results.json", summary)
-    return Result(job.folder, predictor, job.source, split, summary)
+    predictor = _keep(job, store, chosen, model, verdict)
+    store.finish(summary, job.source.problems)
+    return Result(store.folder, predictor, job.source, split, summary, store)
 
 
-def _store(job: Job, chosen: str, model: Predictor, verdict: guard.Verdict) -> Predictor:
-    """Write the run's model, and beside it the one that the guard compared it with; gives the former."""
+def _keep(job: Job, store: Memory, chosen: str, model: Predictor, verdict: guard.Verdict) -> Predictor:
+    """Store the run's model, and beside it the one that the guard compared it with; gives the former."""
     made = [(model, {"method": job.config.method, "network": chosen})]
     if verdict.baseline is not None:
         made.append((verdict.baseline, {"method": "supervised", "network": guard.BASELINE}))
     if verdict.returned:
         made.reverse()
-    for folder, (predictor, card) in zip(("model", "model-not-chosen"), made):
-        save_model(job.folder / folder, predictor, job.config.model, {**card, "split_sha": job.split.sha})
+    for place, (predictor, card) in zip(("model", "model-not-chosen"), made):
+        store.keep_model(Made(place, predictor, job.config.model, {**card, "split_sha": job.split.sha}))
     return made[0][0]
 
 
@@ -234,8 +234,8 @@ def _judged(job: Job, done: int, observe: Observer | None) -> dict[str, float]:
     return found | dict(observe(done, job.predictor(model)) if observe else {})
 
 
-def _alarms(job: Job, metrics: Metrics) -> list[dict[str, Any]]:
-    return alarms.find(metrics.read(), job.config.steps, job.config.settings, job.source.class_names)
+def _alarms(job: Job, store: Memory) -> list[dict[str, Any]]:
+    return alarms.find(store.rows(), job.config.steps, job.config.settings, job.source.class_names)
 
 
 def _tell(found: list[dict[str, Any]], told: set[str], progress: Progress) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from metapl.config import RunConfig
 from metapl.job import build_job, diverged
+from metapl.models import Factory
 from metapl.saved import Predictor
 from metapl.types import Preprocessing, Source, Split
 
@@ -23,16 +24,17 @@ def run_trial(
     preprocessing: Preprocessing,
     device: torch.device,
     before_step: Callable[[], None] | None = None,
+    network: Factory | None = None,
 ) -> dict[str, Predictor]:
     """Train on ``split`` and give the method's candidates, preferred first. No rows are judged, nothing is written.
 
-    ``before_step`` is called before each step; what it raises ends the training.
+    ``before_step`` is called before each step; what it raises ends the training. ``network``: see ``build_job``.
 
     Raises:
         Diverged: a loss that is no longer finite.
         UserError: settings or data that no training can start from.
     """
-    job = build_job(config, Path(), source, split, preprocessing, device)
+    job = build_job(config, Path(), source, split, preprocessing, device, network=network)
     finite = torch.ones((), dtype=torch.bool, device=device)
     for t in range(job.total):
         if before_step is not None:

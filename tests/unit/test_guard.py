@@ -441,7 +441,7 @@ def test_minutes_leave_room_for_the_guard(
 
     for where in (module, guard):
         monkeypatch.setattr(where, "seconds_per_step", pace)
-    monkeypatch.setattr(module, "write_problems", stop)
+    monkeypatch.setattr(module, "_loop", stop)
     with pytest.raises(Sized):
         train(config_of("mpl", minutes=10.0, guard=GuardConfig(**changes)), tmp_path / "run", source=table())
     steps = load_config(tmp_path / "run" / "config.yaml").steps

@@ -166,4 +166,5 @@ def _finish(work: Any, json: str | None) -> None:
         place = shlex.quote(str(stopped.folder))
         say(f"stopped at step {stopped.step}, the state is saved. To go on: metapl resume {place}")
         raise typer.Exit(128 + stopped.signal_number) from None
+    assert result.folder is not None  # a command's run is never in memory
     show.give({**result.summary, "folder": str(result.folder)}, json, show.training(result.folder, result.summary))

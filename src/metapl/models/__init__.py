@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +19,9 @@ from metapl.models.wide_resnet import WideResNet as WideResNet
 from metapl.types import Tokens
 
 Shape = tuple[int, ...]
+Factory = Callable[..., nn.Module]
+"""Makes a fresh network when called as ``factory(shape=..., num_classes=...)``."""
+GIVEN = "given:"  # begins the name of a network that was given as an object, which no name can bring back
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,48 @@ def build_model(name: str, shape: Shape, num_classes: int, tokens: Tokens | None
         UserError: unknown name, a factory that cannot be imported or gives no ``nn.Module``, or one whose logits
             are not [B, num_classes].
     """
+    if name.startswith(GIVEN):
+        what = f"the network '{name.removeprefix(GIVEN)}' was given as a Python object, which is not stored"
+        raise UserError(what, "Give it again as network=..., from Python.", "model")
     if ":" in name:
-        return _checked(_call_factory(name, shape, num_classes), name, shape, num_classes)
+        return _checked(_call(_factory(name), name, shape, num_classes), name, shape, num_classes)
     name = auto_name(shape, tokens) if name == "auto" else name
     if name not in MODELS:
         raise UserError(f"unknown model '{name}'", f"{nearest(name, MODELS)} Or give package.module:function.", "model")
     if MODELS[name].images_only and len(shape) != 3:
         raise UserError(f"model '{name}' takes images, these rows have the shape {list(shape)}", "Use mlp.", "model")
     return MODELS[name].build(shape, num_classes)
+
+
+def as_factory(model: nn.Module | Factory) -> Factory:
+    """What makes a run's networks out of one network (each is a copy of it, weights included) or a factory.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(model, nn.Module):
+        return lambda shape, num_classes: copy.deepcopy(model)
+    if not callable(model):
+        raise UserError(f"model is a {type(model).__name__}", "Give a name, an nn.Module, or a factory.", "model")
+    return model
+
+
+def given_name(model: nn.Module | Factory) -> str:
+    """A name for a network that was given as an object; ``package.module:function`` where that brings it back."""
+    if isinstance(model, nn.Module):
+        return f"{GIVEN}{type(model).__name__}"
+    module, name = getattr(model, "__module__", ""), getattr(model, "__qualname__", type(model).__name__)
+    found = getattr(sys.modules.get(module), name, None)
+    return f"{module}:{name}" if found is model and module != "__main__" else f"{GIVEN}{name}"
+
+
+def build_given(factory: Factory, name: str, shape: Shape, num_classes: int) -> nn.Module:
+    """A fresh network from ``factory``, checked like one of ``build_model``'s; ``name`` is for messages.
+
+    Raises:
+        UserError: see ``build_model``.
+    """
+    return _checked(_call(factory, name, shape, num_classes), name.removeprefix(GIVEN), shape, num_classes)
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
@@ -78,9 +117,9 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     return factory
 
 
-def _call_factory(name: str, shape: Shape, num_classes: int) -> object:
+def _call(factory: Factory, name: str, shape: Shape, num_classes: int) -> object:
     try:
-        return _factory(name)(shape=shape, num_classes=num_classes)
+        return factory(shape=shape, num_classes=num_classes)
     except TypeError as error:
         remedy = "It is called as function(shape=..., num_classes=...)."
         raise UserError(f"'{name}' cannot be called ({error})", remedy, "model") from error

@@ -1,0 +1,114 @@
+"""What a training gives back, and what can be asked of it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metapl.data.rows import rows_for
+from metapl.errors import UserError
+from metapl.evaluate import evaluate, probabilities
+from metapl.run import new_folder
+from metapl.saved import Predictor
+from metapl.store import Memory, RunFolder
+from metapl.types import Source, Split
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What the chosen network says about the rows that came without a label.
+
+    Attributes:
+        index: [n] their numbers in the source.
+        ids: n names, as the source has them.
+        labels: [n] class names.
+        probabilities: [n, C] float32; column k belongs to ``Predictor.class_names[k]``.
+    """
+
+    index: Array
+    ids: tuple[str, ...]
+    labels: Array
+    probabilities: Array
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training gives back.
+
+    Attributes:
+        folder: the run folder; None for a run in memory.
+        predictor: the chosen network, ready for raw rows.
+        source, split: the data it was trained on.
+        summary: what ``results.json`` holds.
+    """
+
+    folder: Path | None
+    predictor: Predictor
+    source: Source
+    split: Split
+    summary: dict[str, Any]
+    kept: Memory = field(default_factory=Memory, repr=False)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The logged numbers, one dict per logged step."""
+        return self.kept.rows()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.predictor.class_names
+
+    def predict_proba(self, X: Any) -> Array:
+        """[n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.
+
+        Raises:
+            UserError: rows of another kind or shape than those of the training.
+        """
+        found: Array = self.predictor.probabilities(rows_for(X, self.predictor.preprocessing)).numpy()
+        return found
+
+    def predict(self, X: Any) -> Array:
+        """[n] class names for new rows; see ``predict_proba``."""
+        return self._names(self.predict_proba(X))
+
+    def evaluate(self) -> dict[str, Any]:
+        """The figures of ``metapl.evaluate`` on the test rows.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not len(self.split.test):
+            remedy = "Give X_test and y_test, or judge other rows by predict."
+            raise UserError("this run has no test rows", remedy, self.source.name)
+        return evaluate(self.predictor, self.source, self.split.test)
+
+    def pseudo_labels(self) -> PseudoLabels:
+        """The chosen network's answers for the unlabelled rows; those that trained with their label are left out."""
+        index = self.source.readable(np.setdiff1d(self.split.unlabeled, self.split.labeled))
+        p = probabilities(self.predictor, self.source, index).numpy()
+        return PseudoLabels(index, tuple(self.source.ids[k] for k in index.tolist()), self._names(p), p)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a run folder, without checkpoints, into ``folder``, which must be new or empty.
+
+        Raises:
+            UserError: ``folder`` holds something or cannot be made.
+        """
+        if self.folder is not None:
+            shutil.copytree(self.folder, new_folder(Path(folder)), ignore=_no_checkpoints, dirs_exist_ok=True)
+        else:
+            self.kept.copy_to(RunFolder(new_folder(Path(folder))))
+        return Path(folder)
+
+    def _names(self, p: Array) -> Array:
+        return np.array(self.class_names, dtype=object)[p.argmax(1)] if len(p) else np.array([], dtype=object)
+
+
+def _no_checkpoints(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "checkpoints"]
