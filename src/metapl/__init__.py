@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metapl.data.split import SplitConfig as SplitConfig
     from metapl.data.split import make_split as make_split
     from metapl.evaluate import evaluate as evaluate
+    from metapl.fit import fit as fit
     from metapl.methods import METHODS as METHODS
     from metapl.models import MLP as MLP
     from metapl.models import MODELS as MODELS
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from metapl.predict import predict_source as predict_source
     from metapl.pseudo_labels import filter_pseudo_labels as filter_pseudo_labels
     from metapl.pseudo_labels import generate_pseudo_labels as generate_pseudo_labels
+    from metapl.result import Result as Result
     from metapl.saved import Predictor as Predictor
     from metapl.saved import load_model as load_model
-    from metapl.train import Result as Result
     from metapl.train import Stopped as Stopped
     from metapl.train import resume as resume
     from metapl.train import train as train
@@ -54,7 +55,7 @@ _HOME = {
     "ConvNet": "metapl.models",
     "Predictions": "metapl.predict",
     "Predictor": "metapl.saved",
-    "Result": "metapl.train",
+    "Result": "metapl.result",
     "RunConfig": "metapl.config",
     "SemiSupervisedDataset": "metapl.data.semi",
     "SmallCNN": "metapl.models",
@@ -65,6 +66,7 @@ _HOME = {
     "compare": "metapl.compare",
     "evaluate": "metapl.evaluate",
     "filter_pseudo_labels": "metapl.pseudo_labels",
+    "fit": "metapl.fit",
     "from_arrays": "metapl.data.arrays",
     "generate_pseudo_labels": "metapl.pseudo_labels",
     "load_model": "metapl.saved",
@@ -103,7 +105,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps ``metapl.train``, ``metapl.evaluate`` and ``metapl.compare`` functions.
+    """Keeps ``metapl.train``, ``metapl.fit``, ``metapl.evaluate`` and ``metapl.compare`` functions.
 
     These files have the names of the functions in them. Whoever imports such a file makes Python set the module as an
     attribute of the package, over the function; that one assignment is passed over. The module itself stays within

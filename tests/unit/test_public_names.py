@@ -14,7 +14,7 @@ import metapl
 PUBLIC = {
     "METHODS", "MLP", "MODELS", "Comparison", "ConvNet", "Predictions", "Predictor", "Result", "RunConfig",
     "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped", "Tuning", "UserError", "WideResNet",
-    "__version__", "compare", "diagnostics", "evaluate", "filter_pseudo_labels", "from_arrays",
+    "__version__", "compare", "diagnostics", "evaluate", "filter_pseudo_labels", "fit", "from_arrays",
     "generate_pseudo_labels", "load_model", "make_config", "make_split", "open_source", "predict_folder",
     "predict_source", "resume", "train", "train_mpl", "tune",
 }  # fmt: skip
@@ -47,7 +47,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = metapl.teach
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "compare"])
+@pytest.mark.parametrize("name", ["train", "fit", "evaluate", "compare"])
 def test_a_function_is_not_hidden_by_the_file_of_the_same_name(name: str) -> None:
     module = importlib.import_module(f"metapl.{name}")
     assert isinstance(module, ModuleType)
