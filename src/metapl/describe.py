@@ -70,6 +70,8 @@ def _first_line(text: str | None) -> str:
 def _default(f: Any) -> str:
     if f.default is MISSING:
         return "required" if f.default_factory is MISSING else ""
+    if f.default == "":
+        return "''"  # as YAML writes it
     words = {None: "null", True: "true", False: "false"}
     return words[f.default] if f.default is None or isinstance(f.default, bool) else str(f.default)
 

@@ -322,9 +322,14 @@ def test_other_and_hidden_files_are_counted_or_skipped(tmp_path: Path) -> None:
         assert any(words in note for note in source.notes), words
 
 
-def test_memory_limit_is_checked_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_above_the_memory_limit_are_decoded_when_needed(tmp_path: Path) -> None:
     tree(tmp_path)
-    monkeypatch.setattr("metapl.data.folder.MAX_BYTES", 9 * 32 * 32 - 1)
-    monkeypatch.setattr("metapl.data.folder.decode_many", None)  # decoding would fail
-    with pytest.raises(UserError, match="smaller image_size"):
-        FolderSource(tmp_path, image_size=32)
+    held, lazy = FolderSource(tmp_path), FolderSource(tmp_path, memory=8 * 8 * 8 / 2**30)  # 9 images of 8 x 8
+    assert (held.lazy, lazy.lazy) == (False, True)
+    assert lazy.held() is None
+    assert any("decoded when needed" in note for note in lazy.notes)
+    assert torch.equal(lazy.rows(np.arange(12)[::-1]), held.rows(np.arange(12)[::-1]))
+    assert lazy.fingerprint() == held.fingerprint()
+    (tmp_path / "unlabelled" / "x" / "1.png").unlink()
+    with pytest.raises(UserError, match=r"no longer.*unlabelled/x/1\.png|unlabelled/x/1\.png.*no longer"):
+        lazy.rows(np.arange(9))

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 50_000_000
 PIECE = 512  # images decoded at a time, so that results do not pile up before they are read
+PIECE_BYTES = 64 * 2**20  # and no more than this, decoded
 AUTO_SIDE = 64  # the side that images of different or larger sizes are brought to
 # Only these decoders may run, whatever the suffix says: Pillow knows formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -39,54 +42,82 @@ _TURNS = {
 }
 _ORIENTATION = 0x0112
 Stored = str | Path | bytes  # a file, or what stands in one
+Resize = Literal["cover", "stretch", "pad"]
+RESIZES: tuple[Resize, ...] = ("cover", "stretch", "pad")
+PAD_LEVEL = 128  # grey level beside an image that was made to fit
+_IN_MEMORY = 32 * 2**20  # files up to this size are read in one go, so that pixels and digest cost one opening
 
 
 class Unreadable(Exception):
     """An image file that cannot be used; the text is the reason, in one line."""
 
 
-def decode(path: Stored, shape: tuple[int, int, int] | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+class Decoded(NamedTuple):
+    """One image: uint8 [channels, height, width], the SHA-256 of its file, and (height, width, grey?) as stored.
+
+    The digest is empty where nobody asked for it. Sizes are those of the upright image, or about those where a large
+    JPEG was decoded at a fraction of its size.
+    """
+
+    pixels: Tensor
+    digest: bytes
+    head: tuple[int, int, bool]
+
+
+def decode(
+    path: Stored,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    resize: Resize = "cover",
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
     """One image file, or its bytes, as uint8 [channels, height, width].
 
     The header is checked before anything is decoded, EXIF orientation is applied, the first frame of an animation
-    is taken, transparency is laid over white, 16-bit greys are divided by 257. With ``shape`` the image is scaled
-    until it covers height x width, cropped about its centre, and made grey (1) or RGB (3); without, it keeps its
-    size and is grey or RGB as stored.
+    is taken, transparency is laid over white, 16-bit greys are divided by 257. With ``shape`` the image is made grey
+    (1) or RGB (3) and brought to height x width; without, it keeps its size and is grey or RGB as stored.
+
+    Args:
+        resize: "cover" scales until the shape is covered and crops about the centre, "stretch" scales both sides on
+            their own, "pad" scales until the image fits and fills the rest with middle grey.
 
     Raises:
         Unreadable: the file is not a whole image in a known format, or has more than ``max_pixels`` pixels.
     """
     with quiet():
-        return _decode(path, shape, max_pixels)
+        return _decode(path, shape, resize, max_pixels).pixels
 
 
 def decode_many(
-    paths: Sequence[Stored], shape: tuple[int, int, int], *, with_digest: bool = False
-) -> Iterator[tuple[Tensor, bytes] | Unreadable]:
-    """``decode`` for many files (or bytes) by a pool of threads, in the order of ``paths``.
+    paths: Sequence[Stored], shape: tuple[int, int, int], *, resize: Resize = "cover", with_digest: bool = False
+) -> Iterator[Decoded | Unreadable]:
+    """``decode`` for many files (or bytes) by a pool of threads, in the order of ``paths``; threads end with it."""
 
-    Yields the tensor and the file's SHA-256 (empty without ``with_digest``), or the ``Unreadable``.
-    """
-
-    def one(path: Stored) -> tuple[Tensor, bytes] | Unreadable:
+    def one(path: Stored) -> Decoded | Unreadable:
         try:
-            return _decode(path, shape, MAX_PIXELS), _digest(path) if with_digest else b""
+            return _decode(path, shape, resize, MAX_PIXELS, with_digest)
         except Unreadable as reason:
-            return reason
+            return reason.with_traceback(None)  # a traceback would keep the file's bytes alive
 
-    workers = min(8, os.cpu_count() or 1)
-    for start in range(0, len(paths), PIECE):
+    piece = max(16, min(PIECE, PIECE_BYTES // math.prod(shape)))
+    for start in range(0, len(paths), piece):
         # `quiet` lies around the threads, which share one list of warning filters, but never around the reader.
-        with quiet(), ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(one, paths[start : start + PIECE]))
+        with quiet(), ThreadPoolExecutor(workers()) as pool:
+            results = list(pool.map(one, paths[start : start + piece]))
         yield from results
+
+
+def workers() -> int:
+    """Threads that decode: one per core that this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 def probe(path: Stored) -> tuple[int, int, bool] | None:
     """(height, width, grey?) of the upright image, for the most part from the header; None where it is damaged."""
     with quiet():
         try:
-            with _opened(path, MAX_PIXELS) as image:
+            with _opened(path, MAX_PIXELS) as (image, _):
                 if max(image.size) > AUTO_SIDE:  # the exact size makes no difference
                     return image.height, image.width, _is_grey(image)
                 grey = _is_grey(image)
@@ -97,24 +128,44 @@ def probe(path: Stored) -> tuple[int, int, bool] | None:
             return None
 
 
+class _Quiet:
+    """How many are at work under ``quiet``, in any thread."""
+
+    lock = threading.Lock()
+    depth = 0
+    entry: Any = None
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pillow's warnings (large image, odd EXIF, odd palette) stay inside: each is either a reason or nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Pillow's warnings (large image, odd EXIF, odd palette) stay inside: each is either a reason or nothing.
+
+    ``warnings.catch_warnings`` would put back a list of filters that another thread may have changed meanwhile; here
+    one filter, for Pillow's warnings alone, is put in by the first to come and taken out by the last to leave.
+    """
+    with _Quiet.lock:
+        _Quiet.depth += 1
+        warnings.filterwarnings("ignore", module=r"PIL\b|metapl\.data\.images$")
+        _Quiet.entry = warnings.filters[0]
+    try:
         yield
+    finally:
+        with _Quiet.lock:
+            _Quiet.depth -= 1
+            if not _Quiet.depth and _Quiet.entry in warnings.filters:
+                warnings.filters.remove(_Quiet.entry)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def _opened(path: Stored, max_pixels: int) -> Iterator[Image.Image]:
-    """The image with its header read and judged; every error on the way becomes ``Unreadable``."""
+def _opened(path: Stored, max_pixels: int) -> Iterator[tuple[Image.Image, Stored]]:
+    """The image with its header read and judged, and its bytes (its path if large); every error is ``Unreadable``."""
     try:
-        _check_file(path)
-        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS) as image:
+        stored = _read(path)
+        with Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored, formats=_FORMATS) as image:
             pixels = image.size[0] * image.size[1]
             if pixels > max_pixels:
                 raise Unreadable(f"{pixels / 1e6:.0f} megapixels, above the limit of {max_pixels / 1e6:.0f}")
-            yield image
+            yield image, stored
     except Unreadable:
         raise
     except UnidentifiedImageError as error:
@@ -128,25 +179,35 @@ def _opened(path: Stored, max_pixels: int) -> Iterator[Image.Image]:
         raise Unreadable(f"truncated or damaged ({text or type(error).__name__})") from error
 
 
-def _check_file(path: Stored) -> None:
-    """Refuse what is no regular file (opening a pipe would wait for ever) or is empty."""
+def _read(path: Stored) -> Stored:
+    """The file's bytes, or its path where it is large.
+
+    What is empty or no regular file is refused: opening a pipe would wait for ever.
+    """
     if isinstance(path, bytes):
         if not path:
             raise Unreadable("no bytes")
-        return
+        return path
     try:
         status = os.stat(path)
-    except OSError as error:  # also a link that leads nowhere
-        raise Unreadable(f"cannot be opened ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # also a link that leads nowhere, or a NUL byte in the name
+        raise Unreadable(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable("not a regular file")
     if not status.st_size:
         raise Unreadable("empty file")
+    if status.st_size > _IN_MEMORY:
+        return path
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
-def _decode(path: Stored, shape: tuple[int, int, int] | None, max_pixels: int) -> Tensor:
+def _decode(
+    path: Stored, shape: tuple[int, int, int] | None, resize: Resize, max_pixels: int, with_digest: bool = False
+) -> Decoded:
     """``decode`` without the guard against warnings, for threads."""
-    with _opened(path, max_pixels) as image:
+    with _opened(path, max_pixels) as (image, stored):
+        grey = _is_grey(image)
         if shape is not None:
             # JPEG can decode at 1/2, 1/4, 1/8; twice the wanted side keeps the final scaling clean.
             image.draft(None, (2 * max(shape[1:]),) * 2)
@@ -154,14 +215,29 @@ def _decode(path: Stored, shape: tuple[int, int, int] | None, max_pixels: int) -
         turn = _TURNS.get(_orientation(image))
         flat = _flat(image)
         upright = flat if turn is None else flat.transpose(turn)
+        head = (upright.height, upright.width, grey)
         if shape is not None:
-            # `fit` crops and scales in one go: a 1 x 1000000 strip never becomes 64 x 64000000 on the way.
             upright = upright.convert("L" if shape[0] == 1 else "RGB")
             if upright.size != (shape[2], shape[1]):
-                upright = ImageOps.fit(upright, (shape[2], shape[1]), Image.Resampling.BILINEAR)
+                upright = _resized(upright, (shape[2], shape[1]), resize)
         pixels = np.array(upright)
+        digest = digest_of_file(stored) if with_digest else b""
     tensor = torch.from_numpy(pixels)
-    return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
+    return Decoded(tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous(), digest, head)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
+    """The image at ``size`` (width, height)."""
+    if resize == "stretch":
+        return image.resize(size, Image.Resampling.BILINEAR)
+    if resize == "cover":
+        # `fit` crops and scales in one go: a 1 x 1000000 strip never becomes 64 x 64000000 on the way.
+        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    scale = min(size[0] / image.width, size[1] / image.height)
+    inner = (max(1, min(size[0], round(scale * image.width))), max(1, min(size[1], round(scale * image.height))))
+    whole = Image.new(image.mode, size, (PAD_LEVEL,) * len(image.getbands()))
+    whole.paste(image.resize(inner, Image.Resampling.BILINEAR), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return whole
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -199,8 +275,12 @@ def _from_floats(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return scaled
 
 
-def _digest(path: Stored) -> bytes:
-    """The SHA-256 of the file."""
+def digest_of_file(path: Stored) -> bytes:
+    """The SHA-256 of the file, or of the bytes.
+
+    Raises:
+        Unreadable: the file cannot be read.
+    """
     if isinstance(path, bytes):
         return hashlib.sha256(path).digest()
     try:

@@ -17,7 +17,7 @@ TEST = "test"
 
 @dataclass
 class Found:
-    """The image files of a folder. Every list is sorted by path.
+    """The image files of a folder, as paths within it, parts joined by "/". Every list is sorted by path.
 
     Attributes:
         classes: image files of each class, by class name in sorted order.
@@ -30,9 +30,9 @@ class Found:
     """
 
     root: Path
-    classes: dict[str, list[Path]] = field(default_factory=dict)
-    unlabeled: list[Path] = field(default_factory=list)
-    test: dict[str, list[Path]] = field(default_factory=dict)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    unlabeled: list[str] = field(default_factory=list)
+    test: dict[str, list[str]] = field(default_factory=dict)
     has_unlabeled: bool = False
     folders_unread: list[tuple[str, str]] = field(default_factory=list)
     others: int = 0
@@ -41,6 +41,8 @@ class Found:
 
 def clean(name: str | Path) -> str:
     """A file name as text that can be written anywhere: bytes that are no UTF-8 become ``\\xNN``."""
+    if isinstance(name, str) and name.isascii():
+        return name  # the very text: many paths are held as file and as id
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -149,7 +151,7 @@ def _scan_plain(found: Found, top: dict[str, Path]) -> None:
             )
 
 
-def _classes(folder: Path, found: Found) -> dict[str, list[Path]]:
+def _classes(folder: Path, found: Found) -> dict[str, list[str]]:
     """The image files of each class folder in ``folder``, by folder name, sorted."""
     loose = sum(1 for entry in _entries(folder, found) if entry.is_file() and _is_image(entry.name))
     if loose:
@@ -202,13 +204,13 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _entries(folder: Path, found: Found) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str, found: Found) -> list[os.DirEntry[str]]:
     """What ``folder`` holds, hidden names left out, sorted; a folder that cannot be opened is entered as such."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: clean(e.name))
     except OSError as error:
-        problem = (clean(folder.relative_to(found.root)), f"folder cannot be opened ({error.strerror})")
+        problem = (clean(Path(folder).relative_to(found.root)), f"folder cannot be opened ({error.strerror})")
         if problem not in found.folders_unread:
             found.folders_unread.append(problem)
         return []
@@ -241,19 +243,20 @@ def _has_folders(folder: Path) -> bool:
     return any(path.is_dir() for path in folder.iterdir())
 
 
-def _images(folder: Path, found: Found) -> list[Path]:
+def _images(folder: Path, found: Found) -> list[str]:
     """All image files in ``folder`` and the folders inside it, sorted; linked folders inside are not entered."""
-    images: list[Path] = []
-    waiting = [folder]
+    images: list[str] = []
+    waiting = [folder.relative_to(found.root).as_posix()]
     links = 0
     while waiting:
-        for entry in _entries(waiting.pop(), found):
+        here = waiting.pop()
+        for entry in _entries(os.path.join(found.root, here), found):
             if entry.is_symlink() and _is_dir(entry):
                 links += 1
             elif _is_dir(entry):
-                waiting.append(Path(entry.path))
+                waiting.append(f"{here}/{entry.name}")
             elif _is_image(entry.name):
-                images.append(Path(entry.path))
+                images.append(f"{here}/{entry.name}")
             else:
                 found.others += 1
     if links:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from metapl.data.digits import open_digits
 from metapl.data.folder import FolderSource
 from metapl.data.idx import IdxSource
+from metapl.data.image_options import ImageOptions
+from metapl.data.images import Resize
 from metapl.data.scan import exists
 from metapl.errors import UserError, nearest
 from metapl.types import Source
@@ -19,16 +21,27 @@ class SourceOptions:
     """How rows are read.
 
     Attributes:
-        image_size: side that the images of a folder are brought to, or "auto".
-        allow_bad: go on where more than 5 images and more than 5 % of a folder cannot be read.
+        image_size: side that images are brought to, HxW, or "auto" (their own if common and at most 64, else 64).
+        resize: cover (scaled, cropped about the centre), stretch, or pad (scaled to fit, middle grey beside it).
+        memory: GiB of decoded training images up to which they are held; above, they are decoded when needed.
+        prefetch: steps for which images that are not held are decoded ahead in the background; 0 = none.
+        allow_bad: go on where more than 5 images and more than 5 % of them cannot be read.
         tokenizer: texts: words (hashed, nothing to download), hf:FOLDER, or auto (the model's own, else words).
         max_tokens: texts: token ids per text, or auto (the longest text's, at most 256); longer texts are cut.
     """
 
     image_size: int | str = "auto"
+    resize: Resize = "cover"
+    memory: float = 4.0
+    prefetch: int = 2
     allow_bad: bool = False
     tokenizer: str = "auto"
     max_tokens: int | str = "auto"
+
+    @property
+    def images(self) -> ImageOptions:
+        """What concerns stored images."""
+        return ImageOptions(self.image_size, self.resize, self.memory, self.prefetch, self.allow_bad)
 
 
 Opener = Callable[[str, SourceOptions], Source]
@@ -47,7 +60,7 @@ def _idx(argument: str, options: SourceOptions) -> Source:
 
 
 def _folder(argument: str, options: SourceOptions) -> Source:
-    return FolderSource(Path(argument).expanduser(), image_size=options.image_size, allow_bad=options.allow_bad)
+    return FolderSource(Path(argument).expanduser(), **asdict(options.images))
 
 
 SOURCES: dict[str, Opener] = {"digits": _digits, "idx": _idx, "folder": _folder}
