@@ -153,6 +153,8 @@ def _levels(values: Array, levels: tuple[str, ...]) -> list[float]:
     number = {level: float(k) for k, level in enumerate(levels)}
     if values.dtype != object:  # a category written as a whole number
         values = _objects([str(int(v)) if np.isfinite(v) and v == int(v) else str(v) for v in values.tolist()])
+    if "true" in number or "false" in number:  # files write true, Python writes True
+        values = _objects([value.lower() if value in ("True", "False") else value for value in values.tolist()])
     return [number.get(value, np.nan) for value in values.tolist()]
 
 

@@ -1,0 +1,53 @@
+"""Damaged Parquet files: one line that names the file, whatever is broken in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from metapl.data.parquet import ParquetFile
+from metapl.errors import UserError
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> bytes:
+    table = pa.table({"image": [bytes([k]) * 200 for k in range(50)], "label": ["a", "b"] * 25})
+    pq.write_table(table, tmp_path / "whole.parquet", compression="snappy")
+    return (tmp_path / "whole.parquet").read_bytes()
+
+
+def read(path: Path) -> None:
+    ParquetFile(path).read({"image": "auto", "label": "text"})
+
+
+def test_truncated_and_foreign_files(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    cuts = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 40))]
+    for content in [*cuts, whole[:-1], whole[1:], b"label,text\na,b\n", b"PAR1" + bytes(60) + b"PAR1"]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.parquet: the file is damaged, or no Parquet file") as error:
+            read(path)
+        assert "\n" not in str(error.value)
+        assert path.read_bytes() == content
+
+
+def test_zeroed_pages_are_told_or_read(tmp_path: Path, whole: bytes) -> None:
+    """Damage inside a page is found by the decoder, or lies in bytes that no value depends on."""
+    path, refused = tmp_path / "a.parquet", list[str]()
+    for start in range(4, len(whole) - 700, 16):
+        path.write_bytes(whole[:start] + bytes(16) + whole[start + 16 :])
+        try:
+            read(path)
+        except UserError as error:
+            refused.append(error.where)
+    assert set(refused) == {"a.parquet"}
+
+
+def test_paths_that_are_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        ParquetFile(tmp_path / "none.parquet")
+    with pytest.raises(UserError):
+        ParquetFile(tmp_path)
