@@ -56,10 +56,25 @@ def from_arrays(
     Raises:
         UserError: shapes, values or labels do not fit; the message names the argument, and row and column for tables.
     """
+    given = {"X": X, "y": y, "X_unlabeled": X_unlabeled, "X_test": X_test, "y_test": y_test}
+    return assemble(given, class_names, kind, unlabeled, tokenizer, max_tokens)
+
+
+def assemble(
+    given: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
+    kind: str = "auto",
+    unlabeled: Any = None,
+    tokenizer: str = "auto",
+    max_tokens: int | str = "auto",
+    name: str = "arrays",
+    copy: bool = True,
+) -> MemorySource:
+    """``from_arrays`` for arguments by name; without ``copy`` a source of one array may share its memory."""
+    X, y, X_test, y_test = given["X"], given["y"], given.get("X_test"), given.get("y_test")
     if (X_test is None) != (y_test is None):
         raise UserError("X_test and y_test belong together", "Give both or neither.", "from_arrays")
-    given = {"X": X, "X_unlabeled": X_unlabeled, "X_test": X_test}
-    parts = {name: part for name, part in given.items() if part is not None}
+    parts = {part: given[part] for part in PREFIX if given.get(part) is not None}
     made_kind = kind_of(X, kind)
     notes: list[str] = []
     columns: tuple[Column, ...] = ()
@@ -67,26 +82,26 @@ def from_arrays(
     if made_kind == "text":
         tensors, tokens = _texts(parts, tokenizer, max_tokens, notes)
     elif made_kind == "image":
-        first = {name: isinstance(part, Tensor) for name, part in parts.items()}
-        tensors = pixels({name: planes(read_numbers(p, name), name, first[name]) for name, p in parts.items()}, notes)
+        stacks = {k: planes(read_numbers(part, k), k, isinstance(part, Tensor)) for k, part in parts.items()}
+        tensors = pixels(stacks, notes, copy=copy)
     elif is_frame(X):
         tensors, columns = _frames(parts, notes)
     else:
-        tensors = {name: table_rows(read_numbers(part, name), name) for name, part in parts.items()}
+        tensors = {k: table_rows(read_numbers(part, k), k, copy) for k, part in parts.items()}
     _check_same_shape(tensors)
-    counts = {name: len(tensor) for name, tensor in tensors.items()}
+    counts = {part: len(tensor) for part, tensor in tensors.items()}
     _check_order(X, y, "y")
     _check_order(X_test, y_test, "y_test")
-    labels, names = encode_labels(y, counts["X"], y_test, counts.get("X_test", 0), class_names, notes, unlabeled)
+    labels, class_names = encode_labels(y, counts["X"], y_test, counts.get("X_test", 0), class_names, notes, unlabeled)
     counts_u, counts_t = counts.get("X_unlabeled", 0), counts.get("X_test", 0)
     spread = [labels[: counts["X"]], np.full(counts_u, -1, dtype=np.int64), labels[counts["X"] :]]
     ids = _ids(parts, counts)
     return MemorySource(
-        name="arrays",
+        name=name,
         kind=made_kind,
-        data=torch.cat(list(tensors.values())).contiguous(),
+        data=tensors["X"] if len(tensors) == 1 and not copy else torch.cat(list(tensors.values())).contiguous(),
         labels=np.concatenate(spread),
-        class_names=names,
+        class_names=class_names,
         ids=ids,
         is_test=np.arange(len(ids)) >= len(ids) - counts_t,
         notes=tuple(notes),

@@ -17,7 +17,7 @@ from metapl.types import Preprocessing
 _NAMES = {"image": "images", "table": "a table", "text": "texts"}
 
 
-def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X") -> Tensor:
+def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", scale: int = 0) -> Tensor:
     """Raw rows [n, ...] of new data, the way ``from_arrays`` reads them, with nothing fitted on them.
 
     Args:
@@ -25,6 +25,7 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X") -> Tensor:
             order, and further ones are passed over; a category that training did not hold counts as missing.
         preprocessing: the model's own (``Predictor.preprocessing``).
         name: what messages call ``X``.
+        scale: what white is in images of floats, 1 or 255; 0: their values tell.
 
     Raises:
         UserError: data of another kind or shape, a missing column, or a value that cannot be read.
@@ -38,7 +39,7 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X") -> Tensor:
         what = f"the model was trained on {_NAMES[kind]}, and this is {_NAMES[given]}"
         raise UserError(what, f"Give {_NAMES[kind]} of the shape {list(preprocessing.shape)} per row.", name)
     if kind == "image":
-        rows = pixels({name: planes(read_numbers(X, name), name, isinstance(X, Tensor))}, [])[name]
+        rows = pixels({name: planes(read_numbers(X, name), name, isinstance(X, Tensor))}, [], scale)[name]
     elif is_frame(X) and preprocessing.columns:
         rows = encode_columns(read_frame(X, name), preprocessing.columns, name)
     else:

@@ -13,6 +13,7 @@ from metapl.data.features import as_array, is_missing
 from metapl.errors import UserError
 
 Array = np.ndarray[Any, Any]
+PIECE = 65536  # rows looked at together: a table may lie on disk
 MAX_SPARSE = 2**30  # bytes that a sparse table may have once it is written out
 
 
@@ -59,8 +60,8 @@ def _of_objects(array: Array, name: str) -> Array:
     return np.array(flat, dtype=np.float64).reshape(array.shape)
 
 
-def table_rows(values: Array, name: str) -> Tensor:
-    """float32 [N, D], every value finite or NaN (missing).
+def table_rows(values: Array, name: str, copy: bool = True) -> Tensor:
+    """float32 [N, D], every value finite or NaN (missing); without ``copy`` float32 may share its memory.
 
     Raises:
         UserError: not two dimensions, or an infinite value; the message names row and column.
@@ -68,10 +69,13 @@ def table_rows(values: Array, name: str) -> Tensor:
     if values.ndim != 2:
         raise UserError(f"its shape is {values.shape}, not [rows, features]", "Reshape it like X.", name)
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
-        table = np.array(values, dtype=np.float32)
-    bad = np.argwhere(np.isinf(table))
-    if len(bad):
-        row, column = (int(k) for k in bad[0])
+        shared = not copy and values.dtype == np.float32 and values.flags.writeable
+        table = values if shared else np.array(values, dtype=np.float32)
+    for start in range(0, len(table), PIECE):
+        bad = np.argwhere(np.isinf(table[start : start + PIECE]))
+        if not len(bad):
+            continue
+        row, column = start + int(bad[0][0]), int(bad[0][1])
         raise UserError(
             f"row {row}, column {column} is {values[row, column]}, not a finite float32 number",
             "Fill or remove such values.",
@@ -98,9 +102,22 @@ def planes(values: Array, name: str, channels_first: bool) -> Array:
     return values.transpose(0, 3, 1, 2)
 
 
-def pixels(stacks: Mapping[str, Array], notes: list[str]) -> dict[str, Tensor]:
-    """uint8 tensors; all arrays must be on one scale."""
+def pixels(stacks: Mapping[str, Array], notes: list[str], white: int = 0, copy: bool = True) -> dict[str, Tensor]:
+    """uint8 tensors; all arrays must be on one scale.
+
+    Args:
+        white: 1 or 255 where it is known what white is in floats; 0: the values tell.
+        copy: False: uint8 arrays may share their memory with the tensors.
+
+    Raises:
+        UserError: values outside 0..255, or scales that differ.
+    """
     scales = {name: _scale(values, name) for name, values in stacks.items()}
+    for name, values in stacks.items():
+        if white and values.dtype.kind == "f":
+            if scales[name] > white:
+                raise UserError(f"it is on the scale 0..{scales[name]}, not 0..{white}", "Bring it to that.", name)
+            scales[name] = white
     known = {name: scale for name, scale in scales.items() if scale}
     if len(set(known.values())) > 1:
         (one, a), (other, b) = next(iter(known.items())), list(known.items())[-1]
@@ -109,12 +126,16 @@ def pixels(stacks: Mapping[str, Array], notes: list[str]) -> dict[str, Tensor]:
     high = max(float(values.max()) for values in stacks.values())
     if scale == 255 and 0 < high <= 64:
         notes.append(f"the images' highest value is {high:g} of 255: is 0..255 their scale?")
-    return {name: _bytes(values, scale) for name, values in stacks.items()}
+    return {name: _bytes(values, scale, copy) for name, values in stacks.items()}
 
 
-def _bytes(values: Array, scale: int) -> Tensor:
+def _bytes(values: Array, scale: int, copy: bool) -> Tensor:
     if values.dtype == np.uint8:
-        return torch.from_numpy(np.array(values, order="C"))
+        return (
+            torch.from_numpy(values)
+            if not copy and values.flags.writeable
+            else torch.from_numpy(np.array(values, order="C"))
+        )
     return torch.from_numpy(np.rint(values * (255.0 / scale)).astype(np.uint8, order="C"))
 
 
