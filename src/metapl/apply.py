@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metapl.config import RunConfig
+from metapl.data.chunks import rows_at_once
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
 from metapl.data.sources import SOURCES, open_source
 from metapl.device import pick_device
@@ -23,6 +24,7 @@ from metapl.evaluate import evaluate, judge
 from metapl.files import write_json
 from metapl.predict import (
     CHUNK,
+    VALUES,
     Problem,
     image_files,
     image_shape,
@@ -100,7 +102,7 @@ def judge_folder(predictor: Predictor, root: Path) -> tuple[dict[str, Any], list
     parts, truth, problems = list[Tensor](), list[int](), list[Problem]()
     for folder in folders:
         files = image_files(folder)
-        while chunk := list(islice(files, CHUNK)):
+        while chunk := list(islice(files, rows_at_once(shape, CHUNK, VALUES))):
             images = [(f"{clean(folder.name)}/{i}", file) for i, file, why in chunk if not why]
             problems += [(f"{clean(folder.name)}/{i}", why) for i, _, why in chunk if why]
             judged = judge_images(predictor, images, shape, [])

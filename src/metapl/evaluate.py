@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.chunks import rows_at_once
 from metapl.errors import UserError
 from metapl.saved import Predictor
 from metapl.types import Source
 
-ROWS = 4096  # raw rows in memory at a time
+ROWS, VALUES = 4096, 2**28  # raw rows in memory at a time, and numbers in them
 
 
 def probabilities(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Tensor:
     """[n, C] probabilities of the rows at ``index``."""
-    parts = [predictor.probabilities(source.rows(index[i : i + ROWS])) for i in range(0, len(index), ROWS)]
+    step = rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    parts = [predictor.probabilities(source.rows(index[i : i + step])) for i in range(0, len(index), step)]
     return torch.cat(parts) if parts else torch.zeros(0, len(predictor.class_names))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.chunks import rows_at_once
 from metapl.data.images import SUFFIXES, Unreadable, decode_many
 from metapl.data.scan import clean, exists, shown
 from metapl.errors import UserError
@@ -25,6 +26,7 @@ from metapl.types import Source
 
 CHUNK = 256  # images decoded and judged at a time
 ROWS = 4096  # rows of a source at a time
+VALUES = 2**26  # numbers in either, at most
 Problem = tuple[str, str]
 
 
@@ -70,9 +72,10 @@ def predict_source(
         UserError: the rows do not have the shape that the model was trained on.
     """
     index = np.arange(len(source.ids)) if index is None else index
-    for start in range(0, len(index), ROWS):
+    step = rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    for start in range(0, len(index), step):
         known = len(source.problems)
-        rows = source.readable(index[start : start + ROWS])
+        rows = source.readable(index[start : start + step])
         p = predictor.probabilities(source.rows(rows)) if len(rows) else nothing(predictor)
         ids = tuple(source.ids[k] for k in rows.tolist())
         yield Predictions(ids, _names(predictor, p), p, tuple(source.problems[known:]))
@@ -93,7 +96,8 @@ def write_predictions(chunks: Iterable[Predictions], file: Any) -> tuple[int, li
 
 def _folder_chunks(predictor: Predictor, path: Path, shape: tuple[int, int, int]) -> Iterator[Predictions]:
     found, files = 0, image_files(path)
-    while chunk := list(islice(files, CHUNK)):
+    count = rows_at_once(shape, CHUNK, VALUES)
+    while chunk := list(islice(files, count)):
         images = [(row_id, file) for row_id, file, why in chunk if not why]
         found += len(images)
         yield judge_images(predictor, images, shape, [(row_id, why) for row_id, _, why in chunk if why])
@@ -137,7 +141,8 @@ def judge_images(
 ) -> Predictions:
     """Decode and judge one chunk."""
     ids, rows = list[str](), list[Tensor]()
-    for (row_id, _), result in zip(images, decode_many([file for _, file in images], shape), strict=True):
+    decoded = decode_many([file for _, file in images], shape, resize=predictor.preprocessing.resize)
+    for (row_id, _), result in zip(images, decoded, strict=True):
         if isinstance(result, Unreadable):
             problems.append((row_id, str(result)))
         else:

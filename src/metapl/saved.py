@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from metapl._version import __version__
+from metapl.data.chunks import rows_at_once
 from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dict
 from metapl.data.views import ViewConfig, make_views
 from metapl.errors import UserError
@@ -22,7 +23,7 @@ from metapl.models import Factory, as_factory, build_given, build_model
 from metapl.models.combined import PLAIN, assemble, describe
 from metapl.types import Preprocessing
 
-CHUNK = 256  # rows per forward
+CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Predictor:
             raise UserError(f"rows have the shape {got}, the model was trained on {wanted}", "Use rows of that shape.")
         views, was_training = make_views(ViewConfig(), self.preprocessing), self.model.training
         self.model.eval()
-        chunks = [self.model(views.plain(chunk.to(self.device))) for chunk in torch.split(rows, CHUNK)]
+        size = rows_at_once(rows.shape[1:], CHUNK, VALUES)
+        chunks = [self.model(views.plain(chunk.to(self.device))) for chunk in torch.split(rows, size)]
         self.model.train(was_training)
         logits = torch.cat(chunks) if chunks else torch.zeros(0, len(self.class_names))
         return torch.softmax(logits.float(), dim=-1).cpu()

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 Kind = Literal["image", "table", "text"]
 View = Literal["weak", "strong"]
+Resize = Literal["cover", "stretch", "pad"]  # how an image is brought to another shape: data/images.py
+RESIZES: tuple[Resize, ...] = ("cover", "stretch", "pad")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Source(Protocol):
         is_test: [N] bool, True for rows that the data set itself sets aside for testing.
         problems: (id, reason) of every row that could not be read and was left out.
         notes: what a user should know about how the rows were read.
+
+    A source may offer more: ``held()``, all rows but test rows in one CPU tensor; ``lazy``, True where reading a row
+    costs time, and then ``prefetch``, the steps to read ahead; for images ``resize``, as in ``Preprocessing``.
     """
 
     name: str
@@ -141,6 +146,7 @@ class Preprocessing:
         missing: tables: positions of the columns of numbers in which training rows lacked a value; each becomes one
             more input that says so.
         tokens: as in ``Source``.
+        resize: images: how they were brought to ``shape``, and new ones are.
     """
 
     kind: Kind
@@ -150,6 +156,7 @@ class Preprocessing:
     columns: tuple[Column, ...] = ()
     missing: tuple[int, ...] = ()
     tokens: Tokens | None = None
+    resize: Resize = "cover"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -155,7 +155,9 @@ def test_predict_streams(call: Call, data: Path, tree_run: Path, monkeypatch: py
 
     decode = predict.decode_many
     monkeypatch.setattr(predict, "CHUNK", 3)
-    monkeypatch.setattr(predict, "decode_many", lambda paths, shape: (seen.append(len(paths)), decode(paths, shape))[1])
+    monkeypatch.setattr(
+        predict, "decode_many", lambda paths, *a, **k: (seen.append(len(paths)), decode(paths, *a, **k))[1]
+    )
     pieces = table(call("predict", tree_run, data / "new").out)
     assert seen == [3] * 6 + [2]
     for a, b in zip(table(whole), pieces, strict=True):

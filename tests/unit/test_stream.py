@@ -22,6 +22,7 @@ from metapl.data import (
     make_views,
 )
 from metapl.data.digits import open_digits
+from metapl.data.raw_rows import HeldRows
 from metapl.errors import UserError
 from metapl.types import SemiBatch, Split
 
@@ -192,7 +193,8 @@ def test_held_rows_are_not_copied_and_give_the_same_batches() -> None:
     source, spy = numbered(50), numbered(50, Spy)
     split = make_split(source, SplitConfig(labels=5, validation=2), 0)
     held, gathered = (Stream(s, split, BatchConfig(8, 16), NoisyViews(), 0) for s in (source, spy))
-    assert held._data.data_ptr() == source.data.data_ptr()
+    assert isinstance(held._rows, HeldRows)
+    assert held._rows.data.data_ptr() == source.data.data_ptr()
     for t in range(10):
         assert_equal(held(t, BOTH), gathered(t, BOTH))
 

@@ -9,8 +9,8 @@ import numpy as np
 from metapl.data.image_options import ImageOptions
 from metapl.data.image_source import ImageSource
 from metapl.data.image_store import Known
-from metapl.data.images import Resize
 from metapl.data.scan import clean, scan, shown
+from metapl.types import Resize
 
 
 class FolderSource(ImageSource):

@@ -6,8 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 
-from metapl.data.images import AUTO_SIDE, RESIZES, Resize
+from metapl.data.images import AUTO_SIDE
 from metapl.errors import UserError, nearest
+from metapl.types import RESIZES, Resize
 
 SIDES = range(4, 2049)
 GIB = 2**30

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from metapl.types import Resize
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 50_000_000
@@ -42,8 +44,6 @@ _TURNS = {
 }
 _ORIENTATION = 0x0112
 Stored = str | Path | bytes  # a file, or what stands in one
-Resize = Literal["cover", "stretch", "pad"]
-RESIZES: tuple[Resize, ...] = ("cover", "stretch", "pad")
 PAD_LEVEL = 128  # grey level beside an image that was made to fit
 _IN_MEMORY = 32 * 2**20  # files up to this size are read in one go, so that pixels and digest cost one opening
 

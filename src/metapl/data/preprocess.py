@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.chunks import rows_at_once
+from metapl.data.seeds import generator
 from metapl.errors import UserError
-from metapl.types import Column, Preprocessing, Source, Tokens
+from metapl.types import RESIZES, Column, Preprocessing, Resize, Source, Tokens
 
 Array = np.ndarray[Any, Any]
-CHUNK = 4096  # rows at a time: keeps float64 copies of a large data set out of memory
+CHUNK, VALUES = 4096, 2**25  # rows at a time, and numbers: keeps float64 copies of a large data set out of memory
+SAMPLE = 10_000  # rows that are looked at where each has to be decoded
 IMAGE_FLOOR = 1.0 / 255.0  # one grey level
 TABLE_FLOOR = 1e-6  # of the feature's size: below it a float32 column is constant but for rounding
 
@@ -24,6 +27,7 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
 
     Images: per channel, on the 0..1 scale, std at least one grey level. Tables: per column, over the values that are
     there; a constant column gets std 1, so that it becomes 0 and stays finite. Categories and texts: nothing to fit.
+    Of a source that is ``lazy`` at most 10,000 of the rows are read, the same ones whenever the rows are the same.
 
     Raises:
         ValueError: ``index`` is empty.
@@ -31,22 +35,27 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     index = np.unique(np.asarray(index, dtype=np.int64))
     if not len(index):
         raise ValueError("preprocessing needs at least one row")
+    if getattr(source, "lazy", False) and len(index) > SAMPLE:
+        drawn = torch.randperm(len(index), generator=generator("cpu", 0, "statistics"))[:SAMPLE]
+        index = np.sort(index[drawn.numpy()])
     shape = tuple(source.rows(index[:1]).shape[1:])
     if source.kind == "text":
         return Preprocessing("text", shape, (), (), tokens=source.tokens)
     zeros = torch.zeros(shape[0], dtype=torch.float64)
     count, total = zeros.clone(), zeros.clone()
     values = 0
-    for chunk in _columns(source, index):
+    for chunk in _columns(source, index, shape):
         values += len(chunk)
         count += (~chunk.isnan()).sum(0)
         total += chunk.nansum(0)
     mean = total / count.clamp_min(1)
     # Second pass: the one-pass formula loses the spread of a feature whose mean is large.
-    square = sum(((chunk - mean).square().nansum(0) for chunk in _columns(source, index)), zeros)
+    square = sum(((chunk - mean).square().nansum(0) for chunk in _columns(source, index, shape)), zeros)
     std = (square / count.clamp_min(1)).sqrt()
     if source.kind == "image":
-        return Preprocessing("image", shape, tuple(mean.tolist()), tuple(std.clamp_min(IMAGE_FLOOR).tolist()))
+        spread = tuple(std.clamp_min(IMAGE_FLOOR).tolist())
+        resize: Resize = getattr(source, "resize", "cover")
+        return Preprocessing("image", shape, tuple(mean.tolist()), spread, resize=resize)
     category = torch.tensor([bool(column.levels) for column in source.columns] or [False] * shape[0])
     mean = mean.masked_fill(category, 0.0)
     std = torch.where((std <= TABLE_FLOOR * mean.abs()) | category, torch.ones_like(std), std)
@@ -54,10 +63,11 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     return Preprocessing("table", shape, tuple(mean.tolist()), tuple(std.tolist()), source.columns, missing)
 
 
-def _columns(source: Source, index: Array) -> Iterator[Tensor]:
+def _columns(source: Source, index: Array, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """The rows as float64 [values, channels or columns], images on the 0..1 scale, a chunk at a time."""
-    for start in range(0, len(index), CHUNK):
-        rows = source.rows(index[start : start + CHUNK]).double()
+    step = rows_at_once(shape, CHUNK, VALUES)
+    for start in range(0, len(index), step):
+        rows = source.rows(index[start : start + step]).double()
         if source.kind == "image":
             rows = rows.permute(0, 2, 3, 1).reshape(-1, rows.shape[1]) / 255.0
         yield rows
@@ -71,6 +81,8 @@ def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
+    if preprocessing.kind == "image":
+        made["resize"] = preprocessing.resize
     if preprocessing.columns:
         made["columns"] = [{"name": c.name, "levels": list(c.levels)} for c in preprocessing.columns]
     if preprocessing.missing:
@@ -95,6 +107,7 @@ def preprocessing_from_dict(stored: Mapping[str, Any]) -> Preprocessing:
             std=tuple(float(v) for v in stored["std"]),
             columns=tuple(Column(str(c["name"]), tuple(map(str, c["levels"]))) for c in stored.get("columns", ())),
             missing=tuple(int(k) for k in stored.get("missing", ())),
+            resize=stored.get("resize", "cover"),
             tokens=None if tokens is None else Tokens(**{**tokens, "special": tuple(map(int, tokens["special"]))}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -109,6 +122,8 @@ def _sound(p: Preprocessing) -> bool:
     if p.kind == "text":
         return p.tokens is not None and p.shape == (p.tokens.length,) and not p.mean and not p.std
     if p.kind not in ("image", "table") or len(p.shape) != (3 if p.kind == "image" else 1):
+        return False
+    if p.resize not in RESIZES or (p.kind == "table" and p.resize != "cover"):
         return False
     if not p.shape[0] == len(p.mean) == len(p.std) or min(p.std) <= 0:
         return False

@@ -10,10 +10,9 @@ from metapl.data.digits import open_digits
 from metapl.data.folder import FolderSource
 from metapl.data.idx import IdxSource
 from metapl.data.image_options import ImageOptions
-from metapl.data.images import Resize
 from metapl.data.scan import exists
 from metapl.errors import UserError, nearest
-from metapl.types import Source
+from metapl.types import Resize, Source
 
 
 @dataclass(frozen=True)

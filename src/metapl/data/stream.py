@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.raw_rows import HeldRows, LazyRows, Picks
 from metapl.data.seeds import generator
 from metapl.errors import UserError
 from metapl.types import SemiBatch, Source, Split, View
 
 Array = np.ndarray[Any, Any]
-POOL_CHUNK = 512  # rows of one chunk of a pass over the pool
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ class _Order:
 class Stream:
     """Batches of a split's labelled and unlabelled rows; validation and test rows are never read.
 
-    The raw rows (uint8 or float32) are gathered once on ``device``; a source that holds its rows in one CPU tensor
-    (``held()``) is indexed in place instead when ``device`` is the CPU.
+    The raw rows are gathered once on ``device``; a source that holds its rows in one CPU tensor (``held()``) is indexed
+    in place instead when ``device`` is the CPU. Of a source that is ``lazy``, rows are read when a step needs them,
+    those of the next ``source.prefetch`` steps in the background; the batches are the same.
 
     Raises:
         UserError: a batch size is below 1, or there is no labelled row.
@@ -99,8 +100,8 @@ class Stream:
         if not len(split.labeled):
             raise UserError("there are no labelled rows to train on", "Label some rows.", source.name)
         self.views, self.seed, self.device = views, seed, torch.device(device)
-        self._data, (at_l, at_u) = _gather(source, [split.labeled, split.unlabeled], self.device)
-        self._at_l, self._at_u = at_l.to(self.device), at_u.to(self.device)
+        reader = LazyRows if getattr(source, "lazy", False) else HeldRows
+        self._rows: LazyRows | HeldRows = reader(source, split, self.device)
         self._y = torch.from_numpy(source.labels[split.labeled].astype(np.int64)).to(self.device)
         self._order_l = _Order(len(split.labeled), batch.labeled, seed, "labeled")
         self._order_u = _Order(len(split.unlabeled), batch.unlabeled, seed, "unlabeled")
@@ -112,30 +113,34 @@ class Stream:
         """
         if step < 0:
             raise ValueError(f"step must be 0 or more, not {step}")
-        pick_l = self._order_l(step).to(self.device)
-        pick_u = self._order_u(step).to(self.device)
+        pick_l, pick_u = self._order_l(step), self._order_u(step)
         if needs and not len(pick_u):
             raise UserError("there are no unlabelled rows", "Add some, or train on the labelled rows alone.")
-        raw_u = self._data[self._at_u[pick_u]] if needs else None
+        if self._rows.prefetch:
+            coming = range(step, step + 1 + self._rows.prefetch)
+            self._rows.want({(k, bool(needs)): self._picks(k, needs) for k in coming})
+        raw_l, raw_u = self._rows.take((step, bool(needs)), pick_l, pick_u if needs else None)
         weak = strong = None
         if raw_u is not None and "weak" in needs:
             weak = self.views.weak(raw_u, self._generator(step, "weak"))
         if raw_u is not None and "strong" in needs:
             strong = self.views.strong(raw_u, self._generator(step, "strong"))
-        x_l = self.views.weak(self._data[self._at_l[pick_l]], self._generator(step, "labeled"))
-        return SemiBatch(x_l=x_l, y_l=self._y[pick_l], u_weak=weak, u_strong=strong, u_index=pick_u)
+        x_l, y_l = self.views.weak(raw_l, self._generator(step, "labeled")), self._y[pick_l.to(self.device)]
+        return SemiBatch(x_l=x_l, y_l=y_l, u_weak=weak, u_strong=strong, u_index=pick_u.to(self.device))
+
+    def _picks(self, step: int, needs: frozenset[View]) -> Picks:
+        return self._order_l(step), self._order_u(step) if needs else None
 
     @property
     def pool_size(self) -> int:
         """Number of unlabelled rows."""
-        return len(self._at_u)
+        return self._order_u.count
 
     def pool(
         self, view: Literal["plain", "weak", "strong"] = "plain", draw: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Every unlabelled row once, in order: chunks of (positions, that view of the rows); see ``types.Pool``."""
-        for chunk, positions in enumerate(torch.split(torch.arange(self.pool_size, device=self.device), POOL_CHUNK)):
-            raw = self._data[self._at_u[positions]]
+        for chunk, (positions, raw) in enumerate(self._rows.pool(self.pool_size)):
             if view == "plain":
                 yield positions, self.views.plain(raw)
             else:
@@ -144,18 +149,7 @@ class Stream:
 
     def plain(self, positions: Tensor) -> Tensor:
         """The unlabelled rows at ``positions`` (int64, as in ``SemiBatch.u_index``), normalised, no view drawn."""
-        return self.views.plain(self._data[self._at_u[positions.to(self.device)]])
+        return self.views.plain(self._rows.unlabeled(positions))
 
     def _generator(self, step: int, name: str) -> torch.Generator:
         return generator(self.device, self.seed, "view", name, step)
-
-
-def _gather(source: Source, parts: list[Array], device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """One tensor holding the rows of all ``parts``, each row once, and each part's positions in it."""
-    used = np.unique(np.concatenate(parts)).astype(np.int64)
-    held = getattr(source, "held", None)
-    tensor = held() if held is not None and device.type == "cpu" else None
-    if tensor is not None and len(tensor) > used[-1]:
-        return tensor, [torch.from_numpy(part.astype(np.int64)) for part in parts]
-    where = [torch.from_numpy(np.searchsorted(used, part).astype(np.int64)) for part in parts]
-    return source.rows(used).to(device), where
