@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metapl.config import RunConfig as RunConfig
     from metapl.config import make_config as make_config
     from metapl.data.arrays import from_arrays as from_arrays
+    from metapl.data.datasets import from_dataset as from_dataset
     from metapl.data.semi import SemiSupervisedDataset as SemiSupervisedDataset
     from metapl.data.sources import open_source as open_source
     from metapl.data.split import SplitConfig as SplitConfig
@@ -68,6 +69,7 @@ _HOME = {
     "filter_pseudo_labels": "metapl.pseudo_labels",
     "fit": "metapl.fit",
     "from_arrays": "metapl.data.arrays",
+    "from_dataset": "metapl.data.datasets",
     "generate_pseudo_labels": "metapl.pseudo_labels",
     "load_model": "metapl.saved",
     "make_config": "metapl.config",

@@ -226,6 +226,28 @@ def _decode(
     return Decoded(tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous(), digest, head)
 
 
+def pixels_of(image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "cover") -> Tensor:
+    """An image that is already open as uint8 [1 or 3, height, width], upright, at ``size`` (height, width).
+
+    Raises:
+        Unreadable: its file is damaged, or it holds floats outside 0..255.
+    """
+    try:
+        with quiet():
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            upright = _flat(image) if turn is None else _flat(image).transpose(turn)
+            if size is not None and upright.size != size[::-1]:
+                upright = _resized(upright, (size[1], size[0]), resize)
+            pixels = np.array(upright)
+    except Unreadable:
+        raise
+    except Exception as error:  # as in ``_opened``
+        raise Unreadable(f"truncated or damaged ({' '.join(str(error).split())})") from error
+    tensor = torch.from_numpy(pixels)
+    return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
+
+
 def _resized(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
     """The image at ``size`` (width, height)."""
     if resize == "stretch":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.types import Column, Kind, Tokens
+from metapl.types import Column, Kind, Resize, Tokens
 
 Array = np.ndarray[Any, Any]
 _FORM = {"image": (torch.uint8, 4), "table": (torch.float32, 2), "text": (torch.int32, 2)}  # type, dimensions
@@ -65,6 +65,7 @@ class MemorySource:
     notes: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     tokens: Tokens | None = None
+    resize: Resize = "cover"  # how images were brought to their shape, for new ones
     _fingerprint: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
