@@ -189,13 +189,24 @@ def _check_any(count: int, problems: list[Problem], data: str) -> None:
 
 
 def anchored(config: RunConfig) -> RunConfig:
-    """The config with its data path made absolute, so that the run can be used from any folder."""
+    """The config with its paths made absolute, so that the run can be used from any folder."""
+    changes: dict[str, Any] = {}
+    for key in ("weights", "teacher_weights"):
+        changes[key] = _absolute(path) if (path := getattr(config, key)) else ""
+    for key in ("model", "teacher_model"):
+        kind, colon, path = getattr(config, key).partition(":")
+        changes[key] = f"hf:{_absolute(path)}" if kind == "hf" and colon else getattr(config, key)
+    config = replace(config, **changes)
     name, colon, path = config.data.partition(":")
     if colon and name in SOURCES and path:
-        return replace(config, data=f"{name}:{os.path.abspath(os.path.expanduser(path))}")
+        return replace(config, data=f"{name}:{_absolute(path)}")
     if config.data not in SOURCES and os.path.isdir(os.path.expanduser(config.data)):
-        return replace(config, data=os.path.abspath(os.path.expanduser(config.data)))
+        return replace(config, data=_absolute(config.data))
     return config
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _predictions(predictor: Predictor, data: str) -> Any:

@@ -63,7 +63,11 @@ class RunConfig:
 
     data: str  # digits, idx:FOLDER, or a folder of images
     method: str = "mpl"  # a name in `metapl methods`, or package.module:Class
-    model: str = "auto"  # a name in MODELS, or package.module:function
+    model: str = "auto"  # a name in `metapl models`, or package.module:function
+    weights: str = ""  # a file of first weights for the model, all but its head: .safetensors or .pth
+    download: bool = False  # let timm and torchvision fetch first weights
+    teacher_model: str = ""  # mpl and mpl_reduced: another network for the teacher; empty = as model
+    teacher_weights: str = ""  # first weights of teacher_model
     seed: int = 0  # of the split, the weights, the batches and the views
     steps: int = 1000  # updates in the main phase
     minutes: float = 0.0  # size the steps to this many minutes on this machine; 0 = as steps says
@@ -84,6 +88,9 @@ class RunConfig:
             object.__setattr__(self, "source", replace(self.source, tokenizer=self.model))
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
+        if self.teacher_weights and not self.teacher_model:
+            remedy = "Name the network with teacher_model; without one, weights serves both."
+            raise UserError("teacher_weights is set, and teacher_model is not", remedy, "teacher_weights")
         if not 0 <= self.minutes < math.inf:
             raise UserError(f"minutes is {self.minutes}", "Give more than 0, or 0 to go by steps.", "minutes")
 

@@ -39,6 +39,7 @@ class Job:
     method: Method
     stream: Stream
     network: Factory | None = None
+    notes: tuple[str, ...] = ()  # what became of first weights
 
     @property
     def total(self) -> int:
@@ -93,25 +94,32 @@ def build_job(
     Raises:
         UserError: settings or data that cannot make a run.
     """
+    notes, asked = list[str](), list[str]()
 
-    shape, classes = preprocessing.input_shape, len(source.class_names)
-
-    def build() -> nn.Module:
-        if network is not None:
-            model = build_given(network, config.model, shape, classes).to(device)
-        else:
-            model = build_model(config.model, shape, classes, preprocessing.tokens).to(device)
-        # Convolutions run up to twice as fast in this memory layout, on CPUs too.
-        layout: dict[str, Any] = {"memory_format": torch.channels_last} if preprocessing.kind == "image" else {}
-        moved: nn.Module = model.to(**layout)
+    def build(name: str = config.model, start: str = config.weights, given: Factory | None = network) -> nn.Module:
+        classes = len(source.class_names)
+        model = _network(name, start, config.download, preprocessing, classes, device, notes, given)
         if watch is not None:
-            watch(moved)
-        return moved
+            watch(model)
+        return model
+
+    def teacher() -> nn.Module:
+        asked.append(config.teacher_model)
+        return build(config.teacher_model, config.teacher_weights, None)
 
     views = make_views(config.views, preprocessing)
     stream = Stream(source, split, config.batch, views, config.seed, device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
-    context = Context(build, classes, config.optim, config.steps, stream.pool_size, stream.pool, shape)
+    context = Context(
+        build_model=build,
+        num_classes=len(source.class_names),
+        optim=config.optim,
+        steps=config.steps,
+        pool_size=stream.pool_size,
+        pool=stream.pool,
+        row_shape=preprocessing.input_shape,
+        build_teacher=teacher if config.teacher_model else None,
+    )
     method = method_class(config.method)(config.settings, context)
     if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):
         raise UserError(
@@ -119,7 +127,33 @@ def build_job(
             "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
             config.method,
         )
-    return Job(config, folder, source, split, preprocessing, device, method, stream, network)
+    if config.teacher_model and not asked:
+        notes.append(f"{config.method} has no teacher network of its own: teacher_model is not used")
+    return Job(
+        config, folder, source, split, preprocessing, device, method, stream, network, tuple(dict.fromkeys(notes))
+    )
+
+
+def _network(
+    name: str,
+    start: str,
+    download: bool,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    device: torch.device,
+    notes: list[str],
+    given: Factory | None,
+) -> nn.Module:
+    """One fresh network on ``device``; ``notes`` is told what became of first weights."""
+    shape, tokens = preprocessing.input_shape, preprocessing.tokens
+    if given is not None:
+        model = build_given(given, name, shape, num_classes, tokens, start=start, notes=notes)
+    else:
+        model = build_model(name, shape, num_classes, tokens, start=start, download=download, notes=notes)
+    # Convolutions run up to twice as fast in this memory layout, on CPUs too.
+    layout: dict[str, Any] = {"memory_format": torch.channels_last} if preprocessing.kind == "image" else {}
+    moved: nn.Module = model.to(device).to(**layout)
+    return moved
 
 
 def due(done: int, every: int, total: int) -> bool:

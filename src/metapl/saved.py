@@ -19,7 +19,7 @@ from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dic
 from metapl.data.views import ViewConfig, make_views
 from metapl.errors import UserError
 from metapl.files import sync_file, write_json
-from metapl.models import Factory, as_factory, build_given, build_model
+from metapl.models import Factory, architecture, as_factory, build_given, rebuild
 from metapl.models.combined import PLAIN, assemble, describe
 from metapl.types import Preprocessing
 
@@ -62,6 +62,7 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
         "class_names": list(predictor.class_names),
         "preprocessing": preprocessing_to_dict(predictor.preprocessing),
         **({} if (combine := describe(predictor.model)) == PLAIN else {"combine": combine}),
+        **({} if (made := architecture(predictor.model)) is None else {"architecture": made}),
         **card,
     }
     write_json(folder / "model.json", facts)
@@ -83,9 +84,9 @@ def load_model(
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
         shape = preprocessing.input_shape
-        build = partial(build_model, card["model"], shape, len(names), preprocessing.tokens)
+        build = partial(rebuild, card["model"], shape, len(names), preprocessing.tokens, card.get("architecture"))
         if network is not None:
-            build = partial(build_given, as_factory(network), card["model"], shape, len(names))
+            build = partial(build_given, as_factory(network), card["model"], shape, len(names), preprocessing.tokens)
         model = assemble(card.get("combine", PLAIN), build, shape)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     except FileNotFoundError as error:

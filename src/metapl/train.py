@@ -101,7 +101,7 @@ def start(
     with own_generator(device):
         job = build_job(config, Path(), source, split, preprocessing, device, network=network)  # before any writing
         with progress:
-            for note in [*source.notes, *split.notes]:
+            for note in [*source.notes, *split.notes, *job.notes]:
                 progress.note(note)
             if config.minutes:
                 config = _sized(job, progress)

@@ -191,6 +191,7 @@ class Context:
         pool_size: number of unlabelled rows; ``SemiBatch.u_index`` is below it.
         pool: passes over these rows; None where there is no data behind the method (some unit tests).
         row_shape: one row's shape as networks see it: [channels, height, width] or [features]; () where not known.
+        build_teacher: as ``build_model``, for a method's teacher where that is another network; None = as the others.
     """
 
     build_model: Callable[[], nn.Module]
@@ -200,6 +201,7 @@ class Context:
     pool_size: int = 0
     pool: Pool | None = None
     row_shape: tuple[int, ...] = ()
+    build_teacher: Callable[[], nn.Module] | None = None
 
 
 class Method(Protocol):

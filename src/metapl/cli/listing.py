@@ -45,10 +45,11 @@ def models(json: Json = None, debug: Debug = False) -> None:
     Example:
       metapl train photos --model convnet
     """
-    from metapl.models import MODELS
+    from metapl.models import ADAPTERS, MODELS
 
     show.check_json(json)
     lines = {n: entry.about for n, entry in MODELS.items()}
     lines["auto"] = "the default: mlp for feature rows, else small_cnn; wrn-28-2 above 32 pixels if there is a GPU"
+    lines |= {f"{kind}:{'FOLDER' if kind == 'hf' else 'NAME'}": about for kind, about in ADAPTERS.items()}
     lines["package.module:function"] = "your own: called with shape=(channels, height, width), num_classes=C"
     show.give(lines, json, show.table(("model", "what it is"), lines.items()))

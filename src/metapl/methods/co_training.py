@@ -12,6 +12,7 @@ The result is the mean of both nets' probabilities. ``views: features`` gives ea
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +58,11 @@ class CoTraining:
         models = [context.build_model(), context.build_model()]
         if config.views == "features":
             models = [Masked(m, half) for m, half in zip(models, _halves(context.row_shape, models[0]))]
+        elif all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters())):
+            warnings.warn(
+                "both networks of co_training start from the same weights: they can teach each other nothing",
+                stacklevel=2,
+            )
         self.net, self.second = (Learner(m, context.optim, context.steps) for m in models)
         selects = config.threshold <= 1 if config.select == "threshold" else config.share > 0
         self.active = config.weight > 0 and selects  # else two supervised trainings, exactly

@@ -76,7 +76,7 @@ class MPL:
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.steps, self.extra_steps = config, context.steps, config.finetune_steps
         teacher_optim = replace(context.optim, lr=config.teacher_lr or context.optim.lr)
-        self.teacher = Learner(context.build_model(), teacher_optim, context.steps)
+        self.teacher = Learner((context.build_teacher or context.build_model)(), teacher_optim, context.steps)
         # The student learns from strong views only and is judged on plain rows: hence statistics of its own.
         self.student = Learner(context.build_model(), context.optim, context.steps, own_statistics=True)
         self.finetuned: nn.Module | None = None

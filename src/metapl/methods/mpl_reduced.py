@@ -81,7 +81,12 @@ class ReducedMPL:
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context, self.extra_steps = config, context, config.finetune_steps
         self.switch = max(1, round(config.teacher_share * context.steps))
-        self._begin(context.build_model(), student=False)
+        if context.build_teacher and self.switch >= context.steps:
+            remedy = "Lower mpl_reduced.teacher_share, or leave teacher_model out."
+            raise UserError(
+                "there are no steps for a student, and the teacher is another network", remedy, "mpl_reduced"
+            )
+        self._begin(self._teacher(), student=False)
         self.calibrator: Learner | None = None  # without feedback there is nothing to calibrate by
         if config.feedback != "none" and config.feedback_weight > 0:
             small = Calibrator(context.num_classes, config.calibrator_units).to(_device(self.net.model))
@@ -90,6 +95,9 @@ class ReducedMPL:
         self.log_p: Tensor | None = None  # [N, C]; None = the teacher is still trained
         self.finetuned: nn.Module | None = None
         self.uda_active = config.uda_weight > 0 and config.uda_threshold <= 1
+
+    def _teacher(self) -> nn.Module:
+        return (self.context.build_teacher or self.context.build_model)()
 
     def _begin(self, model: nn.Module, student: bool) -> None:
         length = self.context.steps - self.switch if student else self.switch
@@ -167,7 +175,9 @@ class ReducedMPL:
         return state if self.finetuned is None else {**state, "finetuned": self.finetuned.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._begin(self.net.model, student="log_p" in state)
+        student = "log_p" in state
+        del self.net
+        self._begin(self.context.build_model() if student else self._teacher(), student)
         self.net.load_state_dict(state["net"])
         if self.calibrator:
             self.calibrator.load_state_dict(state["calibrator"])

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import importlib
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from metapl.errors import UserError, nearest
+from metapl.models import huggingface, own, vision, weights
 from metapl.models.convnet import ConvNet as ConvNet
 from metapl.models.mlp import MLP as MLP
+from metapl.models.own import GIVEN as GIVEN
+from metapl.models.own import Factory as Factory
+from metapl.models.own import as_factory as as_factory
+from metapl.models.own import given_name as given_name
 from metapl.models.small_cnn import SmallCNN as SmallCNN
 from metapl.models.wide_resnet import WideResNet as WideResNet
 from metapl.types import Tokens
 
 Shape = tuple[int, ...]
-Factory = Callable[..., nn.Module]
-"""Makes a fresh network when called as ``factory(shape=..., num_classes=...)``."""
-GIVEN = "given:"  # begins the name of a network that was given as an object, which no name can bring back
 
 
 @dataclass(frozen=True)
@@ -48,94 +48,152 @@ def auto_name(shape: Shape, tokens: Tokens | None = None) -> str:
     return "wrn-28-2" if max(shape[1:]) > 32 and torch.cuda.is_available() else "small_cnn"
 
 
-def build_model(name: str, shape: Shape, num_classes: int, tokens: Tokens | None = None) -> nn.Module:
+ADAPTERS = {
+    "timm": "any of timm's networks by its name there, such as timm:resnet18 (extra: vision)",
+    "torchvision": "any of torchvision's classifiers, such as torchvision:resnet18 (extra: vision)",
+    "hf": "a network of transformers in a folder on this machine, with its weights: hf:FOLDER (extra: text)",
+}
+
+
+def build_model(
+    name: str,
+    shape: Shape,
+    num_classes: int,
+    tokens: Tokens | None = None,
+    *,
+    start: str = "",
+    download: bool = False,
+    architecture: Mapping[str, Any] | None = None,
+    notes: list[str] | None = None,
+) -> nn.Module:
     """A fresh network for rows of ``shape`` and ``num_classes`` classes.
 
     Args:
-        name: ``auto``, a name in MODELS, or ``package.module:function`` called as
-            ``function(shape=..., num_classes=...)``.
+        name: ``auto``, a name in MODELS, ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, or
+            ``package.module:function`` called as ``function(shape=..., num_classes=...)``.
         shape: one row as the network sees it: [channels, height, width], [features] or, for texts, [length].
         tokens: for texts, how ids were made.
+        start: a file of first weights for all but the head.
+        download: let timm or torchvision fetch weights.
+        architecture: how an ``hf:`` network was built, for one whose weights are about to be loaded: see ``rebuild``.
+        notes: is told what became of first weights.
 
     Raises:
-        UserError: unknown name, a factory that cannot be imported or gives no ``nn.Module``, or one whose logits
-            are not [B, num_classes].
+        UserError: unknown name, a factory that cannot be imported or gives no ``nn.Module``, weights that do not fit,
+            or a network that does not take these rows or whose logits are not [B, num_classes].
     """
-    if name.startswith(GIVEN):
-        what = f"the network '{name.removeprefix(GIVEN)}' was given as a Python object, which is not stored"
-        raise UserError(what, "Give it again as network=..., from Python.", "model")
-    if ":" in name:
-        return _checked(_call(_factory(name), name, shape, num_classes), name, shape, num_classes)
-    name = auto_name(shape, tokens) if name == "auto" else name
-    if name not in MODELS:
-        raise UserError(f"unknown model '{name}'", f"{nearest(name, MODELS)} Or give package.module:function.", "model")
-    if MODELS[name].images_only and len(shape) != 3:
-        raise UserError(f"model '{name}' takes images, these rows have the shape {list(shape)}", "Use mlp.", "model")
-    return MODELS[name].build(shape, num_classes)
+    model = _built(name, shape, num_classes, tokens, download, architecture, notes)
+    return _started(model, num_classes, start, notes)
 
 
-def as_factory(model: nn.Module | Factory) -> Factory:
-    """What makes a run's networks out of one network (each is a copy of it, weights included) or a factory.
-
-    Raises:
-        UserError: it is neither.
-    """
-    if isinstance(model, nn.Module):
-        return lambda shape, num_classes: copy.deepcopy(model)
-    if not callable(model):
-        raise UserError(f"model is a {type(model).__name__}", "Give a name, an nn.Module, or a factory.", "model")
-    return model
-
-
-def given_name(model: nn.Module | Factory) -> str:
-    """A name for a network that was given as an object; ``package.module:function`` where that brings it back."""
-    if isinstance(model, nn.Module):
-        return f"{GIVEN}{type(model).__name__}"
-    module, name = getattr(model, "__module__", ""), getattr(model, "__qualname__", type(model).__name__)
-    found = getattr(sys.modules.get(module), name, None)
-    return f"{module}:{name}" if found is model and module != "__main__" else f"{GIVEN}{name}"
-
-
-def build_given(factory: Factory, name: str, shape: Shape, num_classes: int) -> nn.Module:
+def build_given(
+    factory: Factory,
+    name: str,
+    shape: Shape,
+    num_classes: int,
+    tokens: Tokens | None = None,
+    *,
+    start: str = "",
+    notes: list[str] | None = None,
+) -> nn.Module:
     """A fresh network from ``factory``, checked like one of ``build_model``'s; ``name`` is for messages.
 
     Raises:
         UserError: see ``build_model``.
     """
-    return _checked(_call(factory, name, shape, num_classes), name.removeprefix(GIVEN), shape, num_classes)
+    name = name.removeprefix(GIVEN)
+    model = _checked(own.call(factory, name, shape, num_classes), name, shape, num_classes, tokens)
+    return _started(model, num_classes, start, notes)
 
 
-def _factory(name: str) -> Callable[..., nn.Module]:
-    module, _, function = name.partition(":")
-    try:
-        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"
-        remedy = "Give package.module:function, importable from here (is PYTHONPATH set?)."
-        raise UserError(f"cannot import '{name}' ({error})", remedy, "model") from error
-    if not callable(factory):
-        raise UserError(f"'{name}' is a {type(factory).__name__}, not a function", "Give a factory.", "model")
-    return factory
+def _started(model: nn.Module, num_classes: int, start: str, notes: list[str] | None) -> nn.Module:
+    """``model`` with the weights of the file ``start``, if there is one."""
+    if start:
+        told = weights.load_body(model, weights.read_weights(start), num_classes, start)
+        if notes is not None:
+            notes += told
+    return model
 
 
-def _call(factory: Factory, name: str, shape: Shape, num_classes: int) -> object:
-    try:
-        return factory(shape=shape, num_classes=num_classes)
-    except TypeError as error:
-        remedy = "It is called as function(shape=..., num_classes=...)."
-        raise UserError(f"'{name}' cannot be called ({error})", remedy, "model") from error
+def rebuild(
+    name: str, shape: Shape, num_classes: int, tokens: Tokens | None, architecture: Mapping[str, Any] | None
+) -> nn.Module:
+    """The network that ``build_model`` gave, for weights about to be loaded: no folder of weights is needed."""
+    return build_model(name, shape, num_classes, tokens, architecture=architecture)
 
 
-def _checked(model: object, name: str, shape: Shape, num_classes: int) -> nn.Module:
+def architecture(model: nn.Module) -> dict[str, Any] | None:
+    """What ``build_model`` needs beside the name to build such a network without its folder; None for most."""
+    found = next((m for m in model.modules() if isinstance(m, huggingface.HFClassifier)), None)
+    return None if found is None else found.architecture
+
+
+def _built(
+    name: str,
+    shape: Shape,
+    num_classes: int,
+    tokens: Tokens | None,
+    download: bool,
+    stored: Mapping[str, Any] | None,
+    notes: list[str] | None,
+) -> nn.Module:
+    kind, colon, rest = name.partition(":")
+    if name.startswith(GIVEN):
+        what = f"the network '{rest}' was given as a Python object, which is not stored"
+        raise UserError(what, "Give it again as network=..., from Python.", "model")
+    if kind in ("timm", "torchvision") and colon:
+        if len(shape) != 3:
+            raise UserError(f"'{name}' takes images, these rows have the shape {list(shape)}", "Use mlp.", "model")
+        build = vision.build_timm if kind == "timm" else vision.build_torchvision
+        return _checked(build(rest, shape, num_classes, download), name, shape, num_classes)
+    if kind == "hf" and colon:
+        if download:
+            raise UserError("download does not go with an hf: network", "Its weights come from the folder.", "download")
+        if len(shape) != 3 and tokens is None:
+            raise UserError("an hf: network takes images or texts, these rows are a table", "Use mlp.", "model")
+        return _checked(
+            huggingface.build_hf(rest, shape, num_classes, tokens, stored, notes), name, shape, num_classes, tokens
+        )
+    if download:
+        raise UserError(f"nothing can be downloaded for '{name}'", "Use timm:NAME or torchvision:NAME.", "download")
+    if colon:
+        return _checked(own.call(own.imported(name), name, shape, num_classes), name, shape, num_classes, tokens)
+    return _by_name(auto_name(shape, tokens) if name == "auto" else name, shape, num_classes)
+
+
+def _by_name(name: str, shape: Shape, num_classes: int) -> nn.Module:
+    if name not in MODELS:
+        others = f"Or give {', '.join(f'{kind}:...' for kind in ADAPTERS)} or package.module:function."
+        raise UserError(f"unknown model '{name}'", f"{nearest(name, MODELS)} {others}", "model")
+    if MODELS[name].images_only and len(shape) != 3:
+        raise UserError(f"model '{name}' takes images, these rows have the shape {list(shape)}", "Use mlp.", "model")
+    return MODELS[name].build(shape, num_classes)
+
+
+def _checked(model: object, name: str, shape: Shape, num_classes: int, tokens: Tokens | None = None) -> nn.Module:
+    """The network in the mode it came in, after two rows of zeros (texts: hidden tokens) have gone through it."""
     if not isinstance(model, nn.Module):
         raise UserError(f"'{name}' gave a {type(model).__name__}, not an nn.Module", "", "model")
-    training = model.training
+    modes = [(m, m.training) for m in model.modules()]
+    parameter = next(model.parameters(), torch.zeros(()))
+    x = torch.zeros(2, *shape, device=parameter.device)
+    x = x if tokens is None else torch.full_like(x, tokens.mask, dtype=torch.int64)
     try:
         with torch.no_grad():
-            out = model.eval()(torch.zeros(2, *shape))
-    except (RuntimeError, ValueError, TypeError) as error:
-        remedy = f"It is called with a float batch of shape [B, {', '.join(map(str, shape))}]."
-        raise UserError(f"'{name}' cannot take these rows ({error})", remedy, "model") from error
+            out = model.eval()(x)
+    except (AssertionError, IndexError, RuntimeError, ValueError, TypeError) as error:
+        kind = "float batch" if tokens is None else "batch of int64 ids"
+        remedy = f"It is called with a {kind} of shape [B, {', '.join(map(str, shape))}]."
+        remedy += " Set source.image_size for other images." if len(shape) == 3 else ""
+        raise UserError(f"'{name}' cannot take these rows ({_line(error)})", remedy, "model") from error
+    finally:
+        for module, training in modes:
+            module.training = training
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != (2, num_classes):
         got = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise UserError(f"'{name}' gives {got} for 2 rows", f"It must give logits [2, {num_classes}].", "model")
-    return model.train(training)
+    return model
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

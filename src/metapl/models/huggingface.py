@@ -1,0 +1,198 @@
+"""Networks of transformers from a folder on this machine: config.json and safetensors, no code from the folder."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metapl.errors import UserError
+from metapl.models.vision import library
+from metapl.types import Tokens
+
+Shape = tuple[int, ...]
+INSTALL = 'Install it: pip install "metapl[text]".'
+
+
+class HFClassifier(nn.Module):
+    """A classifier of transformers as a plain network.
+
+    Args:
+        model: gives an output with ``logits``.
+        pad: texts: the id of padding, which the attention does not see; None for images.
+    """
+
+    def __init__(self, model: nn.Module, pad: int | None = None) -> None:
+        super().__init__()
+        self.model, self.pad = model, pad
+        self.sized = pad is None and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What makes the same network again without the folder: its config, as JSON holds it."""
+        made: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))  # type: ignore[union-attr, operator]
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, channels, height, width] or ids [B, length]."""
+        logits: Tensor = self.model(**inputs(self, x)).logits
+        return logits
+
+
+def inputs(wrapper: Any, x: Tensor) -> dict[str, Any]:
+    """The keywords that ``wrapper.model`` is called with for rows ``x``."""
+    config = wrapper.model.config
+    if wrapper.pad is not None:
+        ids = x.long()
+        return {"input_ids": ids, "attention_mask": (ids != wrapper.pad).long()}
+    channels = getattr(config, "num_channels", x.shape[1])
+    if x.shape[1] == 1 and channels == 3:  # a grey image as RGB
+        x = x.expand(-1, 3, -1, -1)
+    own = getattr(config, "image_size", None)
+    own = (own, own) if isinstance(own, int) else own
+    other = wrapper.sized and own is not None and tuple(own) != tuple(x.shape[2:])
+    return {"pixel_values": x, **({"interpolate_pos_encoding": True} if other else {})}
+
+
+def build_hf(
+    folder: str,
+    shape: Shape,
+    num_classes: int,
+    tokens: Tokens | None,
+    architecture: Mapping[str, Any] | None = None,
+    notes: list[str] | None = None,
+) -> nn.Module:
+    """The classifier in ``folder`` with a head for ``num_classes``, its body with the folder's weights.
+
+    Args:
+        architecture: what ``HFClassifier.architecture`` gave: then nothing is read from the folder, weights are random.
+        notes: is told which weights are new.
+
+    Raises:
+        UserError: not installed, no such folder, no classifier of that kind, or a text model for images.
+    """
+    transformers = library("transformers", INSTALL)
+    kind = "AutoModelForImageClassification" if tokens is None else "AutoModelForSequenceClassification"
+    auto = getattr(transformers, kind)
+    with quiet(transformers):
+        if architecture is not None:
+            config = transformers.AutoConfig.for_model(**architecture)
+            model = auto.from_config(config)
+        else:
+            path = model_folder(folder)
+            check_kind(read_config(path), tokens, path)
+            config = {"num_labels": num_classes, "ignore_mismatched_sizes": True, "output_loading_info": True}
+            model, info = _loaded(auto, path, **config)
+            new = sorted({str(k) for k in info["missing_keys"]} | {str(k[0]) for k in info["mismatched_keys"]})
+            if notes is not None and new:
+                notes.append(f"{folder}: new weights for {', '.join(new[:4])}{' ...' * (len(new) > 4)}")
+    check_length(model.config, tokens)
+    return HFClassifier(model.float(), None if tokens is None else tokens.pad)
+
+
+def _loaded(auto: Any, path: Path, **options: Any) -> Any:
+    """``from_pretrained`` that stays on this machine, reads no pickle and runs no code of the folder's.
+
+    Raises:
+        UserError: whatever it finds wrong.
+    """
+    safe = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        return auto.from_pretrained(str(path), **safe, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        remedy = "It must hold config.json and model.safetensors, as save_pretrained writes them."
+        raise UserError(f"the network cannot be loaded ({reason})", remedy, str(path)) from error
+
+
+def load_base(path: Path) -> nn.Module:
+    """The network in ``path`` without a head, float32.
+
+    Raises:
+        UserError: as ``build_hf``.
+    """
+    transformers = library("transformers", INSTALL)
+    with quiet(transformers):
+        model: nn.Module = _loaded(transformers.AutoModel, path)
+    return model.float()
+
+
+def model_folder(folder: str) -> Path:
+    """The folder, if it may hold a network.
+
+    Raises:
+        UserError: it does not, or is a name on a hub.
+    """
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        remedy = "Give a folder on this machine with config.json and model.safetensors; nothing is downloaded here."
+        raise UserError("this folder holds no network of transformers", remedy, f"hf:{folder}")
+    return path
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a network's folder.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"config.json cannot be read ({error})", "Copy the folder again.", str(path)) from error
+    if not isinstance(config, dict):
+        raise UserError("config.json holds no settings", "Copy the folder again.", str(path))
+    return config
+
+
+def check_kind(config: Mapping[str, Any], tokens: Tokens | None, path: Path) -> None:
+    """Texts to a text network that has its own ids, images to one for images.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    reads_text = "vocab_size" in config
+    if reads_text and tokens is None:
+        raise UserError("this network reads texts, these rows are images", "Choose one for images.", f"hf:{path}")
+    if tokens is None:
+        return
+    if not reads_text:
+        raise UserError("this network takes no texts", "Choose one for texts.", f"hf:{path}")
+    if not tokens.tokenizer.startswith("hf:"):
+        what = f"this network needs its own tokenizer, the texts were cut by '{tokens.tokenizer}'"
+        raise UserError(what, f"Set source.tokenizer=hf:{path}.", f"hf:{path}")
+
+
+def check_length(config: Any, tokens: Tokens | None) -> None:
+    """Refuse texts that are longer than the network's positions.
+
+    Raises:
+        UserError: they are.
+    """
+    most = getattr(config, "max_position_embeddings", None)
+    if tokens is not None and isinstance(most, int) and tokens.length > most:
+        raise UserError(f"texts of {tokens.length} ids, this network takes {most}", "Cut them shorter.", "model")
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """What the library says about new weights is told by us; its own lines and bars stay inside."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), getattr(log, "is_progress_bar_enabled", lambda: False)()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), torch.device("cpu"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,81 @@
+"""Networks that come from Python: a module, a factory, or the name under which a factory can be imported."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+from metapl.errors import UserError
+
+Factory = Callable[..., nn.Module]
+"""Makes a fresh network: called as ``factory(shape=..., num_classes=...)``, or with nothing where it takes nothing."""
+Shape = tuple[int, ...]
+GIVEN = "given:"  # begins the name of a network that was given as an object, which no name can bring back
+
+
+def as_factory(model: nn.Module | Factory) -> Factory:
+    """What makes a run's networks out of one network (each is a copy of it, weights included) or a factory.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(model, nn.Module):
+        return lambda shape, num_classes: copy.deepcopy(model)
+    if not callable(model):
+        raise UserError(f"model is a {type(model).__name__}", "Give a name, an nn.Module, or a factory.", "model")
+    return model
+
+
+def given_name(model: nn.Module | Factory) -> str:
+    """A name for a network that was given as an object; ``package.module:function`` where that brings it back."""
+    if isinstance(model, nn.Module):
+        return f"{GIVEN}{type(model).__name__}"
+    module, name = getattr(model, "__module__", None), getattr(model, "__qualname__", type(model).__name__)
+    try:
+        found = getattr(importlib.import_module(str(module)), name, None) if module != "__main__" else None
+    except (ImportError, ValueError):
+        found = None
+    return f"{module}:{name}" if found is model else f"{GIVEN}{name}"
+
+
+def imported(name: str) -> Factory:
+    """The factory ``package.module:function``.
+
+    Raises:
+        UserError: it cannot be imported or called.
+    """
+    module, _, function = name.partition(":")
+    try:
+        factory: Factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"
+        remedy = "Give package.module:function, importable from here (is PYTHONPATH set?)."
+        raise UserError(f"cannot import '{name}' ({error})", remedy, "model") from error
+    if not callable(factory):
+        raise UserError(f"'{name}' is a {type(factory).__name__}, not a function", "Give a factory.", "model")
+    return factory
+
+
+def call(factory: Factory, name: str, shape: Shape, num_classes: int) -> object:
+    """What the factory gives; ``name`` is for messages.
+
+    Raises:
+        UserError: it cannot be called like that.
+    """
+    try:
+        return factory() if _takes_nothing(factory) else factory(shape=shape, num_classes=num_classes)
+    except TypeError as error:
+        remedy = "It is called as function(shape=..., num_classes=...)."
+        raise UserError(f"'{name}' cannot be called ({error})", remedy, "model") from error
+
+
+def _takes_nothing(factory: Factory) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # built in: it can only be tried
+        return False
+    needed = [p for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    return not needed and not {"shape", "num_classes"} & parameters.keys()

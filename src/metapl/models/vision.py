@@ -1,0 +1,119 @@
+"""Networks of timm and torchvision by name. Nothing is downloaded unless it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from metapl.errors import UserError
+from metapl.models.weights import load_body
+
+Shape = tuple[int, ...]
+REMEDY = "Set source.image_size to a size that it takes, or choose another network."
+INSTALL = 'Install it: pip install "metapl[vision]".'
+# Two nets of torchvision give a pair while they train unless they are told not to.
+_ONE_OUTPUT = {name: {"aux_logits": False, "init_weights": True} for name in ("inception_v3", "googlenet")}
+
+
+def library(name: str, install: str = INSTALL) -> ModuleType:
+    """The optional package ``name``.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"the package {name} is not installed ({error})", install, "model") from error
+
+
+def build_timm(name: str, shape: Shape, num_classes: int, download: bool) -> nn.Module:
+    """``timm.create_model`` for images of ``shape``; ``num_classes`` 0 gives features instead of logits.
+
+    Raises:
+        UserError: not installed, unknown name, or what the network itself refuses.
+    """
+    timm = library("timm")
+    if ":" in name or "/" in name or not timm.is_model(name):
+        raise UserError(f"timm has no network '{name}'", _like(name, timm.list_models()), "model")
+    given = {"pretrained": download, "num_classes": num_classes, "in_chans": shape[0]}
+    try:
+        try:  # nets whose weights depend on the image's size take it, the others refuse the word
+            made: nn.Module = timm.create_model(name, **given, img_size=tuple(shape[1:]))
+        except TypeError:
+            made = timm.create_model(name, **given)
+    except (AssertionError, RuntimeError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"timm:{name} cannot be made for images {_size(shape)} ({error})", REMEDY, "model") from error
+    return made
+
+
+def build_torchvision(name: str, shape: Shape, num_classes: int, download: bool) -> nn.Module:
+    """``torchvision.models.get_model`` for ``num_classes`` and, in its first convolution, ``shape[0]`` channels.
+
+    Raises:
+        UserError: not installed, unknown name, or what the network itself refuses.
+    """
+    models = library("torchvision").models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(f"torchvision has no classifier '{name}'", _like(name, known), "model")
+    given: dict[str, Any] = {"weights": None, "num_classes": num_classes, **_ONE_OUTPUT.get(name, {})}
+    size = _own_size(name, shape)
+    try:
+        made: nn.Module = models.get_model(name, **given, **size)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        what = f"torchvision:{name} cannot be made for images {_size(shape)} ({error})"
+        raise UserError(what, REMEDY, "model") from error
+    adapt_stem(made, shape[0])
+    if download:
+        load_body(made, downloaded(name), num_classes, f"torchvision:{name}")
+    return made
+
+
+def downloaded(name: str) -> dict[str, torch.Tensor]:
+    """torchvision's own weights for ``name``, fetched (or from its cache)."""
+    models = library("torchvision").models
+    weights = models.get_model_weights(name).DEFAULT
+    state: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    return state
+
+
+def _own_size(name: str, shape: Shape) -> dict[str, Any]:
+    """What nets that are made for one size are told."""
+    if name.startswith("vit_"):
+        return {"image_size": shape[1]}
+    return {"input_size": tuple(shape[1:])} if name.startswith("maxvit") else {}
+
+
+def adapt_stem(model: nn.Module, channels: int) -> None:
+    """Replace the first convolution where it does not take ``channels``."""
+    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+    if found is None or found[1].in_channels == channels:
+        return
+    name, old = found
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        old.dilation,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+        padding_mode=old.padding_mode,
+    )
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, new)
+
+
+def _like(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(close)}?" if close else f"It knows {len(known)} names, such as {known[0]}."
+
+
+def _size(shape: Shape) -> str:
+    return f"of {shape[1]} x {shape[2]} pixels and {shape[0]} channel{'s' * (shape[0] != 1)}"

@@ -1,0 +1,361 @@
+"""Networks of other packages by name, first weights from a file, networks lent from Python, another teacher."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import metapl
+from metapl.config import make_config
+from metapl.data import MemorySource
+from metapl.errors import UserError
+from metapl.methods import METHODS
+from metapl.models import as_factory, build_given, build_model, given_name
+from metapl.optim import OptimConfig
+from metapl.saved import Predictor, load_model, save_model
+from metapl.types import Context, Preprocessing, Tokens
+
+GREY, RGB = (1, 32, 32), (3, 32, 32)
+TOKENS = Tokens("hf:there", 10, pad=0, mask=3, special=(1, 2))
+NAMES = ("timm:test_resnet", "timm:test_vit", "torchvision:resnet18", "torchvision:squeezenet1_1")
+
+
+@pytest.fixture(scope="module")
+def transformers() -> ModuleType:
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def vit(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny vision transformer for 3 x 16 x 16 images and 7 classes, with random weights."""
+    folder = tmp_path_factory.mktemp("vit")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8,
+        num_labels=7,
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT without a head, stored in half precision."""
+    folder = tmp_path_factory.mktemp("bert")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=12,
+    )  # fmt: skip
+    transformers.BertModel(config).half().save_pretrained(folder)
+    return folder
+
+
+def image_rows(shape: tuple[int, ...]) -> Preprocessing:
+    return Preprocessing("image", shape, (0.5,) * shape[0], (0.25,) * shape[0])
+
+
+def comes_back(net: nn.Module, name: str, preprocessing: Preprocessing, folder: Path, **given: Any) -> None:
+    """Stored, loaded and asked again: the same answers, bit for bit."""
+    names = ("a", "b", "c", "d")
+    predictor = Predictor(net, preprocessing, names, torch.device("cpu"))
+    high = 255 if preprocessing.kind == "image" else 40
+    dtype = torch.uint8 if preprocessing.kind == "image" else torch.int32
+    rows = torch.randint(4, high, (5, *preprocessing.shape)).to(dtype)
+    before = predictor.probabilities(rows)
+    save_model(folder, predictor, name, {})
+    assert torch.equal(load_model(folder, **given).probabilities(rows), before)
+    assert before.std(0).max() > 1e-4  # the answers do depend on the rows
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [GREY, RGB], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_any_number_of_channels_and_classes(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, shape, 4)
+    torch.manual_seed(0)
+    again = build_model(name, shape, 4)
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    model(torch.randn(4, *shape)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    comes_back(model, name, image_rows(shape), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("timm:resnt18", RGB, "timm has no network 'resnt18'. Did you mean resnet18"),
+        ("timm:hf_hub:someone/net", RGB, "timm has no network"),
+        ("torchvision:resnet1", RGB, "torchvision has no classifier 'resnet1'. Did you mean resnet18"),
+        ("torchvision:fcn_resnet50", RGB, "no classifier"),
+        ("timm:test_vit", (3, 30, 30), "cannot take these rows .*30.* Set source.image_size"),
+        ("torchvision:vit_b_16", (3, 20, 20), "cannot be made for images of 20 x 20 pixels"),
+        ("torchvision:alexnet", (1, 8, 8), "cannot take these rows .*too small"),
+        ("timm:test_vit", (9,), "takes images"),
+        ("hf:/no/such/folder", RGB, "holds no network of transformers"),
+        ("hf:/no/such/folder", (9,), "these rows are a table"),
+        ("given:Net", RGB, "given as a Python object"),
+    ],
+)
+def test_what_does_not_fit_is_told(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_model(name, shape, 4)
+
+
+def test_a_missing_package_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for package, name in (("timm", "timm:test_vit"), ("torchvision", "torchvision:resnet18")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=rf'{package} is not installed.*pip install "metapl\[vision\]"'):
+            build_model(name, RGB, 4)
+
+
+def test_weights_are_fetched_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    asked: list[bool] = []
+    made = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **given: asked.append(given.pop("pretrained")) or made(name, **given)
+    )
+    build_model("timm:test_vit", GREY, 4)
+    build_model("timm:test_vit", GREY, 4, download=True)
+    assert asked == [False, True]
+    from metapl.models import vision
+
+    state = build_model("torchvision:squeezenet1_1", RGB, 1000).state_dict()
+    monkeypatch.setattr(vision, "downloaded", lambda name: state)
+    model = build_model("torchvision:squeezenet1_1", GREY, 4, download=True)
+    assert torch.equal(model.features[3].squeeze.weight, state["features.3.squeeze.weight"])  # type: ignore[union-attr, index]
+    for name in ("small_cnn", "hf:there"):
+        with pytest.raises(UserError, match="download"):
+            build_model(name, RGB, 4, download=True)
+
+
+# ---- transformers --------------------------------------------------------------------------------------------------
+
+
+def test_images_through_transformers(transformers: ModuleType, vit: Path, tmp_path: Path) -> None:
+    stored = dict(transformers.ViTForImageClassification.from_pretrained(vit).named_parameters())
+    for shape in ((3, 16, 16), (1, 16, 16), (3, 32, 32)):  # grey becomes RGB, other sizes get interpolated positions
+        notes: list[str] = []
+        model = build_model(f"hf:{vit}", shape, 4, notes=notes)
+        assert "new weights for classifier" in notes[0]
+        inner = dict(model.model.named_parameters())  # type: ignore[union-attr, operator]
+        bodies = [n for n in stored if not n.startswith("classifier")]
+        assert all(torch.equal(inner[n], stored[n]) for n in bodies)
+        comes_back(model, "hf:/gone", image_rows(shape), tmp_path)  # the folder is not needed to load what was trained
+        assert json.loads((tmp_path / "model.json").read_text())["architecture"]["num_hidden_layers"] == 2
+
+
+def test_texts_through_transformers(bert: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(f"hf:{bert}", (10,), 4, TOKENS)
+    torch.manual_seed(0)
+    again = build_model(f"hf:{bert}", (10,), 4, TOKENS)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    ids = torch.randint(4, 50, (3, 10))
+    ids[:, 6:] = TOKENS.pad
+    model.eval()
+    with torch.no_grad():
+        assert torch.allclose(model(ids), model(ids[:, :6]), atol=1e-6)  # padding is not seen
+        assert torch.equal(model(ids), model(ids.int()))
+    save_model(
+        tmp_path,
+        Predictor(model, Preprocessing("text", (10,), (), (), tokens=TOKENS), ("a",) * 4, torch.device("cpu")),
+        "hf:/gone",
+        {},
+    )
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path).model(ids), model(ids))
+
+
+def test_texts_and_images_are_told_apart(vit: Path, bert: Path, tmp_path: Path) -> None:
+    cases: list[tuple[Path, tuple[int, ...], Tokens | None, str]] = [
+        (bert, RGB, None, "reads texts, these rows are images"),
+        (vit, (10,), TOKENS, "takes no texts"),
+        (bert, (10,), dataclasses.replace(TOKENS, tokenizer="words"), "needs its own tokenizer.*source.tokenizer=hf:"),
+        (bert, (20,), dataclasses.replace(TOKENS, length=20), "texts of 20 ids, this network takes 12"),
+    ]
+    for folder, shape, tokens, message in cases:
+        with pytest.raises(UserError, match=message):
+            build_model(f"hf:{folder}", shape, 4, tokens)
+    (tmp_path / "config.json").write_text((vit / "config.json").read_text())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickled things")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        build_model(f"hf:{tmp_path}", RGB, 4)
+
+
+# ---- first weights -------------------------------------------------------------------------------------------------
+
+
+def weights_file(folder: Path, state: dict[str, Any], suffix: str) -> Path:
+    path = folder / f"first{suffix}"
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(state, path)
+    else:
+        torch.save({"epoch": 3, "state_dict": {f"module.{n}": t for n, t in state.items()}}, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_body_is_taken_and_the_head_is_new(suffix: str, tmp_path: Path) -> None:
+    other = build_model("timm:test_resnet", RGB, 9)
+    path, notes = weights_file(tmp_path, other.state_dict(), suffix), []
+    model = build_model("timm:test_resnet", RGB, 4, start=str(path), notes=notes)
+    theirs, ours = other.state_dict(), model.state_dict()
+    same = {n for n in ours if ours[n].shape == theirs[n].shape and torch.equal(ours[n], theirs[n])}
+    assert set(ours) - same == {"fc.weight", "fc.bias"}
+    assert "new head (fc.weight, fc.bias)" in notes[0]
+    full = build_model("timm:test_resnet", RGB, 9, start=str(path), notes=notes)
+    assert all(torch.equal(a, b) for a, b in zip(full.state_dict().values(), theirs.values()))
+    assert "new head" not in notes[1]
+
+
+def test_a_grey_image_gives_what_it_gave_as_rgb(tmp_path: Path) -> None:
+    other = build_model("torchvision:resnet18", RGB, 4).eval()
+    notes: list[str] = []
+    path = weights_file(tmp_path, other.state_dict(), ".safetensors")
+    model = build_model("torchvision:resnet18", GREY, 4, start=str(path), notes=notes).eval()
+    x = torch.randn(2, *GREY)
+    with torch.no_grad():
+        assert torch.allclose(model(x), other(x.expand(-1, 3, -1, -1)), atol=1e-4)
+    assert "3 input channels made 1" in notes[0]
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    path = weights_file(tmp_path, build_model("small_cnn", GREY, 4).state_dict(), ".safetensors")
+    with pytest.raises(UserError, match=r"do not fit the network: .*conv1.* is missing; .* and \d+ more"):
+        build_model("torchvision:resnet18", GREY, 4, start=str(path))
+    with pytest.raises(UserError, match=r"stem|features.*\[\d+, .*\] for \["):
+        build_model("small_cnn", (1, 8, 8), 4, start=str(weights_file(tmp_path, _wider(), ".safetensors")))
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
+    torch.save({"code": print}, tmp_path / "code.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name, message in (
+        ("gone.pth", "no such file"),
+        ("bad.safetensors", "cannot be read"),
+        ("code.pth", "cannot be read"),
+        ("list.pth", "no weights in this file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_model("small_cnn", GREY, 4, start=str(tmp_path / name))
+
+
+def _wider() -> dict[str, Any]:
+    state = build_model("small_cnn", (1, 8, 8), 4).state_dict()
+    return {n: torch.cat([t, t]) if t.ndim == 4 else t for n, t in state.items()}
+
+
+# ---- networks from Python ------------------------------------------------------------------------------------------
+
+
+def importable(shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), num_classes))
+
+
+def test_a_module_is_copied_with_its_weights() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    one, other = (build_given(as_factory(model), given_name(model), (1, 8, 8), 4) for _ in range(2))
+    assert one[1].weight is not model[1].weight  # type: ignore[index]
+    for copied in (one, other):
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copied.parameters()))
+    with pytest.raises(UserError, match="cannot take these rows"):
+        build_given(as_factory(model), given_name(model), (1, 9, 9), 4)
+    with pytest.raises(UserError, match=r"'Sequential' gives \[2, 4\] for 2 rows. It must give logits \[2, 3\]"):
+        build_given(as_factory(model), given_name(model), (1, 8, 8), 3)
+
+
+def test_the_check_leaves_each_layer_in_its_mode() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64).eval(), nn.Dropout(), nn.Linear(64, 4))
+    made = build_given(as_factory(model), "net", (1, 8, 8), 4)
+    assert [m.training for m in made.modules()] == [True, True, False, True, True]
+
+
+def test_two_nets_that_start_alike_have_nothing_to_teach_each_other() -> None:
+    method = METHODS["co_training"]
+    model = importable((1, 8, 8), 4)
+    with pytest.warns(UserWarning, match="start from the same weights"):
+        method(method.Config(), Context(lambda: copy.deepcopy(model), 4, OptimConfig(), 5))
+    method(method.Config(), Context(lambda: importable((1, 8, 8), 4), 4, OptimConfig(), 5))
+
+
+def test_factories_have_their_own_name_or_ask_to_be_given_again(tmp_path: Path) -> None:
+    name, shape = given_name(importable), (1, 8, 8)
+    assert name == f"{__name__}:importable"
+    comes_back(build_given(importable, name, shape, 4), name, image_rows(shape), tmp_path)
+
+    def nameless() -> nn.Module:
+        return importable(shape, 4)
+
+    name = given_name(nameless)
+    model = build_given(nameless, name, shape, 4)
+    comes_back(model, name, image_rows(shape), tmp_path, network=nameless)
+    comes_back(model, name, image_rows(shape), tmp_path, network=importable(shape, 4))
+    with pytest.raises(UserError, match=r"given as a Python object.*network="):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="model is a str"):
+        as_factory("net")  # type: ignore[arg-type]
+
+
+# ---- another teacher -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows() -> MemorySource:
+    """Forty 8 x 8 images of two classes that differ in brightness."""
+    draw = torch.Generator().manual_seed(0)
+    labels = np.arange(40) % 2
+    data = torch.randint(0, 120, (40, 1, 8, 8), generator=draw) + 100 * torch.from_numpy(labels).view(-1, 1, 1, 1)
+    return MemorySource(
+        "bright", "image", data.to(torch.uint8), np.where(np.arange(40) < 12, labels, -1), ("dark", "light")
+    )
+
+
+@pytest.mark.parametrize("method", ["mpl", "mpl_reduced"])
+def test_the_student_is_what_is_stored(method: str, rows: MemorySource, tmp_path: Path) -> None:
+    options = {"method": method, "model": "small_cnn", "teacher_model": "convnet", "steps": 4, "device": "cpu"}
+    options |= {"guard.mode": "off", "batch.unlabeled": 8, "split.validation": 2, f"{method}.finetune_steps": 2}
+    result = metapl.train(make_config("bright", options=options), tmp_path / "run", source=rows)
+    assert type(load_model(result.folder).model).__name__ == "SmallCNN"
+    from metapl.job import build_job
+
+    config = make_config("bright", options=options)
+    job = build_job(config, Path(), rows, result.split, result.predictor.preprocessing, torch.device("cpu"))
+    first = job.method.teacher if method == "mpl" else job.method.net  # type: ignore[attr-defined]
+    assert type(first.model).__name__ == "ConvNet"
+
+
+def test_a_teacher_that_no_one_asks_for_is_told(rows: MemorySource) -> None:
+    from metapl.data import SplitConfig, fit_preprocessing, make_split
+    from metapl.job import build_job
+
+    split = make_split(rows, SplitConfig(validation="none"), 0)
+    preprocessing = fit_preprocessing(rows, np.arange(40))
+    config = make_config("bright", options={"method": "fixmatch", "teacher_model": "convnet", "model": "small_cnn"})
+    job = build_job(config, Path(), rows, split, preprocessing, torch.device("cpu"))
+    assert "fixmatch has no teacher network" in job.notes[0]
+    with pytest.raises(UserError, match="teacher_weights is set"):
+        make_config("bright", options={"teacher_weights": "file.pth"})
+    whole = {
+        "method": "mpl_reduced",
+        "mpl_reduced.teacher_share": 1.0,
+        "teacher_model": "convnet",
+        "model": "small_cnn",
+    }
+    with pytest.raises(UserError, match="no steps for a student"):
+        build_job(make_config("bright", options=whole), Path(), rows, split, preprocessing, torch.device("cpu"))
