@@ -18,6 +18,7 @@ from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
 from metapl.data.sources import SOURCES, open_source
+from metapl.data.table_files import READERS, is_table
 from metapl.device import pick_device
 from metapl.errors import UserError, nearest
 from metapl.evaluate import evaluate, judge
@@ -196,11 +197,15 @@ def anchored(config: RunConfig) -> RunConfig:
     for key in ("model", "teacher_model"):
         kind, colon, path = getattr(config, key).partition(":")
         changes[key] = f"hf:{_absolute(path)}" if kind == "hf" and colon else getattr(config, key)
+    more = {key: getattr(config.source, key) for key in ("unlabeled", "test", "root")}
+    absolute: dict[str, Any] = {key: _absolute(path) for key, path in more.items() if path}
+    changes["source"] = replace(config.source, **absolute)
     config = replace(config, **changes)
     name, colon, path = config.data.partition(":")
     if colon and name in SOURCES and path:
         return replace(config, data=f"{name}:{_absolute(path)}")
-    if config.data not in SOURCES and os.path.isdir(os.path.expanduser(config.data)):
+    place = os.path.expanduser(config.data)
+    if config.data not in SOURCES and (os.path.isdir(place) or is_table(place)):
         return replace(config, data=_absolute(config.data))
     return config
 
@@ -265,7 +270,8 @@ def _same(data: str, stored: str) -> bool:
     def plain(spec: str) -> str:
         name, colon, path = spec.partition(":")
         if colon and name in SOURCES:
-            return f"{name}:{os.path.realpath(os.path.expanduser(path))}"
+            kind = "folder" if f".{name}" in READERS else name  # csv:x.csv is x.csv
+            return f"{kind}:{os.path.realpath(os.path.expanduser(path))}"
         return spec if spec in SOURCES else f"folder:{os.path.realpath(os.path.expanduser(spec))}"
 
     return plain(data) == plain(stored)

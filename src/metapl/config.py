@@ -61,7 +61,7 @@ class GuardConfig:
 class RunConfig:
     """Everything that decides a run. ``settings`` are the method's own, under the method's name in YAML."""
 
-    data: str  # digits, idx:FOLDER, or a folder of images
+    data: str  # a folder of images, a file of rows (.csv, .jsonl, .parquet, ...), idx:FOLDER, or digits
     method: str = "mpl"  # a name in `metapl methods`, or package.module:Class
     model: str = "auto"  # a name in `metapl models`, or package.module:function
     weights: str = ""  # a file of first weights for the model, all but its head: .safetensors or .pth

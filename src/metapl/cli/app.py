@@ -73,7 +73,13 @@ Device = Annotated[Text, typer.Option(metavar="NAME", help="auto, cpu, cuda, cud
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as train made it.")]
 
 # What train shares with the commands that train many times.
-Data = Annotated[Text, typer.Argument(metavar="DATA", help="A folder of images, idx:FOLDER (MNIST files), or digits.")]
+Data = Annotated[
+    Text,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of images, a file of rows (.csv, .jsonl, .parquet, ...), a folder of those, idx:FOLDER, digits.",
+    ),
+]
 Settings = Annotated[
     Texts, typer.Argument(metavar="KEY=VALUE", help="Any other setting, such as optim.lr=0.02 or mpl.feedback=none.")
 ]

@@ -106,11 +106,12 @@ class TableFile(Protocol):
     name: str
     names: tuple[str, ...]
 
-    def read(self, forms: Mapping[str, Form]) -> Frame:
+    def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """The columns named in ``forms``; the others are skipped.
 
-        "text": verbatim (a number as it is written). "number": float32, what stands in ``MARKERS`` is NaN. "auto":
-        numbers if every value is one, else text (or bytes).
+        "text": verbatim (a number as it is written), or bytes if that is what the file holds. "number": float32, what
+        stands in ``MARKERS`` is NaN. "auto": numbers if every value is one, else as "text". ``most``: columns to give
+        up beyond so many different texts, see ``ColumnBuilder``; they are named in ``Frame.full``.
 
         Raises:
             UserError: rows or values that cannot be read; file and line are named.
@@ -209,8 +210,7 @@ def not_a_number(column: str, value: str, where: str) -> UserError:
         return UserError(
             f"column '{column}' has '{cell}', a number with a decimal comma", "Write a point (3.5) instead.", where
         )
-    number = value.strip().lower().lstrip("+-")
-    if number in ("inf", "infinity"):
+    if infinite(value):
         what, remedy = f"column '{column}' has '{cell}', which is infinite", "Give a finite number, or leave it empty."
     elif parsed(value) is not None:
         what, remedy = f"column '{column}' has {cell}, too large for float32", "Scale the column, or leave it empty."
@@ -225,10 +225,39 @@ def decimal_comma(value: str) -> bool:
     return bool(comma) and fraction.isdecimal() and (whole.lstrip("+-") or "0").isdecimal()
 
 
+def infinite(value: str) -> bool:
+    """Whether ``value`` is some form of infinity."""
+    return value.strip().lower().lstrip("+-") in ("inf", "infinity")
+
+
 def short(value: str) -> str:
     """A value for a one-line message."""
     text = shown(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def join(parts: Sequence[Values]) -> Values:
+    """One column after another; all of one form."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, Texts) for part in parts):
+        index: dict[str, int] = {}
+        codes = []
+        for part in parts:
+            assert isinstance(part, Texts)
+            number = np.array([index.setdefault(v, len(index)) for v in part.levels], dtype=np.int32)
+            codes.append(number[part.codes] if len(number) else part.codes)
+        return Texts(np.concatenate(codes), tuple(index))
+    if isinstance(parts[0], list):
+        return [value for part in parts if isinstance(part, list) for value in part]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def take(values: Values, rows: Array) -> Values:
+    """The values at ``rows`` (numbers of rows)."""
+    if isinstance(values, Texts):
+        return Texts(values.codes[rows], values.levels)
+    return [values[k] for k in rows.tolist()] if isinstance(values, list) else values[rows]
 
 
 def counted(number: int, noun: str) -> str:

@@ -176,7 +176,7 @@ def _check_classes(found: Found, folder: Path) -> None:
             )
     seen: dict[str, str] = {}
     for name in found.classes:
-        twin = seen.setdefault(_folded(name), name)
+        twin = seen.setdefault(folded(name), name)
         if twin != name:
             raise UserError(
                 f"the classes '{shown(twin)}' and '{shown(name)}' differ only by case, spaces or accents' encoding",
@@ -191,7 +191,7 @@ def _check_classes(found: Found, folder: Path) -> None:
         )
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """``name`` without what a reader would overlook: case, spaces, the way accents are stored."""
     return "".join(unicodedata.normalize("NFKC", clean(name)).casefold().split())
 

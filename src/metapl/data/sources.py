@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from metapl.data.digits import open_digits
 from metapl.data.folder import FolderSource
 from metapl.data.idx import IdxSource
 from metapl.data.image_options import ImageOptions
-from metapl.data.scan import exists
+from metapl.data.manifest import open_table
+from metapl.data.roles import RoleOptions
+from metapl.data.scan import exists, shown
+from metapl.data.table_files import READERS, TableOptions, is_table, tables_in
 from metapl.errors import UserError, nearest
 from metapl.types import Resize, Source
 
@@ -27,6 +30,19 @@ class SourceOptions:
         allow_bad: go on where more than 5 images and more than 5 % of them cannot be read.
         tokenizer: texts: words (hashed, nothing to download), hf:FOLDER, or auto (the model's own, else words).
         max_tokens: texts: token ids per text, or auto (the longest text's, at most 256); longer texts are cut.
+        label: files of rows: the column of the classes; auto takes label, labels, class, target, category or y.
+        path: the column of image paths, or none; auto takes path, file, filename, filepath, image or image_path.
+        text: the column of texts, or none; auto takes text, sentence, question, document or content.
+        features: the columns of features, between commas; by default all that have no other role.
+        ignore: columns that are not used, between commas.
+        categorical: columns whose values are categories even where they look like numbers, between commas.
+        id: the column of row ids, or none; auto takes id. Without one, rows go by their line in the file.
+        split: the column that says train, unlabelled or test, or none; auto takes split.
+        unlabeled: a second file, of rows without labels.
+        test: a further file, of test rows.
+        root: the folder that paths in a file start from; by default the file's own.
+        delimiter: comma, tab, semicolon or pipe; auto finds it in the header.
+        skip_bad_rows: leave bad rows of a file out (they are listed in problems.csv) instead of stopping.
     """
 
     image_size: int | str = "auto"
@@ -36,6 +52,26 @@ class SourceOptions:
     allow_bad: bool = False
     tokenizer: str = "auto"
     max_tokens: int | str = "auto"
+    label: str = "auto"
+    path: str = "auto"
+    text: str = "auto"
+    features: str = ""
+    ignore: str = ""
+    categorical: str = ""
+    id: str = "auto"
+    split: str = "auto"
+    unlabeled: str = ""
+    test: str = ""
+    root: str = ""
+    delimiter: str = "auto"
+    skip_bad_rows: bool = False
+
+    @property
+    def table(self) -> TableOptions:
+        """What concerns files of rows."""
+        roles = RoleOptions(**{f.name: getattr(self, f.name) for f in fields(RoleOptions)})
+        own = {f.name: getattr(self, f.name) for f in fields(TableOptions) if f.name != "roles"}
+        return TableOptions(roles, **own)  # ``images`` is the property below
 
     @property
     def images(self) -> ImageOptions:
@@ -59,10 +95,45 @@ def _idx(argument: str, options: SourceOptions) -> Source:
 
 
 def _folder(argument: str, options: SourceOptions) -> Source:
-    return FolderSource(Path(argument).expanduser(), **asdict(options.images))
+    root = Path(argument).expanduser()
+    if tables := tables_in(root):
+        return open_table(_with_more(tables, options), options.table, shown(root.resolve().name))
+    return FolderSource(root, **asdict(options.images))
+
+
+def _file(argument: str, options: SourceOptions, suffix: str = "") -> Source:
+    """A file of rows, and those that ``source.unlabeled`` and ``source.test`` name."""
+    if not argument:
+        raise UserError(f"'{suffix[1:]}' needs a file", f"Write '{suffix[1:]}:FILE'.", "data")
+    paths = {"labeled": Path(argument).expanduser()}
+    return open_table(_with_more(paths, options), options.table, suffix=suffix)
+
+
+def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, Path]:
+    """``paths`` with the files that settings name.
+
+    Raises:
+        UserError: the setting names a file of another kind, or one that stands for another already.
+    """
+    made = dict(paths)
+    for part in ("unlabeled", "test"):
+        if named := getattr(options, part):
+            path = Path(named).expanduser()
+            if not is_table(path):
+                remedy = f"Give a file ({', '.join(READERS)})."
+                raise UserError(f"'{shown(named)}' is no file of rows by its suffix", remedy, f"source.{part}")
+            if any(path.resolve() == other.resolve() for other in made.values()):
+                raise UserError(f"'{shown(named)}' is given twice", "Name another file.", f"source.{part}")
+            made[part] = path
+    return made
+
+
+def _by_suffix(suffix: str) -> Opener:
+    return lambda argument, options: _file(argument, options, suffix)
 
 
 SOURCES: dict[str, Opener] = {"digits": _digits, "idx": _idx, "folder": _folder}
+SOURCES |= {suffix[1:]: _by_suffix(suffix) for suffix in READERS}
 
 
 def open_source(spec: str, options: SourceOptions | None = None) -> Source:
@@ -75,10 +146,13 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
     """
     options = options or SourceOptions()
     name, colon, argument = spec.partition(":")
-    if name in SOURCES and (colon or name != "folder"):
+    bare = colon or (name != "folder" and not (f".{name}" in READERS and exists(Path(spec))))
+    if name in SOURCES and bare:
         return SOURCES[name](argument, options)
     if not spec:
         raise UserError("no data are named", f"Give a folder or one of {', '.join(SOURCES)}.", "data")
+    if is_table(spec):
+        return _file(spec, options)
     known_name_only = not any(mark in name for mark in "/\\.~")
     if not exists(Path(spec)) and known_name_only:
         what = f"unknown source '{name}'" if colon else f"'{spec}' is neither a source nor a path"

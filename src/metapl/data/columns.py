@@ -1,0 +1,221 @@
+"""Columns of features: numbers or categories, as the training rows have them; and the same columns in new rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from metapl.data.frame import (
+    MARKERS,
+    Array,
+    Texts,
+    Values,
+    counted,
+    decimal_comma,
+    infinite,
+    not_a_number,
+    parsed,
+    short,
+)
+from metapl.data.roles import listing
+from metapl.data.scan import folded
+from metapl.errors import UserError
+from metapl.types import Column
+
+Where = Callable[[int], str]
+MOST_LEVELS = 1000  # of a category that nobody asked for
+UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
+FEW = 10  # rows below which that is not judged
+
+
+@dataclass
+class Told:
+    """What is worth saying about columns, gathered so that many columns make few lines."""
+
+    missing: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    constant: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self, rows: int) -> list[str]:
+        """All of it."""
+        made = []
+        if self.missing:
+            made.append(f"values read as missing, of {counted(rows, 'row')}: {_counts(self.missing)}")
+        if self.unknown:
+            made.append(f"categories that training did not hold, read as missing: {_counts(self.unknown)}")
+        if self.constant:
+            made.append(f"columns with one value in every row: {listing(self.constant)}")
+        return made + self.notes
+
+
+def _counts(found: Mapping[str, int], most: int = 8) -> str:
+    shown = ", ".join(f"'{short(name)}' {count:,}" for name, count in list(found.items())[:most])
+    return shown + (f" and {len(found) - most} more columns" if len(found) > most else "")
+
+
+def fit_column(
+    name: str, values: Values, train: Array, where: Where, told: Told, category: bool = False, keep: bool = False
+) -> Column | None:
+    """What the training rows make of a column; None where it is left out, which is said in ``told``.
+
+    Args:
+        train: [N] bool; nothing is learnt from the other rows.
+        where: row -> the place that a message names.
+        category: read numbers as categories, too.
+        keep: the user named the column: it stays whatever it holds.
+
+    Raises:
+        UserError: values that are neither plain numbers nor clearly categories.
+    """
+    if isinstance(values, list):
+        remedy = "Name it in source.path (images) or in source.ignore."
+        raise UserError(f"column '{short(name)}' holds bytes", remedy, where(0))
+    if isinstance(values, Texts):
+        return _fit_texts(name, values, train, where, told, category, keep)
+    own = values[train]
+    there = own[~np.isnan(own)]
+    if not len(there):
+        told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
+        return None
+    if not keep and _counts_rows(own):
+        remedy = f"to keep it, name the columns in source.features, '{short(name)}' among them"
+        told.notes.append(f"column '{short(name)}' only counts the rows and is left out ({remedy})")
+        return None
+    if len(there) == len(own) and there.min() == there.max():
+        told.constant.append(name)
+    return Column(name)
+
+
+def _counts_rows(values: Array) -> bool:
+    return len(values) >= FEW and float(values[0]).is_integer() and bool(np.all(np.diff(values) == 1))
+
+
+def _fit_texts(
+    name: str, values: Texts, train: Array, where: Where, told: Told, category: bool, keep: bool
+) -> Column | None:
+    seen = np.bincount(values.codes[train], minlength=len(values.levels))
+    levels = [level for level, count in zip(values.levels, seen.tolist()) if count and level]
+    if not category and _are_numbers(name, values, levels, where):
+        return Column(name)
+    total = sum(count for level, count in zip(values.levels, seen.tolist()) if level)
+    if not levels:
+        told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
+        return None
+    if not (keep or category):
+        if total >= FEW and len(levels) > UNIQUE * total:
+            told.notes.append(_left_out(name, "has another text in nearly every row (an id or free text?)"))
+            return None
+        if len(levels) > MOST_LEVELS:
+            told.notes.append(too_many(name))
+            return None
+    if len(levels) == 1 and total == int(train.sum()):
+        told.constant.append(name)
+    if not category:
+        _tell_numbers(name, values, seen, where, told)
+    _tell_twins(name, levels, told)
+    return Column(name, tuple(sorted(levels)))
+
+
+def too_many(name: str) -> str:
+    """The note on a column with more than ``MOST_LEVELS`` texts."""
+    return _left_out(name, f"has more than {MOST_LEVELS} different texts")
+
+
+def _left_out(name: str, why: str) -> str:
+    return f"column '{short(name)}' {why} and is left out (to keep it: source.categorical={short(name)})"
+
+
+def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) -> bool:
+    """Whether the levels are numbers.
+
+    Raises:
+        UserError: they would be, but for infinite values or decimal commas.
+    """
+    odd = [level for level in levels if level.strip() not in MARKERS and not _fits(level)]
+    if not all(map(_meant, odd)):
+        return False
+    if not odd:  # what is no number stands in rows that nothing is learnt from
+        return any(level.strip() not in MARKERS for level in levels)
+    error = not_a_number(name, odd[0], where(_first(values, odd[0])))
+    raise UserError(error.what, f"{error.remedy} Or set source.categorical={name}.", error.where)
+
+
+def _meant(value: str) -> bool:
+    """Whether ``value`` was meant as a number: 3,5 or inf, or too large a one."""
+    return decimal_comma(value) or infinite(value) or parsed(value) is not None
+
+
+def _fits(value: str) -> bool:
+    """Whether ``value`` is a finite float32."""
+    number = parsed(value)
+    return number is not None and abs(number) <= float(np.finfo(np.float32).max)
+
+
+def _first(values: Texts, level: str) -> int:
+    """The first row that holds ``level``."""
+    return int(np.argmax(values.codes == values.levels.index(level)))
+
+
+def _tell_numbers(name: str, values: Texts, seen: Array, where: Where, told: Told) -> None:
+    """Say so where most values are numbers: a slip of the pen may have made a category of the column."""
+    numbers = {k for k, level in enumerate(values.levels) if seen[k] and parsed(level) is not None}
+    others = [k for k, level in enumerate(values.levels) if seen[k] and k not in numbers and level not in MARKERS]
+    count = int(seen[list(numbers)].sum()) if numbers else 0
+    if others and count > int(seen[others].sum()):
+        odd = values.levels[others[0]]
+        told.notes.append(
+            f"column '{short(name)}' is read as categories: {count:,} of its values are numbers, but "
+            f"'{short(odd)}' ({where(_first(values, odd))}) is none"
+        )
+
+
+def _tell_twins(name: str, levels: Sequence[str], told: Told) -> None:
+    seen: dict[str, str] = {}
+    for level in levels:
+        twin = seen.setdefault(folded(level), level)
+        if twin != level:
+            told.notes.append(
+                f"column '{short(name)}': '{short(twin)}' and '{short(level)}' are different categories, though they "
+                "differ only by case, spaces or accents' encoding"
+            )
+            return
+
+
+def encode_column(column: Column, values: Values, where: Where, told: Told) -> Array:
+    """float32 [N]: numbers, or numbers of levels; NaN where the value is missing or no known level.
+
+    Raises:
+        UserError: a number is asked for, and a value is none.
+    """
+    if isinstance(values, list):
+        raise UserError(f"column '{short(column.name)}' holds bytes", "Give numbers or texts.", where(0))
+    if not column.levels:
+        numbers = values if not isinstance(values, Texts) else _numbers(column.name, values, where)
+        if missing := int(np.isnan(numbers).sum()):
+            told.missing[column.name] = missing
+        return numbers
+    if not isinstance(values, Texts):
+        what = f"column '{short(column.name)}' holds numbers, and the model knows categories"
+        raise UserError(what, "Read the file by its path, so that they are kept as they are written.", where(0))
+    number = {level: float(k) for k, level in enumerate(column.levels)}
+    table = np.array([number.get(level, np.nan) for level in values.levels], dtype=np.float32)
+    coded = table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
+    empty = int(np.isin(values.codes, [k for k, level in enumerate(values.levels) if not level]).sum())
+    if empty:
+        told.missing[column.name] = empty
+    if unknown := int(np.isnan(coded).sum()) - empty:
+        told.unknown[column.name] = unknown
+    return coded
+
+
+def _numbers(name: str, values: Texts, where: Where) -> Array:
+    table = np.full(len(values.levels), np.nan, dtype=np.float32)
+    for k, level in enumerate(values.levels):
+        if level.strip() not in MARKERS:
+            if not _fits(level):
+                raise not_a_number(name, level, where(_first(values, level)))
+            table[k] = float(level)
+    return table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
