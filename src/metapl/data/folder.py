@@ -61,4 +61,5 @@ class FolderSource(ImageSource):
             notes=found.notes,
             problems=found.folders_unread,
             known=known,
+            place=str(root),
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from metapl.data.image_cache import open_cache
 from metapl.data.image_options import GIB, ImageOptions
 from metapl.data.image_store import ImageStore, Known
 from metapl.data.images import Unreadable
@@ -34,6 +35,7 @@ class ImageSource:
         where: the file or folder that messages name.
         notes, problems: what was noticed before; a problem counts as a bad image.
         known: what a finished run knows of these images: then none is decoded now.
+        place: the folder or file that the images are known by, for ``options.cache``; items must then be paths.
 
     Attributes:
         shape: (channels, height, width) of a row.
@@ -64,6 +66,7 @@ class ImageSource:
         notes: Sequence[str] = (),
         problems: Sequence[tuple[str, str]] = (),
         known: Known | None = None,
+        place: str = "",
     ) -> None:
         options = options or ImageOptions()
         self.name, self.class_names, self._where = name, tuple(class_names), where or name
@@ -74,7 +77,8 @@ class ImageSource:
             items, ids, labels = _Reordered(items, order), [ids[k] for k in order.tolist()], labels[order]
         count = int((~test).sum())
         at = None if known is None else (known.shape, known.at(ids[:count]))
-        self.store = ImageStore(items, count, root=root, options=options, known=at)
+        cache = open_cache(place) if place and options.cache else None
+        self.store = ImageStore(items, count, root=root, options=options, known=at, cache=cache)
         kept = self.store.kept
         self._item = np.concatenate([kept, np.arange(count, len(items))])  # of a row
         self.ids = tuple(ids) if len(kept) == count else tuple(ids[k] for k in self._item.tolist())
@@ -87,6 +91,8 @@ class ImageSource:
         self.notes: tuple[str, ...] = (*([self.store.note] if self.store.note else []), *notes)
         self._fingerprint = ""
         self._check_bad(count, options, labels[:count])
+        if self.store.kept_in:
+            self.notes += (self.store.kept_in,)
         if self.lazy:
             need = len(kept) * int(np.prod(self.shape)) / GIB
             self.notes += (f"{len(kept)} images need {need:.1f} GiB and are decoded when needed (see source.memory)",)

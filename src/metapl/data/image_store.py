@@ -8,6 +8,7 @@ asked for. Files are only read.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.image_cache import ImageCache
+from metapl.data.image_facts import BAD, GOOD, UNKNOWN, Facts
 from metapl.data.image_options import GIB, Heads, ImageOptions
 from metapl.data.images import PIECE, Decoded, Stored, Unreadable, decode_many, digest_of_file, probe
 
 Array = np.ndarray[Any, Any]
 KEPT_BYTES = GIB  # decoded rows beyond the training rows that are kept for the next call
-UNKNOWN, GOOD, BAD = 0, 1, 2
+WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in the cache
 
 
 @dataclass(frozen=True)
@@ -41,43 +44,6 @@ class Known:
         return {k: self.unreadable[i] for k, i in enumerate(ids) if i in self.unreadable}
 
 
-@dataclass
-class Facts:
-    """What is known of the training images, one entry each.
-
-    Attributes:
-        state: [n] int8, ``UNKNOWN``, ``GOOD`` or ``BAD``.
-        hashed: [n] bool, whether ``digest`` holds the file's SHA-256.
-        digest: [n, 32] uint8.
-        head: [n, 3] int32: height, width, grey?
-        reason: position -> why it cannot be read.
-    """
-
-    state: Array
-    hashed: Array
-    digest: Array
-    head: Array
-    reason: dict[int, str]
-
-    @classmethod
-    def none(cls, count: int) -> Facts:
-        """Nothing is known of ``count`` images."""
-        flags, numbers = np.zeros(count, dtype=np.int8), np.zeros((count, 3), dtype=np.int32)
-        return cls(flags, np.zeros(count, dtype=bool), np.zeros((count, 32), dtype=np.uint8), numbers, {})
-
-    def enter(self, k: int, result: Decoded | Unreadable) -> None:
-        """What decoding image ``k`` has shown."""
-        if isinstance(result, Unreadable):
-            self.state[k], self.reason[k] = BAD, str(result)
-            return
-        self.state[k], self.head[k] = GOOD, result.head
-        self.set_digest(k, result.digest)
-
-    def set_digest(self, k: int, digest: bytes) -> None:
-        """The SHA-256 of image ``k``'s file."""
-        self.digest[k], self.hashed[k] = np.frombuffer(digest, dtype=np.uint8), True
-
-
 class ImageStore:
     """``items[k]`` as row k, uint8 [channels, height, width].
 
@@ -87,6 +53,7 @@ class ImageStore:
             ``facts``. The others are opened when asked for.
         root: folder that the paths are in.
         known: by position, if nothing is to be decoded now: the shape, and why some cannot be read.
+        cache: what is known from an earlier opening; items must then be paths.
 
     Attributes:
         shape: of one row. note: what a user should know about it.
@@ -102,19 +69,24 @@ class ImageStore:
         root: str = "",
         options: ImageOptions | None = None,
         known: tuple[tuple[int, int, int], Mapping[int, str]] | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
-        self.items, self.count, self.root = items, count, root
+        self.items, self.count, self.root, self.cache = items, count, root, cache
         self.options = options or ImageOptions()
-        self.facts = Facts.none(count)
+        names = [str(items[k]) for k in range(count)] if cache is not None else []
+        self.facts = Facts.none(count) if cache is None else cache.facts(root, names)
+        self._tried_cache = cache is None
         self._data: Tensor | None = None
-        self._others: dict[int, Tensor | Unreadable] = {}
-        if known is not None:
-            self.shape, self.note = known[0], ""
-            self.facts.state[:] = GOOD
+        self._others: dict[int, Tensor | Unreadable] = {}  # opened beyond the held rows
+        self.kept_in = ""  # where pixels were put for the next time
+        self.note = ""
+        if known is not None and (self.facts.state == UNKNOWN).any():
+            self.shape = known[0]
+            self.facts.state[self.facts.state == UNKNOWN] = GOOD
             self.facts.state[list(known[1])] = BAD
             self.facts.reason.update(known[1])
         else:
-            self.shape, self.note = self._examine()
+            self.shape = self._examine()
         self.kept = np.flatnonzero(self.facts.state == GOOD)
         self.lazy = not self.options.fits(len(self.kept), self.shape)
         self._row = np.full(len(items), -1, dtype=np.int64)  # of an image in the held tensor
@@ -136,13 +108,16 @@ class ImageStore:
     def rows(self, index: Array) -> Tensor:
         """The images at ``index``, [n, channels, height, width], as a copy.
 
+        Training images that were not decoded yet are decoded only as far as they are asked for.
+
         Raises:
             Unreadable: one of them cannot be read; its ``args[1]`` is the position.
         """
         index = np.asarray(index, dtype=np.int64)
         at = self._row[index]
-        there = at >= 0
-        data = self.held() if there.any() else None
+        most = (at >= 0).sum() > len(self.kept) // 2
+        data = self.held() if most else self._at_hand() if (at >= 0).any() else None
+        there = at >= 0 if data is not None else np.zeros(len(index), dtype=bool)
         if data is not None and there.all():
             return data[torch.from_numpy(at)]
         rows = torch.empty((len(index), *self.shape), dtype=torch.uint8)
@@ -187,37 +162,45 @@ class ImageStore:
         item = self.items[k]
         return os.path.join(self.root, item) if isinstance(item, str) else item
 
-    def _examine(self) -> tuple[tuple[int, int, int], str]:
+    def _examine(self) -> tuple[int, int, int]:
         """Decode what is not known yet, keep the pixels if all is new and fits, and find the common shape.
 
         The shape is guessed from the images seen; where a later one proves the guess wrong, held pixels start anew.
         That happens twice at most: another size, and the first colour.
         """
-        heads, facts, options = Heads(), self.facts, self.options
-        for head in facts.head[facts.state == GOOD].tolist():
-            heads.add(head[0], head[1], bool(head[2]))
+        heads, facts, options, began = Heads(), self.facts, self.options, time.monotonic()
+        for height, width, grey in np.unique(facts.head[facts.state == GOOD], axis=0).tolist():
+            heads.add(height, width, bool(grey))
         todo = np.flatnonzero(facts.state == UNKNOWN)
         if not heads.sizes:
             self._first_head(todo, heads)
-        keep = len(todo) == self.count
-        while True:
-            shape = heads.shape(options)
-            held = keep and options.fits(self.count, shape)
-            data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
-            good = 0
-            for k, result in zip(todo.tolist(), self._decoded(todo, shape, with_digest=True)):
-                facts.enter(k, result)
-                if isinstance(result, Unreadable):
-                    continue
-                heads.add(*result.head)
-                if data is not None:
-                    if heads.shape(options) != shape:
-                        break
-                    data[good] = result.pixels
-                    good += 1
-            else:
-                self._data = None if data is None else data[:good]
-                return heads.shape(options), heads.note(options)
+        while not self._decode(todo, heads):
+            pass
+        shape, self.note = heads.shape(options), heads.note(options)
+        if self.cache is not None:
+            self.cache.keep_facts(facts)
+            if self._data is not None and time.monotonic() - began > WORTH:
+                self._keep_pixels(shape, facts.digest[facts.state == GOOD], self._data)
+        return shape
+
+    def _decode(self, todo: Array, heads: Heads) -> bool:
+        """Enter what the images at ``todo`` show; False where they show that the shape was guessed wrong."""
+        shape = heads.shape(self.options)
+        held = len(todo) == self.count and self.options.fits(self.count, shape)
+        data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
+        good = 0
+        for k, result in zip(todo.tolist(), self._decoded(todo, shape, with_digest=True)):
+            self.facts.enter(k, result)
+            if isinstance(result, Unreadable):
+                continue
+            heads.add(*result.head)
+            if data is not None:
+                if heads.shape(self.options) != shape:
+                    return False
+                data[good] = result.pixels
+                good += 1
+        self._data = None if data is None else data[:good]
+        return True
 
     def _first_head(self, todo: Array, heads: Heads) -> None:
         """A first guess of the shape, from the first header that can be read."""
@@ -234,13 +217,47 @@ class ImageStore:
             stored = [self._stored(k) for k in index[start : start + PIECE].tolist()]
             yield from decode_many(stored, shape, resize=self.options.resize, with_digest=with_digest)
 
+    def _at_hand(self) -> Tensor | None:
+        """The held rows if they need not be decoded for it."""
+        if self._data is None and not self._tried_cache:
+            self._tried_cache = True
+            mapped = self._mapped()
+            if mapped is not None and (mapped[1] >= 0).all():
+                self._data = torch.from_numpy(_in_order(*mapped))
+        return self._data
+
     def _load(self) -> Tensor:
+        """All held rows: from the cache as far as it has them."""
+        data = self._at_hand()
+        if data is not None:
+            return data
+        began, mapped = time.monotonic(), self._mapped()
         data = torch.empty((len(self.kept), *self.shape), dtype=torch.uint8)
-        for row, result in enumerate(self._decoded(self.kept, self.shape)):
+        missing = np.arange(len(self.kept))
+        if mapped is not None:
+            there = mapped[1] >= 0
+            data[torch.from_numpy(there)] = torch.from_numpy(mapped[0][mapped[1][there]])
+            missing = np.flatnonzero(~there)
+        for row, result in zip(missing.tolist(), self._decoded(self.kept[missing], self.shape)):
             if isinstance(result, Unreadable):
                 raise Unreadable(str(result), int(self.kept[row]))
             data[row] = result.pixels
+        if self.facts.hashed[self.kept].all() and time.monotonic() - began > WORTH:
+            self._keep_pixels(self.shape, self.facts.digest[self.kept], data)
         return data
+
+    def _form(self, shape: tuple[int, int, int]) -> str:
+        return f"{'x'.join(map(str, shape))}_{self.options.resize}"
+
+    def _mapped(self) -> tuple[Array, Array] | None:
+        """Decoded rows in the cache, and where in them each kept image is."""
+        if self.cache is None or not self.facts.hashed[self.kept].all():
+            return None
+        return self.cache.pixels(self._form(self.shape), self.facts.digest[self.kept])
+
+    def _keep_pixels(self, shape: tuple[int, int, int], digests: Array, data: Tensor) -> None:
+        if self.cache is not None:
+            self.kept_in = self.cache.keep_pixels(self._form(shape), digests, data)
 
     def _opened(self, index: Array) -> Iterator[Tensor | Unreadable]:
         """Images that are not held, in the order of ``index``; those beyond the training images are kept."""
@@ -249,7 +266,12 @@ class ImageStore:
         now: dict[int, Tensor | Unreadable] = {}
         for k, result in zip(missing.tolist(), self._decoded(missing, self.shape), strict=True):
             now[k] = result if isinstance(result, Unreadable) else result.pixels
-            if k >= self.count and len(self._others) < room:
+            if not (self.lazy and k < self.count) and len(self._others) < room:
                 self._others[k] = now[k]
         for k in index.tolist():
             yield now[k] if k in now else self._others[k]
+
+
+def _in_order(rows: Array, at: Array) -> Array:
+    """``rows[at]``, without a copy where that is all of them in order."""
+    return rows if len(at) == len(rows) and (at == np.arange(len(at))).all() else rows[at]

@@ -49,14 +49,23 @@ _IN_MEMORY = 32 * 2**20  # files up to this size are read in one go, so that pix
 
 
 class Unreadable(Exception):
-    """An image file that cannot be used; the text is the reason, in one line."""
+    """An image file that cannot be used; the text is the reason, in one line.
+
+    ``lasting`` says that it lies in the file's contents: the same bytes will never be read.
+    """
+
+    lasting = True
+
+    def for_now(self) -> Unreadable:
+        """The same, but for a reason that may be gone at the next try."""
+        self.lasting = False
+        return self
 
 
 class Decoded(NamedTuple):
     """One image: uint8 [channels, height, width], the SHA-256 of its file, and (height, width, grey?) as stored.
 
-    The digest is empty where nobody asked for it. Sizes are those of the upright image, or about those where a large
-    JPEG was decoded at a fraction of its size.
+    The digest is empty where nobody asked for it. Sizes are those of the upright image.
     """
 
     pixels: Tensor
@@ -173,10 +182,12 @@ def _opened(path: Stored, max_pixels: int) -> Iterator[tuple[Image.Image, Stored
     except Image.DecompressionBombError as error:
         raise Unreadable(f"more pixels than the limit of {max_pixels / 1e6:.0f} megapixels") from error
     except PermissionError as error:
-        raise Unreadable("no permission to read it") from error
+        raise Unreadable("no permission to read it").for_now() from error
     except Exception as error:  # decoders raise nearly anything on damaged input: OSError, SyntaxError, struct.error
         text = " ".join(str(error).split())
-        raise Unreadable(f"truncated or damaged ({text or type(error).__name__})") from error
+        reason = Unreadable(f"truncated or damaged ({text or type(error).__name__})")
+        system = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        raise (reason.for_now() if system else reason) from error
 
 
 def _read(path: Stored) -> Stored:
@@ -191,9 +202,9 @@ def _read(path: Stored) -> Stored:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # also a link that leads nowhere, or a NUL byte in the name
-        raise Unreadable(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise Unreadable(f"cannot be opened ({getattr(error, 'strerror', None) or error})").for_now() from error
     if not stat.S_ISREG(status.st_mode):
-        raise Unreadable("not a regular file")
+        raise Unreadable("not a regular file").for_now()
     if not status.st_size:
         raise Unreadable("empty file")
     if status.st_size > _IN_MEMORY:
@@ -207,15 +218,17 @@ def _decode(
 ) -> Decoded:
     """``decode`` without the guard against warnings, for threads."""
     with _opened(path, max_pixels) as (image, stored):
-        grey = _is_grey(image)
+        grey, stored_size = _is_grey(image), image.size
         if shape is not None:
             # JPEG can decode at 1/2, 1/4, 1/8; twice the wanted side keeps the final scaling clean.
             image.draft(None, (2 * max(shape[1:]),) * 2)
+        drafted = image.size != stored_size
         image.load()
-        turn = _TURNS.get(_orientation(image))
+        orientation = _orientation(image)
+        turn = _TURNS.get(orientation)
         flat = _flat(image)
         upright = flat if turn is None else flat.transpose(turn)
-        head = (upright.height, upright.width, grey)
+        width, height = upright.size if not drafted else stored_size[:: -1 if orientation >= 5 else 1]
         if shape is not None:
             upright = upright.convert("L" if shape[0] == 1 else "RGB")
             if upright.size != (shape[2], shape[1]):
@@ -223,7 +236,9 @@ def _decode(
         pixels = np.array(upright)
         digest = digest_of_file(stored) if with_digest else b""
     tensor = torch.from_numpy(pixels)
-    return Decoded(tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous(), digest, head)
+    return Decoded(
+        tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous(), digest, (height, width, grey)
+    )
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "cover") -> Tensor:
@@ -309,4 +324,4 @@ def digest_of_file(path: Stored) -> bytes:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise Unreadable(f"cannot be read ({error.strerror})") from error
+        raise Unreadable(f"cannot be read ({error.strerror})").for_now() from error

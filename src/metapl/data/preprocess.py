@@ -35,6 +35,8 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     index = np.unique(np.asarray(index, dtype=np.int64))
     if not len(index):
         raise ValueError("preprocessing needs at least one row")
+    if callable(held := getattr(source, "held", None)):
+        held()  # what will be held is decoded once, not first here and then for the training
     if getattr(source, "lazy", False) and len(index) > SAMPLE:
         drawn = torch.randperm(len(index), generator=generator("cpu", 0, "statistics"))[:SAMPLE]
         index = np.sort(index[drawn.numpy()])

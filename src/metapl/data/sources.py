@@ -28,6 +28,7 @@ class SourceOptions:
         memory: GiB of decoded training images up to which they are held; above, they are decoded when needed.
         prefetch: steps for which images that are not held are decoded ahead in the background; 0 = none.
         allow_bad: go on where more than 5 images and more than 5 % of them cannot be read.
+        cache: keep what was learnt about image files, and their decoded rows, for the next opening (docs/images.md).
         tokenizer: texts: words (hashed, nothing to download), hf:FOLDER, or auto (the model's own, else words).
         max_tokens: texts: token ids per text, or auto (the longest text's, at most 256); longer texts are cut.
         label: files of rows: the column of the classes; auto takes label, labels, class, target, category or y.
@@ -50,6 +51,7 @@ class SourceOptions:
     memory: float = 4.0
     prefetch: int = 2
     allow_bad: bool = False
+    cache: bool = True
     tokenizer: str = "auto"
     max_tokens: int | str = "auto"
     label: str = "auto"
@@ -76,7 +78,7 @@ class SourceOptions:
     @property
     def images(self) -> ImageOptions:
         """What concerns stored images."""
-        return ImageOptions(self.image_size, self.resize, self.memory, self.prefetch, self.allow_bad)
+        return ImageOptions(self.image_size, self.resize, self.memory, self.prefetch, self.allow_bad, self.cache)
 
 
 Opener = Callable[[str, SourceOptions], Source]
