@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from metapl.data.sources import open_source as open_source
     from metapl.data.split import SplitConfig as SplitConfig
     from metapl.data.split import make_split as make_split
+    from metapl.estimator import SemiSupervisedClassifier as SemiSupervisedClassifier
+    from metapl.estimator_parts import LabeledKFold as LabeledKFold
     from metapl.evaluate import evaluate as evaluate
     from metapl.fit import fit as fit
     from metapl.methods import METHODS as METHODS
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "METHODS": "metapl.methods",
+    "LabeledKFold": "metapl.estimator_parts",
     "MLP": "metapl.models",
     "MODELS": "metapl.models",
     "Comparison": "metapl.compare",
@@ -58,6 +61,7 @@ _HOME = {
     "Predictor": "metapl.saved",
     "Result": "metapl.result",
     "RunConfig": "metapl.config",
+    "SemiSupervisedClassifier": "metapl.estimator",
     "SemiSupervisedDataset": "metapl.data.semi",
     "SmallCNN": "metapl.models",
     "SplitConfig": "metapl.data.split",

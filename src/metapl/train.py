@@ -90,11 +90,16 @@ def start(
     progress: Progress | None = None,
     observe: Observer | None = None,
     network: Factory | None = None,
+    require_unlabeled: bool = True,
 ) -> Result:
-    """``train``, into whatever ``open_store`` gives for the final config."""
+    """``train``, into whatever ``open_store`` gives for the final config.
+
+    Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
+    """
     progress, device = progress or Silent(), pick_device(config.device)
     source = source or open_source(config.data, config.source)
-    split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
+    required = require_unlabeled and bool(method_class(config.method).needs)
+    split = make_split(source, config.split, config.seed, require_unlabeled=required)
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     if config.model == "auto":
         config = replace(config, model=auto_name(preprocessing.input_shape, preprocessing.tokens))

@@ -20,6 +20,7 @@ LAYERS = (
     {"store", "result"},
     {"guard", "alarms", "train"},
     {"jobs", "fit"},
+    {"estimator", "estimator_parts"},
     {"predict", "demo", "describe", "tuning"},
     {"apply", "show", "compare"},
     {"cli"},

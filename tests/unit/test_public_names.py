@@ -12,11 +12,12 @@ import pytest
 import metapl
 
 PUBLIC = {
-    "METHODS", "MLP", "MODELS", "Comparison", "ConvNet", "Predictions", "Predictor", "Result", "RunConfig",
-    "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped", "Tuning", "UserError", "WideResNet",
-    "__version__", "compare", "diagnostics", "evaluate", "filter_pseudo_labels", "fit", "from_arrays", "from_dataset",
-    "generate_pseudo_labels", "load_model", "make_config", "make_split", "open_source", "predict_folder",
-    "predict_source", "resume", "train", "train_mpl", "tune",
+    "Comparison", "ConvNet", "LabeledKFold", "METHODS", "MLP", "MODELS", "Predictions", "Predictor", "Result",
+    "RunConfig", "SemiSupervisedClassifier", "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped",
+    "Tuning", "UserError", "WideResNet", "__version__", "compare", "diagnostics", "evaluate",
+    "filter_pseudo_labels", "fit", "from_arrays", "from_dataset", "generate_pseudo_labels", "load_model",
+    "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
+    "train_mpl", "tune",
 }  # fmt: skip
 SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml")
 
