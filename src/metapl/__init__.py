@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from metapl.data.arrays import from_arrays as from_arrays
     from metapl.data.datasets import from_dataset as from_dataset
     from metapl.data.semi import SemiSupervisedDataset as SemiSupervisedDataset
-    from metapl.data.sources import open_source as open_source
     from metapl.data.split import SplitConfig as SplitConfig
     from metapl.data.split import make_split as make_split
+    from metapl.embed import embed as embed
+    from metapl.embed import open_source as open_source
     from metapl.estimator import SemiSupervisedClassifier as SemiSupervisedClassifier
     from metapl.estimator_parts import LabeledKFold as LabeledKFold
     from metapl.evaluate import evaluate as evaluate
@@ -69,6 +70,7 @@ _HOME = {
     "Tuning": "metapl.tuning",
     "WideResNet": "metapl.models",
     "compare": "metapl.compare",
+    "embed": "metapl.embed",
     "evaluate": "metapl.evaluate",
     "filter_pseudo_labels": "metapl.pseudo_labels",
     "fit": "metapl.fit",
@@ -78,7 +80,7 @@ _HOME = {
     "load_model": "metapl.saved",
     "make_config": "metapl.config",
     "make_split": "metapl.data.split",
-    "open_source": "metapl.data.sources",
+    "open_source": "metapl.embed",
     "predict_folder": "metapl.predict",
     "predict_source": "metapl.predict",
     "resume": "metapl.train",

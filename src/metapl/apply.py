@@ -17,9 +17,10 @@ from torch import Tensor
 from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
-from metapl.data.sources import SOURCES, open_source
+from metapl.data.sources import SOURCES
 from metapl.data.table_files import READERS, is_table
 from metapl.device import pick_device
+from metapl.embed import open_source
 from metapl.errors import UserError, nearest
 from metapl.evaluate import evaluate, judge
 from metapl.files import write_json
@@ -197,10 +198,12 @@ def anchored(config: RunConfig) -> RunConfig:
     for key in ("model", "teacher_model"):
         kind, colon, path = getattr(config, key).partition(":")
         changes[key] = f"hf:{_absolute(path)}" if kind == "hf" and colon else getattr(config, key)
-    more = {key: getattr(config.source, key) for key in ("unlabeled", "test", "root")}
-    absolute: dict[str, Any] = {key: _absolute(path) for key, path in more.items() if path}
-    changes["source"] = replace(config.source, **absolute)
-    config = replace(config, **changes)
+    more = ("unlabeled", "test", "root", "encoder_weights")
+    source: dict[str, Any] = {key: _absolute(path) for key in more if (path := getattr(config.source, key))}
+    for key in ("encoder", "tokenizer"):
+        kind, colon, path = getattr(config.source, key).partition(":")
+        source |= {key: f"hf:{_absolute(path)}"} if kind == "hf" and colon else {}
+    config = replace(config, **changes, source=replace(config.source, **source))
     name, colon, path = config.data.partition(":")
     if colon and name in SOURCES and path:
         return replace(config, data=f"{name}:{_absolute(path)}")

@@ -51,7 +51,8 @@ class Job:
         return self.method.extra_steps if len(self.split.validation) else 0
 
     def predictor(self, model: nn.Module) -> Predictor:
-        return Predictor(model, self.preprocessing, self.source.class_names, self.device)
+        encoder = getattr(self.source, "encoder", None)
+        return Predictor(model, self.preprocessing, self.source.class_names, self.device, encoder)
 
     def step(self, t: int) -> Mapping[str, Tensor]:
         """Step t, and before it what is fitted on the validation rows after every ``loop.eval_every`` steps."""

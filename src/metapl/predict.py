@@ -72,7 +72,7 @@ def predict_source(
         UserError: the rows do not have the shape that the model was trained on.
     """
     index = np.arange(len(source.ids)) if index is None else index
-    step = rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    step = rows_at_once(predictor.takes.shape, ROWS, VALUES)
     for start in range(0, len(index), step):
         known = len(source.problems)
         rows = source.readable(index[start : start + step])
@@ -141,7 +141,7 @@ def judge_images(
 ) -> Predictions:
     """Decode and judge one chunk."""
     ids, rows = list[str](), list[Tensor]()
-    decoded = decode_many([file for _, file in images], shape, resize=predictor.preprocessing.resize)
+    decoded = decode_many([file for _, file in images], shape, resize=predictor.takes.resize)
     for (row_id, _), result in zip(images, decoded, strict=True):
         if isinstance(result, Unreadable):
             problems.append((row_id, str(result)))
@@ -167,7 +167,7 @@ def image_shape(predictor: Predictor) -> tuple[int, int, int]:
     Raises:
         UserError: the model was not trained on images.
     """
-    if predictor.preprocessing.kind != "image":
+    if predictor.takes.kind != "image":
         raise UserError("this model was trained on feature rows, not on images", "Predict from Python with arrays.")
-    channels, height, width = predictor.preprocessing.shape
+    channels, height, width = predictor.takes.shape
     return channels, height, width

@@ -70,7 +70,7 @@ class Result:
         Raises:
             UserError: rows of another kind or shape than those of the training.
         """
-        found: Array = self.predictor.probabilities(rows_for(X, self.predictor.preprocessing)).numpy()
+        found: Array = self.predictor.probabilities(rows_for(X, self.predictor.takes)).numpy()
         return found
 
     def predict(self, X: Any) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from metapl.errors import UserError
 from metapl.files import sync_file, write_json
 from metapl.models import Factory, architecture, as_factory, build_given, rebuild
 from metapl.models.combined import PLAIN, assemble, describe
+from metapl.models.encoders import FrozenEncoder, Look, build_encoder
 from metapl.types import Preprocessing
 
 CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
@@ -34,10 +35,18 @@ class Predictor:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     device: torch.device
+    encoder: FrozenEncoder | None = None  # turns raw rows into what ``preprocessing`` describes
+
+    @property
+    def takes(self) -> Preprocessing:
+        """The raw rows that are asked for: kind, shape, columns, tokens."""
+        return self.preprocessing if self.encoder is None else self.encoder.takes
 
     @torch.no_grad()
     def probabilities(self, rows: Tensor) -> Tensor:
-        """[n, C] on the CPU for raw rows [n, ...], as ``types`` has them."""
+        """[n, C] on the CPU for raw rows [n, ...], as ``types`` has them; with an encoder, or for its features."""
+        if self.encoder is not None and not rows.is_floating_point():  # images and texts are whole numbers
+            rows = self.encoder.encode(rows)
         if tuple(rows.shape[1:]) != self.preprocessing.shape:
             got, wanted = list(rows.shape[1:]), list(self.preprocessing.shape)
             raise UserError(f"rows have the shape {got}, the model was trained on {wanted}", "Use rows of that shape.")
@@ -63,20 +72,27 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
         "preprocessing": preprocessing_to_dict(predictor.preprocessing),
         **({} if (combine := describe(predictor.model)) == PLAIN else {"combine": combine}),
         **({} if (made := architecture(predictor.model)) is None else {"architecture": made}),
+        **({} if predictor.encoder is None else {"encoder": _encoder_to_dict(predictor.encoder)}),
         **card,
     }
     write_json(folder / "model.json", facts)
 
 
 def load_model(
-    folder: str | Path, device: torch.device | str = "cpu", *, network: nn.Module | Factory | None = None
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    network: nn.Module | Factory | None = None,
+    encoder: nn.Module | Factory | None = None,
 ) -> Predictor:
     """What ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
 
     ``network``: the ``nn.Module`` or factory that was trained, where it was given as an object; its weights are loaded.
 
+    ``encoder``: likewise, the frozen encoder that was given to ``embed`` as an object.
+
     Raises:
-        UserError: a file is missing or damaged, or the weights do not fit the network.
+        UserError: a file is missing or damaged, the weights do not fit the network, or the encoder is gone or another.
     """
     folder, device = Path(folder), torch.device(device)
     folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
@@ -89,6 +105,7 @@ def load_model(
             build = partial(build_given, as_factory(network), card["model"], shape, len(names), preprocessing.tokens)
         model = assemble(card.get("combine", PLAIN), build, shape)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
+        frozen = _encoder_from_dict(card["encoder"], encoder) if "encoder" in card else None
     except FileNotFoundError as error:
         remedy = "Has the training finished? `metapl resume` goes on where it stopped."
         raise UserError("there is no trained model here", remedy, str(folder)) from error
@@ -96,4 +113,36 @@ def load_model(
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the model cannot be loaded ({error})", "Train again.", str(folder)) from error
-    return Predictor(model.to(device).eval(), preprocessing, names, device)
+    frozen = None if frozen is None else frozen.to(device)
+    return Predictor(model.to(device).eval(), preprocessing, names, device, frozen)
+
+
+def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:
+    return {
+        "name": encoder.name,
+        "weights": encoder.weights,
+        "sha256": encoder.sha256,
+        "look": asdict(encoder.look),
+        "normalize": encoder.normalize,
+        "takes": preprocessing_to_dict(encoder.takes),
+    }
+
+
+def _encoder_from_dict(stored: dict[str, Any], given: nn.Module | Factory | None) -> FrozenEncoder:
+    """The encoder that the card describes, built again.
+
+    Raises:
+        UserError: its files are gone, or it has other weights now.
+    """
+    look: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["look"].items()}
+    made = build_encoder(
+        stored["name"] if given is None else given,
+        preprocessing_from_dict(stored["takes"]),
+        weights_file="" if given is not None else stored["weights"],
+        look=Look(**look),
+        normalize=stored["normalize"],
+    )
+    if made.sha256 != stored["sha256"]:
+        remedy = "Bring back the encoder that the model was trained with, or train again."
+        raise UserError("the encoder has other weights than at the training", remedy, stored["name"])
+    return made

@@ -20,9 +20,9 @@ from torch import nn
 from metapl import alarms, checkpoint, guard
 from metapl.config import RunConfig
 from metapl.data.preprocess import fit_preprocessing
-from metapl.data.sources import open_source
 from metapl.data.split import make_split
 from metapl.device import own_generator, pick_device
+from metapl.embed import open_source
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
 from metapl.job import Job, build_job, diverged, due, sound
@@ -97,7 +97,7 @@ def start(
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """
     progress, device = progress or Silent(), pick_device(config.device)
-    source = source or open_source(config.data, config.source)
+    source = open_source(config.data, config.source, source)
     required = require_unlabeled and bool(method_class(config.method).needs)
     split = make_split(source, config.split, config.seed, require_unlabeled=required)
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
@@ -131,7 +131,7 @@ def resume(
     progress, config = progress or Silent(), open_run(folder)
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
-    source = source or open_source(config.data, config.source)
+    source = open_source(config.data, config.source, source)
     split = load_split(folder, source)
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     device = pick_device(config.device)

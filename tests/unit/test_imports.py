@@ -13,10 +13,10 @@ from metapl.methods import METHODS
 ROOT = Path(__file__).parents[2] / "src" / "metapl"
 # A module may import from its own layer and from those below it.
 LAYERS = (
-    {"types", "errors", "files", "loaders", "signals", "_version"},
+    {"types", "errors", "files", "cache", "loaders", "signals", "_version"},
     {"losses", "feedback", "pseudo_labels", "thresholds", "optim", "models", "data"},
     {"methods", "diagnostics", "tutorial"},
-    {"config", "saved", "evaluate", "checkpoint", "run", "progress", "device", "job", "trial", "pace"},
+    {"config", "saved", "embed", "evaluate", "checkpoint", "run", "progress", "device", "job", "trial", "pace"},
     {"store", "result"},
     {"guard", "alarms", "train"},
     {"jobs", "fit"},

@@ -86,6 +86,13 @@ Settings = Annotated[
 Model = Annotated[
     Text, typer.Option(metavar="NAME", help="See `metapl models`, or package.module:function; by default auto.")
 ]
+Encoder = Annotated[
+    Text,
+    typer.Option(
+        metavar="NAME",
+        help="Train a small head on a frozen network's features: timm:NAME, torchvision:NAME, hf:FOLDER.",
+    ),
+]
 Labels = Annotated[Whole, typer.Option(metavar="N", help="Use N labels per class (validation rows come out of these).")]
 LabelsTotal = Annotated[Whole, typer.Option(metavar="N", help="Use N labels in all, spread evenly.")]
 Validation = Annotated[

@@ -13,6 +13,7 @@ from metapl.cli.app import (
     Data,
     Debug,
     Device,
+    Encoder,
     Json,
     Labels,
     LabelsTotal,
@@ -71,6 +72,7 @@ def train(
     settings: Settings = None,
     method: Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")] = None,
     model: Model = None,
+    encoder: Encoder = None,
     labels: Labels = None,
     labels_total: LabelsTotal = None,
     validation: Validation = None,
@@ -119,6 +121,7 @@ def train(
     options = {
         "method": method,
         "model": model,
+        "source.encoder": encoder,
         "split.labels": labels,
         "split.labels_total": labels_total,
         "split.validation": parsed(validation),

@@ -16,9 +16,9 @@ import numpy as np
 from metapl.compare.passes import RowCounter, Rows, count_run
 from metapl.config import RunConfig
 from metapl.data.preprocess import fit_preprocessing
-from metapl.data.sources import open_source
 from metapl.data.split import make_split
 from metapl.device import pick_device
+from metapl.embed import open_source
 from metapl.errors import UserError
 from metapl.job import Job, build_job
 from metapl.methods import method_class
@@ -51,7 +51,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     Raises:
         UserError: a run of ``config`` cannot start.
     """
-    source = source or open_source(config.data, config.source)
+    source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     model = auto_name(preprocessing.input_shape, preprocessing.tokens) if config.model == "auto" else config.model

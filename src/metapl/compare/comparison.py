@@ -24,7 +24,7 @@ from metapl.compare.specs import Base, Spec, based_on, check_base, configure, pa
 from metapl.compare.table import Row, make_table, verdict
 from metapl.compare.worker import run_one, stored_row
 from metapl.config import RunConfig, known_keys
-from metapl.data.sources import open_source
+from metapl.embed import open_source
 from metapl.errors import UserError, nearest
 from metapl.files import write_json, write_text
 from metapl.jobs import JobsStopped, Outcome, default_workers, run_jobs
@@ -127,7 +127,7 @@ def compare(
     numbers = _seeds(seeds, next(iter(configs.values())).seed)
     progress, kept = progress or Silent(), source
     first = next(iter(configs.values()))
-    source = source or open_source(first.data, first.source)
+    source = open_source(first.data, first.source, source)
     plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.compare(...)")
     out = out or _free_folder(first.data)
     stored = load_plan(out)
@@ -152,7 +152,7 @@ def resume_comparison(
     if plan is None:
         raise UserError("there is no comparison in this folder", "Give a folder that compare made.", str(out))
     first = plan.config(plan.labels[0], plan.seeds[0])
-    if (source or open_source(first.data, first.source)).fingerprint() != plan.fingerprint:
+    if open_source(first.data, first.source, source).fingerprint() != plan.fingerprint:
         raise UserError("the data changed since the comparison began", "Restore them as they were.", str(out))
     with locked(out / LOCK):
         return _carry_on(out, plan, source, workers, progress or Silent())

@@ -16,8 +16,8 @@ import torch
 from metapl import checkpoint
 from metapl.compare.lock import locked
 from metapl.config import RunConfig, load_config
-from metapl.data.sources import open_source
 from metapl.device import pick_device
+from metapl.embed import open_source
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
 from metapl.files import write_json
@@ -93,7 +93,7 @@ def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Re
     """The run's result and the bytes that training it held at most; None for one that was trained earlier."""
     if (folder / "results.json").is_file():
         _check_config(folder, config)
-        source = source or open_source(config.data, config.source)
+        source = open_source(config.data, config.source, source)
         device = pick_device(config.device)
         summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         split = load_split(folder, source)

@@ -44,6 +44,10 @@ class SourceOptions:
         root: the folder that paths in a file start from; by default the file's own.
         delimiter: comma, tab, semicolon or pipe; auto finds it in the header.
         skip_bad_rows: leave bad rows of a file out (they are listed in problems.csv) instead of stopping.
+        encoder: a frozen network whose features stand for the rows: timm:NAME, torchvision:NAME, hf:FOLDER or
+            package.module:factory.
+        encoder_weights: a file of its weights, .safetensors or .pth.
+        encoder_size: side that images are brought to for it, HxW, or auto (what it was made for).
     """
 
     image_size: int | str = "auto"
@@ -67,6 +71,9 @@ class SourceOptions:
     root: str = ""
     delimiter: str = "auto"
     skip_bad_rows: bool = False
+    encoder: str = ""
+    encoder_weights: str = ""
+    encoder_size: int | str = "auto"
 
     @property
     def table(self) -> TableOptions:

@@ -6,7 +6,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metapl.errors import UserError
-from metapl.models.vision import library
+from metapl.models.vision import Look, library
 from metapl.types import Tokens
 
 Shape = tuple[int, ...]
@@ -32,7 +32,7 @@ class HFClassifier(nn.Module):
     def __init__(self, model: nn.Module, pad: int | None = None) -> None:
         super().__init__()
         self.model, self.pad = model, pad
-        self.sized = pad is None and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        self.sized = pad is None and takes_sizes(model)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -168,6 +168,40 @@ def check_kind(config: Mapping[str, Any], tokens: Tokens | None, path: Path) -> 
     if not tokens.tokenizer.startswith("hf:"):
         what = f"this network needs its own tokenizer, the texts were cut by '{tokens.tokenizer}'"
         raise UserError(what, f"Set source.tokenizer=hf:{path}.", f"hf:{path}")
+
+
+def takes_sizes(model: nn.Module) -> bool:
+    """Whether it can take images of another size than its own."""
+    return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+
+
+def look(path: Path) -> Look:
+    """The image size, mean and std that the folder notes (``preprocessor_config.json``, else ``config.json``)."""
+    config = read_config(path)
+    try:
+        noted = json.loads((path / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        noted = {}
+    channels = int(config.get("num_channels", 3))
+    mean, std = (tuple(noted.get(k) or (0.5,) * channels) for k in ("image_mean", "image_std"))
+    size = noted.get("crop_size") or noted.get("size") or config.get("image_size")
+    if isinstance(size, dict):
+        side = size.get("shortest_edge") or config.get("image_size")
+        size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else side
+    sides = (size, size) if isinstance(size, int) else tuple(size) if size else None
+    return Look(sides, mean, std, channels)
+
+
+def sentence_settings(path: Path) -> tuple[str, bool]:
+    """("mean" or "cls", whether features have length 1), as folders of sentence-transformers note it."""
+    pooling, unit = "mean", False
+    with suppress(OSError, ValueError, AttributeError):
+        noted = json.loads((path / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+        pooling = "cls" if noted.get("pooling_mode_cls_token") and not noted.get("pooling_mode_mean_tokens") else "mean"
+    with suppress(OSError, ValueError, AttributeError):
+        parts = json.loads((path / "modules.json").read_text(encoding="utf-8"))
+        unit = any(str(part.get("type", "")).endswith("Normalize") for part in parts)
+    return pooling, unit
 
 
 def check_length(config: Any, tokens: Tokens | None) -> None:

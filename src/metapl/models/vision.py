@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,22 @@ REMEDY = "Set source.image_size to a size that it takes, or choose another netwo
 INSTALL = 'Install it: pip install "metapl[vision]".'
 # Two nets of torchvision give a pair while they train unless they are told not to.
 _ONE_OUTPUT = {name: {"aux_logits": False, "init_weights": True} for name in ("inception_v3", "googlenet")}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an encoder wants its images.
+
+    Attributes:
+        size: (height, width) that images are brought to; None = as they are.
+        mean, std: per channel, on the 0..1 scale; () = 0 and 1.
+        channels: 0 = as they are.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    channels: int = 0
 
 
 def library(name: str, install: str = INSTALL) -> ModuleType:
@@ -81,6 +98,43 @@ def downloaded(name: str) -> dict[str, torch.Tensor]:
     weights = models.get_model_weights(name).DEFAULT
     state: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     return state
+
+
+def without_head(model: nn.Module) -> nn.Module:
+    """The same network with its last layer left out: features instead of logits."""
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    parent, _, last = layers[-1].rpartition(".")
+    setattr(model.get_submodule(parent), last, nn.Identity())
+    return model
+
+
+def timm_look(name: str) -> Look:
+    """The image size, mean and std that timm notes for the network.
+
+    Raises:
+        UserError: not installed or unknown.
+    """
+    timm = library("timm")
+    if ":" in name or "/" in name or not timm.is_model(name):
+        raise UserError(f"timm has no network '{name}'", _like(name, timm.list_models()), "encoder")
+    noted = timm.models.get_pretrained_cfg(name)
+    channels, height, width = noted.input_size
+    return Look((height, width), tuple(noted.mean), tuple(noted.std), channels)
+
+
+def torchvision_look(name: str) -> Look:
+    """The image size, mean and std of torchvision's own weights for the network (nothing is fetched).
+
+    Raises:
+        UserError: not installed or unknown.
+    """
+    models = library("torchvision").models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(f"torchvision has no classifier '{name}'", _like(name, known), "encoder")
+    noted = models.get_model_weights(name).DEFAULT.transforms()
+    side = noted.crop_size[0]
+    return Look((side, side), tuple(noted.mean), tuple(noted.std), 3)
 
 
 def _own_size(name: str, shape: Shape) -> dict[str, Any]:

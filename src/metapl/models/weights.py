@@ -83,6 +83,8 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
 
 def _heads(model: nn.Module, num_classes: int) -> set[str]:
     """Names of the layers that may give logits: the last ones, as long as they have ``num_classes`` outputs."""
+    if not num_classes:  # an encoder has none
+        return set()
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     found = set[str]()
     for name, layer in reversed(layers):

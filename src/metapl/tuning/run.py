@@ -14,8 +14,8 @@ import yaml
 
 from metapl._version import __version__
 from metapl.config import RunConfig, to_dict
-from metapl.data.sources import open_source
 from metapl.data.split import make_split
+from metapl.embed import open_source
 from metapl.errors import UserError
 from metapl.files import write_json, write_text
 from metapl.jobs import Outcome, run_jobs
@@ -89,7 +89,7 @@ def tune(
     search = make_search(sampler, config, axes, trials, config.seed)
     if sampler != "optuna" and search.cost <= 1:
         raise UserError("there is nothing to try: every value is the run's own", "Search other values.", "--search")
-    source = source or open_source(config.data, config.source)
+    source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     material = gather(source, split, folds, config.seed)
     if config.model == "auto":

@@ -1,0 +1,206 @@
+"""Embedding mode: a frozen encoder turns every row into features once; what is trained is a small head on these.
+
+Features are kept on disk, outside the data, so that the next run has them at once. A row is encoded when it is first
+asked for: test rows by ``evaluate`` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from metapl.cache import cache_folder, locked
+from metapl.data.image_options import ImageOptions
+from metapl.data.sources import SourceOptions
+from metapl.data.sources import open_source as open_raw
+from metapl.device import pick_device
+from metapl.errors import UserError
+from metapl.files import write_with
+from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
+from metapl.types import Column, Kind, Preprocessing, Source, Tokens
+
+Array = np.ndarray[Any, Any]
+PIECE = 4096  # rows encoded before they are stored
+VERSION = "metapl features 1"
+
+
+class EmbeddedSource:
+    """A ``types.Source`` of kind table: the rows of another source as an encoder's features.
+
+    Args:
+        inner: the source of images or texts.
+        encoder: what turns them into features.
+        cache: keep features on disk.
+
+    Attributes:
+        inner, encoder: as given.
+    """
+
+    kind: Kind = "table"
+    columns: tuple[Column, ...] = ()
+    tokens: Tokens | None = None
+
+    def __init__(self, inner: Source, encoder: FrozenEncoder, cache: bool = True) -> None:
+        self.inner, self.encoder, self.name = inner, encoder, inner.name
+        self.ids, self.labels, self.is_test, self.class_names = (
+            inner.ids,
+            inner.labels,
+            inner.is_test,
+            inner.class_names,
+        )
+        self.notes: tuple[str, ...] = (*inner.notes, f"rows are {encoder.features} features of {encoder.name}")
+        self.problems = inner.problems  # the same list: what is found later shows too
+        self._features = torch.zeros(len(inner.ids), encoder.features)
+        self._done = np.zeros(len(inner.ids), dtype=bool)
+        self._fingerprint = ""
+        self._cache, self._read = cache, set[str]()
+
+    def rows(self, index: Array) -> Tensor:
+        """float32 [n, D]; what has not been encoded yet is encoded now."""
+        index = np.asarray(index, dtype=np.int64)
+        if not self._done[index].all():
+            self._fill(np.unique(index))
+        return self._features[torch.from_numpy(index)]
+
+    def readable(self, index: Array) -> Array:
+        """As the inner source says."""
+        return self.inner.readable(index)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the inner source's fingerprint and the encoder's weights and settings."""
+        if not self._fingerprint:
+            parts = f"{VERSION}|{self.inner.fingerprint()}|{self.encoder.identity}"
+            self._fingerprint = hashlib.sha256(parts.encode()).hexdigest()
+        return self._fingerprint
+
+    def _fill(self, index: Array) -> None:
+        """Encode the rows at ``index`` that neither memory nor disk holds, and store them."""
+        folder = cache_folder() / "features" / self.fingerprint() if self._cache else None
+        if folder is None:
+            return self._encode(index[~self._done[index]], None)
+        with locked(folder):  # processes side by side want the same rows: the first one encodes them
+            self._load(folder)
+            self._encode(index[~self._done[index]], folder)
+
+    def _encode(self, missing: Array, folder: Path | None) -> None:
+        for start in range(0, len(missing), PIECE):
+            some = missing[start : start + PIECE]
+            made = self.encoder.encode(self.inner.rows(some))
+            self._features[torch.from_numpy(some)] = made
+            self._done[some] = True
+            if folder is not None:
+                self._store(folder, some, made)
+
+    def _load(self, folder: Path) -> None:
+        """Take what is stored; a file that is damaged or does not fit is passed over."""
+        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+            if path.name in self._read:
+                continue
+            self._read.add(path.name)
+            with suppress(OSError, SafetensorError, KeyError, ValueError):
+                part = load_file(path)
+                index, features = part["index"], part["features"]
+                fits = features.shape == (len(index), self.encoder.features) and features.dtype == torch.float32
+                fits = fits and torch.equal(part["sha256"], _checksum(features))
+                if fits and len(index) and int(index.min()) >= 0 and int(index.max()) < len(self._done):
+                    self._features[index] = features
+                    self._done[index.numpy()] = True
+
+    def _store(self, folder: Path, index: Array, features: Tensor) -> None:
+        tensors = {"index": torch.from_numpy(index), "features": features.contiguous()}
+        content = save({**tensors, "sha256": _checksum(features)})
+        name = f"{hashlib.sha256(index.tobytes()).hexdigest()[:16]}.safetensors"
+        self._read.add(name)
+        with suppress(OSError):  # a full or read-only disk costs time, not the run
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_with(folder / name, lambda file: file.write(content))
+
+
+def _checksum(features: Tensor) -> Tensor:
+    digest = hashlib.sha256(features.contiguous().numpy().tobytes()).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+
+
+def embed(
+    source: Source,
+    encoder: str | nn.Module | Callable[..., nn.Module],
+    *,
+    weights: str = "",
+    size: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    normalize: bool | None = None,
+    device: str = "auto",
+    cache: bool = True,
+) -> EmbeddedSource:
+    """``source`` with every row replaced by the features that a frozen encoder gives it.
+
+    Args:
+        source: images or texts.
+        encoder: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``package.module:factory``, or a module or factory
+            that gives [B, D] for images [B, channels, height, width] (0..1, or as mean and std make them) or ids.
+        weights: a file of its weights (not for ``hf:``).
+        size: side or (height, width) that images are brought to; None = what the encoder was made for.
+        mean, std: per channel; None = the encoder's own.
+        normalize: bring features to length 1; None = as an ``hf:`` folder says, else no.
+        device: where it runs.
+        cache: keep features on disk (``$METAPL_CACHE``, else ``~/.cache/metapl``).
+
+    Raises:
+        UserError: no such encoder, or one that does not take these rows.
+    """
+    shape = tuple(source.rows(np.flatnonzero(~source.is_test)[:1]).shape[1:])
+    plain = source.kind == "image"
+    takes = Preprocessing(
+        source.kind,
+        shape,
+        (0.0,) * shape[0] if plain else (),
+        (1.0,) * shape[0] if plain else (),
+        tokens=source.tokens,
+        resize=getattr(source, "resize", "cover"),
+    )
+    look = None
+    if plain and not (size is None and mean is None and std is None):
+        noted = (own_look(encoder) if isinstance(encoder, str) else None) or Look()
+        sides = (size, size) if isinstance(size, int) else size
+        look = Look(sides or noted.size, tuple(mean or noted.mean), tuple(std or noted.std), noted.channels)
+    made = build_encoder(encoder, takes, weights_file=weights, look=look, normalize=normalize)
+    return EmbeddedSource(source, made.to(pick_device(device)), cache)
+
+
+def open_source(spec: str, options: SourceOptions | None = None, given: Source | None = None) -> Source:
+    """What ``data.open_source`` opens, or ``given``; its rows as features where ``options`` name an encoder.
+
+    Images are then brought to the encoder's own size, and texts are cut by its own tokenizer, unless the options say
+    otherwise.
+
+    Raises:
+        UserError: as ``data.open_source`` and ``embed``.
+    """
+    options = options or SourceOptions()
+    if not options.encoder:
+        if options.encoder_weights:
+            raise UserError("encoder_weights is set, and encoder is not", "Name the encoder.", "source.encoder_weights")
+        return given or open_raw(spec, options)
+    if isinstance(given, EmbeddedSource):
+        return given
+    size = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
+    if given is None:
+        kind, colon, _ = options.encoder.partition(":")
+        if kind == "hf" and colon and options.tokenizer == "auto":
+            options = replace(options, tokenizer=options.encoder)
+        look = own_look(options.encoder)
+        if options.image_size == "auto" and (sides := size or (look.size if look else None)):
+            options = replace(options, image_size=f"{sides[0]}x{sides[1]}")
+        given = open_raw(spec, options)
+    return embed(given, options.encoder, weights=options.encoder_weights, size=size)

@@ -1,0 +1,262 @@
+"""Frozen encoders: a network without a head that turns raw rows into features, and all it does to a row before.
+
+Shapes: n rows, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metapl.errors import UserError
+from metapl.models import huggingface, own, vision, weights
+from metapl.models.vision import Look as Look
+from metapl.types import Preprocessing
+
+BATCH = 64  # rows per forward
+KINDS = ("timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
+
+
+class FrozenEncoder:
+    """A network in eval mode and the way from raw rows to it.
+
+    Attributes:
+        name: what ``build_encoder`` was given, or a name for an object.
+        weights: the file of its weights, or "".
+        takes: the raw rows: kind, shape and tokens; mean and std say nothing here.
+        sha256: over weights and class; with ``identity`` it stands for all that features depend on.
+        normalize: whether features are brought to length 1.
+        pooling: texts: "mean" over all that is no padding, or "cls", the first id's.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        takes: Preprocessing,
+        look: Look | None = None,
+        *,
+        weights: str = "",
+        normalize: bool = False,
+        pooling: str = "mean",
+    ) -> None:
+        self.network, self.name, self.takes, self.weights = network.eval().requires_grad_(False), name, takes, weights
+        self.look, self.normalize, self.pooling = look or Look(), normalize, pooling
+        self.sha256 = _digest(network)
+        self.features = int(self.encode(_blank(takes)).shape[1])  # also the check that it takes such rows
+
+    def to(self, device: torch.device | str) -> FrozenEncoder:
+        """Moved there."""
+        self.network.to(device)
+        return self
+
+    @property
+    def identity(self) -> str:
+        """All that the features of a row depend on, beside the row."""
+        parts = [self.sha256, self.look.size, self.look.mean, self.look.std, self.look.channels]
+        takes = [self.takes.kind, self.takes.shape, repr(self.takes.tokens)]
+        return json.dumps([*parts, self.normalize, self.pooling, *takes])
+
+    @torch.no_grad()
+    def encode(self, rows: Tensor) -> Tensor:
+        """float32 [n, D] on the CPU for raw rows [n, ...].
+
+        Raises:
+            UserError: rows of another shape, or a network that does not take them or gives no [n, D].
+        """
+        if tuple(rows.shape[1:]) != self.takes.shape:
+            got, wanted = list(rows.shape[1:]), list(self.takes.shape)
+            raise UserError(f"rows have the shape {got}, the encoder takes {wanted}", "Use rows of that shape.")
+        if self.takes.kind == "text":
+            return self._texts(rows)
+        parts = [self._batch(self._image(chunk)) for chunk in torch.split(rows, BATCH)]
+        return torch.cat(parts) if parts else torch.zeros(0, self.features)
+
+    def _texts(self, rows: Tensor) -> Tensor:
+        """Texts of like length go together, and no further than the longest of them: padding costs time."""
+        assert self.takes.tokens is not None  # build_encoder has looked
+        lengths = (rows != self.takes.tokens.pad).sum(1).clamp_min(1)
+        order = torch.argsort(lengths, stable=True)
+        parts = [self._batch(rows[some, : int(lengths[some].max())]) for some in torch.split(order, BATCH)]
+        if not parts:
+            return torch.zeros(0, self.features)
+        made = torch.cat(parts)
+        return torch.empty_like(made).index_copy_(0, order, made)
+
+    def _batch(self, x: Tensor) -> Tensor:
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        try:
+            out = self._pooled(x.to(device))
+        except (AssertionError, IndexError, RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(
+                f"the encoder '{self.name}' cannot take these rows ({reason})", REMEDY, "encoder"
+            ) from error
+        if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
+            got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise UserError(
+                f"the encoder '{self.name}' gives {got} for {len(x)} rows", "It must give [B, D].", "encoder"
+            )
+        return (F.normalize(out.float(), dim=1) if self.normalize else out.float()).cpu()
+
+    def _image(self, x: Tensor) -> Tensor:
+        """uint8 [n, C, h, w] to what the network was trained on."""
+        look, x = self.look, x.float().div_(255)
+        if look.channels and x.shape[1] != look.channels:
+            x = x.expand(-1, look.channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
+        if look.size is not None and tuple(x.shape[2:]) != look.size:
+            x = F.interpolate(x, look.size, mode="bilinear", antialias=True, align_corners=False)
+        if look.mean:
+            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (look.mean, look.std))
+            x = (x - mean) / std
+        return x
+
+    def _pooled(self, x: Tensor) -> Any:
+        if not isinstance(self.network, HFBody):
+            return self.network(x)
+        return self.network(x, self.pooling)
+
+
+REMEDY = "Set source.image_size or source.encoder_size to what it takes, or choose another encoder."
+
+
+class HFBody(nn.Module):
+    """A network of transformers without a head, pooled to one vector per row."""
+
+    def __init__(self, model: nn.Module, pad: int | None) -> None:
+        super().__init__()
+        self.model, self.pad = model, pad
+        self.sized = pad is None and huggingface.takes_sizes(model)
+        self.has_class = any("cls_token" in n or "class_embedding" in n for n, _ in model.named_parameters())
+
+    def forward(self, x: Tensor, pooling: str) -> Tensor:
+        """[B, D] of images [B, channels, height, width] or ids [B, length]."""
+        given = huggingface.inputs(self, x)
+        last: Tensor = self.model(**given).last_hidden_state
+        if last.ndim == 4:
+            return last.mean((2, 3))
+        if pooling == "cls" if self.pad is not None else self.has_class:
+            return last[:, 0]
+        if self.pad is None:
+            return last.mean(1)
+        mask: Tensor = given["attention_mask"].unsqueeze(-1).to(last.dtype)
+        return (last * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def build_encoder(
+    encoder: str | nn.Module | Callable[..., nn.Module],
+    takes: Preprocessing,
+    *,
+    weights_file: str = "",
+    look: Look | None = None,
+    normalize: bool | None = None,
+) -> FrozenEncoder:
+    """The frozen encoder that ``encoder`` names or is, for raw rows as ``takes`` describes them.
+
+    Args:
+        encoder: one of KINDS, or from Python a module (used as it is, in eval mode) or a factory.
+        takes: kind, shape and tokens of the rows.
+        weights_file: its weights, .safetensors or .pth.
+        look: how it wants images, where not as its own configuration says.
+        normalize: bring features to length 1; None = as the folder of an ``hf:`` encoder says, else no.
+
+    Raises:
+        UserError: unknown name, weights that do not fit, or rows that it cannot take.
+    """
+    if takes.kind == "table":
+        raise UserError("an encoder takes images or texts, these rows are a table", "Leave it out.", "encoder")
+    name = encoder if isinstance(encoder, str) else own.given_name(encoder)
+    kind, colon, rest = name.partition(":")
+    if kind == "hf" and colon and isinstance(encoder, str):
+        if weights_file:
+            raise UserError(
+                "encoder_weights does not go with an hf: encoder", "Its folder has them.", "encoder_weights"
+            )
+        return _hf(rest, takes, look, normalize)
+    if takes.kind == "text" and kind in ("timm", "torchvision"):
+        raise UserError(f"the encoder '{name}' takes images, these rows are texts", "Use hf:FOLDER.", "encoder")
+    look = look or own_look(name) or Look()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # what no file gives is the same every time
+        network = _network(encoder, name, (look.channels or takes.shape[0], *(look.size or takes.shape[1:])))
+    if weights_file:
+        weights_file = os.path.abspath(os.path.expanduser(weights_file))
+        weights.load_body(network, weights.read_weights(weights_file), 0, weights_file)
+    return FrozenEncoder(network, name, takes, look, weights=weights_file, normalize=bool(normalize))
+
+
+def own_look(name: str) -> Look | None:
+    """How the named encoder wants images; None where it does not say.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    kind, colon, rest = name.partition(":")
+    if kind == "timm" and colon:
+        return vision.timm_look(rest)
+    if kind == "torchvision" and colon:
+        return vision.torchvision_look(rest)
+    if kind == "hf" and colon:
+        return huggingface.look(huggingface.model_folder(rest))
+    return None
+
+
+def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
+    if isinstance(encoder, nn.Module):
+        return encoder
+    kind, colon, rest = name.partition(":")
+    if isinstance(encoder, str) and colon and kind == "timm":
+        return vision.build_timm(rest, shape, 0, False)
+    if isinstance(encoder, str) and colon and kind == "torchvision":
+        return vision.without_head(vision.build_torchvision(rest, shape, 1000, False))
+    if isinstance(encoder, str) and not colon:
+        raise UserError(f"'{name}' is no encoder", f"Give {', '.join(KINDS)}.", "encoder")
+    if isinstance(encoder, str) and name.startswith(own.GIVEN):
+        what = f"the encoder '{rest}' was given as a Python object, which is not stored"
+        raise UserError(what, "Give it again: load_model(folder, encoder=...).", "encoder")
+    made = own.call(own.imported(name) if isinstance(encoder, str) else encoder, name, shape, 0)
+    if not isinstance(made, nn.Module):
+        raise UserError(f"'{name}' gave a {type(made).__name__}, not an nn.Module", "", "encoder")
+    return made
+
+
+def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | None) -> FrozenEncoder:
+    path = Path(os.path.abspath(huggingface.model_folder(folder)))
+    huggingface.check_kind(huggingface.read_config(path), takes.tokens, path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = huggingface.load_base(path)
+    huggingface.check_length(network.config, takes.tokens)
+    pooling, unit = huggingface.sentence_settings(path)
+    return FrozenEncoder(
+        HFBody(network, None if takes.tokens is None else takes.tokens.pad),
+        f"hf:{path}",
+        takes,
+        None if takes.kind == "text" else look or huggingface.look(path),
+        normalize=unit if normalize is None else normalize,
+        pooling=pooling,
+    )
+
+
+def _blank(takes: Preprocessing) -> Tensor:
+    if takes.tokens is None:
+        return torch.zeros(2, *takes.shape, dtype=torch.uint8)
+    return torch.full((2, *takes.shape), takes.tokens.mask, dtype=torch.int32)
+
+
+def _digest(network: nn.Module) -> str:
+    """SHA-256 over the class and every tensor of the network."""
+    digest = hashlib.sha256(type(network).__qualname__.encode())
+    for name, value in sorted(network.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"|{name} {tensor.dtype} {tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

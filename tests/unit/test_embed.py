@@ -1,0 +1,302 @@
+"""Embedding mode: features made once by a frozen encoder and kept on disk; the stored model takes raw rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import metapl
+from metapl.apply import judge_own, predict_to
+from metapl.config import make_config
+from metapl.data import MemorySource
+from metapl.embed import EmbeddedSource, embed
+from metapl.errors import UserError
+from metapl.saved import load_model
+from metapl.types import Tokens
+
+OPTIONS = {
+    "steps": 6,
+    "device": "cpu",
+    "guard.mode": "off",
+    "batch.unlabeled": 8,
+    "split.validation": 2,
+    "method": "fixmatch",
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def transformers() -> ModuleType:
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def bert(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT without a head, in the form of sentence-transformers."""
+    folder = tmp_path_factory.mktemp("bert")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=12,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+class Means(nn.Module):
+    """Counts what it is shown; features are means of channels and rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        return self.scale * torch.cat([x.mean((1, 2)), x.mean((1, 3))], 1)
+
+
+def images(test: int = 8) -> MemorySource:
+    """Sixty grey 8 x 8 images of two brightnesses, the last ``test`` of them test rows."""
+    draw, labels = torch.Generator().manual_seed(0), np.arange(60) % 2
+    data = torch.randint(0, 120, (60, 1, 8, 8), generator=draw) + 100 * torch.from_numpy(labels).view(-1, 1, 1, 1)
+    is_test = np.arange(60) >= 60 - test
+    known = np.where((np.arange(60) < 16) | is_test, labels, -1)
+    return MemorySource("bright", "image", data.to(torch.uint8), known, ("dark", "light"), is_test=is_test)
+
+
+def texts(folder: Path) -> MemorySource:
+    tokens = Tokens(f"hf:{folder}", 10, pad=0, mask=3, special=(1, 2))
+    ids = torch.randint(4, 50, (20, 10), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    for row in range(20):
+        ids[row, 1 + row % 10 :] = 0
+    return MemorySource("texts", "text", ids, np.arange(20) % 2, ("a", "b"), tokens=tokens)
+
+
+# ---- features ------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_encoded_when_asked_for_and_once(cache: Path) -> None:
+    net, source = Means(), images()
+    made = embed(source, net)
+    net.seen.clear()
+    first = made.rows(np.array([3, 1, 3]))
+    assert net.seen == [2]  # each once
+    expected = source.data[[3, 1, 3]].float() / 255
+    assert torch.allclose(first, torch.cat([expected.mean((1, 2)), expected.mean((1, 3))], 1))
+    made.rows(np.arange(10))
+    assert net.seen == [2, 8]
+    again = embed(images(), net)  # another process, as it were
+    net.seen.clear()
+    assert torch.equal(again.rows(np.arange(10)), made.rows(np.arange(10)))
+    assert net.seen == []
+    assert again.fingerprint() == made.fingerprint() != source.fingerprint()
+    assert not again._done[50:].any()  # nobody has asked for test rows
+    embed(images(), net, cache=False).rows(np.arange(10))
+    assert net.seen[1:] == [10]
+    assert {p.suffix for p in cache.rglob("*") if p.is_file()} == {".safetensors", ""}
+    assert not list(cache.rglob("*.tmp"))
+
+
+def test_other_weights_sizes_and_rows_have_features_of_their_own() -> None:
+    net = Means()
+    made = embed(images(), net)
+    prints = {made.fingerprint(), embed(images(), net, normalize=True).fingerprint()}
+    prints |= {embed(images(), net, size=4).fingerprint(), embed(images(), net, mean=(0.5,), std=(0.2,)).fingerprint()}
+    prints |= {embed(images(4), net).fingerprint()}
+    net.scale.data += 1
+    prints |= {embed(images(), net).fingerprint()}
+    assert len(prints) == 6
+
+
+@pytest.mark.parametrize("harm", ["cut", "zeros", "text"])
+def test_a_damaged_cache_is_made_again(harm: str, cache: Path) -> None:
+    net = Means()
+    good = embed(images(), net).rows(np.arange(20))
+    (path,) = cache.rglob("*.safetensors")
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-9], "zeros": content[:-200] + bytes(200), "text": b"hello"}[harm])
+    net.seen.clear()
+    assert torch.equal(embed(images(), net).rows(np.arange(20)), good)
+    assert sum(net.seen) == 22  # two blank rows for the check, then all again
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "file"))
+    assert embed(images(), Means()).rows(np.arange(5)).shape == (5, 16)
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:squeezenet1_1"])
+def test_named_encoders(name: str) -> None:
+    made = embed(images(), name, size=32)
+    assert made.kind == "table"
+    one, other = made.rows(np.arange(4)), embed(images(), name, size=32, cache=False).rows(np.arange(4))
+    assert torch.allclose(one, other, atol=1e-5)  # random weights, but the same every time
+    assert one.std(0).max() > 1e-4
+    noted = made.encoder.look
+    assert noted.channels == 3
+    assert noted.size == (32, 32)
+    assert noted.mean[0] > 0.3
+
+
+def test_grey_images_resized_and_normalised_for_the_encoder() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watch(Means):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return super().forward(x)
+
+    embed(images(), Watch(), size=(16, 16), mean=(0.5,), std=(0.25,)).rows(np.array([0]))
+    expected = torch.nn.functional.interpolate(
+        images().data[:1].float() / 255, (16, 16), mode="bilinear", antialias=True
+    )
+    assert torch.allclose(seen[-1], (expected - 0.5) / 0.25, atol=1e-6)
+
+
+def test_texts_are_pooled_over_what_is_no_padding(transformers: ModuleType, bert: Path, tmp_path: Path) -> None:
+    source = texts(bert)
+    made = embed(source, f"hf:{bert}").rows(np.arange(20))
+    model = transformers.BertModel.from_pretrained(bert, add_pooling_layer=False).eval()
+    for row in (0, 7, 9, 13):
+        ids = source.data[row][source.data[row] != 0].long()[None]
+        with torch.no_grad():
+            expected = model(input_ids=ids).last_hidden_state.mean(1)[0]
+        assert torch.allclose(made[row], expected, atol=1e-5)
+    unit = embed(source, f"hf:{bert}", normalize=True).rows(np.arange(20))
+    assert torch.allclose(unit, torch.nn.functional.normalize(made, dim=1), atol=1e-6)
+    for path in bert.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Normalize"}]')
+    first = embed(texts(tmp_path), f"hf:{tmp_path}").rows(np.arange(20))
+    with torch.no_grad():
+        expected = model(input_ids=source.data[9][None].long()).last_hidden_state[0, 0]
+    assert torch.allclose(first[9], expected / expected.norm(), atol=1e-5)
+
+
+def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
+    table = MemorySource("numbers", "table", torch.zeros(4, 3), np.zeros(4, dtype=int), ("a",))
+    cases = [
+        (table, "timm:test_resnet", {}, "these rows are a table"),
+        (images(), "timm:test_resnt", {}, "timm has no network 'test_resnt'"),
+        (images(), "resnet18", {}, "'resnet18' is no encoder"),
+        (images(), f"hf:{bert}", {}, "reads texts, these rows are images"),
+        (images(), nn.Identity(), {}, r"gives \[2, 1, 8, 8\] for 2 rows. It must give \[B, D\]"),
+        (images(), nn.Linear(3, 3), {}, "cannot take these rows"),
+        (texts(bert), "timm:test_resnet", {}, "takes images, these rows are texts"),
+        (texts(bert), f"hf:{bert}", {"weights": "file.pth"}, "Its folder has them"),
+        (images(), "timm:test_resnet", {"weights": "gone.pth", "size": 32}, "no such file of weights"),
+    ]
+    for source, encoder, options, message in cases:
+        with pytest.raises(UserError, match=message):
+            embed(source, encoder, **options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="encoder_weights is set, and encoder is not"):
+        metapl.train(make_config("digits", options={"source.encoder_weights": "file.pth"}))
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Class folders of grey images of several sizes."""
+    source, root = images(0), tmp_path / "photos"
+    for k in range(40):
+        name = (
+            f"labelled/{('dark', 'light')[k % 2]}"
+            if k < 12
+            else "unlabelled"
+            if k < 30
+            else f"test/{('dark', 'light')[k % 2]}"
+        )
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.data[k, 0].numpy()).resize((20 + k % 3, 20)).save(root / name / f"{k}.png")
+    return root
+
+
+def weights_of(name: str, folder: Path) -> Path:
+    from metapl.models import build_model
+
+    torch.manual_seed(5)
+    path = folder / "encoder.pth"
+    torch.save(build_model(name, (3, 32, 32), 7).state_dict(), path)
+    return path
+
+
+def test_a_run_on_features_predicts_on_images(photos: Path, tmp_path: Path, cache: Path) -> None:
+    file = weights_of("timm:test_resnet", tmp_path)
+    options = {"source.encoder": "timm:test_resnet", "source.encoder_weights": str(file), "source.encoder_size": 32}
+    result = metapl.train(make_config(str(photos), options={**OPTIONS, **options}), tmp_path / "run")
+    assert isinstance(result.source, EmbeddedSource)
+    assert result.summary["model"] == "mlp"
+    assert not result.source._done[result.split.test].any()
+    assert result.source.inner.rows(np.array([0])).shape == (1, 1, 32, 32)
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert card["encoder"]["weights"] == str(file)
+    figures, _, _ = judge_own(tmp_path / "run", "cpu")
+    assert figures["rows"] == 10
+
+    predictor = load_model(tmp_path / "run")
+    raw = result.source.inner.rows(result.split.test)
+    assert predictor.takes.shape == (1, 32, 32)
+    assert torch.equal(predictor.probabilities(raw), result.predictor.probabilities(raw))
+    features = result.source.rows(result.split.test)
+    assert torch.allclose(predictor.probabilities(raw), result.predictor.probabilities(features), atol=1e-5)
+    count, problems, _ = predict_to(tmp_path / "run", str(photos / "test"), str(tmp_path / "answers.csv"), False, "cpu")
+    assert (count, problems) == (10, [])
+
+    torch.save({k: v + 1 for k, v in torch.load(file, weights_only=True).items()}, file)
+    with pytest.raises(UserError, match="other weights than at the training"):
+        load_model(tmp_path / "run")
+    file.unlink()
+    with pytest.raises(UserError, match="no such file of weights"):
+        load_model(tmp_path / "run")
+
+
+def test_an_encoder_from_python_is_given_again(tmp_path: Path) -> None:
+    net = Means()
+    source = embed(images(), net)
+    result = metapl.train(make_config("bright", options=OPTIONS), tmp_path / "run", source=source)
+    raw = images().data[-8:]
+    before = result.predictor.probabilities(raw)
+    with pytest.raises(UserError, match=r"load_model\(folder, encoder=...\)"):
+        load_model(tmp_path / "run")
+    assert torch.equal(load_model(tmp_path / "run", encoder=net).probabilities(raw), before)
+    assert torch.equal(load_model(tmp_path / "run", encoder=Means).probabilities(raw), before)
+    assert metapl.evaluate(result.predictor, source, result.split.test)["rows"] == 8
+    net.scale.data += 1
+    with pytest.raises(UserError, match="other weights"):
+        load_model(tmp_path / "run", encoder=net)
+
+
+def test_a_text_run_needs_the_encoders_folder(bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    for path in bert.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    source = embed(texts(folder), f"hf:{folder}")
+    config = make_config("texts", options={**OPTIONS, "split.labels": 4, "split.validation": "none", "steps": 3})
+    result = metapl.train(config, tmp_path / "run", source=source)
+    raw = texts(folder).data[:6]
+    predictor = load_model(tmp_path / "run")
+    assert predictor.takes.tokens == texts(folder).tokens
+    assert torch.equal(predictor.probabilities(raw), result.predictor.probabilities(raw))
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="holds no network of transformers"):
+        load_model(tmp_path / "run")
