@@ -211,6 +211,40 @@ class OnEMA(Study):
         return fb.step_adjoint(self.student.optimizer, self.student.model, gradient, unit_lr=True)
 
 
+class Robust(Study):
+    """E3 of the bounded loss (1 - p_y^q) / q (Zhang & Sabuncu 2018): a row that the student contradicts says less."""
+
+    q = 0.5
+
+    def weights(self, p: Tensor, y: Tensor) -> Tensor:
+        return p**self.q
+
+    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+        model = self.student.model
+        weights = {n: w for n, w in model.named_parameters() if w.requires_grad}
+        buffers = {n: b.clone() for n, b in before.buffers.items()}
+        with torch.enable_grad():
+            logits = torch.func.functional_call(model, {**weights, **buffers}, (batch.x_l,))
+            each = torch.nn.functional.cross_entropy(logits, batch.y_l, reduction="none")
+            loss = (self.weights((-each.detach()).exp(), batch.y_l) * each).mean()
+            gradient = dict(zip(weights, torch.autograd.grad(loss, list(weights.values()))))
+        parts["student_labeled"] = each.detach().mean()
+        return fb.step_adjoint(self.student.optimizer, model, gradient, unit_lr=True)
+
+
+class Trust(Robust):
+    """E3's rows weighted by the student's p_y relative to the other rows of their class (mean weight 1 per class)."""
+
+    def weights(self, p: Tensor, y: Tensor) -> Tensor:
+        of_class = torch.nn.functional.one_hot(y).to(p)
+        mean = (of_class.T @ p) / of_class.sum(0).clamp_min(1)
+        return p / mean[y].clamp_min(1e-6)
+
+
+class TrustEta(Trust, StepSize):
+    """Both."""
+
+
 class Corrected(RowMemory):
     """The student's labels p' = p exp(-k r) / Z by the row's remembered r; the teacher hears nothing."""
 
@@ -240,6 +274,10 @@ VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "held-out": (HeldOut, EXACT),
     "on-ema": (OnEMA, EXACT),
     "corrected": (Corrected, EXACT),
+    "robust": (Robust, EXACT),
+    "trust": (Trust, EXACT),
+    "trust-w1": (Trust, EXACT | {"mpl.feedback_weight": 1.0}),
+    "trust-eta": (TrustEta, EXACT | {"mpl.feedback_weight": 1.0}),
 }
 
 

@@ -30,6 +30,7 @@ from metapl.errors import UserError
 
 Tensors = dict[str, Tensor]
 Derivative = Literal["auto", "forward", "difference"]
+Rows = Literal["even", "trusted"]  # how the labelled rows are weighted in E3
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,38 @@ def snapshot(student: nn.Module) -> Before:
     return Before(parameters, buffers, _rng_state(_device(student)))
 
 
-def labeled_gradient(student: nn.Module, before: Before, x_l: Tensor, y_l: Tensor) -> tuple[Tensor, Tensors]:
-    """E3: the labelled loss at the NEW student and its gradient, ``g = grad_theta' CE(y_l, S(x_l; theta'))``.
+def labeled_gradient(
+    student: nn.Module, before: Before, x_l: Tensor, y_l: Tensor, rows: Rows = "even"
+) -> tuple[Tensor, Tensors]:
+    """E3: the labelled loss at the NEW student, and ``g = grad_theta' mean_i w_i CE(y_l[i], S(x_l[i]; theta'))``.
 
-    The student's own buffers (BatchNorm's running statistics) are left alone.
+    The loss is the plain mean; w is 1 for ``even`` rows, and ``trust`` of the rows' losses, held fixed, for ``trusted``
+    ones. The student's own buffers (BatchNorm's running statistics) are left alone.
     """
     parameters = {n: p for n, p in student.named_parameters() if p.requires_grad}
     with torch.enable_grad():
-        loss = F.cross_entropy(_call(student, parameters, before.buffers, x_l), y_l)
-        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        each = F.cross_entropy(_call(student, parameters, before.buffers, x_l), y_l, reduction="none")
+        loss = each.mean()
+        heard = loss if rows == "even" else (trust(each.detach(), y_l) * each).mean()
+        grads = torch.autograd.grad(heard, list(parameters.values()), allow_unused=True)
     gradient = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), grads)}
     return loss.detach(), gradient
+
+
+def trust(losses: Tensor, y: Tensor) -> Tensor:
+    """E3': how far each labelled row is believed, by the student's probability of its label; mean 1 in each class.
+
+    ``w_i = p_i / mean of p_j over the rows j of row i's class``, p = exp(-losses). A row with a wrong label is one that
+    the student contradicts while it agrees with others of that class. Where it contradicts a whole class, which the
+    teacher must hear, nothing is lost: only the rows' shares within the class change.
+
+    Args:
+        losses: [b] cross-entropy of each row.
+        y: [b] int64 labels.
+    """
+    same = y[:, None] == y[None]
+    of_class = torch.where(same, -losses[None], -torch.inf)
+    return torch.exp(-losses - torch.logsumexp(of_class, 1)) * same.sum(1)
 
 
 def labeled_loss(student: nn.Module, before: Before, x_l: Tensor, y_l: Tensor, *, old: bool) -> Tensor:

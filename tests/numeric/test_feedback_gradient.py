@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from metapl import feedback as fb
 from metapl.diagnostics import teacher_feedback_gradient
 from metapl.errors import UserError
 
@@ -268,8 +269,6 @@ def test_dropout_repeats_itself_in_the_look_back():
 
 
 def test_clipping_is_part_of_the_chain():
-    from metapl import feedback as fb
-
     teacher, student, x_l, y_l, x_t, x_s = problem("mlp")
     lr, limit = 0.5, 0.01
     p = torch.softmax(teacher(x_t), -1)
@@ -316,3 +315,35 @@ def test_an_optimizer_over_part_of_the_student(derivative):
         p.requires_grad_(any(p is q for q in head))
     expected = teacher_feedback_gradient(teacher, student, *rest, 0.1)
     assert relative_error(got, expected) < 1e-6
+
+
+# ---- which labelled rows are believed (E3') -----------------------------------------------------------------------
+
+
+def test_trust_by_hand() -> None:
+    y = torch.tensor([0, 0, 1, 0, 1, 2])
+    p = torch.tensor([0.9, 0.6, 0.3, 0.03, 0.1, 0.002])  # the fourth row is contradicted where its class is agreed with
+    mean = torch.tensor([0.51, 0.51, 0.2, 0.51, 0.2, 0.002])
+    torch.testing.assert_close(fb.trust(-torch.log(p), y), p / mean)
+
+
+def test_trust_leaves_a_class_that_is_lost_as_loud_as_the_others() -> None:
+    y, losses = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0.1, 0.3, 0.2, 300.0, 301.0])
+    weights = fb.trust(losses, y)
+    assert weights.isfinite().all()
+    torch.testing.assert_close(weights[3:].sum(), torch.tensor(2.0))
+    torch.testing.assert_close(fb.trust(losses + torch.tensor([0.0, 0.0, 0.0, 9.0, 9.0]), y), weights)
+
+
+def test_trusted_rows_change_the_gradient_and_not_the_loss_that_is_told() -> None:
+    _, student, x_l, y_l, _, _ = problem("mlp")
+    before = fb.snapshot(student)
+    plain, even = fb.labeled_gradient(student, before, x_l, y_l)
+    told, heard = fb.labeled_gradient(student, before, x_l, y_l, "trusted")
+    assert told == plain
+    each = F.cross_entropy(student(x_l), y_l, reduction="none")
+    loss = (fb.trust(each.detach(), y_l) * each).mean()
+    expected = dict(zip(even, torch.autograd.grad(loss, list(student.parameters()))))
+    for name, value in expected.items():
+        torch.testing.assert_close(heard[name], value)
+    assert any((heard[n] - even[n]).abs().max() > 1e-3 for n in even)

@@ -194,7 +194,9 @@ def mpl_step(
     z_s = student.see(b.u_strong)
     inner = ce(z_s, labels) if c.feedback == "sampled" else soft_ce(z_s, p)
     grads = gradient(inner, w_s, create_graph=True)
-    after = ce(forward(student.moved(grads, t), b.x_l)[0], b.y_l)
+    z_after = forward(student.moved(grads, t), b.x_l)[0]
+    after = ce(z_after, b.y_l)
+    spoken = after if c.feedback_rows == "even" else trusted_ce(z_after, b.y_l)
 
     supervised = ce(z_l, b.y_l, c.label_smoothing)
     uda = uda_term(z_weak, z_strong, c.uda_threshold, c.uda_temperature)
@@ -205,9 +207,9 @@ def mpl_step(
     on = rise(since, c.feedback_ramp) if since >= 0 else 0.0
     heard = c.feedback if since >= 0 else "none"
     if heard == "exact":
-        truth = gradient(after, w_t, retain_graph=True)
+        truth = gradient(spoken, w_t, retain_graph=True)
         if c.feedback_cap:  # r = B / eta * d after / d p, scaled down to the cap
-            spread = (torch.autograd.grad(after, p, retain_graph=True)[0] * B_U / student.rate(t)).std().item()
+            spread = (torch.autograd.grad(spoken, p, retain_graph=True)[0] * B_U / student.rate(t)).std().item()
             report |= {"feedback_spread": spread}
             on *= min(1.0, c.feedback_cap / spread)
         total = {n: g + on * c.feedback_weight / student.rate(t) * truth[n] for n, g in total.items()}
@@ -223,6 +225,17 @@ def mpl_step(
     student.measure(b.u_weak)
     teacher.step(total, t)
     return report, baseline
+
+
+def trusted_ce(z: Tensor, y: Tensor) -> Tensor:
+    """Each row's loss times its probability over the mean probability of its class' rows, which are held fixed."""
+    rows = range(len(y))
+    p = [float(torch.exp(log_p(z[i : i + 1]))[0, int(y[i])].detach()) for i in rows]
+    total = torch.zeros(())
+    for i in rows:
+        fellows = [p[j] for j in rows if int(y[j]) == int(y[i])]
+        total = total + p[i] / (sum(fellows) / len(fellows)) * ce(z[i : i + 1], y[i : i + 1])
+    return total / len(y)
 
 
 # ---- the comparison --------------------------------------------------------------------------------------------
@@ -278,6 +291,7 @@ MPL = [
     {"feedback": "none"},
     {"feedback": "none", "label_view": "strong", "uda_weight": 0.5, "uda_ramp": 0.5, "label_smoothing": 0.1},
     {"feedback": "exact", "feedback_weight": 0.8},
+    {"feedback": "exact", "feedback_weight": 0.8, "feedback_rows": "even"},
     {"feedback": "exact", "feedback_weight": 0.8, "feedback_start": 0.2, "feedback_ramp": 0.3},
     {"feedback": "exact", "feedback_weight": 0.8, "feedback_cap": 0.05},
     {"feedback": "exact", "feedback_weight": 2.0, "label_view": "strong", "teacher_lr": 0.1, "feedback_start": 0.2},

@@ -97,7 +97,7 @@ def label_pool(model: nn.Module, context: Context) -> Tensor:
 
 
 def label_derivative(
-    learner: Learner, before: fb.Before, batch: SemiBatch, x: Tensor, how: fb.Derivative
+    learner: Learner, before: fb.Before, batch: SemiBatch, x: Tensor, how: fb.Derivative, rows: fb.Rows = "even"
 ) -> tuple[Tensor, Tensor]:
     """E3 to E5 of ``mpl``: what the labelled rows say, after the step just made, about every label it was made from.
 
@@ -107,12 +107,13 @@ def label_derivative(
         batch: its labelled rows speak.
         x: [B, ...] the very rows of that forward.
         how: forward mode or a difference.
+        rows: how the labelled rows are weighted.
 
     Returns:
         The labelled loss after the step, 0-d, and r [B, C] per unit of the learning rate: the derivative of that loss
-        with respect to label [i, c] is ``lr / B * r[i, c]``, exactly.
+        (so weighted) with respect to label [i, c] is ``lr / B * r[i, c]``, exactly.
     """
-    labeled, gradient = fb.labeled_gradient(learner.model, before, batch.x_l, batch.y_l)  # E3
+    labeled, gradient = fb.labeled_gradient(learner.model, before, batch.x_l, batch.y_l, rows)  # E3
     direction = fb.step_adjoint(learner.optimizer, learner.model, gradient, unit_lr=True)  # E5
     if learner.clip_scale is not None:
         weights = [(n, q) for n, q in learner.model.named_parameters() if n in direction]

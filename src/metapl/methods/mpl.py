@@ -4,7 +4,7 @@ Shapes: B unlabelled rows, b labelled rows, C classes; T teacher, S student (log
 
 E1  p = softmax T(view of x_u) [B, C]; ``exact`` teaches the student p itself, ``sampled`` one draw y ~ p per row
 E2  theta' = theta - eta * grad CE(labels, S(strong view; theta)), by the run's optimiser
-E3  g = grad CE(y_l, S(x_l; theta')), at the NEW student
+E3  g = grad mean_i w_i CE(y_l[i], S(x_l[i]; theta')), at the NEW student; w: see feedback_rows and ``feedback.trust``
 E4  r[i,c] = d/ds log S_c(strong view[i]; theta + s v), v = M^T g; feedback = mean_i sum_c stopgrad(r[i,c]) p[i,c]
 E4' gain = L_l(theta) - L_l(theta') - baseline; feedback = gain * CE(y, T), the same y
 E5  M is the optimiser's linear map from gradient to step, without eta (``feedback.step_adjoint``)
@@ -48,6 +48,9 @@ class MPL:
         feedback_start: float = 0.0  # share of the run before the feedback is switched on
         feedback_ramp: float = 0.0  # share of the run over which its weight then rises from 0
         feedback_cap: float = 0.0  # largest spread (standard deviation) of r in a batch, scaled down to it; 0 = no cap
+        feedback_rows: fb.Rows = (
+            "trusted"  # trusted: a labelled row counts as far as the student agrees (E3); even: alike
+        )
         baseline: float = 0.99  # decay of the moving baseline of the gain (sampled, official); 0 = no baseline
         derivative: Literal["auto", "forward", "difference"] = "auto"  # how E4 is computed
         label_view: Literal["weak", "strong"] = "weak"  # the view from which the teacher labels (E1)
@@ -145,11 +148,12 @@ class MPL:
         return fb.official_loss(z, gain) if hard is None else fb.sampled_loss(z, hard, gain)
 
     def _exact(self, before: fb.Before, batch: SemiBatch, x_u: Tensor, p: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        labeled, r = label_derivative(self.student, before, batch, x_u, self.config.derivative)  # E3 to E5
+        c = self.config
+        labeled, r = label_derivative(self.student, before, batch, x_u, c.derivative, c.feedback_rows)  # E3 to E5
         parts["student_labeled"] = labeled
         parts["feedback_spread"] = spread = r.std()
-        if self.config.feedback_cap:
-            r = r * (self.config.feedback_cap / spread.clamp_min(1e-12)).clamp(max=1.0)
+        if c.feedback_cap:
+            r = r * (c.feedback_cap / spread.clamp_min(1e-12)).clamp(max=1.0)
         return fb.exact_loss(p, r)
 
     def _uda(self, z_weak: Tensor, z_strong: Tensor, index: Tensor, t: int) -> dict[str, Tensor]:
