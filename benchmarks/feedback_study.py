@@ -216,9 +216,6 @@ class Robust(Study):
 
     q = 0.5
 
-    def weights(self, p: Tensor, y: Tensor) -> Tensor:
-        return p**self.q
-
     def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
         model = self.student.model
         weights = {n: w for n, w in model.named_parameters() if w.requires_grad}
@@ -226,23 +223,10 @@ class Robust(Study):
         with torch.enable_grad():
             logits = torch.func.functional_call(model, {**weights, **buffers}, (batch.x_l,))
             each = torch.nn.functional.cross_entropy(logits, batch.y_l, reduction="none")
-            loss = (self.weights((-each.detach()).exp(), batch.y_l) * each).mean()
+            loss = ((1 - torch.exp(-self.q * each)) / self.q).mean()
             gradient = dict(zip(weights, torch.autograd.grad(loss, list(weights.values()))))
         parts["student_labeled"] = each.detach().mean()
         return fb.step_adjoint(self.student.optimizer, model, gradient, unit_lr=True)
-
-
-class Trust(Robust):
-    """E3's rows weighted by the student's p_y relative to the other rows of their class (mean weight 1 per class)."""
-
-    def weights(self, p: Tensor, y: Tensor) -> Tensor:
-        of_class = torch.nn.functional.one_hot(y).to(p)
-        mean = (of_class.T @ p) / of_class.sum(0).clamp_min(1)
-        return p / mean[y].clamp_min(1e-6)
-
-
-class TrustEta(Trust, StepSize):
-    """Both."""
 
 
 class Corrected(RowMemory):
@@ -256,15 +240,16 @@ class Corrected(RowMemory):
         return None
 
 
-EXACT: dict[str, Any] = {"mpl.feedback": "exact"}
+EXACT: dict[str, Any] = {"mpl.feedback": "exact", "mpl.feedback_rows": "even"}  # the screening's starting point
 VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "none": (MPL, {"mpl.feedback": "none"}),
     "sampled": (MPL, {"mpl.feedback": "sampled"}),
     "official": (MPL, {"mpl.feedback": "official"}),
-    "exact": (MPL, EXACT),
-    "exact-w0.1": (MPL, EXACT | {"mpl.feedback_weight": 0.1}),
-    "exact-w1": (MPL, EXACT | {"mpl.feedback_weight": 1.0}),
-    "exact-w3": (MPL, EXACT | {"mpl.feedback_weight": 3.0}),
+    "exact": (MPL, {"mpl.feedback": "exact"}),
+    "even": (MPL, EXACT),
+    "even-w0.1": (MPL, EXACT | {"mpl.feedback_weight": 0.1}),
+    "even-w1": (MPL, EXACT | {"mpl.feedback_weight": 1.0}),
+    "even-w3": (MPL, EXACT | {"mpl.feedback_weight": 3.0}),
     "eta": (StepSize, EXACT | {"mpl.feedback_weight": 1.0}),
     "cosine": (Cosine, EXACT | {"mpl.feedback_weight": 1.0}),
     "unit-spread": (UnitSpread, EXACT | {"mpl.feedback_weight": 0.3}),
@@ -275,9 +260,6 @@ VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "on-ema": (OnEMA, EXACT),
     "corrected": (Corrected, EXACT),
     "robust": (Robust, EXACT),
-    "trust": (Trust, EXACT),
-    "trust-w1": (Trust, EXACT | {"mpl.feedback_weight": 1.0}),
-    "trust-eta": (TrustEta, EXACT | {"mpl.feedback_weight": 1.0}),
 }
 
 
