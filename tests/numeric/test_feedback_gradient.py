@@ -15,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from metapl import feedback as fb
 from metapl.diagnostics import teacher_feedback_gradient
 from metapl.errors import UserError
+from metapl.models import NGram
+from metapl.types import Tokens
 
 C = 3
 Tensors = dict[str, Tensor]
@@ -46,11 +48,23 @@ def cnn_bn() -> nn.Module:
     )
 
 
+class Texts(nn.Module):
+    """The package's net for texts over rows of ids, a small one; noise as the shared problem draws it becomes ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = NGram(Tokens("words", 8), C, buckets=64, width=4, hidden=8, dropout=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x.abs() * 4).to(torch.int64) << 14)  # 0, padding, among them
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (1, 4, 4)),
     "cnn": (cnn, (1, 4, 4)),
     "cnn_batchnorm": (cnn_bn, (1, 4, 4)),
     "transformer": (Encoder, (3, 8)),
+    "texts": (Texts, (8,)),
 }
 
 

@@ -45,7 +45,7 @@ def test_settings_are_read_from_comments_texts_and_lists() -> None:
     listed = {s.key: s for _, _, settings in describe.groups() for s in settings}
     assert listed["optim.lr"] == describe.Setting("optim.lr", "0.05", "number", "peak learning rate")
     assert listed["mpl.feedback"].takes == "exact, sampled, none, official"
-    assert listed["views.flip"].meaning.startswith("Mirror left and right")
+    assert listed["views.flip"].meaning.startswith("Images: mirror left and right")
     assert listed["split.labels"].default == "null"
     assert listed["split.labels"].takes == "whole number, null"
     assert listed["split.validation"].meaning.endswith('or 0 / "none".'), "a text over two lines is read to its end"

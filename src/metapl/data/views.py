@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from metapl.data import ops
 from metapl.data.encode import TableEncoder
+from metapl.data.text_views import TextViews
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 
@@ -21,32 +22,42 @@ MAX_MAGNITUDE = 30.0
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How far a weak and a strong view may stray from the row itself. The first six are for images."""
+    """How far a weak and a strong view may stray from the row itself; each kind of rows has settings of its own."""
 
     flip: str | bool = "auto"
-    """Mirror left and right with probability 1/2; "auto" does so for images of 3 or more channels only."""
+    """Images: mirror left and right with probability 1/2; "auto" does so for images of 3 or more channels only."""
     shift: float = 0.125
-    """Largest shift of the weak view, as a fraction of each side (0 to 0.5); at least one pixel unless 0."""
+    """Images: largest shift of the weak view, as a fraction of each side (0 to 0.5); at least one pixel unless 0."""
     ops: int = 2
-    """Number of RandAugment operations per image in the strong view (0 to 10)."""
+    """Images: number of RandAugment operations per image in the strong view (0 to 10)."""
     magnitude: float = 10.0
-    """Strength of these operations, the same for every image; 0 to 30, the far end of each range."""
+    """Images: strength of these operations, the same for every image; 0 to 30, the far end of each range."""
     cutout: float = 0.5
-    """Side of the square that the strong view blanks, as a fraction of the image's shorter side (0 to 1)."""
+    """Images: side of the square that the strong view blanks, as a fraction of the image's shorter side (0 to 1)."""
     fill: float = 0.5
-    """Grey level of blanked and uncovered pixels, 0 (black) to 1 (white)."""
+    """Images: grey level of blanked and uncovered pixels, 0 (black) to 1 (white)."""
     noise: float = 0.1
     """Tables: standard deviation of the noise in both views, in units of each feature's own (0 or more)."""
     swap: float = 0.25
     """Tables: share of a row's columns that the strong view takes from another row of the batch (0 to 1)."""
     mask: float = 0.0
     """Tables: share of a row's columns that the strong view hides, as if their values were missing (0 to 1)."""
+    word_drop: float = 0.2
+    """Texts: chance of each word to be left out of the strong view (0 to 1)."""
+    word_mask: float = 0.1
+    """Texts: chance of each word that is left to be hidden in the strong view (0 to 1)."""
+    word_shuffle: int = 2
+    """Texts: places that a word may move by in the strong view (0 to 100)."""
+    word_drop_weak: float = 0.0
+    """Texts: chance of each word to be left out of the weak view (0 to 1)."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.flip, bool) or self.flip == "auto"):
             raise UserError(f"{self.flip!r} is not a choice", "Use auto, true or false.", "views.flip")
         if isinstance(self.ops, bool) or not isinstance(self.ops, int):
             raise UserError(f"{self.ops!r} is not a whole number", "Use 0 to 10.", "views.ops")
+        if isinstance(self.word_shuffle, bool) or not isinstance(self.word_shuffle, int):
+            raise UserError(f"{self.word_shuffle!r} is not a whole number", "Use 0 to 100.", "views.word_shuffle")
         for name, high in _HIGHEST.items():
             _check_range(name, getattr(self, name), high)
 
@@ -60,6 +71,10 @@ _HIGHEST = {
     "noise": 100.0,
     "swap": 1.0,
     "mask": 1.0,
+    "word_drop": 1.0,
+    "word_mask": 1.0,
+    "word_shuffle": 100.0,
+    "word_drop_weak": 1.0,
 }
 
 
@@ -235,9 +250,12 @@ def _chosen(keys: Tensor, count: int) -> Tensor:
     return taken.scatter_(1, keys.topk(count, 1).indices, True)
 
 
-Views = ImageViews | TableViews
+Views = ImageViews | TableViews | TextViews
 
 
 def make_views(config: ViewConfig, preprocessing: Preprocessing) -> Views:
     """The views that fit the kind of rows."""
+    if preprocessing.tokens is not None:
+        c = config
+        return TextViews(preprocessing.tokens, c.word_drop_weak, c.word_drop, c.word_mask, c.word_shuffle)
     return ImageViews(config, preprocessing) if preprocessing.kind == "image" else TableViews(config, preprocessing)

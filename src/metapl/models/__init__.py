@@ -13,6 +13,7 @@ from metapl.errors import UserError, nearest
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.convnet import ConvNet as ConvNet
 from metapl.models.mlp import MLP as MLP
+from metapl.models.ngram import NGram as NGram
 from metapl.models.own import GIVEN as GIVEN
 from metapl.models.own import Factory as Factory
 from metapl.models.own import as_factory as as_factory
@@ -26,11 +27,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of MODELS: how to build it and what it is for."""
+    """A line of MODELS: how to build it, from a row's shape (a net for texts: from its ``Tokens``), and what for."""
 
-    build: Callable[[Shape, int], nn.Module]
+    build: Callable[[Any, int], nn.Module]
     about: str
     images_only: bool = True
+    texts: bool = False
 
 
 MODELS: dict[str, Entry] = {
@@ -38,11 +40,17 @@ MODELS: dict[str, Entry] = {
     "convnet": Entry(lambda s, c: ConvNet(s[0], (s[1], s[2]), c), "the tutorial's net: two convolutions, 128 units"),
     "wrn-28-2": Entry(lambda s, c: WideResNet(s[0], c), "WideResNet-28-2, the field's standard net; wants a GPU"),
     "mlp": Entry(lambda s, c: MLP(s, c), "two hidden layers of 128; feature rows", images_only=False),
+    "ngram": Entry(lambda t, c: NGram(t, c), "hashed words and runs of words; texts", images_only=False, texts=True),
 }
 
 
 def auto_name(shape: Shape, tokens: Tokens | None = None) -> str:
-    """The net that ``auto`` stands for: mlp for feature rows, small_cnn up to 32 pixels or without a GPU, else wrn."""
+    """The net that ``auto`` stands for.
+
+    ngram for texts, mlp for feature rows, small_cnn for images up to 32 pixels or without a GPU, else wrn.
+    """
+    if tokens is not None:
+        return "ngram"
     if len(shape) == 1:
         return "mlp"
     return "wrn-28-2" if max(shape[1:]) > 32 and torch.cuda.is_available() else "small_cnn"
@@ -158,13 +166,18 @@ def _built(
         raise UserError(f"nothing can be downloaded for '{name}'", "Use timm:NAME or torchvision:NAME.", "download")
     if colon:
         return _checked(own.call(own.imported(name), name, shape, num_classes), name, shape, num_classes, tokens)
-    return _by_name(auto_name(shape, tokens) if name == "auto" else name, shape, num_classes)
+    return _by_name(auto_name(shape, tokens) if name == "auto" else name, shape, num_classes, tokens)
 
 
-def _by_name(name: str, shape: Shape, num_classes: int) -> nn.Module:
+def _by_name(name: str, shape: Shape, num_classes: int, tokens: Tokens | None) -> nn.Module:
     if name not in MODELS:
         others = f"Or give {', '.join(f'{kind}:...' for kind in ADAPTERS)} or package.module:function."
         raise UserError(f"unknown model '{name}'", f"{nearest(name, MODELS)} {others}", "model")
+    if MODELS[name].texts != (tokens is not None):
+        what = "does not take texts" if tokens is not None else f"takes texts, these rows have the shape {list(shape)}"
+        raise UserError(f"model '{name}' {what}", f"Use {auto_name(shape, tokens)}.", "model")
+    if tokens is not None:
+        return MODELS[name].build(tokens, num_classes)
     if MODELS[name].images_only and len(shape) != 3:
         raise UserError(f"model '{name}' takes images, these rows have the shape {list(shape)}", "Use mlp.", "model")
     return MODELS[name].build(shape, num_classes)
