@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
+from metapl.data.new_rows import open_spec
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
 from metapl.data.sources import SOURCES
-from metapl.data.table_files import READERS, is_table
+from metapl.data.table_files import READERS, is_table, tables_in
 from metapl.device import pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError, nearest
-from metapl.evaluate import evaluate, judge
+from metapl.evaluate import class_numbers, evaluate, judge
 from metapl.files import write_json
 from metapl.predict import (
     CHUNK,
@@ -40,7 +42,12 @@ from metapl.run import load_split, open_run, write_csv, write_problems
 from metapl.saved import Predictor, load_model
 from metapl.types import Source
 
+Tell = Callable[[str], None]
 Judged = tuple[dict[str, Any], list[Problem], str]
+
+
+def silent(note: str) -> None:
+    """Says nothing."""
 
 
 def judge_own(run: Path, device: str | None) -> Judged:
@@ -68,8 +75,11 @@ def judge_own(run: Path, device: str | None) -> Judged:
     return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
 
 
-def judge_other(run: Path, data: str, device: str | None) -> Judged:
+def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent) -> Judged:
     """Evaluate the run on ``data``; the run's own data mean its test rows, since the others were trained on.
+
+    Args:
+        tell: is given what a user should know about how the rows were read.
 
     Raises:
         UserError: no finished run, or data that do not fit the model.
@@ -77,10 +87,32 @@ def judge_other(run: Path, data: str, device: str | None) -> Judged:
     config, predictor = open_run(run), _model(run, device)
     if _same(data, config.data):
         return judge_own(run, device)
+    data = _judged_file(data)
+    if any(_same(data, other) for other in _trained_files(config)):
+        tell(f"{shown(data)} holds rows that the model was trained on")
+    rows = open_spec(data, config.source.table, predictor.takes, predictor.class_names, labels=True)
+    if rows is not None:
+        for note in rows.notes:
+            tell(note)
+        judged, found, where = judge_source(predictor, rows)
+        return judged, [*rows.problems[: len(rows.problems) - len(found)], *found], where
     folder = _folder(data)
     if folder is not None:
         return judge_folder(predictor, folder)
     return judge_source(predictor, open_source(data))
+
+
+def _judged_file(data: str) -> str:
+    """In a folder of files of rows the one that is judged: the test rows, or the labelled ones where it has none."""
+    inside = tables_in(Path(data).expanduser())
+    return str(inside.get("test", inside["labeled"])) if inside else data
+
+
+def _trained_files(config: RunConfig) -> list[str]:
+    """The files of rows that a run learnt from."""
+    place = Path(config.data).expanduser()
+    inside = [str(path) for part, path in tables_in(place).items() if part != "test"]
+    return [*inside, *filter(None, [config.source.unlabeled])]
 
 
 def judge_folder(predictor: Predictor, root: Path) -> tuple[dict[str, Any], list[Problem], str]:
@@ -122,10 +154,7 @@ def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], 
     Raises:
         UserError: a class that the model does not know, or no labelled row.
     """
-    number = {name: k for k, name in enumerate(predictor.class_names)}
-    for name in source.class_names:
-        if name not in number:
-            raise UserError(f"the model knows no class '{shown(name)}'", nearest(name, number), source.name)
+    number = class_numbers(predictor, source)
     own = source.is_test & (source.labels >= 0)
     index = np.flatnonzero(own if own.any() else source.labels >= 0)
     if not len(index):
@@ -133,7 +162,7 @@ def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], 
     known = len(source.problems)
     index = source.readable(index)
     parts = [chunk.probabilities for chunk in predict_source(predictor, source, index)]
-    truth = torch.tensor([number[source.class_names[k]] for k in source.labels[index].tolist()])
+    truth = torch.from_numpy(number[source.labels[index]])
     where = f"the {'test' if own.any() else 'labelled'} rows of {source.name}"
     p = torch.cat(parts) if parts else nothing(predictor)
     return judge(p, truth, predictor.class_names), source.problems[known:], where
@@ -153,9 +182,9 @@ def _classes_folder(predictor: Predictor, root: Path) -> Path:
 
 
 def predict_to(
-    run: Path, data: str, out: str, overwrite: bool, device: str | None
+    run: Path, data: str, out: str, overwrite: bool, device: str | None, tell: Tell = silent
 ) -> tuple[int, list[Problem], Path | None]:
-    """Label ``data`` (a folder of images, one image, or a source) and write a CSV file, or to stdout for ``-``.
+    """Label ``data`` (images, a file of rows, or a source) and write a CSV file, or to stdout for ``-``.
 
     The file appears when it is whole. Unreadable images go to ``problems.csv`` beside it.
 
@@ -167,16 +196,17 @@ def predict_to(
     """
     target = None if out == "-" else Path(out)
     _check_target(target, overwrite)
-    open_run(run)
-    chunks = _predictions(_model(run, device), data)
+    chunks, early = _predictions(open_run(run), _model(run, device), data, tell)
     if target is None:
         count, problems = write_predictions(chunks, sys.stdout)
+        problems[:0] = early
         _check_any(count, problems, data)
         return count, problems, None
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "w", encoding="utf-8", newline="") as file:
             count, problems = write_predictions(chunks, file)
+        problems[:0] = early
         _check_any(count, problems, data)
         os.replace(aside, target)
     finally:
@@ -217,9 +247,16 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _predictions(predictor: Predictor, data: str) -> Any:
+def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell) -> tuple[Any, list[Problem]]:
+    """The answers, chunk by chunk, and the rows that could not even be opened."""
+    rows = open_spec(data, config.source.table, predictor.takes, predictor.class_names)
+    if rows is not None:
+        for note in rows.notes:
+            tell(note)
+        return predict_source(predictor, rows), list(rows.problems)
     folder = _folder(data)
-    return predict_source(predictor, open_source(data)) if folder is None else predict_folder(predictor, folder)
+    made = predict_source(predictor, open_source(data)) if folder is None else predict_folder(predictor, folder)
+    return made, []
 
 
 def _list_problems(target: Path, problems: list[Problem], overwrite: bool) -> Path | None:

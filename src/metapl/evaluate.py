@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from metapl.data.chunks import rows_at_once
-from metapl.errors import UserError
+from metapl.data.columns import matching
+from metapl.data.scan import shown
+from metapl.errors import UserError, nearest
 from metapl.saved import Predictor
 from metapl.types import Source
 
@@ -21,18 +23,37 @@ ROWS, VALUES = 4096, 2**28  # raw rows in memory at a time, and numbers in them
 def probabilities(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Tensor:
     """[n, C] probabilities of the rows at ``index``."""
     step = rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
-    parts = [predictor.probabilities(source.rows(index[i : i + step])) for i in range(0, len(index), step)]
+    fit = matching(source.columns, predictor.takes.columns, source.name)
+    parts = [predictor.probabilities(fit(source.rows(index[i : i + step]))) for i in range(0, len(index), step)]
     return torch.cat(parts) if parts else torch.zeros(0, len(predictor.class_names))
 
 
 def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Accuracy with a 95 % interval, per-class accuracy, confusion matrix, log loss and calibration error.
 
-    Rows that cannot be read are left out and entered in ``source.problems``.
+    Rows that cannot be read are left out and entered in ``source.problems``. Classes are matched by name.
+
+    Raises:
+        UserError: a class that the model does not know, or rows that do not fit it.
     """
     index = source.readable(index)
-    p, y = probabilities(predictor, source, index), torch.from_numpy(source.labels[index].astype(np.int64))
+    number = class_numbers(predictor, source)
+    p, y = probabilities(predictor, source, index), torch.from_numpy(number[source.labels[index].astype(np.int64)])
     return judge(p, y, predictor.class_names)
+
+
+def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:
+    """The model's number of each class of ``source``, int64.
+
+    Raises:
+        UserError: a class that the model does not know.
+    """
+    number = {name: k for k, name in enumerate(predictor.class_names)}
+    for name in source.class_names:
+        if name not in number:
+            what = f"the model knows no class '{shown(name)}'"
+            raise UserError(what, nearest(shown(name), map(shown, number)), source.name)
+    return np.array([number[name] for name in source.class_names], dtype=np.int64)
 
 
 def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -22,6 +26,18 @@ def write_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def guarded(value: Any) -> Any:
+    """``value`` as a cell of a CSV file: a text that a spreadsheet would compute gets an apostrophe in front.
+
+    Numbers stay as they are, also those that are text ("-1"); None is an empty cell. The apostrophe is not taken off
+    again when a file is read, since a text may begin with one.
+    """
+    if value is None:
+        return ""
+    computed = isinstance(value, str) and value.startswith(FORMULA) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if computed else value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 
 from metapl.data.chunks import rows_at_once
+from metapl.data.columns import matching
 from metapl.data.images import SUFFIXES, Unreadable, decode_many
+from metapl.data.new_rows import open_spec
 from metapl.data.scan import clean, exists, shown
+from metapl.data.sources import SourceOptions, open_source
 from metapl.errors import UserError
+from metapl.files import guarded
 from metapl.saved import Predictor
 from metapl.types import Source
 
@@ -64,31 +68,51 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
 
 
 def predict_source(
-    predictor: Predictor, source: Source, index: np.ndarray[Any, Any] | None = None
+    predictor: Predictor, source: Source | str | Path, index: np.ndarray[Any, Any] | None = None
 ) -> Iterator[Predictions]:
     """Judge the rows of ``source`` at ``index``, by default all of them.
 
+    Args:
+        source: rows, or what names them: a file of rows such as ``new.csv``, read as the model wants it, or whatever
+            ``open_source`` takes. The columns of a table are matched by name.
+
     Raises:
-        UserError: the rows do not have the shape that the model was trained on.
+        UserError: the rows do not have the shape or the columns that the model was trained on.
     """
+    if isinstance(source, str | Path):
+        spec, options = str(source), SourceOptions()
+        rows = open_spec(spec, options.table, predictor.takes, predictor.class_names)
+        source = open_source(spec, options) if rows is None else rows
+    fit = matching(source.columns, predictor.takes.columns, source.name)
+    return _source_chunks(predictor, source, fit, index)
+
+
+def _source_chunks(
+    predictor: Predictor, source: Source, fit: Callable[[Tensor], Tensor], index: np.ndarray[Any, Any] | None
+) -> Iterator[Predictions]:
     index = np.arange(len(source.ids)) if index is None else index
     step = rows_at_once(predictor.takes.shape, ROWS, VALUES)
     for start in range(0, len(index), step):
         known = len(source.problems)
         rows = source.readable(index[start : start + step])
-        p = predictor.probabilities(source.rows(rows)) if len(rows) else nothing(predictor)
+        p = predictor.probabilities(fit(source.rows(rows))) if len(rows) else nothing(predictor)
         ids = tuple(source.ids[k] for k in rows.tolist())
         yield Predictions(ids, _names(predictor, p), p, tuple(source.problems[known:]))
 
 
 def write_predictions(chunks: Iterable[Predictions], file: Any) -> tuple[int, list[Problem]]:
-    """Write ``id,label,probability`` to an open text file; the number of rows written, and the problems."""
+    """Write ``id,label,probability`` to an open text file; the number of rows written, and the problems.
+
+    A text that a spreadsheet would compute gets an apostrophe in front (see ``files.guarded``).
+    """
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["id", "label", "probability"])
     count, problems = 0, list[Problem]()
     for chunk in chunks:
         confidence = chunk.probabilities.amax(-1).tolist()
-        writer.writerows([i, c, f"{p:.6f}"] for i, c, p in zip(chunk.ids, chunk.labels, confidence, strict=True))
+        writer.writerows(
+            [guarded(i), guarded(c), f"{p:.6f}"] for i, c, p in zip(chunk.ids, chunk.labels, confidence, strict=True)
+        )
         count += len(chunk.ids)
         problems += chunk.problems
     return count, problems
@@ -168,6 +192,7 @@ def image_shape(predictor: Predictor) -> tuple[int, int, int]:
         UserError: the model was not trained on images.
     """
     if predictor.takes.kind != "image":
-        raise UserError("this model was trained on feature rows, not on images", "Predict from Python with arrays.")
+        kind = "a table" if predictor.takes.kind == "table" else "texts"
+        raise UserError(f"this model was trained on {kind}, not on images", "Give a file of rows, such as new.csv.")
     channels, height, width = predictor.takes.shape
     return channels, height, width

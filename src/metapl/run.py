@@ -13,7 +13,7 @@ from typing import Any
 from metapl.config import RunConfig, load_config
 from metapl.data.split import from_json
 from metapl.errors import UserError
-from metapl.files import write_text
+from metapl.files import guarded, write_text
 from metapl.types import Source, Split
 
 
@@ -70,7 +70,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([guarded(value) for value in row] for row in rows)
     write_text(path, text.getvalue())
 
 

@@ -93,8 +93,8 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
     if rows["test"]:
         lines.append(f"  metapl evaluate {place}")
     else:
-        lines.append(f"  metapl evaluate {place} LABELLED_FOLDER    (this run has no test rows of its own)")
-    lines.append(f"  metapl predict {place} FOLDER_OF_IMAGES --out predictions.csv")
+        lines.append(f"  metapl evaluate {place} LABELLED_DATA    (this run has no test rows of its own)")
+    lines.append(f"  metapl predict {place} NEW_DATA --out predictions.csv")
     return "\n".join(lines)
 
 

@@ -109,7 +109,7 @@ def test_predict_mistakes(call: Call, tree_run: Path, words: tuple[str, ...], pa
 
 def test_a_run_without_test_rows_says_what_to_do(call: Call, data: Path) -> None:
     done = call("train", data / "plain", "--labels", "5", "split.test=0", *QUICK, "--out", "run")
-    assert "LABELLED_FOLDER" in done.out
+    assert "LABELLED_DATA" in done.out
     refused(call("evaluate", "run"), "no test rows", "metapl evaluate RUN DATA")
 
 

@@ -24,13 +24,14 @@ from metapl.compare.lock import locked
 from metapl.compare.paired import estimate, holm, paired, seeds_needed
 from metapl.compare.passes import RowCounter, Rows, count_run
 from metapl.compare.plan import Plan, going_on, load_plan, make_plan
-from metapl.compare.render import guarded, markdown, runs_csv, text, text_table
+from metapl.compare.render import markdown, runs_csv, text, text_table
 from metapl.compare.specs import ABLATIONS, Base, Spec, based_on, check_base, configure, parse
 from metapl.compare.table import best_baseline, budget_text, footnotes, in_family, make_table, signed, verdict
 from metapl.config import known_keys, make_config
 from metapl.data.digits import open_digits
 from metapl.errors import UserError
 from metapl.feedback import _load_forward_rules
+from metapl.files import guarded
 from metapl.methods import METHODS
 
 # -- what is compared
@@ -427,9 +428,10 @@ def test_each_budget_is_told() -> None:
 
 
 def test_no_cell_of_the_csv_is_a_formula() -> None:
-    for bad in ("=1+1", "+1", "-1", "@x", "\tx", "\rx"):
+    for bad in ("=1+1", "+1+1", "-1-1", "-x", "@x", "\tx", "\rx"):
         assert guarded(bad) == f"'{bad}"
-    assert [guarded(v) for v in (-1.5, 3, None, "a=1")] == [-1.5, 3, "", "a=1"]
+    harmless = [-1.5, 3, "a=1", "-1", "+2.5e3"]
+    assert [guarded(v) for v in (*harmless, None)] == [*harmless, ""]
     rows = list(csv.DictReader(io.StringIO(runs_csv([{"method": "=cmd()", "seed": 1, "error": "-x,\n"}]))))
     assert rows[0]["method"] == "'=cmd()"
     assert rows[0]["error"] == "'-x,\n"

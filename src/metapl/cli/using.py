@@ -15,7 +15,7 @@ def evaluate(
     run: Run,
     data: Annotated[
         Text,
-        typer.Argument(metavar="DATA", help="Other labelled data: a folder CLASS/*, or a source such as digits."),
+        typer.Argument(metavar="DATA", help="Other labelled data: a folder CLASS/*, a file of rows, or a source."),
     ] = None,
     device: Device = None,
     json: Json = None,
@@ -36,7 +36,7 @@ def evaluate(
 
     show.check_json(json)
     State.folder = run
-    result, found, where = judge_other(run, data, device) if data else judge_own(run, device)
+    result, found, where = judge_other(run, data, device, _note) if data else judge_own(run, device)
     say(show.problems(found))
     show.give(result, json, show.evaluation(result, summary(result), where))
 
@@ -45,25 +45,32 @@ def evaluate(
 def predict(
     run: Run,
     input: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A folder of images, one image, or a source such as digits.")
+        str,
+        typer.Argument(metavar="INPUT", help="A folder of images, one image, a file of rows, or a source."),
     ],
     out: Annotated[str, typer.Option(metavar="FILE", help="The CSV file to write; - prints it.")] = "-",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Label new images with a trained model.
+    """Label new rows with a trained model.
 
-    The answer is CSV: id, label, probability. INPUT may hold folders in folders; no class folders are needed. Images
-    that cannot be read are skipped, named on the screen and listed in problems.csv beside FILE.
+    The answer is CSV: id, label, probability. A folder may hold folders in folders; no class folders are needed. Images
+    that cannot be read are skipped, named on the screen and listed in problems.csv beside FILE. A file of rows needs
+    the columns that the model was trained on, in any order; its ids are those of the column id, or line numbers.
 
     \b
-    Example:
+    Examples:
       metapl predict runs/photos-mpl-0 holiday --out predictions.csv
+      metapl predict runs/people-mpl-0 new.csv --out predictions.csv
     """
     from metapl.apply import predict_to
 
     State.folder = run
-    count, found, listed = predict_to(run, input, out, overwrite, device)
+    count, found, listed = predict_to(run, input, out, overwrite, device, _note)
     say(show.problems(found, listed))
     say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {show.one_line(out)}'}")
+
+
+def _note(text: str) -> None:
+    say(f"note: {show.one_line(text)}")

@@ -10,10 +10,10 @@ from typing import Any
 
 from metapl.compare.plan import Plan
 from metapl.compare.table import Row, budget_text, footnotes, signed, verdict
+from metapl.files import guarded
 
 WIDTH = 110  # of the text
 NAME, SHORT = 24, 12  # longest name that shares its line with the figures, and that stands in a header
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 RUN_FIELDS = (
     *("method", "seed", "test_accuracy", "test_rows", "test_log_loss", "steps", "extra_steps", "seconds"),
     *("peak_memory", "resumed_at", "chosen", "split_sha", "error"),
@@ -79,13 +79,6 @@ def runs_csv(runs: Iterable[Mapping[str, Any]]) -> str:
     for run in runs:
         writer.writerow([guarded(run.get(name)) for name in RUN_FIELDS])
     return out.getvalue()
-
-
-def guarded(value: Any) -> Any:
-    """``value``, or a text that no spreadsheet computes."""
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _header(plan: Plan) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from metapl.data.frame import (
     MARKERS,
@@ -19,7 +21,7 @@ from metapl.data.frame import (
     parsed,
     short,
 )
-from metapl.data.roles import listing
+from metapl.data.roles import hint, listing
 from metapl.data.scan import folded
 from metapl.errors import UserError
 from metapl.types import Column
@@ -219,3 +221,38 @@ def _numbers(name: str, values: Texts, where: Where) -> Array:
                 raise not_a_number(name, level, where(_first(values, level)))
             table[k] = float(level)
     return table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
+
+
+def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> Callable[[Tensor], Tensor]:
+    """What turns rows with the columns ``given`` into rows with those ``wanted``: by name, and levels by their text.
+
+    Where either has no names, rows stay as they are.
+
+    Raises:
+        UserError: a column is missing, or is numbers in one and categories in the other.
+    """
+    if not given or not wanted or tuple(given) == tuple(wanted):
+        return lambda rows: rows
+    position = {column.name: k for k, column in enumerate(given)}
+    places, tables = list[int](), dict[int, Tensor]()
+    for k, column in enumerate(wanted):
+        if column.name not in position:
+            remedy = f"The model needs it. {hint(column.name, list(position))}"
+            raise UserError(f"column '{short(column.name)}' is missing", remedy, where)
+        own = given[position[column.name]]
+        if bool(own.levels) != bool(column.levels):
+            what = f"column '{short(column.name)}' is numbers in the one and categories in the other"
+            raise UserError(f"{what} of data and model", "Give the path of the file instead of a source.", where)
+        places.append(position[column.name])
+        if own.levels != column.levels:
+            number = {level: float(j) for j, level in enumerate(column.levels)}
+            tables[k] = torch.tensor([number.get(level, float("nan")) for level in own.levels] + [float("nan")])
+
+    def change(rows: Tensor) -> Tensor:
+        made = rows[:, places]
+        for k, table in tables.items():
+            code = made[:, k]
+            made[:, k] = table[code.nan_to_num(len(table) - 1).long()]
+        return made
+
+    return change

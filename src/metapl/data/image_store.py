@@ -80,7 +80,7 @@ class ImageStore:
         self._others: dict[int, Tensor | Unreadable] = {}  # opened beyond the held rows
         self.kept_in = ""  # where pixels were put for the next time
         self.note = ""
-        if known is not None and (self.facts.state == UNKNOWN).any():
+        if known is not None and (not count or (self.facts.state == UNKNOWN).any()):
             self.shape = known[0]
             self.facts.state[self.facts.state == UNKNOWN] = GOOD
             self.facts.state[list(known[1])] = BAD

@@ -15,7 +15,7 @@ from metapl.data.frame import MARKERS, Array, Form, TableFile, Texts, counted, p
 from metapl.data.image_source import ImageSource
 from metapl.data.joined import Joined, read_joined
 from metapl.data.memory import MemorySource
-from metapl.data.roles import SPLITS, TEST, TRAIN, Roles, find_roles
+from metapl.data.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, listing
 from metapl.data.scan import UNLABELED, folded
 from metapl.data.table_files import PARTS, TableOptions, open_file
 from metapl.data.tokens import encode_texts, tokenizer_of
@@ -42,7 +42,7 @@ def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "",
     main = files[0]
     roles = find_roles(main.names, options.roles, main.name)
     if roles.label is None:
-        what = f"no column holds the label (there are {', '.join(map(repr, map(short, main.names[:8])))})"
+        what = f"no column holds the label (there are {listing(main.names)})"
         raise UserError(what, "Set source.label=NAME. (Is the delimiter the right one?)", main.name)
     forms = [_forms(file, part, roles, options) for file, part in zip(files, parts)]
     rows = read_joined(files, forms, options.skip_bad_rows, MOST_LEVELS)
@@ -76,7 +76,7 @@ def _forms(file: TableFile, part: str, roles: Roles, options: TableOptions) -> d
     needed = [*roles.contents, *([roles.label] if part != "unlabeled" and roles.label else [])]
     for name in needed:
         if name not in file.names:
-            remedy = nearest(name, file.names)
+            remedy = hint(name, file.names)
             raise UserError(
                 f"column '{short(name)}' is missing", f"It must have the columns of the first file. {remedy}", file.name
             )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from metapl.data.frame import counted, short
 from metapl.data.scan import UNLABELED
-from metapl.errors import UserError, nearest
+from metapl.errors import UserError
 from metapl.types import Kind
 
 LABELS = ("label", "labels", "class", "target", "category", "y")
@@ -151,7 +152,7 @@ def _one(found: Sequence[str], role: str, where: str) -> str | None:
 
 def _check(name: str, names: Sequence[str], setting: str, where: str) -> None:
     if name not in names:
-        raise UserError(f"there is no column '{short(name)}' ({setting})", nearest(name, map(short, names)), where)
+        raise UserError(f"there is no column '{short(name)}' ({setting})", hint(name, names), where)
 
 
 def _nothing(names: Sequence[str], label: str | None, where: str) -> UserError:
@@ -173,3 +174,9 @@ def listing(names: Sequence[str], most: int = 8) -> str:
     """``'a', 'b' and 3 more``."""
     shown = ", ".join(f"'{short(name)}'" for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def hint(word: str, known: Sequence[str]) -> str:
+    """A remedy that names the column closest to ``word``, or some of those that there are."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean '{short(close[0])}'?" if close else f"There are {listing(known)}."
