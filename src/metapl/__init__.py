@@ -15,6 +15,8 @@ from metapl.errors import UserError as UserError
 
 if TYPE_CHECKING:
     from metapl import diagnostics as diagnostics
+    from metapl.check import Check as Check
+    from metapl.check import check as check
     from metapl.compare import Comparison as Comparison
     from metapl.compare import compare as compare
     from metapl.config import RunConfig as RunConfig
@@ -56,6 +58,7 @@ _HOME = {
     "LabeledKFold": "metapl.estimator_parts",
     "MLP": "metapl.models",
     "MODELS": "metapl.models",
+    "Check": "metapl.check",
     "Comparison": "metapl.compare",
     "ConvNet": "metapl.models",
     "Predictions": "metapl.predict",
@@ -69,6 +72,7 @@ _HOME = {
     "Stopped": "metapl.train",
     "Tuning": "metapl.tuning",
     "WideResNet": "metapl.models",
+    "check": "metapl.check",
     "compare": "metapl.compare",
     "embed": "metapl.embed",
     "evaluate": "metapl.evaluate",

@@ -22,7 +22,7 @@ LAYERS = (
     {"jobs", "fit"},
     {"estimator", "estimator_parts"},
     {"predict", "demo", "describe", "tuning"},
-    {"apply", "show", "compare"},
+    {"apply", "show", "compare", "check"},
     {"cli"},
     {"__main__"},
 )

@@ -12,9 +12,9 @@ import pytest
 import metapl
 
 PUBLIC = {
-    "Comparison", "ConvNet", "LabeledKFold", "METHODS", "MLP", "MODELS", "Predictions", "Predictor", "Result",
+    "Check", "Comparison", "ConvNet", "LabeledKFold", "METHODS", "MLP", "MODELS", "Predictions", "Predictor", "Result",
     "RunConfig", "SemiSupervisedClassifier", "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped",
-    "Tuning", "UserError", "WideResNet", "__version__", "compare", "diagnostics", "embed", "evaluate",
+    "Tuning", "UserError", "WideResNet", "__version__", "check", "compare", "diagnostics", "embed", "evaluate",
     "filter_pseudo_labels", "fit", "from_arrays", "from_dataset", "generate_pseudo_labels", "load_model",
     "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
     "train_mpl", "tune",

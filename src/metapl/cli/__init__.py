@@ -14,6 +14,7 @@ import typer
 
 from metapl import show
 from metapl._version import __version__
+from metapl.cli import checking as checking
 from metapl.cli import comparing as comparing
 from metapl.cli import listing as listing
 from metapl.cli import running as running

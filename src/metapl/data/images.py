@@ -137,6 +137,17 @@ def probe(path: Stored) -> tuple[int, int, bool] | None:
             return None
 
 
+@contextmanager
+def header(path: Stored) -> Iterator[Image.Image]:
+    """The image with its header read and nothing decoded.
+
+    Raises:
+        Unreadable: as for ``decode``, as far as the header shows it.
+    """
+    with quiet(), _opened(path, MAX_PIXELS) as (image, _):
+        yield image
+
+
 class _Quiet:
     """How many are at work under ``quiet``, in any thread."""
 

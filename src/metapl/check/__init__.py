@@ -1,0 +1,120 @@
+"""Check: what a colleague would say about data before anything is trained on them.
+
+The one place beside evaluation that opens test rows: that a test row also stands in training cannot be seen otherwise.
+Nothing that is found here reaches a training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from metapl.check.duplicates import Copies, Problem, find_copies
+from metapl.check.features import column_facts, cut_texts, empty_texts
+from metapl.check.findings import (
+    Finding,
+    about_classes,
+    about_columns,
+    about_contents,
+    about_copies,
+    about_headers,
+    about_names,
+    about_parts,
+    about_problems,
+    ordered,
+)
+from metapl.check.headers import header_facts
+from metapl.check.names import empty_names, twins
+from metapl.check.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
+from metapl.check.report import Check as Check
+from metapl.data.sources import SourceOptions, open_source
+from metapl.progress import Progress, Silent
+from metapl.types import Source
+
+
+def check(source: Source | str, *, options: SourceOptions | None = None, progress: Progress | None = None) -> Check:
+    """Look over data before training: counts, copies, leakage, contradicting labels, unreadable and odd rows.
+
+    Nothing is changed, and nothing that is found influences a training. Test rows are read, for copies alone.
+
+    Args:
+        source: a source, or what ``open_source`` takes: a folder, a file, ``idx:FOLDER``, ``digits``.
+        options: how rows are read; unreadable ones are reported, however many there are.
+        progress: told how far the reading is.
+
+    Raises:
+        UserError: the data cannot be opened at all.
+    """
+    progress = progress or Silent()
+    with progress:
+        if isinstance(source, str):
+            source = open_source(source, replace(options or SourceOptions(), allow_bad=True))
+        rows = read_rows(source, _teller(progress))
+        copies = find_copies(rows)
+        files = header_facts(source, lambda done, total: None)
+    problems: list[Problem] = [("unreadable", row, "", why) for row, why in source.problems]
+    problems += copies.problems
+    facts = {**_counts(source, rows), "copies": _copies(copies), "files": files, "notes": list(source.notes)}
+    findings = _findings(source, rows, copies, facts, problems)
+    return Check(tuple(ordered(findings)), facts, problems)
+
+
+def _teller(progress: Progress) -> Told:
+    def told(done: int, total: int) -> None:
+        if done < total:  # what is done needs no line of its own
+            progress.update(done, total, {})
+
+    return told
+
+
+def _findings(
+    source: Source, rows: Rows, copies: Copies, facts: dict[str, Any], problems: list[Problem]
+) -> list[Finding]:
+    names = source.class_names
+    per_class = np.bincount(rows.labels[rows.part == LABELED], minlength=len(names)).tolist()
+    made = about_copies(rows, copies)
+    made += about_problems(source, rows)
+    made += about_classes(source, per_class)
+    made += about_names(twins(names), empty_names(names))
+    made += about_parts(rows)
+    if source.kind == "table" and len(rows.index):
+        facts["columns"] = column_facts(rows)
+        made += about_columns(facts["columns"])
+    empty = empty_texts(rows) if source.kind == "text" and len(rows.index) else []
+    problems += [("empty text", rows.id(k), "", "") for k in empty]
+    if rows.flat is not None:
+        problems += [("one colour", rows.id(k), "", "") for k in np.flatnonzero(rows.flat).tolist()]
+    made += about_contents(rows, len(empty), cut_texts(rows) if source.kind == "text" and len(rows.index) else 0.0)
+    return made + about_headers(facts["files"])
+
+
+def _counts(source: Source, rows: Rows) -> dict[str, Any]:
+    """The source, its rows by part, and its classes by part."""
+    by_part = {name: int((rows.part == part).sum()) for part, name in PART_NAMES.items()}
+    classes = {
+        name: {
+            PART_NAMES[part]: int(((rows.labels == k) & (rows.part == part)).sum())
+            for part in (LABELED, TEST)
+            if by_part[PART_NAMES[part]]
+        }
+        for k, name in enumerate(source.class_names)
+    }
+    return {
+        "source": source.name,
+        "kind": source.kind,
+        "shape": list(rows.shape),
+        "rows": {"all": len(rows.index), **by_part, "unreadable": len(source.problems)},
+        "classes": classes,
+    }
+
+
+def _copies(copies: Copies) -> dict[str, dict[str, int]]:
+    within = {f"within {PART_NAMES[part]}": pair for part, pair in copies.within.items()}
+    across = {f"{PART_NAMES[a]} in {PART_NAMES[b]}": pair for (a, b), pair in copies.across.items()}
+    named = {**across, "with another class": copies.conflicts, **within}
+    return {name: {"exact": exact, "near": near} for name, (exact, near) in named.items()}
+
+
+__all__ = ["Check", "check"]

@@ -1,0 +1,93 @@
+"""Rows that are nearly the same, found without comparing every row with every other.
+
+Every row becomes a vector, every vector a code of ``BITS`` bits that nearby vectors mostly share; only rows that agree
+in one of ``BANDS`` pieces of the code are looked at. The vectors are first centred on their mean and freed of most of
+what varies most (partial whitening), so that the codes of *these* data are spread evenly; a fixed perceptual hash gives
+all pictures of one thing on a white ground the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+Array = np.ndarray[Any, Any]
+BAND_BITS, BANDS = 16, 8
+BITS = BAND_BITS * BANDS
+FAR = 28  # differing bits of two codes, of BITS, above which a pair is passed over: cosine about 0.8
+WINDOW = 24  # neighbours looked at in one bucket, in the order of the codes' other bits
+PARTS = 48  # principal directions that the codes are made from
+_ONES = np.array([bin(k).count("1") for k in range(1 << BAND_BITS)], dtype=np.uint8)
+
+
+def codes_of(vectors: Array, seed: int = 0, sample: int = 20_000) -> Array:
+    """Codes uint16 [N, BANDS] of float32 vectors [N, D]: signs of random directions through their mean.
+
+    The mean and the principal directions come from at most ``sample`` rows, drawn by ``seed``.
+    """
+    draw = np.random.default_rng(seed)
+    count, width = vectors.shape
+    some = vectors if count <= sample else vectors[np.sort(draw.choice(count, sample, replace=False))]
+    center = some.mean(axis=0)
+    values, directions = np.linalg.eigh(np.cov(some - center, rowvar=False).reshape(width, width))
+    values, directions = values[::-1][:PARTS], directions[:, ::-1][:, :PARTS]
+    scale = np.maximum(values, 1e-9 * max(float(values[0]), 1e-30)) ** -0.25
+    plane = (directions * scale) @ draw.standard_normal((len(values), BITS))
+    weights = (1 << np.arange(BAND_BITS)).astype(np.uint16)
+    made = np.empty((count, BANDS), dtype=np.uint16)
+    for start in range(0, count, 16_384):
+        bits = ((vectors[start : start + 16_384] - center) @ plane.astype(np.float32)) > 0
+        made[start : start + 16_384] = bits.reshape(-1, BANDS, BAND_BITS) @ weights
+    return made
+
+
+def neighbours(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Iterator[tuple[Array, Array]]:
+    """Pairs of row numbers (i, j) that share a band of ``codes`` [N, bands], band by band; a pair may come again.
+
+    In a bucket of many rows, each is paired with the ``window`` that follow it in the order of the other bands, so the
+    work is at most N * bands * window. ``far``: most bits in which the codes may differ; None: any.
+    """
+    bands = codes.shape[1]
+    for band in range(bands):
+        turned = np.roll(codes, -band, axis=1)
+        order = np.lexsort(turned[:, : min(bands, 4)][:, ::-1].T)
+        keys = turned[order, 0]
+        for step in range(1, window + 1):
+            at = np.flatnonzero(keys[step:] == keys[:-step])
+            if not len(at):
+                break
+            first, second = order[at], order[at + step]
+            if far is not None:
+                close = distance(codes[first], codes[second]) <= far
+                first, second = first[close], second[close]
+            yield np.minimum(first, second), np.maximum(first, second)
+
+
+def distance(one: Array, other: Array) -> Array:
+    """Number of differing bits of codes uint16 [n, bands], int64 [n]."""
+    made: Array = _ONES[one ^ other].sum(axis=1, dtype=np.int64)
+    return made
+
+
+def pairs_of(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Array:
+    """The different pairs of ``neighbours``, int64 [n, 2], smaller number first, sorted."""
+    count = len(codes)
+    found = [first * count + second for first, second in neighbours(codes, far, window)]
+    known = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
+    return np.stack([known // count, known % count], axis=1) if count else np.zeros((0, 2), dtype=np.int64)
+
+
+def thumbnails(rows: torch.Tensor, side: int) -> Array:
+    """uint8 images [n, channels, H, W] in grey, at most ``side`` high and wide, uint8 [n, h, w]."""
+    x = rows.float()
+    if x.shape[1] == 3:
+        x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    else:
+        x = x[:, :1]
+    size = (min(side, x.shape[2]), min(side, x.shape[3]))
+    if size != tuple(x.shape[2:]):
+        x = torch.nn.functional.adaptive_avg_pool2d(x, size)
+    return x.squeeze(1).round().to(torch.uint8).numpy()

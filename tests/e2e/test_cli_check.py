@@ -1,0 +1,128 @@
+"""``metapl check`` on the command line: files, exit codes, odd names, damaged images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import Call, refused, save, sums
+from PIL import Image
+
+
+@pytest.fixture
+def tree(data: Path, tmp_path: Path) -> Path:
+    """A copy of the labelled / unlabelled / test tree that a test may spoil."""
+    return Path(shutil.copytree(data / "tree", tmp_path / "=my data"))
+
+
+def listed(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "problems.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def spoiled(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_digits(call: Call) -> None:
+    done = call("check", "digits")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("OK: digits, 1,797 images")
+    assert len(done.out.splitlines()) == 3 + 11 + 3
+    assert list(Path().iterdir()) == []
+
+
+def test_json_out_and_inputs(call: Call, tree: Path) -> None:
+    test = sorted((tree / "test").rglob("*.png"))
+    shutil.copy(test[0], tree / "labelled" / test[0].parent.name / "=1+1.png")
+    before = sums(tree)
+    done = call("check", tree, "--out", "checked", "--json", "-")
+    assert done.code == 0
+    assert sums(tree) == before
+    result = json.loads(done.out)
+    assert result == spoiled(Path("checked/check.json"))
+    assert result["verdict"] == "WILL HURT"
+    assert result["findings"][0]["kind"] == "test_in_labelled"
+    assert result["rows"] == {"all": 151, "labelled": 31, "unlabelled": 80, "test": 40, "unreadable": 0}
+    assert result["files"]["modes"] == {"L": 151}
+    (row,) = [r for r in listed(Path("checked")) if r["kind"] == "test in labelled"]
+    assert row["id"] == test[0].relative_to(tree).as_posix()
+    assert row["other id"].endswith("=1+1.png")
+    assert row["detail"] == "exact"
+
+
+def test_a_cell_is_no_formula(call: Call, tmp_path: Path) -> None:
+    for name in ("=cmd", "+b"):
+        for k in range(3):
+            save(np.random.default_rng(k).integers(0, 255, (16, 16)), tmp_path / "d" / name / f"{k}.png")
+    assert call("check", tmp_path / "d", "--out", "o").code == 0
+    rows = listed(Path("o"))
+    assert rows
+    assert {r["id"][:2] for r in rows} | {r["other id"][:2] for r in rows} <= {"'=", "'+"}
+
+
+def test_strict(call: Call, tree: Path) -> None:
+    assert call("check", tree, "--strict").code == 0
+    test = sorted((tree / "test").rglob("*.png"))[0]
+    shutil.copy(test, tree / "labelled" / test.parent.name / "copy.png")
+    done = call("check", tree)
+    assert (done.code, done.out.splitlines()[0].split(":")[0]) == (0, "WILL HURT")
+    assert call("check", tree, "--strict").code == 1
+
+
+def test_many_unreadable_images_do_not_stop_it(call: Call, tree: Path) -> None:
+    for k in range(20):
+        (tree / "unlabelled" / f"bad\n{k}.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    (sorted((tree / "test").rglob("*.png"))[0]).write_bytes(b"")
+    refused(call("train", tree, "--steps", "1"), "cannot be read")
+    done = call("check", tree, "--out", "o")
+    assert done.code == 0
+    assert "WILL HURT: 21 of 170 (12.4 %) rows cannot be read" in done.out
+    assert "source.allow_bad=true" in done.out
+    bad = [r for r in listed(Path("o")) if r["kind"] == "unreadable"]
+    assert len(bad) == 21
+    assert all(r["detail"] for r in bad)
+    assert all("\n" not in line for line in done.out.splitlines())
+
+
+def test_headers(call: Call, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    root = tmp_path / "d"
+    for k in range(6):
+        save(draw.integers(0, 255, (40, 40)), root / "ab"[k % 2] / f"{k}.png")
+    noise = draw.integers(0, 255, (90, 60, 4)).astype(np.uint8)
+    Image.fromarray(noise).save(root / "a" / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise[..., :3]).save(root / "a" / "turned.jpg", exif=exif)
+    Image.fromarray(noise[..., :3]).convert("CMYK").save(root / "b" / "cmyk.jpg")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 256).save(root / "b" / "deep.png")
+    frames = [Image.fromarray(noise[..., k]) for k in range(3)]
+    frames[0].save(root / "b" / "moving.gif", save_all=True, append_images=frames[1:])
+    done = call("check", root, "--json", "o.json")
+    assert done.code == 0
+    files = json.loads(Path("o.json").read_text())["files"]
+    assert (files["files"], files["sizes"], files["smallest"], files["largest"]) == (11, 2, [40, 40], [90, 60])
+    assert [files[name] for name in ("alpha", "deep", "animated", "turned")] == [1, 1, 1, 1]
+    assert files["modes"]["CMYK"] == 1
+    assert "1 turned by EXIF (put upright)" in done.out
+    assert "1 image moves. Only the first frame is read." in done.out
+
+
+def test_what_cannot_be_opened_and_bad_places(call: Call, tree: Path, tmp_path: Path) -> None:
+    refused(call("check", tmp_path / "nothing"), "no such path")
+    refused(call("check"), "no data")
+    refused(call("check", "digits", "--json", "nowhere/o.json"), "cannot be written there")
+    (tmp_path / "file").write_text("mine")
+    refused(call("check", "digits", "--out", tmp_path / "file"), "this is a file, not a folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_settings_say_how_rows_are_read(call: Call, data: Path) -> None:
+    done = call("check", data / "photos", "source.image_size=48", "--json", "-")
+    assert json.loads(done.out)["shape"] == [3, 48, 48]
