@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from metapl import feedback as fb
+from metapl.compare.paired import estimate, holm
 from metapl.config import make_config
 from metapl.data import MemorySource, fit_preprocessing, make_split, open_digits
 from metapl.data.seeds import generator
@@ -305,9 +306,8 @@ def key(row: dict[str, Any]) -> str:
 
 
 def table(rows: Iterable[dict[str, Any]], judge: str, reference: str = "none") -> list[dict[str, Any]]:
-    """Per task and variant: mean, sd, worst; difference to ``reference`` on the same seeds with a 95 % t interval."""
-    from scipy.stats import t as student
-
+    """Per task and variant: mean, sd, worst; difference to ``reference`` on the same seeds with a 95 % t interval,
+    its p-value, and Holm's over all tasks of the variant."""
     by: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
         name = row["variant"] + "".join(f" {k}={v}" for k, v in row["options"].items())
@@ -320,18 +320,25 @@ def table(rows: Iterable[dict[str, Any]], judge: str, reference: str = "none") -
         line = {"task": task, "variant": variant, "seeds": len(values), "mean": statistics.mean(values)}
         line |= {"sd": statistics.stdev(values) if len(values) > 1 else math.nan, "worst": min(values)}
         if variant != reference and len(gains) > 1:
-            half = float(student.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
-            mean = statistics.mean(gains)
-            line |= {"paired": len(gains), "gain": mean, "low": mean - half, "high": mean + half}
+            e = estimate(gains)
+            line |= {"paired": e.n, "gain": e.mean, "low": e.low, "high": e.high, "p": e.p}
         made.append(line)
+    for variant in {m["variant"] for m in made}:
+        tested = [m for m in made if m["variant"] == variant and "p" in m]
+        for m, p in zip(tested, holm([m["p"] for m in tested])):
+            m["p_holm"] = p
     return sorted(made, key=lambda m: (list(TASKS).index(m["task"]), m["variant"] != reference, m["variant"]))
 
 
 def show(lines: list[dict[str, Any]]) -> str:
-    head = "| task | variant | seeds | mean | sd | worst | gain over none |\n|---|---|---|---|---|---|---|"
+    head = "| task | variant | seeds | mean | sd | worst | gain over none | p | p, Holm |\n|" + "---|" * 9
     body = [
         f"| {m['task']} | {m['variant']} | {m['seeds']} | {m['mean']:.1f} | {m['sd']:.1f} | {m['worst']:.1f} | "
-        + (f"{m['gain']:+.1f} [{m['low']:+.1f}, {m['high']:+.1f}] |" if "gain" in m else "|")
+        + (
+            f"{m['gain']:+.1f} [{m['low']:+.1f}, {m['high']:+.1f}] | {m['p']:.3f} | {m['p_holm']:.3f} |"
+            if "gain" in m
+            else "| | |"
+        )
         for m in lines
     ]
     return "\n".join([head, *body])
