@@ -45,6 +45,7 @@ class GuardConfig:
 
     mode: Literal["off", "warn", "return"] = "return"  # no comparison; only say so; give the baseline back
     share: float = 0.5  # of the run's steps, for each training of the cross-fitting
+    least_steps: int = 600  # of such a training at least, as far as the run itself has them: a short one shows little
     folds: int = 2  # parts of the labelled rows in the cross-fitting; its cost grows with their number
     min_validation: int = 50  # validation rows from which these alone decide, without cross-fitting
 
@@ -53,8 +54,9 @@ class GuardConfig:
             raise UserError(f"share is {self.share}", "Give more than 0 and at most 1.", "guard.share")
         if self.folds < 2:
             raise UserError(f"folds is {self.folds}", "Give at least 2.", "guard.folds")
-        if self.min_validation < 1:
-            raise UserError(f"min_validation is {self.min_validation}", "Give at least 1.", "guard.min_validation")
+        for name in ("least_steps", "min_validation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", "Give at least 1.", f"guard.{name}")
 
 
 @dataclass(frozen=True)

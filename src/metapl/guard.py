@@ -3,8 +3,9 @@
 G1  baseline = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps
 G2  evidence = rows whose labels neither side was taught, each judged by both: the validation rows by the two results;
     where these are fewer than ``min_validation``, also the labelled rows, fold by fold, by models trained on the other
-    folds and the validation rows for ``share`` of the steps (the held-out rows are then unlabelled ones). Where a class
-    has a single labelled row, labelled and validation rows are dealt into the folds together
+    folds and the validation rows for ``share`` of the steps, or ``least_steps`` if that is more (the held-out rows are
+    then unlabelled ones). Where a class has a single labelled row, labelled and validation rows are dealt into the
+    folds together
 G3  keep the result if it is right on at least two more rows and by at least one standard error:
     wins - losses >= max(2, sqrt(wins + losses)); where no row tells them apart, the lower log loss
 G4  interval of the difference of two paired shares: Newcombe (1998), method 10
@@ -142,7 +143,7 @@ def _cross_fitting(job: Job) -> Plan:
 
 def fold_steps(config: RunConfig) -> int:
     """Steps of each training of the cross-fitting."""
-    return max(1, round(config.guard.share * config.steps))
+    return min(config.steps, max(config.guard.least_steps, round(config.guard.share * config.steps)))
 
 
 def check(

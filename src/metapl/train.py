@@ -7,6 +7,7 @@ bit for bit on the CPU.
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -262,10 +263,14 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     each = seconds_per_step(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (time.monotonic() - began))
-    # The guard's steps grow with the run's own: what one step of the run brings with it.
-    (method_steps, supervised_steps), extra = plan.steps(replace(job.config, steps=1000)), job.extra_steps
-    unit = each * (1 + method_steps / 1000) + baseline * supervised_steps / 1000
-    steps = max(1, int((left - each * extra * (1 + len(plan.folds))) / unit))
-    share = f", {100 * (1 - each / unit):.0f} % of the time for the guard" if unit > each else ""
+    left -= each * job.extra_steps * (1 + len(plan.folds))
+
+    def cost(steps: int) -> float:
+        method_steps, supervised_steps = plan.steps(replace(job.config, steps=steps))
+        return each * (steps + method_steps) + baseline * supervised_steps
+
+    steps = max(1, bisect.bisect_right(range(1, max(2, int(left / each))), left, key=cost))
+    guarding = 1 - each * steps / cost(steps)
+    share = f", {100 * guarding:.0f} % of the time for the guard" if guarding > 0 else ""
     progress.note(f"{job.config.minutes:g} minutes at {1000 * each:.0f} ms per step: {steps} steps{share}")
     return replace(job.config, steps=steps)

@@ -158,7 +158,14 @@ def test_off_survives_yaml(value: Any, stored: str, tmp_path: Path) -> None:
     assert made.guard.mode == to_dict(made)["guard"]["mode"] == stored
 
 
-@pytest.mark.parametrize("bad", [{"mode": "on"}, {"mode": True}, {"share": 0}, {"share": 1.5}, {"folds": 1}])
+@pytest.mark.parametrize(("steps", "each"), [(1, 1), (300, 300), (1000, 600), (1200, 600), (3000, 1500)])
+def test_folds_are_not_too_short_to_show_anything(steps: int, each: int) -> None:
+    assert guard.fold_steps(config_of("mpl", steps=steps, guard=GuardConfig())) == each
+
+
+@pytest.mark.parametrize(
+    "bad", [{"mode": "on"}, {"mode": True}, {"share": 0}, {"share": 1.5}, {"folds": 1}, {"least_steps": 0}]
+)
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="guard"):
         from_dict({"data": "digits", "guard": bad})
@@ -419,8 +426,9 @@ def test_the_guard_opens_no_test_row(min_validation: int, tmp_path: Path) -> Non
     ("changes", "per_step", "extra"),
     [
         ({"mode": "off"}, 0.5, 3),
-        ({"share": 0.5, "folds": 2}, 0.5 * 2 + 0.125 * 2, 9),
-        ({"share": 0.25, "folds": 4}, 0.5 * 2 + 0.125 * 2, 15),
+        ({"least_steps": 1, "share": 0.5, "folds": 2}, 0.5 * 2 + 0.125 * 2, 9),
+        ({"least_steps": 1, "share": 0.25, "folds": 4}, 0.5 * 2 + 0.125 * 2, 15),
+        ({"least_steps": 600}, 0.5 * 3 + 0.125 * 3, 9),  # a run of fewer steps: its folds have them all
         ({"min_validation": 10}, 0.5 + 0.125, 3),
     ],
 )
