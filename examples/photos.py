@@ -1,7 +1,7 @@
 """A folder of images of which few have a label: check it, train, judge, label the rest.
 
-    python examples/photos.py                 # makes a folder of small pictures to try it on
-    python examples/photos.py FOLDER          # your own: FOLDER/labelled/CLASS/*, FOLDER/unlabelled/*, FOLDER/test/CLASS/*
+    python examples/photos.py            # makes a folder of small pictures to try it on
+    python examples/photos.py FOLDER     # your own: FOLDER/labelled/CLASS/*, FOLDER/unlabelled/*, FOLDER/test/CLASS/*
 
 The same on the command line: metapl check FOLDER; metapl train FOLDER --out run; metapl evaluate run;
 metapl predict run FOLDER/unlabelled --out labels.csv
