@@ -18,8 +18,9 @@ from torch import Tensor
 from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
 from metapl.data.new_rows import open_spec
+from metapl.data.npz import is_numpy, open_numpy_rows
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
-from metapl.data.sources import SOURCES
+from metapl.data.sources import PUBLISHED, SOURCES
 from metapl.data.table_files import READERS, is_table, tables_in
 from metapl.device import pick_device
 from metapl.embed import open_source
@@ -90,7 +91,7 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent) -
     data = _judged_file(data)
     if any(_same(data, other) for other in _trained_files(config)):
         tell(f"{shown(data)} holds rows that the model was trained on")
-    rows = open_spec(data, config.source.table, predictor.takes, predictor.class_names, labels=True)
+    rows = _rows(data, config, predictor, labels=True)
     if rows is not None:
         for note in rows.notes:
             tell(note)
@@ -228,17 +229,19 @@ def anchored(config: RunConfig) -> RunConfig:
     for key in ("model", "teacher_model"):
         kind, colon, path = getattr(config, key).partition(":")
         changes[key] = f"hf:{_absolute(path)}" if kind == "hf" and colon else getattr(config, key)
-    more = ("unlabeled", "test", "root", "encoder_weights")
+    more = ("unlabeled", "test", "root", "labels", "encoder_weights")
     source: dict[str, Any] = {key: _absolute(path) for key in more if (path := getattr(config.source, key))}
     for key in ("encoder", "tokenizer"):
         kind, colon, path = getattr(config.source, key).partition(":")
         source |= {key: f"hf:{_absolute(path)}"} if kind == "hf" and colon else {}
     config = replace(config, **changes, source=replace(config.source, **source))
     name, colon, path = config.data.partition(":")
+    if name in PUBLISHED and not os.path.isdir(os.path.expanduser(path)):
+        return config
     if colon and name in SOURCES and path:
         return replace(config, data=f"{name}:{_absolute(path)}")
     place = os.path.expanduser(config.data)
-    if config.data not in SOURCES and (os.path.isdir(place) or is_table(place)):
+    if config.data not in SOURCES and (os.path.isdir(place) or is_table(place) or is_numpy(place)):
         return replace(config, data=_absolute(config.data))
     return config
 
@@ -249,7 +252,7 @@ def _absolute(path: str) -> str:
 
 def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell) -> tuple[Any, list[Problem]]:
     """The answers, chunk by chunk, and the rows that could not even be opened."""
-    rows = open_spec(data, config.source.table, predictor.takes, predictor.class_names)
+    rows = _rows(data, config, predictor)
     if rows is not None:
         for note in rows.notes:
             tell(note)
@@ -257,6 +260,22 @@ def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell)
     folder = _folder(data)
     made = predict_source(predictor, open_source(data)) if folder is None else predict_folder(predictor, folder)
     return made, []
+
+
+def _rows(data: str, config: RunConfig, predictor: Predictor, labels: bool = False) -> Source | None:
+    """The rows of a file or of a published data set, read as the model wants them; None where ``data`` is neither."""
+    p = predictor.takes
+    if is_numpy(data):
+        return open_numpy_rows(data, p)
+    name, _, argument = data.partition(":")
+    if name not in PUBLISHED:
+        return open_spec(data, config.source.table, p, predictor.class_names, labels=labels)
+    options = replace(config.source, encoder="")  # the model encodes by itself
+    if p.kind == "image":
+        options = replace(options, image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
+    elif p.tokens is not None:
+        options = replace(options, tokenizer=p.tokens.tokenizer, max_tokens=p.tokens.length)
+    return SOURCES[name](argument, options)
 
 
 def _list_problems(target: Path, problems: list[Problem], overwrite: bool) -> Path | None:
@@ -309,6 +328,8 @@ def _folder(data: str) -> Path | None:
 def _same(data: str, stored: str) -> bool:
     def plain(spec: str) -> str:
         name, colon, path = spec.partition(":")
+        if name in PUBLISHED and not os.path.isdir(os.path.expanduser(path)):
+            return spec
         if colon and name in SOURCES:
             kind = "folder" if f".{name}" in READERS else name  # csv:x.csv is x.csv
             return f"{kind}:{os.path.realpath(os.path.expanduser(path))}"

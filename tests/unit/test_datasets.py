@@ -161,6 +161,8 @@ GOOD = list(zip(PIXELS, Y))
         ([Rows([(PIXELS[0], torch.tensor([0, 1]))])], "its label has the shape [2]"),
         ([Rows([(PIXELS[0], 0.5)])], "row 0 has label 0.5"),
         ([Rows(GOOD), None, Rows([(PIXELS[0], 7)])], "row 0 has label '7'"),
+        ([Rows(GOOD, ["a", "b", "c"]), None, Rows([(PIXELS[0], 7)])], "y_test: row 0 has label '7'"),
+        ([Rows([*GOOD, (PIXELS[0], -2)], ["a", "b", "c"])], "row 6 has label '-2'"),
     ],
 )
 def test_data_sets_that_cannot_serve(parts: list[Any], words: str) -> None:

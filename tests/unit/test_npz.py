@@ -147,3 +147,16 @@ def test_labels_given_twice_or_not_at_all(tmp_path: Path) -> None:
         open_numpy(tmp_path / "x.npy")
     with pytest.raises(UserError, match="the file of labels cannot be read"):
         open_numpy(tmp_path / "x.npy", str(tmp_path / "none.txt"))
+
+
+def test_parts_in_files_of_their_own(tmp_path: Path) -> None:
+    for name, arrays in (("a.npz", {"X": TABLE, "y": Y}), ("t.npz", {"x": TABLE[:2], "labels": Y[:2]})):
+        np.savez(tmp_path / name, **arrays)
+    np.save(tmp_path / "u.npy", TABLE[3:])
+    source = open_numpy(tmp_path / "a.npz", unlabeled=str(tmp_path / "u.npy"), test=str(tmp_path / "t.npz"))
+    assert source.labels.tolist() == [*Y.tolist(), -1, -1, -1, 0, 1]
+    assert source.is_test.sum() == 2
+    with pytest.raises(UserError, match=r"u\.npy: no array in it is named y"):
+        open_numpy(tmp_path / "a.npz", test=str(tmp_path / "u.npy"))
+    with pytest.raises(UserError, match=r"source\.unlabeled: 'u\.csv' is no NumPy file"):
+        open_numpy(tmp_path / "a.npz", unlabeled="u.csv")

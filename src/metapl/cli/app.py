@@ -93,6 +93,10 @@ Encoder = Annotated[
         help="Train a small head on a frozen network's features: timm:NAME, torchvision:NAME, hf:FOLDER.",
     ),
 ]
+Download = Annotated[
+    bool,
+    typer.Option("--download", help="Fetch what is not on this machine: data of torchvision: or hf:, first weights."),
+]
 Labels = Annotated[Whole, typer.Option(metavar="N", help="Use N labels per class (validation rows come out of these).")]
 LabelsTotal = Annotated[Whole, typer.Option(metavar="N", help="Use N labels in all, spread evenly.")]
 Validation = Annotated[
@@ -138,6 +142,12 @@ def data_and_pairs(data: str | None, settings: list[str] | None) -> tuple[str | 
     if data is not None and "=" in data and not os.path.exists(data):
         return None, [data, *pairs]
     return data, pairs
+
+
+def fetching(download: bool, model: str | None) -> dict[str, Any]:
+    """The settings that ``--download`` stands for: None where it was not given."""
+    weights = download and (model or "").partition(":")[0] in ("timm", "torchvision")
+    return {"source.download": download or None, "download": weights or None}
 
 
 def parsed(value: str | None) -> Any:

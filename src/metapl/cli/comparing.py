@@ -16,6 +16,7 @@ from metapl.cli.app import (
     Data,
     Debug,
     Device,
+    Download,
     Json,
     Labels,
     LabelsTotal,
@@ -30,6 +31,7 @@ from metapl.cli.app import (
     Whole,
     app,
     data_and_pairs,
+    fetching,
     parsed,
     say,
 )
@@ -72,6 +74,7 @@ def compare(
     ] = None,
     model: Model = None,
     device: Device = None,
+    download: Download = False,
     workers: Annotated[
         Whole, typer.Option(metavar="N", help="Runs at a time, one core each; by default all cores, on a GPU 1.")
     ] = None,
@@ -119,6 +122,7 @@ def compare(
         "steps": steps,
         "seed": seed,
         "device": device,
+        **fetching(download, model),
     }
     by: Literal["steps", "passes", "minutes"] = budget or ("minutes" if minutes else "steps")  # type: ignore[assignment]
     State.folder = out

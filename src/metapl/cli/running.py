@@ -13,6 +13,7 @@ from metapl.cli.app import (
     Data,
     Debug,
     Device,
+    Download,
     Encoder,
     Json,
     Labels,
@@ -29,6 +30,7 @@ from metapl.cli.app import (
     Whole,
     app,
     data_and_pairs,
+    fetching,
     parsed,
     say,
 )
@@ -82,6 +84,7 @@ def train(
     ] = None,
     seed: Annotated[Whole, typer.Option(metavar="N", help="Other labels, weights and batches; default 0.")] = None,
     device: Device = None,
+    download: Download = False,
     guard: Annotated[
         Text,
         typer.Option(
@@ -129,6 +132,7 @@ def train(
         "minutes": minutes,
         "seed": seed,
         "device": device,
+        **fetching(download, model),
         "guard.mode": guard,
     }
     made = make_config(data, file=config, options=options, overrides=pairs)

@@ -14,6 +14,7 @@ from metapl.cli.app import (
     Data,
     Debug,
     Device,
+    Download,
     Json,
     Labels,
     LabelsTotal,
@@ -29,6 +30,7 @@ from metapl.cli.app import (
     Whole,
     app,
     data_and_pairs,
+    fetching,
     parsed,
     say,
 )
@@ -71,6 +73,7 @@ def tune(
         Whole, typer.Option(metavar="N", help="Other labels, folds, weights and batches; default 0.")
     ] = None,
     device: Device = None,
+    download: Download = False,
     config: ConfigFile = None,
     out: Annotated[
         OptionalPath,
@@ -111,6 +114,7 @@ def tune(
         "steps": steps,
         "seed": seed,
         "device": device,
+        **fetching(download, model),
     }
     made = anchored(make_config(data, file=config, options=options, overrides=pairs))
     folder = State.folder = out or free_folder(made)

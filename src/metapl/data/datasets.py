@@ -48,8 +48,8 @@ def from_dataset(
             (image or features), or a text. y: a whole number or a text; -1, None or NaN: no label.
         unlabeled: rows x, (x,) or (x, y), whose y is dropped.
         test: rows (x, y) for ``evaluate``.
-        class_names: names of the classes 0, 1, ...; by default ``labeled.classes`` or what Hugging Face's features
-            say, else the labels that occur.
+        class_names: names of the classes 0, 1, ...; by default those of ``labeled.classes`` (or of Hugging Face's
+            features) that occur, else the labels that occur.
         image_size: side in pixels or "HxW"; auto: the common size of all images where no side is above 64, else 64.
         resize: "cover", "stretch" or "pad", as the setting ``source.resize``.
         tokenizer, max_tokens: for texts, as in ``from_arrays``.
@@ -77,9 +77,11 @@ def from_dataset(
     assert rows is not None  # there is a labelled row: _length saw to it
     for part, data in zip(counts, rows.parts(list(counts.values()))):
         made[PARTS[part][0]] = data
-    made.setdefault("y", None)
-    if class_names is None and all(isinstance(y, int) or y is None for y in made["y"]):
-        class_names = _class_names(labeled, made["y"])
+    numbers = all(isinstance(y, int) or y is None for y in made["y"])
+    if class_names is None and numbers and (names := _class_names(labeled, made["y"])):
+        for key in ("y", "y_test"):
+            made[key] = [_named(y, names) for y in made[key]] if key in made else None
+        class_names = [name for name in names if name in made["y"]]  # without those that no row has
     source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False)
     source.notes += rows.notes
     source.resize = resize
@@ -147,6 +149,11 @@ def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
     if isinstance(names, list | tuple) and highest < len(names) and len(set(names)) == len(names):
         return [str(name) for name in names]
     return None
+
+
+def _named(y: Any, names: Sequence[str]) -> Any:
+    """The class's name; a number without one as text, which is told later."""
+    return y if y is None else names[y] if isinstance(y, int) and 0 <= y < len(names) else str(y)
 
 
 class _Rows:

@@ -53,8 +53,19 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
+def is_numpy(path: str | Path) -> bool:
+    """Whether the path names a file of arrays, by its suffix."""
+    return Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
+
+
 def open_numpy(
-    path: str | Path, labels: str = "", *, tokenizer: str = "auto", max_tokens: int | str = "auto"
+    path: str | Path,
+    labels: str = "",
+    *,
+    unlabeled: str = "",
+    test: str = "",
+    tokenizer: str = "auto",
+    max_tokens: int | str = "auto",
 ) -> MemorySource:
     """A source over one file of arrays.
 
@@ -63,15 +74,18 @@ def open_numpy(
             ``NAMES`` has for them); or an .npy file that holds X alone, which is mapped into memory where it can be.
         labels: a file of labels, one per row of X: .npy, or text with one label per line. Needed where the file has
             none; an empty line, "" , -1 and NaN mark a row without a label.
+        unlabeled, test: further files: X of the first are rows without labels, X and y of the second test rows.
         tokenizer, max_tokens: for texts, see ``from_arrays``.
 
     Raises:
         UserError: a file is missing, damaged or holds Python objects, or the arrays do not fit each other.
     """
-    name, parts, notes = _parts(Path(path), labels)
+    name, parts, notes = _parts(Path(path).expanduser(), labels)
     if "y" not in parts:
         remedy = "Name a file of labels with source.labels=FILE, one per row."
         raise UserError("there are no labels in this file", remedy, name)
+    _add(parts, unlabeled, {"X": "X_unlabeled"}, "source.unlabeled")
+    _add(parts, test, {"X": "X_test", "y": "y_test"}, "source.test")
     classes = _class_names(parts.pop("class_names", None), name)
     with _located(name):
         source = assemble(parts, classes, "auto", "", tokenizer, max_tokens, name, copy=False)
@@ -85,7 +99,7 @@ def open_numpy_rows(path: str | Path, preprocessing: Preprocessing, labels: str 
     Raises:
         UserError: as ``open_numpy``, or rows that do not fit the model.
     """
-    name, parts, notes = _parts(Path(path), labels)
+    name, parts, notes = _parts(Path(path).expanduser(), labels)
     classes = _class_names(parts.pop("class_names", None), name)
     with _located(name):
         rows = {k: rows_for(parts[k], preprocessing, k) for k in ("X", "X_unlabeled", "X_test") if k in parts}
@@ -130,6 +144,21 @@ def _parts(path: Path, labels: str) -> tuple[str, dict[str, Any], list[str]]:
         if key in parts and getattr(parts[key], "shape", ())[1:] == (1,):
             parts[key] = parts[key][:, 0]
     return name, parts, notes
+
+
+def _add(parts: dict[str, Any], path: str, wanted: dict[str, str], setting: str) -> None:
+    """The arrays of a further file."""
+    if not path:
+        return
+    if not is_numpy(path):
+        raise UserError(f"'{shown(path)}' is no NumPy file by its suffix", "Give a .npz or .npy file.", setting)
+    name, found, _ = _parts(Path(path).expanduser(), "")
+    for key, part in wanted.items():
+        if key not in found:
+            raise UserError(f"no array in it is named {key}", "Write it with numpy.savez(FILE, X=..., y=...).", name)
+        if part in parts:
+            raise UserError(f"{part} is there already", f"Leave {setting} out.", setting)
+        parts[part] = found[key]
 
 
 def _archive(path: Path, name: str, notes: list[str]) -> dict[str, Any]:

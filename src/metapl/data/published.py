@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from metapl.cache import cache_folder
 from metapl.data.datasets import from_dataset
 from metapl.data.memory import MemorySource
 from metapl.data.scan import shown
@@ -68,13 +69,6 @@ class PublishedOptions:
     contents: str = ""
 
 
-def cache_folder(kind: str) -> Path:
-    """Where published data lie by default: $METAPL_CACHE, or metapl in $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("METAPL_CACHE", "")
-    base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metapl"
-    return base / "data" / kind
-
-
 def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
     """A data set of torchvision's, its own test rows as test rows; all rows are held in memory.
 
@@ -91,7 +85,7 @@ def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
     if name.lower() not in known:
         raise UserError(f"'{shown(name)}' is none of the known data sets", nearest(name, TORCHVISION), where)
     name = known[name.lower()]
-    root = Path(options.root).expanduser() if options.root else cache_folder("torchvision") / name.lower()
+    root = Path(options.root).expanduser() if options.root else cache_folder() / "data" / "torchvision" / name.lower()
     made = [
         None if kind is None else _torchvision_part(getattr(datasets, name), root, kind, options.download, where)
         for kind in TORCHVISION[name]
@@ -180,7 +174,7 @@ def open_hf(name: str, options: PublishedOptions) -> MemorySource:
         import datasets
     except ImportError as error:
         raise UserError("datasets is not installed", "Install it: pip install 'metapl[hf]'.", where) from error
-    base = Path(options.root).expanduser() if options.root else cache_folder("hf")
+    base = Path(options.root).expanduser() if options.root else cache_folder() / "data" / "hf"
     folder = next((p for p in (Path(name).expanduser(), base / name.replace(":", "/")) if _is_saved(p)), None)
     if folder is None:
         folder = base / name.replace(":", "/")

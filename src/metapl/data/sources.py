@@ -11,7 +11,9 @@ from metapl.data.folder import FolderSource
 from metapl.data.idx import IdxSource
 from metapl.data.image_options import ImageOptions
 from metapl.data.manifest import open_table
-from metapl.data.roles import RoleOptions
+from metapl.data.npz import is_numpy, open_numpy
+from metapl.data.published import PublishedOptions, open_hf, open_torchvision
+from metapl.data.roles import AUTO, NONE, RoleOptions
 from metapl.data.scan import exists, shown
 from metapl.data.table_files import READERS, TableOptions, is_table, tables_in
 from metapl.errors import UserError, nearest
@@ -41,13 +43,16 @@ class SourceOptions:
         split: the column that says train, unlabelled or test, or none; auto takes split.
         unlabeled: a second file, of rows without labels.
         test: a further file, of test rows.
-        root: the folder that paths in a file start from; by default the file's own.
+        root: the folder that paths in a file start from, by default the file's own; for torchvision: and hf: the folder
+            that holds the data or is to, by default one in ~/.cache/metapl.
         delimiter: comma, tab, semicolon or pipe; auto finds it in the header.
         skip_bad_rows: leave bad rows of a file out (they are listed in problems.csv) instead of stopping.
         encoder: a frozen network whose features stand for the rows: timm:NAME, torchvision:NAME, hf:FOLDER or
             package.module:factory.
         encoder_weights: a file of its weights, .safetensors or .pth.
         encoder_size: side that images are brought to for it, HxW, or auto (what it was made for).
+        labels: .npy files: the file of labels, one per row: .npy, .npz or text with one label per line.
+        download: torchvision: and hf:, fetch the data where they are not on this machine.
     """
 
     image_size: int | str = "auto"
@@ -74,6 +79,8 @@ class SourceOptions:
     encoder: str = ""
     encoder_weights: str = ""
     encoder_size: int | str = "auto"
+    labels: str = ""
+    download: bool = False
 
     @property
     def table(self) -> TableOptions:
@@ -86,6 +93,14 @@ class SourceOptions:
     def images(self) -> ImageOptions:
         """What concerns stored images."""
         return ImageOptions(self.image_size, self.resize, self.memory, self.prefetch, self.allow_bad, self.cache)
+
+    @property
+    def published(self) -> PublishedOptions:
+        """What concerns ``torchvision:`` and ``hf:``."""
+        rows = {k: getattr(self, k) for k in ("image_size", "resize", "tokenizer", "max_tokens")}
+        asked = [name for name in (self.path, self.text) if name not in (AUTO, NONE)]
+        label = "" if self.label in (AUTO, NONE) else self.label
+        return PublishedOptions(self.root, self.download, rows, label, asked[0] if asked else "")
 
 
 Opener = Callable[[str, SourceOptions], Source]
@@ -137,12 +152,29 @@ def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, P
     return made
 
 
+def _numpy(argument: str, options: SourceOptions) -> Source:
+    if not argument:
+        raise UserError("a file is missing after the colon", "Write the path of a .npz or .npy file.", "data")
+    more = {key: getattr(options, key) for key in ("unlabeled", "test", "tokenizer", "max_tokens")}
+    return open_numpy(argument, options.labels, **more)
+
+
+def _torchvision(argument: str, options: SourceOptions) -> Source:
+    return open_torchvision(argument, options.published)
+
+
+def _hf(argument: str, options: SourceOptions) -> Source:
+    return open_hf(argument, options.published)
+
+
 def _by_suffix(suffix: str) -> Opener:
     return lambda argument, options: _file(argument, options, suffix)
 
 
 SOURCES: dict[str, Opener] = {"digits": _digits, "idx": _idx, "folder": _folder}
 SOURCES |= {suffix[1:]: _by_suffix(suffix) for suffix in READERS}
+SOURCES |= {"npz": _numpy, "npy": _numpy, "torchvision": _torchvision, "hf": _hf}
+PUBLISHED = ("torchvision", "hf")  # what follows these names is no path
 
 
 def open_source(spec: str, options: SourceOptions | None = None) -> Source:
@@ -162,6 +194,8 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
         raise UserError("no data are named", f"Give a folder or one of {', '.join(SOURCES)}.", "data")
     if is_table(spec):
         return _file(spec, options)
+    if is_numpy(spec):
+        return _numpy(spec, options)
     known_name_only = not any(mark in name for mark in "/\\.~")
     if not exists(Path(spec)) and known_name_only:
         what = f"unknown source '{name}'" if colon else f"'{spec}' is neither a source nor a path"
