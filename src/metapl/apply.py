@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
+from metapl.data.image_source import known_images
+from metapl.data.image_store import Known
 from metapl.data.new_rows import open_spec
 from metapl.data.npz import is_numpy, open_numpy_rows
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
@@ -39,9 +42,9 @@ from metapl.predict import (
     predict_source,
     write_predictions,
 )
-from metapl.run import load_split, open_run, write_csv, write_problems
+from metapl.run import left_out, load_split, open_run, write_csv, write_problems
 from metapl.saved import Predictor, load_model
-from metapl.types import Source
+from metapl.types import Source, Split
 
 Tell = Callable[[str], None]
 Judged = tuple[dict[str, Any], list[Problem], str]
@@ -62,8 +65,7 @@ def judge_own(run: Path, device: str | None) -> Judged:
     """
     config, predictor = open_run(run), _model(run, device)
     _check_data(run)
-    source = open_source(config.data, config.source)
-    split = load_split(run, source)
+    source, split = _own_data(run, config, predictor)
     if not len(split.test):
         remedy = "Give labelled data: metapl evaluate RUN DATA."
         raise UserError("this run has no test rows", remedy, str(run))
@@ -74,6 +76,17 @@ def judge_own(run: Path, device: str | None) -> Judged:
     write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
     write_problems(run / "problems.csv", source.problems)
     return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
+
+
+def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Source, Split]:
+    """The run's data and split. Training images are not decoded for it, if the run's list of bad ones still holds."""
+    if predictor.preprocessing.kind == "image":
+        with known_images(Known(image_shape(predictor), left_out(run))):
+            source = open_source(config.data, config.source)
+        with suppress(UserError):  # the list is gone, or the data changed: told by the strict way below
+            return source, load_split(run, source)
+    source = open_source(config.data, config.source)
+    return source, load_split(run, source)
 
 
 def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent) -> Judged:

@@ -74,6 +74,15 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def left_out(folder: Path) -> dict[str, str]:
+    """What ``write_problems`` wrote into the run's folder, reasons by id; empty if there is no such list."""
+    try:
+        with open(folder / "problems.csv", encoding="utf-8", newline="") as file:
+            return {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return {}
+
+
 def write_problems(path: Path, problems: list[tuple[str, str]]) -> None:
     """``problems.csv``: id and reason of each row that was left out; nothing is written when there is none."""
     if problems:

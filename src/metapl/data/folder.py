@@ -8,7 +8,6 @@ import numpy as np
 
 from metapl.data.image_options import ImageOptions
 from metapl.data.image_source import ImageSource
-from metapl.data.image_store import Known
 from metapl.data.scan import clean, scan, shown
 from metapl.types import Resize
 
@@ -22,7 +21,6 @@ class FolderSource(ImageSource):
     Args:
         path: the folder.
         image_size, resize, memory, prefetch, allow_bad, cache: as in ``ImageOptions``.
-        known: what a finished run knows of these images: then none is decoded at opening.
 
     Raises:
         UserError: the folder cannot serve; the message names the place and the remedy.
@@ -38,7 +36,6 @@ class FolderSource(ImageSource):
         prefetch: int = 2,
         allow_bad: bool = False,
         cache: bool = False,
-        known: Known | None = None,
     ) -> None:
         options = ImageOptions(image_size, resize, memory, prefetch, allow_bad, cache)
         root = Path(path)
@@ -60,6 +57,5 @@ class FolderSource(ImageSource):
             where=str(root),
             notes=found.notes,
             problems=found.folders_unread,
-            known=known,
             place=str(root),
         )

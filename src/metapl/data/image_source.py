@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,22 @@ MAX_BAD = 0.05
 FEW_BAD = 5  # so many may be bad in a small set, whatever their share
 
 
+_KNOWN: ContextVar[Known | None] = ContextVar("known", default=None)
+
+
+@contextmanager
+def known_images(known: Known) -> Iterator[None]:
+    """Sources of images that are opened in here take ``known`` for true and decode none of their training images.
+
+    A fingerprint tells afterwards whether it was: it holds the contents of every image that was taken for readable.
+    """
+    token = _KNOWN.set(known)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
 class ImageSource:
     """A ``types.Source`` over stored images.
 
@@ -34,7 +52,6 @@ class ImageSource:
         ids, labels, is_test: one per item; label -1 = none. No test rows where ``is_test`` is None.
         where: the file or folder that messages name.
         notes, problems: what was noticed before; a problem counts as a bad image.
-        known: what a finished run knows of these images: then none is decoded now.
         place: the folder or file that the images are known by, for ``options.cache``; items must then be paths.
 
     Attributes:
@@ -65,7 +82,6 @@ class ImageSource:
         where: str = "",
         notes: Sequence[str] = (),
         problems: Sequence[tuple[str, str]] = (),
-        known: Known | None = None,
         place: str = "",
     ) -> None:
         options = options or ImageOptions()
@@ -76,6 +92,7 @@ class ImageSource:
         if (order != np.arange(len(order))).any():
             items, ids, labels = _Reordered(items, order), [ids[k] for k in order.tolist()], labels[order]
         count = int((~test).sum())
+        known = _KNOWN.get()
         at = None if known is None else (known.shape, known.at(ids[:count]))
         cache = open_cache(place) if place and options.cache else None
         self.store = ImageStore(items, count, root=root, options=options, known=at, cache=cache)

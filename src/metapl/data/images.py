@@ -241,7 +241,7 @@ def _decode(
         upright = flat if turn is None else flat.transpose(turn)
         width, height = upright.size if not drafted else stored_size[:: -1 if orientation >= 5 else 1]
         if shape is not None:
-            upright = upright.convert("L" if shape[0] == 1 else "RGB")
+            upright = _in_mode(upright, "L" if shape[0] == 1 else "RGB")
             if upright.size != (shape[2], shape[1]):
                 upright = _resized(upright, (shape[2], shape[1]), resize)
         pixels = np.array(upright)
@@ -311,7 +311,11 @@ def _flat(image: Image.Image) -> Image.Image:
         whole = image.convert("RGBA")
         white = Image.new("RGBA", whole.size, "white")
         return Image.alpha_composite(white, whole).convert("L" if grey else "RGB")
-    return image.convert("L" if image.mode in _GREY else "RGB")
+    return _in_mode(image, "L" if image.mode in _GREY else "RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _from_floats(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

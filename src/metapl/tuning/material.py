@@ -18,6 +18,7 @@ from metapl.data.memory import MemorySource
 from metapl.data.preprocess import fit_preprocessing
 from metapl.data.seeds import derive_seed
 from metapl.device import pick_device
+from metapl.errors import UserError
 from metapl.evaluate import judge, probabilities
 from metapl.job import Diverged, build_job
 from metapl.trial import run_trial
@@ -57,8 +58,11 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> Materi
     """Read the labelled, validation and unlabelled rows of ``split`` and deal the first two into folds.
 
     Raises:
-        UserError: too few labelled rows.
+        UserError: too few labelled rows, or images that are not held in memory.
     """
+    if getattr(source, "lazy", False):
+        remedy = "Choose a smaller source.image_size, raise source.memory, or tune on part of the images."
+        raise UserError("tuning holds its images in memory, and these are too many", remedy, source.name)
     labeled = np.union1d(split.labeled, split.validation)
     rows = np.union1d(labeled, split.unlabeled)
     labels = np.where(np.isin(rows, labeled), source.labels[rows], -1)
