@@ -14,7 +14,7 @@ from PIL import Image
 from metapl.data import FolderSource, fit_preprocessing
 from metapl.data import image_cache as caches
 from metapl.data import image_store as stores
-from metapl.data.image_cache import cache_folder, open_cache
+from metapl.data.image_cache import open_cache
 
 
 @pytest.fixture
@@ -276,17 +276,6 @@ def test_never_in_the_users_data(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert open_cache(str(root)) is None
         FolderSource(root, cache=True)
     assert sorted(root.rglob("*")) == before
-
-
-def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("METAPL_CACHE")
-    assert cache_folder() == tmp_path / "xdg" / "metapl"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == tmp_path / "home" / ".cache" / "metapl"
 
 
 def test_a_place_that_cannot_be_written_does_no_harm(

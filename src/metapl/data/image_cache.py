@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image, features
 from torch import Tensor
 
+from metapl.cache import cache_folder
 from metapl.data.image_facts import BAD, GOOD, UNKNOWN, Facts
 from metapl.data.images import Unreadable, digest_of_file
 from metapl.files import write_with
@@ -53,13 +54,6 @@ ENTRY = np.dtype(
     ]
 )
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-
-
-def cache_folder() -> Path:
-    """Where caches lie."""
-    if own := os.environ.get("METAPL_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metapl"
 
 
 def open_cache(place: str) -> ImageCache | None:

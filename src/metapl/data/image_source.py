@@ -52,6 +52,7 @@ class ImageSource:
         ids, labels, is_test: one per item; label -1 = none. No test rows where ``is_test`` is None.
         where: the file or folder that messages name.
         notes, problems: what was noticed before; a problem counts as a bad image.
+        known: what a finished run knows of these images: then none is decoded now; see also ``known_images``.
         place: the folder or file that the images are known by, for ``options.cache``; items must then be paths.
 
     Attributes:
@@ -82,6 +83,7 @@ class ImageSource:
         where: str = "",
         notes: Sequence[str] = (),
         problems: Sequence[tuple[str, str]] = (),
+        known: Known | None = None,
         place: str = "",
     ) -> None:
         options = options or ImageOptions()
@@ -92,7 +94,7 @@ class ImageSource:
         if (order != np.arange(len(order))).any():
             items, ids, labels = _Reordered(items, order), [ids[k] for k in order.tolist()], labels[order]
         count = int((~test).sum())
-        known = _KNOWN.get()
+        known = known or _KNOWN.get()
         at = None if known is None else (known.shape, known.at(ids[:count]))
         cache = open_cache(place) if place and options.cache else None
         self.store = ImageStore(items, count, root=root, options=options, known=at, cache=cache)
