@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils.data import Dataset
 
 from metapl.config import RunConfig, make_config
 from metapl.data.arrays import from_arrays
+from metapl.data.datasets import from_dataset
 from metapl.errors import UserError
 from metapl.models import Factory, as_factory, given_name
 from metapl.progress import Progress, Silent, make_progress
@@ -45,7 +47,8 @@ def fit(
 
     Args:
         data: rows in any of the forms that ``from_arrays`` takes (arrays, tensors, a DataFrame, texts), with labels
-            ``y``; or a source; or what stands for data on the command line (``digits``, a folder, a file).
+            ``y``; or a map-style torch ``Dataset`` of (x, y) (then X_unlabeled and X_test are such, too); or a source;
+            or what stands for data on the command line (``digits``, a folder, a file).
         y: labels of ``data``; -1, None, NaN or NA marks a row without one.
         method: a name in METHODS.
         model: a name in MODELS; or an ``nn.Module``, of which every network of the run begins as a copy, weights
@@ -83,18 +86,23 @@ def fit(
     config = make_config(options={**given, **(options or {})})
     rows = {"y": y, "X_unlabeled": X_unlabeled, "X_test": X_test, "y_test": y_test, "unlabeled": unlabeled}
     source = None if named else _source(data, rows, config)
-    if (named or source is data) and (extra := [name for name, part in rows.items() if part is not None]):
+    if (named or isinstance(data, Source)) and (extra := [name for name, part in rows.items() if part is not None]):
         raise UserError(f"{extra[0]} is given, but the data bring their own labels", "Leave it out.", "fit")
     shown = make_progress() if progress is True else progress or Silent()
     return start(config, lambda made: _store(out, made), source, shown, observe, network)
 
 
-def _source(data: Any, rows: Mapping[str, Any], config: RunConfig) -> Source:
+def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:
     if isinstance(data, Source):
         return data
+    words: dict[str, Any] = {"tokenizer": config.source.tokenizer, "max_tokens": config.source.max_tokens}
+    if isinstance(data, Dataset):
+        if extra := [name for name in ("y", "y_test", "unlabeled") if rows[name] is not None]:
+            raise UserError(f"{extra[0]} is given, but a data set brings its own labels", "Leave it out.", "fit")
+        return from_dataset(data, rows["X_unlabeled"], rows["X_test"], **words)
     if rows["y"] is None:
         raise UserError("y is missing", "Give one label per row; -1 or None where there is none.", "fit")
-    return from_arrays(data, tokenizer=config.source.tokenizer, max_tokens=config.source.max_tokens, **rows)
+    return from_arrays(data, **rows, **words)
 
 
 def _store(out: str | Path | None, config: RunConfig) -> Memory:

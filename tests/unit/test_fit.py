@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import metapl
 from metapl.errors import UserError
@@ -172,6 +173,17 @@ def test_a_source_or_a_spec(tmp_path: Path) -> None:
             metapl.fit(given, y)
     with pytest.raises(UserError, match="y is missing"):
         metapl.fit(X)
+
+
+def test_map_style_datasets() -> None:
+    """The same rows as arrays and as torch data sets give the same network."""
+    X, y = table()
+    codes = torch.tensor([0 if label == "a" else 1 for label in y[:20]])
+    rows, more = torch.tensor(X[:20], dtype=torch.float32), torch.tensor(X[20:], dtype=torch.float32)
+    as_sets = metapl.fit(TensorDataset(rows, codes), X_unlabeled=TensorDataset(more), guard="off", **SHORT)
+    assert same(as_sets, metapl.fit(rows, codes, X_unlabeled=more, guard="off", **SHORT))
+    with pytest.raises(UserError, match="brings its own labels"):
+        metapl.fit(TensorDataset(rows, codes), codes)
 
 
 def test_settings_reach_the_run(tmp_path: Path) -> None:
