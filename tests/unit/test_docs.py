@@ -93,6 +93,27 @@ def test_the_programs_of_the_tutorial_page_run(
     assert len(list((tmp_path / "runs").iterdir())) == 5
 
 
+def test_the_programs_of_the_sklearn_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of its blocks, one after the other as one program, with fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "sklearn.md"
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {}
+    for code in blocks:
+        short = code.replace("Classifier(random_state=0)", "Classifier(random_state=0, steps=3)")
+        short = short.replace("steps=300", "steps=3")
+        assert short != code
+        exec(compile(short, "sklearn.md", "exec"), names)
+    assert {p.name for p in tmp_path.iterdir()} == {"breast-cancer-model", "my-run"}
+    assert 0 < float(capsys.readouterr().out.split()[0]) <= 1
+    for place in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (page.parent / place).exists(), place
+
+
 def test_the_tutorial_pages_links_and_names_exist() -> None:
     page = ROOT / "docs" / "from-the-tutorial.md"
     text = page.read_text(encoding="utf-8")

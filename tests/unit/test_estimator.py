@@ -162,6 +162,9 @@ def test_settings_reach_the_run() -> None:
     assert (config.steps, config.batch.labeled, config.batch.unlabeled) == (15, 8, 12)
     assert model.result_.summary["rows"]["validation"] == 6
     assert [row["step"] for row in model.history_][:3] == [5, 10, 12]
+    assert quick().fit(X, y).result_.kept.start.config.settings.uda_threshold == 0.95
+    own = quick(options={"mpl.uda_threshold": 0.7}).fit(X, y).result_.kept.start.config.settings
+    assert own.uda_threshold == 0.7
     assert quick(method="fixmatch", threshold=0.8).fit(X, y).result_.kept.start.config.settings.threshold == 0.8
     for wrong in ({"method": "supervised", "threshold": 0.5}, {"options": {"optim.lrr": 1}}, {"method": "mpll"}):
         with pytest.raises(UserError, match=r"threshold|unknown"):
