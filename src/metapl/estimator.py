@@ -214,7 +214,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         from metapl.data.rows import rows_for
 
         check_is_fitted(self)
-        rows = rows_for(self._on_scale(check_rows(self, X, reset=False)), self.predictor_.preprocessing)
+        rows = rows_for(self._on_scale(check_rows(self, X, reset=False)), self.predictor_.takes)
         p: Array = self.predictor_.probabilities(rows).numpy().astype(np.float64)
         total: Array = p.sum(1, keepdims=True)
         return p / total
