@@ -38,16 +38,27 @@ def methods(
 
 
 @app.command()
-def models(json: Json = None, debug: Debug = False) -> None:
+def models(
+    name: Annotated[
+        Text, typer.Argument(metavar="NAME", help="timm:PART or torchvision:PART: the names there that hold PART.")
+    ] = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
     """List the networks.
 
     \b
-    Example:
+    Examples:
       metapl train photos --model convnet
+      metapl models timm:resnet18
     """
-    from metapl.models import ADAPTERS, MODELS
+    from metapl.models import ADAPTERS, MODELS, names_like
 
     show.check_json(json)
+    if name is not None:
+        found = names_like(name)
+        show.give(found, json, "\n".join(found))
+        return
     lines = {n: entry.about for n, entry in MODELS.items()}
     lines["auto"] = "the default: mlp for feature rows, else small_cnn; wrn-28-2 above 32 pixels if there is a GPU"
     lines |= {f"{kind}:{'FOLDER' if kind == 'hf' else 'NAME'}": about for kind, about in ADAPTERS.items()}

@@ -63,6 +63,22 @@ ADAPTERS = {
 }
 
 
+def names_like(name: str) -> list[str]:
+    """``timm:PART`` or ``torchvision:PART``: every name of that library that holds PART, with the library before it.
+
+    Raises:
+        UserError: another library, one that is not installed, or no such name.
+    """
+    kind, _, part = name.partition(":")
+    if kind not in ("timm", "torchvision"):
+        raise UserError(f"no list of networks is called '{name}'", "Give timm:PART or torchvision:PART.", "models")
+    known = vision.names(kind)
+    found = [f"{kind}:{other}" for other in known if part in other]
+    if not found:
+        raise UserError(f"{kind} has no network with '{part}' in its name", vision.like(part, known), "models")
+    return found
+
+
 def build_model(
     name: str,
     shape: Shape,

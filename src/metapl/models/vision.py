@@ -57,7 +57,7 @@ def build_timm(name: str, shape: Shape, num_classes: int, download: bool) -> nn.
     """
     timm = library("timm")
     if ":" in name or "/" in name or not timm.is_model(name):
-        raise UserError(f"timm has no network '{name}'", _like(name, timm.list_models()), "model")
+        raise UserError(f"timm has no network '{name}'", like(name, timm.list_models()), "model")
     given = {"pretrained": download, "num_classes": num_classes, "in_chans": shape[0]}
     try:
         try:  # nets whose weights depend on the image's size take it, the others refuse the word
@@ -78,7 +78,7 @@ def build_torchvision(name: str, shape: Shape, num_classes: int, download: bool)
     models = library("torchvision").models
     known = models.list_models(module=models)
     if name not in known:
-        raise UserError(f"torchvision has no classifier '{name}'", _like(name, known), "model")
+        raise UserError(f"torchvision has no classifier '{name}'", like(name, known), "model")
     given: dict[str, Any] = {"weights": None, "num_classes": num_classes, **_ONE_OUTPUT.get(name, {})}
     size = _own_size(name, shape)
     try:
@@ -116,7 +116,7 @@ def timm_look(name: str) -> Look:
     """
     timm = library("timm")
     if ":" in name or "/" in name or not timm.is_model(name):
-        raise UserError(f"timm has no network '{name}'", _like(name, timm.list_models()), "encoder")
+        raise UserError(f"timm has no network '{name}'", like(name, timm.list_models()), "encoder")
     noted = timm.models.get_pretrained_cfg(name)
     channels, height, width = noted.input_size
     return Look((height, width), tuple(noted.mean), tuple(noted.std), channels)
@@ -131,7 +131,7 @@ def torchvision_look(name: str) -> Look:
     models = library("torchvision").models
     known = models.list_models(module=models)
     if name not in known:
-        raise UserError(f"torchvision has no classifier '{name}'", _like(name, known), "encoder")
+        raise UserError(f"torchvision has no classifier '{name}'", like(name, known), "encoder")
     noted = models.get_model_weights(name).DEFAULT.transforms()
     side = noted.crop_size[0]
     return Look((side, side), tuple(noted.mean), tuple(noted.std), 3)
@@ -164,7 +164,20 @@ def adapt_stem(model: nn.Module, channels: int) -> None:
     setattr(model.get_submodule(parent), last, new)
 
 
-def _like(name: str, known: list[str]) -> str:
+def names(kind: str) -> list[str]:
+    """Every classifier of ``timm`` or ``torchvision``.
+
+    Raises:
+        UserError: not installed.
+    """
+    if kind == "timm":
+        return sorted(library("timm").list_models())
+    models = library("torchvision").models
+    return sorted(models.list_models(module=models))
+
+
+def like(name: str, known: list[str]) -> str:
+    """A hint naming the known names closest to ``name``."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(close)}?" if close else f"It knows {len(known)} names, such as {known[0]}."
 
