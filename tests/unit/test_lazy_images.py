@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from metapl.data.ahead import Ahead
 from metapl.data.preprocess import SAMPLE, fit_preprocessing
 from metapl.errors import UserError
 from metapl.train import Result, Stopped, resume, train
+from metapl.tuning.material import gather, judge_fold
 from metapl.types import SemiBatch, View
 
 BOTH: frozenset[View] = frozenset({"weak", "strong"})
@@ -182,3 +184,15 @@ def test_reading_ahead_in_order_once_and_with_errors() -> None:
     assert sorted(set(read)) == [0, 1, 2, 3, 4, 5]
     assert [k for k in read if k != 4] == [0, 1, 2, 3, 5]
     assert no_thread_left()
+
+
+def test_tuning_trains_the_same_on_images_that_are_not_held(pictures: Path, tmp_path: Path) -> None:
+    found = []
+    for memory in (4.0, 0.0):
+        source, settings = FolderSource(pictures, memory=memory), config(pictures, memory)
+        split = make_split(source, settings.split, 0)
+        material = pickle.loads(pickle.dumps(gather(source, split, 2, 0)))  # as on its way to another process
+        assert getattr(material.source, "lazy", False) == (memory == 0.0)
+        found.append((material.preprocessing, judge_fold(material, settings, 1)))
+    assert found[0] == found[1]
+    assert found[0][1]["right"]

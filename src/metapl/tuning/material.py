@@ -15,10 +15,10 @@ import torch
 from metapl.config import RunConfig, from_dict
 from metapl.data.folds import fold_count, fold_splits
 from metapl.data.memory import MemorySource
+from metapl.data.part import Part
 from metapl.data.preprocess import fit_preprocessing
 from metapl.data.seeds import derive_seed
 from metapl.device import pick_device
-from metapl.errors import UserError
 from metapl.evaluate import judge, probabilities
 from metapl.job import Diverged, build_job
 from metapl.trial import run_trial
@@ -30,25 +30,27 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Material:
-    """The rows of a tuning, in memory and without any test row; labels are those of the labelled rows alone.
+    """The rows of a tuning, without any test row; labels are those of the labelled rows alone.
 
     Attributes:
-        data: [N, ...] raw rows as ``Source.rows`` gives them.
+        data: [N, ...] raw rows as ``Source.rows`` gives them; the rows as a source where they are not held in memory.
         labels: [N] int64, -1 where a row has none or its label is hidden.
         folds: splits of these rows; what is held out is ``validation``.
     """
 
     name: str
     kind: Kind
-    data: Array
+    data: Array | Part
     labels: Array
     class_names: tuple[str, ...]
     folds: tuple[Split, ...]
     preprocessing: Preprocessing
 
     @cached_property
-    def source(self) -> MemorySource:
+    def source(self) -> Source:
         """The rows as a source."""
+        if isinstance(self.data, Part):
+            return self.data
         form = {"columns": self.preprocessing.columns, "tokens": self.preprocessing.tokens}
         rows = torch.from_numpy(self.data)
         return MemorySource(self.name, self.kind, rows, self.labels, self.class_names, **form)  # type: ignore[arg-type]
@@ -57,24 +59,28 @@ class Material:
 def gather(source: Source, split: Split, folds: int | None, seed: int) -> Material:
     """Read the labelled, validation and unlabelled rows of ``split`` and deal the first two into folds.
 
+    Rows that the source does not hold in memory are not held here either, but read when a training needs them.
+
     Raises:
-        UserError: too few labelled rows, or images that are not held in memory.
+        UserError: too few labelled rows.
     """
-    if getattr(source, "lazy", False):
-        remedy = "Choose a smaller source.image_size, raise source.memory, or tune on part of the images."
-        raise UserError("tuning holds its images in memory, and these are too many", remedy, source.name)
     labeled = np.union1d(split.labeled, split.validation)
     rows = np.union1d(labeled, split.unlabeled)
     labels = np.where(np.isin(rows, labeled), source.labels[rows], -1)
-    form = {"columns": source.columns, "tokens": source.tokens}
-    inside = MemorySource(source.name, source.kind, source.rows(rows), labels, source.class_names, **form)  # type: ignore[arg-type]
+    inside: Source
+    if getattr(source, "lazy", False):
+        inside = Part(source, rows, labels)
+        data: Array | Part = inside
+    else:
+        form = {"columns": source.columns, "tokens": source.tokens}
+        held = source.rows(rows)
+        inside = MemorySource(source.name, source.kind, held, labels, source.class_names, **form)  # type: ignore[arg-type]
+        data = held.numpy()
     at = {part: np.searchsorted(rows, getattr(split, part)) for part in ("labeled", "unlabeled", "validation")}
     whole = replace(split, **at, test=np.zeros(0, dtype=np.int64))
     dealt = fold_splits(inside, whole, fold_count(inside, whole) if folds is None else folds, seed)
     preprocessing = fit_preprocessing(inside, np.arange(len(rows)))
-    return Material(
-        source.name, source.kind, inside.data.numpy(), labels, source.class_names, tuple(dealt), preprocessing
-    )
+    return Material(source.name, source.kind, data, labels, source.class_names, tuple(dealt), preprocessing)
 
 
 def check(material: Material, config: RunConfig) -> None:

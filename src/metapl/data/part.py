@@ -1,0 +1,42 @@
+"""Some rows of a source as a source of their own, read from it when they are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from metapl.types import Column, Kind, Source, Tokens
+
+Array = np.ndarray[Any, Any]
+
+
+class Part:
+    """A ``types.Source`` over the rows ``index`` of ``source``, none of them a test row, with ``labels`` of its own."""
+
+    def __init__(self, source: Source, index: Array, labels: Array) -> None:
+        self._source, self._index = source, np.asarray(index, dtype=np.int64)
+        self.name, self.class_names = source.name, source.class_names
+        self.kind: Kind = source.kind
+        self.columns: tuple[Column, ...] = source.columns
+        self.tokens: Tokens | None = source.tokens
+        self.ids = tuple(source.ids[k] for k in self._index.tolist())
+        self.labels, self.is_test = np.asarray(labels, dtype=np.int64), np.zeros(len(self._index), dtype=bool)
+        self.problems, self.notes = source.problems, source.notes
+        self.lazy = bool(getattr(source, "lazy", False))
+        self.prefetch = int(getattr(source, "prefetch", 0))
+        self.resize = getattr(source, "resize", "cover")
+
+    def rows(self, index: Array) -> Tensor:
+        """The rows at ``index``, as the source gives them."""
+        return self._source.rows(self._index[index])
+
+    def readable(self, index: Array) -> Array:
+        """Those of ``index`` that the source can read."""
+        index = np.asarray(index, dtype=np.int64)
+        return index[np.isin(self._index[index], self._source.readable(self._index[index]))]
+
+    def fingerprint(self) -> str:
+        """The source's: which rows are meant is the split's business."""
+        return self._source.fingerprint()
