@@ -77,7 +77,7 @@ Data = Annotated[
     Text,
     typer.Argument(
         metavar="DATA",
-        help="A folder of images, a file of rows (.csv, .jsonl, .parquet, ...), a folder of those, idx:FOLDER, digits.",
+        help="Images in folders, a file of rows (.csv, .parquet, ...) or of arrays (.npz), torchvision:NAME, digits.",
     ),
 ]
 Settings = Annotated[
