@@ -256,6 +256,56 @@ def test_names_that_are_no_twins() -> None:
     assert finding(check(images(crops(9), names=("cat", "unlabelled"))), "class_without_name").level == "WILL HURT"
 
 
+# -- rows from elsewhere
+
+
+def partly(foreign: Array, seed: int, per_class: int = 10) -> MemorySource:
+    """Digits with ``per_class`` labels each, 800 without, and foreign rows after these."""
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * 15.9).astype(np.uint8)
+    order = np.random.default_rng(seed).permutation(len(pixels))
+    labeled = np.concatenate([order[bunch.target[order] == c][:per_class] for c in range(10)])
+    pool = np.setdiff1d(order, labeled)[:800]
+    labels = np.concatenate([bunch.target[labeled], -np.ones(800 + len(foreign))]).astype(np.int64)
+    rows = np.concatenate([pixels[labeled], pixels[pool], foreign])
+    return images(rows, labels, names=tuple(map(str, range(10))))
+
+
+@pytest.mark.parametrize("per_class", [2, 10])
+def test_digits_are_not_strange_to_digits(per_class: int) -> None:
+    for seed in range(5):
+        made = check(partly(np.zeros((0, 8, 8), dtype=np.uint8), seed, per_class))
+        assert not kinds(made) & {"strange_rows", "parts_differ"}
+        assert made.facts["strange"]["share"] < 0.05
+
+
+@pytest.mark.parametrize("kind", ["photographs", "inverted"])
+def test_foreign_rows_are_found(kind: str) -> None:
+    photographs = crops(160, 8)[..., 1]
+    inverted = 255 - np.rint(load_digits().images[-160:] * 15.9).astype(np.uint8)
+    made = check(partly(photographs if kind == "photographs" else inverted, 0))
+    assert 150 <= finding(made, "strange_rows").rows <= 180
+    named_rows = {int(row) for row, _ in named(made, "strange")}
+    assert len(named_rows) == 20
+    assert min(named_rows) >= 900, "the strangest are the foreign ones"
+
+
+def test_a_pool_from_another_source_differs_as_a_whole() -> None:
+    draw = np.random.default_rng(0)
+    data = np.concatenate([draw.normal(0, 1, (100, 6)), draw.normal(1.2, 1, (400, 6))])
+    labels = np.repeat([0, 1, -1], [50, 50, 400])
+    assert "AUC 0.9" in finding(check(table(data, labels)), "parts_differ").text
+    same = np.concatenate([draw.normal(0, 1, (100, 6)), draw.normal(0, 1, (400, 6))])
+    assert check(table(same, labels)).verdict == "OK"
+
+
+def test_texts_in_another_tongue_are_strange() -> None:
+    foreign = [" ".join(f"wort{k}x{j}" for j in range(30)) for k in range(100)]
+    labels = np.concatenate([np.arange(100) % 2, -np.ones(400)]).astype(np.int64)
+    made = check(texts([*sentences(400), *foreign], labels))
+    assert 80 <= finding(made, "strange_rows").rows <= 120
+
+
 # -- tables
 
 

@@ -23,10 +23,12 @@ from metapl.check.findings import (
     about_names,
     about_parts,
     about_problems,
+    about_strange,
     ordered,
 )
 from metapl.check.headers import header_facts
 from metapl.check.names import empty_names, twins
+from metapl.check.outliers import find_strange
 from metapl.check.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
 from metapl.check.report import Check as Check
 from metapl.data.sources import SourceOptions, open_source
@@ -82,6 +84,19 @@ def _findings(
     if source.kind == "table" and len(rows.index):
         facts["columns"] = column_facts(rows)
         made += about_columns(facts["columns"])
+    strange = find_strange(rows)
+    if strange is not None:
+        counted = {
+            "share": strange.share,
+            "usual_up_to": strange.expected,
+            "auc": strange.auc,
+            "auc_error": strange.error,
+        }
+        facts["strange"] = {name: round(value, 4) for name, value in counted.items()}
+        if strange.some:
+            named = zip(strange.positions, strange.scores, strict=True)
+            problems += [("strange", rows.id(k), "", f"{score} times the limit") for k, score in named]
+    made += about_strange(rows, strange)
     empty = empty_texts(rows) if source.kind == "text" and len(rows.index) else []
     problems += [("empty text", rows.id(k), "", "") for k in empty]
     if rows.flat is not None:

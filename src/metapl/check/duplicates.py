@@ -132,9 +132,10 @@ def _conflicts(rows: Rows, members: dict[int, Array], near: Near, problems: list
         known = group[rows.labels[group] >= 0]
         if len(np.unique(rows.labels[known])) > 1:
             exact.update(known.tolist())
-            for k in known:
-                other = known[rows.labels[known] != rows.labels[k]][0]
-                problems.append(_conflict(rows, int(k), int(other), "exact"))
+            one = int(known[0])
+            two = int(known[rows.labels[known] != rows.labels[one]][0])
+            for k in known.tolist():
+                problems.append(_conflict(rows, k, two if rows.labels[k] == rows.labels[one] else one, "exact"))
     nearly: set[int] = set()
     for number, others in near.items():
         for k in _rows_of(rows, members, number).tolist():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from metapl.check.duplicates import Copies
+from metapl.check.outliers import Strange
 from metapl.check.reading import LABELED, TEST, UNLABELED, Rows
 from metapl.types import Source
 
@@ -211,6 +212,24 @@ def about_names(twins: list[tuple[str, str, str]], empty: list[str]) -> list[Fin
     if empty:
         text = f"{some(empty)} is taken for a class"
         made.append(Finding(HURT, "class_without_name", text, "Leave the label empty if it means none.", len(empty)))
+    return made
+
+
+def about_strange(rows: Rows, strange: Strange | None) -> list[Finding]:
+    """Unlabelled rows from somewhere else."""
+    if strange is None:
+        return []
+    made, pool = [], int((rows.part == UNLABELED).sum())
+    if strange.some:
+        count = round(strange.share * pool)
+        worst = rows.id(strange.positions[0])
+        text = f"{share(count, pool)} unlabelled rows look unlike every labelled one, such as '{worst}'"
+        remedy = "Look at a few: rows of no known class teach the wrong thing. Remove them, or label some."
+        made.append(Finding(LOOK, "strange_rows", text, remedy, count))
+    if strange.apart:
+        text = f"unlabelled and labelled rows differ as a whole: a classifier tells them apart (AUC {strange.auc:.2f})"
+        remedy = "Fine if the classes are only mixed otherwise; if they come from elsewhere, label some of these too."
+        made.append(Finding(LOOK, "parts_differ", text, remedy))
     return made
 
 
