@@ -156,8 +156,9 @@ class ColumnBuilder:
                 return
         if not self.late:
             index = self._index
-            codes = (index.setdefault(v, len(index)) for v in values)
-            self._codes.append(np.fromiter(codes, dtype=np.int32, count=len(values)))
+            for value in dict.fromkeys(values):
+                index.setdefault(value, len(index))
+            self._codes.append(np.fromiter(map(index.__getitem__, values), dtype=np.int32, count=len(values)))
             if self.most is not None and len(index) > self.most:
                 self.full, self._codes, self._index = True, [], {}
 
@@ -172,8 +173,11 @@ class ColumnBuilder:
 def to_numbers(values: Sequence[str]) -> Array | int:
     """float32 [n], NaN for ``MARKERS``; or the position of the first value that is no finite number."""
     try:
-        numbers = np.fromiter(map(float, values), dtype=np.float64, count=len(values))
-        if np.isfinite(numbers).all() and "_" not in "".join(values):  # float() takes 1_000
+        plain = ["nan" if value in MARKERS else value for value in values]
+        numbers = np.fromiter(map(float, plain), dtype=np.float64, count=len(values))
+        # float() takes 1_000 too, and inf, and other ways to write "nan" than those that mean "missing".
+        sound = int((~np.isfinite(numbers)).sum()) == plain.count("nan")
+        if sound and "_" not in "".join(plain):
             return _narrow(numbers)
     except ValueError:
         pass

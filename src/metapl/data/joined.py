@@ -158,6 +158,8 @@ def read_joined(files: Sequence[TableFile], forms: Sequence[Mapping[str, Form]],
     held = {name: frozenset(k for k, frame in enumerate(frames) if name in frame.columns) for name in names}
     notes = [note for frame in frames for note in frame.notes]
     problems = [problem for frame in frames for problem in frame.problems]
+    if len(frames) == 1:
+        return Joined(columns, part, frames[0].where, frames[0].line, skip_bad, held, full, notes, problems, {})
     return Joined(columns, part, place, line, skip_bad, held, full, notes, problems, {})
 
 

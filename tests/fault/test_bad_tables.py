@@ -1,0 +1,226 @@
+"""A corpus of files of rows as people have them. None crashes; none is relabelled without a word; none is changed.
+
+Each case says what must come out: an error that names the file, and the line where there is one; or classes and labels,
+row by row, and a note where something was read in a way that may surprise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from metapl.data import SourceOptions, open_source
+from metapl.errors import UserError
+
+GOOD = "a,b,label\n1,x,u\n2,y,v\n3,x,\n"
+
+
+@dataclass
+class Refused:
+    """A file that must be refused, with these words; ``line`` None: the mistake has no line."""
+
+    name: str
+    content: bytes | str
+    words: str
+    line: str | None
+    skipped: list[str | None] | None = None  # labels by row with skip_bad_rows, None: refused then, too
+    options: dict[str, object] = field(default_factory=dict)
+    file: str = "x.csv"
+
+
+@dataclass
+class Read:
+    """A file that must be read, with these labels (None: unlabelled), and with a note that holds ``told``."""
+
+    name: str
+    content: bytes | str
+    labels: list[str | None]
+    told: str = ""
+    options: dict[str, object] = field(default_factory=dict)
+    file: str = "x.csv"
+
+
+UVN: list[str | None] = ["u", "v", None]
+REFUSED = [
+    Refused(
+        "a field too few", "a,b,label\n1,x,u\n2,y\n3,x,v\n", "2 fields where the header has 3", "line 3", ["u", "v"]
+    ),
+    Refused("a field too many", "a,b,label\n1,x,u\n2,y,v,w\n3,x,v\n", "4 fields", "line 3", ["u", "v"]),
+    Refused("a comma in a text", "a,b,label\n1,x, y,u\n2,y,v\n3,x,u\n", "4 fields", "line 2", ["v", "u"]),
+    Refused("a quote left open", 'a,b,label\n1,"x,u\n2,y,v\n', "never closed", "lines 2 to 3"),
+    Refused("a quote open to the end", 'a,b,label\n1,x,u\n2,y,"v\n', "never closed", "line 3"),
+    Refused("text after a quote", 'a,b,label\n1,"x"y,u\n2,y,v\n3,x,u\n', "closing quote", "line 2", ["v", "u"]),
+    Refused(
+        "two quotes around two rows", 'a,b,label\n1,x,"u\n2,y,v"\n3,x,u\n4,y,v\n', "several lines", "line 2", ["u", "v"]
+    ),
+    Refused("a NUL byte", "a,b,label\n1,x,u\n2,\0,v\n3,y,v\n", "NUL byte", "line 3", ["u", "v"]),
+    Refused(
+        "Latin-1", "a,b,label\n1,x,u\n2,café,v\n3,y,v\n".encode("latin-1"), "0xe9 is no UTF-8", "line 3", ["u", "v"]
+    ),
+    Refused("UTF-16", GOOD.encode("utf-16"), "UTF-16", None),
+    Refused("cut in a character", "a,b,label\n1,x,u\n2,y,v\n3,é".encode()[:-1], "middle of a character", None),
+    Refused("two columns of one name", "a,a,label\n1,x,u\n", "two columns are called 'a'", "line 1"),
+    Refused("two columns of one name but for blanks", "a,a ,label\n1,x,u\n", "two columns are called 'a'", "line 1"),
+    Refused("a column without a name", ",a,label\n0,x,u\n", "no name", "line 1"),
+    Refused("a trailing comma in the header", "a,label,\n1,u,\n", "no name", "line 1"),
+    Refused("no header", "5.1,3.5,setosa\n4.9,3.0,setosa\n", "not the names of columns", "line 1"),
+    Refused("an empty file", "", "empty", "line 1"),
+    Refused("blank lines alone", "\n\n\n", "empty", "line 1"),
+    Refused("a blank first line", "\n" + GOOD, "first line is blank", "line 1"),
+    Refused("a header alone", "a,b,label\n", "no rows", None),
+    Refused("another delimiter", "a:b:label\n1:x:u\n2:y:v\n", "no column holds the label", None),
+    Refused("a delimiter that is not there", GOOD, "no column holds the label", None, options={"delimiter": "tab"}),
+    Refused("two delimiters", "a;b,label\n1;x,u\n2;y,v\n", "separated by comma", "line 1"),
+    Refused("no label column", "a,b\n1,x\n2,y\n", "no column holds the label", None),
+    Refused("two label columns", "a,class,y\n1,x,u\n2,y,v\n", "several columns may hold the label", None),
+    Refused("the label alone", "label\nu\nv\n", "only one column", None),
+    Refused("classes that look the same", "a,label\n1.5,Cat\n2,dog\n3,cat\n", "differ only by case", "line 4"),
+    Refused("a class with a blank after it", "a,label\n1.5,cat\n2,dog\n3,cat \n", "differ only by case", "line 4"),
+    Refused("a label of blanks", "a,label\n1.5,u\n2,  \n3,v\n", "made of blanks", "line 3", ["u", "v"]),
+    Refused("numbers with a comma", "a;label\n1,5;u\n2;v\n", "decimal comma", "line 2"),
+    Refused("an infinite number", "a,label\n1,u\ninf,v\n", "infinite", "line 3"),
+    Refused("a number beyond float32", "a,label\n1,u\n1e39,v\n", "too large", "line 3"),
+    Refused(
+        "an id twice", "id,a,label\n1,1,u\n2,2,v\n1,3,v\n", "stands already in x.csv, line 2", "line 4", ["u", "v"]
+    ),
+    Refused("an empty id", "id,a,label\n1,1,u\n,2,v\n3,3,v\n", "is empty", "line 3", ["u", "v"]),
+    Refused(
+        "an unknown split",
+        "a,split,label\n1.5,train,u\n2,valid,v\n3,train,v\n",
+        "'valid' is none of",
+        "line 3",
+        ["u", "v"],
+    ),
+    Refused(
+        "a test class that is new", "a,split,label\n1.5,,u\n2,,v\n3,test,w\n", "'w' is not among", "line 4", ["u", "v"]
+    ),
+    Refused(
+        "a quantity as label", "a,y\n" + "".join(f"{k},{k}.5\n" for k in range(30)), "a quantity, no class", "line 2"
+    ),
+    Refused("a path out of the folder", "path,label\n../a.png,u\nb.png,v\n", "leads out of", "line 2"),
+    Refused("a path twice", "path,label\na.png,u\na.png,v\n", "stands already", "line 3"),
+    Refused(
+        "broken JSON",
+        '{"a": 1, "label": "u"}\n{"a": 2,\n{"a": 3, "label": "v"}\n',
+        "no valid JSON",
+        "line 2",
+        ["u", "v"],
+        file="x.jsonl",
+    ),
+    Refused("a JSON list", '[{"a": 1, "label": "u"}]\n', "no JSON object", "line 1", file="x.jsonl"),
+    Refused("an empty JSON file", "", "no row", None, file="x.jsonl"),
+]
+READ = [
+    Read("plain", GOOD, UVN),
+    Read("a BOM", b"\xef\xbb\xbf" + GOOD.encode(), UVN),
+    Read("CRLF", GOOD.replace("\n", "\r\n"), UVN),
+    Read("CR", GOOD.replace("\n", "\r"), UVN),
+    Read("no line end at the end", GOOD.rstrip("\n"), UVN),
+    Read("semicolons in a .csv", GOOD.replace(",", ";"), UVN),
+    Read("commas in a .tsv", GOOD, UVN, file="x.tsv"),
+    Read("blank lines", GOOD.replace("\n2", "\n\n\n2"), UVN, "2 blank lines passed over"),
+    Read("blanks around names", GOOD.replace("a,b,label", " a , b , label "), UVN),
+    Read("everything quoted", "\n".join(",".join(f'"{c}"' for c in line.split(",")) for line in GOOD.split()), UVN),
+    Read(
+        "a line break in a text",
+        'a,b,label\n1,"x\ny",u\n2,y,v\n',
+        ["u", "v"],
+        "1 row of several lines, the first on line 2",
+    ),
+    Read("a quote inside a field", 'a,b,label\n1,5" disk,u\n2,"6"" disk",v\n', ["u", "v"]),
+    Read(
+        "odd names of classes",
+        "a,label\n"
+        + "".join(f"{k}.5,{n}\n" for k, n in enumerate(("NA", "None", "null", "1", "01", "1.0", "?", "-1"))),
+        ["NA", "None", "null", "1", "01", "1.0", "?", "-1"],
+        "taken for class names",
+    ),
+    Read("names that a spreadsheet computes", "a,label\n1.5,=1+1\n2,@x\n", ["=1+1", "@x"]),
+    Read("true and false", "a,label\n1.5,TRUE\n2,FALSE\n3,\n", ["TRUE", "FALSE", None]),
+    Read("names beyond ASCII", "a,label\n1.5,déjà\n2,日本\n", ["déjà", "日本"]),
+    Read(
+        "missing numbers",
+        "a,b,label\nNA,1,u\n?,2,v\n3,,u\n",
+        ["u", "v", "u"],
+        "read as missing, of 3 rows: 'a' 2, 'b' 1",
+    ),
+    Read(
+        "a slip among numbers",
+        "a,label\n1,u\n2,v\n3,u\nl0,v\n",
+        ["u", "v", "u", "v"],
+        "but 'l0' (x.csv, line 5) is none",
+    ),
+    Read("long fields", f"a,b,label\n1,{'x' * 200_000},u\n2,y,v\n", ["u", "v"]),
+    Read("names of columns that pandas gives", "0,1,label\n1,5,u\n2,4,v\n", ["u", "v"]),
+    Read(
+        "JSON with gaps",
+        '{"a": 1, "label": "u"}\n\n{"label": 1}\n{"a": null}\n',
+        ["u", "1", None],
+        "the key 'label' is in 2 of 3 lines",
+        file="x.jsonl",
+    ),
+]
+
+
+def sums(folder: Path) -> dict[str, tuple[str, int]]:
+    """Hash and change time of each file."""
+    found = sorted(folder.rglob("*"))
+    return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in found if p.is_file()}
+
+
+def put(folder: Path, case: Refused | Read) -> tuple[str, dict[str, tuple[str, int]]]:
+    path = folder / case.file
+    path.write_bytes(case.content if isinstance(case.content, bytes) else case.content.encode())
+    return str(path), sums(folder)
+
+
+def labels_of(path: str, options: dict[str, object]) -> tuple[list[str | None], tuple[str, ...], list[tuple[str, str]]]:
+    source = open_source(path, SourceOptions(**options))  # type: ignore[arg-type]
+    return [source.class_names[k] if k >= 0 else None for k in source.labels], source.notes, source.problems
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_refused(tmp_path: Path, case: Refused) -> None:
+    path, before = put(tmp_path, case)
+    with pytest.raises(UserError) as error:
+        open_source(path, SourceOptions(**case.options))  # type: ignore[arg-type]
+    text = str(error.value)
+    assert text.startswith(f"{case.file}, {case.line}: " if case.line else f"{case.file}: ")
+    assert case.words in text
+    assert "\n" not in text
+    assert error.value.remedy
+    assert sums(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSED if case.skipped], ids=lambda case: case.name)
+def test_left_out_when_asked(tmp_path: Path, case: Refused) -> None:
+    """The other rows keep their own labels, and the bad row stands among the problems, by file and line."""
+    path, before = put(tmp_path, case)
+    labels, _, problems = labels_of(path, {**case.options, "skip_bad_rows": True})
+    assert labels == case.skipped
+    assert len(problems) == 1
+    assert problems[0][0].startswith(case.file)
+    assert case.line is not None
+    assert case.line in problems[0][0]
+    assert sums(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", READ, ids=lambda case: case.name)
+def test_read(tmp_path: Path, case: Read) -> None:
+    path, before = put(tmp_path, case)
+    labels, notes, problems = labels_of(path, case.options)
+    assert labels == case.labels
+    assert not problems
+    assert not case.told or any(case.told in note for note in notes), notes
+    assert sums(tmp_path) == before
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        open_source(str(tmp_path / "none.csv"))
+    (tmp_path / "x.csv").write_text(GOOD)
+    with pytest.raises(UserError, match=r"source\.unlabeled: .*no file of rows by its suffix"):
+        open_source(str(tmp_path / "x.csv"), SourceOptions(unlabeled=str(tmp_path)))
