@@ -86,8 +86,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.settings is None:
             object.__setattr__(self, "settings", method_class(self.method).Config())
-        if self.source.tokenizer == "auto" and self.model.startswith("hf:"):  # the model's own, in its folder
-            object.__setattr__(self, "source", replace(self.source, tokenizer=self.model))
+        reads = self.source.encoder or self.model
+        if self.source.tokenizer == "auto" and reads.startswith("hf:"):  # a network's own, in its folder
+            object.__setattr__(self, "source", replace(self.source, tokenizer=reads))
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
         if self.teacher_weights and not self.teacher_model:

@@ -7,6 +7,7 @@ asked for: test rows by ``evaluate`` alone.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -30,7 +31,8 @@ from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
 from metapl.types import Column, Kind, Preprocessing, Source, Tokens
 
 Array = np.ndarray[Any, Any]
-PIECE = 4096  # rows encoded before they are stored
+PIECE = 1024  # rows encoded before they are stored
+FEW, SECONDS = 256, 10.0  # rows below which nothing is said, and the time between two lines
 VERSION = "metapl features 1"
 
 
@@ -41,6 +43,7 @@ class EmbeddedSource:
         inner: the source of images or texts.
         encoder: what turns them into features.
         cache: keep features on disk.
+        tell: is told when encoding begins, and from time to time how far it is.
 
     Attributes:
         inner, encoder: as given.
@@ -50,7 +53,9 @@ class EmbeddedSource:
     columns: tuple[Column, ...] = ()
     tokens: Tokens | None = None
 
-    def __init__(self, inner: Source, encoder: FrozenEncoder, cache: bool = True) -> None:
+    def __init__(
+        self, inner: Source, encoder: FrozenEncoder, cache: bool = True, tell: Callable[[str], None] | None = None
+    ) -> None:
         self.inner, self.encoder, self.name = inner, encoder, inner.name
         self.ids, self.labels, self.is_test, self.class_names = (
             inner.ids,
@@ -64,6 +69,7 @@ class EmbeddedSource:
         self._done = np.zeros(len(inner.ids), dtype=bool)
         self._fingerprint = ""
         self._cache, self._read = cache, set[str]()
+        self._tell, self._told = tell or _silent, 0.0  # when it was last told something
 
     def rows(self, index: Array) -> Tensor:
         """float32 [n, D]; what has not been encoded yet is encoded now."""
@@ -95,11 +101,23 @@ class EmbeddedSource:
     def _encode(self, missing: Array, folder: Path | None) -> None:
         for start in range(0, len(missing), PIECE):
             some = missing[start : start + PIECE]
+            self._say(len(some))
             made = self.encoder.encode(self.inner.rows(some))
             self._features[torch.from_numpy(some)] = made
             self._done[some] = True
             if folder is not None:
                 self._store(folder, some, made)
+
+    def _say(self, coming: int) -> None:
+        now, done = time.monotonic(), int(self._done.sum())
+        if not self._told and coming >= FEW:
+            kept = f"; features are kept in {cache_folder() / 'features'}" if self._cache else ""
+            self._tell(f"encoding rows with {self.encoder.name}, once{kept}")
+        elif self._told and now - self._told > SECONDS:
+            self._tell(f"{done} rows are encoded")
+        else:
+            return
+        self._told = now
 
     def _load(self, folder: Path) -> None:
         """Take what is stored; a file that is damaged or does not fit is passed over."""
@@ -126,6 +144,10 @@ class EmbeddedSource:
             write_with(folder / name, lambda file: file.write(content))
 
 
+def _silent(text: str) -> None:
+    return None
+
+
 def _checksum(features: Tensor) -> Tensor:
     digest = hashlib.sha256(features.contiguous().numpy().tobytes()).digest()
     return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
@@ -142,6 +164,7 @@ def embed(
     normalize: bool | None = None,
     device: str = "auto",
     cache: bool = True,
+    tell: Callable[[str], None] | None = None,
 ) -> EmbeddedSource:
     """``source`` with every row replaced by the features that a frozen encoder gives it.
 
@@ -155,6 +178,7 @@ def embed(
         normalize: bring features to length 1; None = as an ``hf:`` folder says, else no.
         device: where it runs.
         cache: keep features on disk (``$METAPL_CACHE``, else ``~/.cache/metapl``).
+        tell: is told when encoding begins, and from time to time how far it is.
 
     Raises:
         UserError: no such encoder, or one that does not take these rows.
@@ -175,10 +199,15 @@ def embed(
         sides = (size, size) if isinstance(size, int) else size
         look = Look(sides or noted.size, tuple(mean or noted.mean), tuple(std or noted.std), noted.channels)
     made = build_encoder(encoder, takes, weights_file=weights, look=look, normalize=normalize)
-    return EmbeddedSource(source, made.to(pick_device(device)), cache)
+    return EmbeddedSource(source, made.to(pick_device(device)), cache, tell)
 
 
-def open_source(spec: str, options: SourceOptions | None = None, given: Source | None = None) -> Source:
+def open_source(
+    spec: str,
+    options: SourceOptions | None = None,
+    given: Source | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Source:
     """What ``data.open_source`` opens, or ``given``; its rows as features where ``options`` name an encoder.
 
     Images are then brought to the encoder's own size, and texts are cut by its own tokenizer, unless the options say
@@ -203,4 +232,4 @@ def open_source(spec: str, options: SourceOptions | None = None, given: Source |
         if options.image_size == "auto" and (sides := size or (look.size if look else None)):
             options = replace(options, image_size=f"{sides[0]}x{sides[1]}")
         given = open_raw(spec, options)
-    return embed(given, options.encoder, weights=options.encoder_weights, size=size)
+    return embed(given, options.encoder, weights=options.encoder_weights, size=size, tell=tell)

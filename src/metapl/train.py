@@ -98,7 +98,7 @@ def start(
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """
     progress, device = progress or Silent(), pick_device(config.device)
-    source = open_source(config.data, config.source, source)
+    source = open_source(config.data, config.source, source, progress.note)
     required = require_unlabeled and bool(method_class(config.method).needs)
     split = make_split(source, config.split, config.seed, require_unlabeled=required)
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))

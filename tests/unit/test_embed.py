@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +112,23 @@ def test_rows_are_encoded_when_asked_for_and_once(cache: Path) -> None:
     assert not list(cache.rglob("*.tmp"))
 
 
+def test_encoding_says_what_it_does(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("metapl.embed")
+    monkeypatch.setattr(module, "FEW", 10)
+    monkeypatch.setattr(module, "PIECE", 20)
+    monkeypatch.setattr(module, "SECONDS", -1.0)
+    told: list[str] = []
+    made = embed(images(), Means(), tell=told.append)
+    made.rows(np.arange(5))
+    assert told == []
+    made.rows(np.arange(50))
+    assert told == [
+        f"encoding rows with given:Means, once; features are kept in {cache / 'features'}",
+        "25 rows are encoded",
+        "45 rows are encoded",
+    ]
+
+
 def test_other_weights_sizes_and_rows_have_features_of_their_own() -> None:
     net = Means()
     made = embed(images(), net)
@@ -208,6 +226,25 @@ def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
             embed(source, encoder, **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="encoder_weights is set, and encoder is not"):
         metapl.train(make_config("digits", options={"source.encoder_weights": "file.pth"}))
+
+
+def test_texts_are_cut_by_the_tokenizer_of_what_reads_them() -> None:
+    def tokenizer(**options: str) -> str:
+        return make_config("texts.csv", options=options).source.tokenizer
+
+    assert tokenizer() == "auto"
+    assert tokenizer(model="hf:net") == "hf:net"
+    assert tokenizer(**{"source.encoder": "hf:encoder"}) == "hf:encoder"
+    assert tokenizer(**{"source.encoder": "hf:encoder", "source.tokenizer": "hf:other"}) == "hf:other"
+
+
+def test_arrays_through_fit() -> None:
+    source = images()
+    options = {**OPTIONS, "source.encoder": "timm:test_resnet", "source.encoder_size": 32}
+    result = metapl.fit(source.data.numpy(), source.labels, options=options)
+    assert isinstance(result.source, EmbeddedSource)
+    p = result.predict_proba(source.data[:5].numpy())
+    assert np.allclose(p, result.predictor.probabilities(result.source.rows(np.arange(5))).numpy(), atol=1e-5)
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------

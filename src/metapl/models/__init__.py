@@ -40,6 +40,7 @@ MODELS: dict[str, Entry] = {
     "convnet": Entry(lambda s, c: ConvNet(s[0], (s[1], s[2]), c), "the tutorial's net: two convolutions, 128 units"),
     "wrn-28-2": Entry(lambda s, c: WideResNet(s[0], c), "WideResNet-28-2, the field's standard net; wants a GPU"),
     "mlp": Entry(lambda s, c: MLP(s, c), "two hidden layers of 128; feature rows", images_only=False),
+    "linear": Entry(lambda s, c: MLP(s, c, hidden=()), "one linear layer; feature rows", images_only=False),
     "ngram": Entry(lambda t, c: NGram(t, c), "hashed words and runs of words; texts", images_only=False, texts=True),
 }
 
