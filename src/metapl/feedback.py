@@ -31,6 +31,7 @@ from metapl.errors import UserError
 Tensors = dict[str, Tensor]
 Derivative = Literal["auto", "forward", "difference"]
 Rows = Literal["even", "trusted"]  # how the labelled rows are weighted in E3
+MAJORITY = 3  # rows of a class from which on one of them can be outvoted
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,17 @@ def trust(losses: Tensor, y: Tensor) -> Tensor:
 
     ``w_i = p_i / mean of p_j over the rows j of row i's class``, p = exp(-losses). A row with a wrong label is one that
     the student contradicts while it agrees with others of that class. Where it contradicts a whole class, which the
-    teacher must hear, nothing is lost: only the rows' shares within the class change.
+    teacher must hear, nothing is lost: only the rows' shares within the class change. Two rows that disagree hold no
+    majority, so a class with fewer than ``MAJORITY`` rows has weights of 1.
 
     Args:
         losses: [b] cross-entropy of each row.
         y: [b] int64 labels.
     """
     same = y[:, None] == y[None]
-    of_class = torch.where(same, -losses[None], -torch.inf)
-    return torch.exp(-losses - torch.logsumexp(of_class, 1)) * same.sum(1)
+    of_class, count = torch.where(same, -losses[None], -torch.inf), same.sum(1)
+    weights = torch.exp(-losses - torch.logsumexp(of_class, 1)) * count
+    return torch.where(count < MAJORITY, torch.ones_like(weights), weights)
 
 
 def labeled_loss(student: nn.Module, before: Before, x_l: Tensor, y_l: Tensor, *, old: bool) -> Tensor:

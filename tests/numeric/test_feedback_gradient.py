@@ -337,20 +337,20 @@ def test_an_optimizer_over_part_of_the_student(derivative):
 def test_trust_by_hand() -> None:
     y = torch.tensor([0, 0, 1, 0, 1, 2])
     p = torch.tensor([0.9, 0.6, 0.3, 0.03, 0.1, 0.002])  # the fourth row is contradicted where its class is agreed with
-    mean = torch.tensor([0.51, 0.51, 0.2, 0.51, 0.2, 0.002])
-    torch.testing.assert_close(fb.trust(-torch.log(p), y), p / mean)
+    expected = torch.tensor([0.9 / 0.51, 0.6 / 0.51, 1.0, 0.03 / 0.51, 1.0, 1.0])  # two rows hold no majority
+    torch.testing.assert_close(fb.trust(-torch.log(p), y), expected)
 
 
 def test_trust_leaves_a_class_that_is_lost_as_loud_as_the_others() -> None:
-    y, losses = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0.1, 0.3, 0.2, 300.0, 301.0])
+    y, losses = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0.1, 0.3, 0.2, 300.0, 301.0, 299.0])
     weights = fb.trust(losses, y)
     assert weights.isfinite().all()
-    torch.testing.assert_close(weights[3:].sum(), torch.tensor(2.0))
-    torch.testing.assert_close(fb.trust(losses + torch.tensor([0.0, 0.0, 0.0, 9.0, 9.0]), y), weights)
+    torch.testing.assert_close(weights[3:].sum(), torch.tensor(3.0))
+    torch.testing.assert_close(fb.trust(losses + 9.0 * y, y), weights)
 
 
 def test_trusted_rows_change_the_gradient_and_not_the_loss_that_is_told() -> None:
-    _, student, x_l, y_l, _, _ = problem("mlp")
+    _, student, x_l, y_l, _, _ = problem("mlp", b=9)
     before = fb.snapshot(student)
     plain, even = fb.labeled_gradient(student, before, x_l, y_l)
     told, heard = fb.labeled_gradient(student, before, x_l, y_l, "trusted")

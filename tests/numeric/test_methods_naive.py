@@ -228,13 +228,15 @@ def mpl_step(
 
 
 def trusted_ce(z: Tensor, y: Tensor) -> Tensor:
-    """Each row's loss times its probability over the mean probability of its class' rows, which are held fixed."""
+    """Each row's loss times its probability over the mean probability of its class' rows, which are held fixed; rows
+    of a class with fewer than three count alike."""
     rows = range(len(y))
     p = [float(torch.exp(log_p(z[i : i + 1]))[0, int(y[i])].detach()) for i in rows]
     total = torch.zeros(())
     for i in rows:
         fellows = [p[j] for j in rows if int(y[j]) == int(y[i])]
-        total = total + p[i] / (sum(fellows) / len(fellows)) * ce(z[i : i + 1], y[i : i + 1])
+        weight = p[i] / (sum(fellows) / len(fellows)) if len(fellows) >= 3 else 1.0
+        total = total + weight * ce(z[i : i + 1], y[i : i + 1])
     return total / len(y)
 
 
