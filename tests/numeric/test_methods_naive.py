@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -289,6 +289,12 @@ def test_one_network_methods(name: str, settings: dict[str, Any]) -> None:
     assert config.threshold == 0 or 0 < sum(rates) < RUN, "some rows pass and some do not"
 
 
+def crowded(t: int) -> SemiBatch:
+    """Every other batch has three rows of one class, so that one of them can be outvoted."""
+    b = batch(t)
+    return replace(b, y_l=torch.tensor([1, 1, 0, 1])) if t % 2 else b
+
+
 MPL = [
     {"feedback": "none"},
     {"feedback": "none", "label_view": "strong", "uda_weight": 0.5, "uda_ramp": 0.5, "label_smoothing": 0.1},
@@ -310,8 +316,8 @@ def test_mpl(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     baseline, labels = 0.0, torch.arange(B_U) % C
     monkeypatch.setattr("metapl.methods.mpl.sample_labels", lambda p: labels)
     for t in range(RUN):
-        report = method.step(batch(t), t).values
-        expected, baseline = mpl_step(teacher, student, config, batch(t), t, labels, baseline)
+        report = method.step(crowded(t), t).values
+        expected, baseline = mpl_step(teacher, student, config, crowded(t), t, labels, baseline)
         compare(student, method.student)
         compare(teacher, method.teacher)
         for key, value in expected.items():
@@ -320,13 +326,15 @@ def test_mpl(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert method.baseline.item() == pytest.approx(baseline, abs=1e-12)
 
 
-def test_the_exact_feedback_matters_here() -> None:
-    """The comparison above could not pass without the feedback: it moves the teacher by far more than 1e-10."""
+@pytest.mark.parametrize("other", [{"feedback": "none"}, {"feedback_rows": "even"}], ids=str)
+def test_the_exact_feedback_matters_here(other: dict[str, Any]) -> None:
+    """The comparison above could not pass without the feedback, nor without trust in its rows: either moves the teacher
+    by far more than 1e-10."""
     teachers = []
-    for feedback in ("exact", "none"):
-        method, _ = make("mpl", {"feedback": feedback, "feedback_weight": 0.8, "uda_threshold": 0.45})
+    for settings in ({}, other):
+        method, _ = make("mpl", {"feedback_weight": 0.8, "uda_threshold": 0.45, **settings})
         for t in range(RUN):
-            method.step(batch(t), t)
+            method.step(crowded(t), t)
         teachers.append(method.teacher.model.state_dict())
     assert max((teachers[0][n] - teachers[1][n]).abs().max() for n in LAYERS) > 1e-3
 
