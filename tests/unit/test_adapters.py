@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import metapl
+import methods_table
 from metapl.config import make_config
 from metapl.data import MemorySource
 from metapl.errors import UserError
@@ -22,7 +23,7 @@ from metapl.methods import METHODS
 from metapl.models import as_factory, build_given, build_model, given_name
 from metapl.optim import OptimConfig
 from metapl.saved import Predictor, load_model, save_model
-from metapl.types import Context, Preprocessing, Tokens
+from metapl.types import Context, Method, Preprocessing, Tokens
 
 GREY, RGB = (1, 32, 32), (3, 32, 32)
 TOKENS = Tokens("hf:there", 10, pad=0, mask=3, special=(1, 2))
@@ -338,6 +339,31 @@ def test_the_student_is_what_is_stored(method: str, rows: MemorySource, tmp_path
     job = build_job(config, Path(), rows, result.split, result.predictor.preprocessing, torch.device("cpu"))
     first = job.method.teacher if method == "mpl" else job.method.net  # type: ignore[attr-defined]
     assert type(first.model).__name__ == "ConvNet"
+
+
+@pytest.mark.parametrize("method", ["mpl", "mpl_reduced"])
+def test_a_run_with_another_teacher_goes_on_as_if_unbroken(method: str, tmp_path: Path) -> None:
+    """Cut before and after mpl_reduced has put the student in the teacher's place."""
+    stream = methods_table.digits_stream()
+
+    def fresh() -> Method:
+        torch.manual_seed(methods_table.SEED)
+        context = Context(
+            methods_table.noisy_net, 10, OptimConfig(), methods_table.STEPS, stream.pool_size, stream.pool, (1, 8, 8),
+            lambda: build_model("convnet", (1, 8, 8), 10),
+        )  # fmt: skip
+        made: Method = METHODS[method](METHODS[method].Config(finetune_steps=2), context)
+        return made
+
+    whole = fresh()
+    methods_table.run(whole, stream, 0, methods_table.STEPS + 2)
+    for cut in (2, 6):
+        first, second = fresh(), fresh()
+        methods_table.run(first, stream, 0, cut)
+        second.load_state_dict(methods_table.through_disk(first.state_dict(), tmp_path / str(cut)))
+        methods_table.run(second, stream, cut, methods_table.STEPS + 2)
+        methods_table.assert_same(second.state_dict(), whole.state_dict())
+    assert all(type(model).__name__ == "NoisyNet" for model in whole.candidates().values())
 
 
 def test_a_teacher_that_no_one_asks_for_is_told(rows: MemorySource) -> None:

@@ -19,7 +19,8 @@ PUBLIC = {
     "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
     "train_mpl", "tune",
 }  # fmt: skip
-SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml")
+EXTRAS = ("timm", "torchvision", "transformers")
+SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml", *EXTRAS)
 
 
 def loaded_after(code: str) -> set[str]:
@@ -59,7 +60,9 @@ def test_a_function_is_not_hidden_by_the_file_of_the_same_name(name: str) -> Non
 
 def test_import_loads_nothing_slow() -> None:
     assert loaded_after("import metapl; metapl.UserError; metapl.__version__") == set()
-    assert "torch" in loaded_after("import metapl; metapl.train")  # the probe sees what it is meant to see
+    loaded = loaded_after("import metapl; metapl.train")
+    assert "torch" in loaded  # the probe sees what it is meant to see
+    assert not loaded & set(EXTRAS)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"], ["trian"], ["train", "--nope"]])
