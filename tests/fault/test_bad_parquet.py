@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,6 +46,36 @@ def test_zeroed_pages_are_told_or_read(tmp_path: Path, whole: bytes) -> None:
         except UserError as error:
             refused.append(error.where)
     assert set(refused) == {"a.parquet"}
+
+
+CHANGED = """
+import random, sys
+from pathlib import Path
+from metapl.data.parquet import ParquetFile
+from metapl.errors import UserError
+
+path, draw, told = Path(sys.argv[1]), random.Random(1), 0
+whole = path.read_bytes()
+for _ in range(200):
+    changed = bytearray(whole)
+    for _ in range(draw.choice([1, 2, 8])):
+        changed[draw.randrange(len(changed))] = draw.randrange(256)
+    path.write_bytes(bytes(changed))
+    try:
+        ParquetFile(path).read({"image": "auto", "label": "text"})
+    except UserError:
+        told += 1
+print(told)
+"""
+
+
+def test_changed_bytes_never_end_the_process(tmp_path: Path, whole: bytes) -> None:
+    """In a process of its own: some damage makes pyarrow abort where it is asked for the sizes of columns."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(whole)
+    done = subprocess.run([sys.executable, "-c", CHANGED, str(path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert 20 < int(done.stdout) < 200
 
 
 def test_paths_that_are_no_file(tmp_path: Path) -> None:

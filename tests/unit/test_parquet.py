@@ -116,12 +116,17 @@ def test_files_that_cannot_serve(tmp_path: Path, table: pa.Table, words: str) ->
     assert error.value.where == "a.parquet"
 
 
-def test_a_column_too_large_for_memory_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: Any) -> None:
-    path = write(tmp_path / "a.parquet", image=[bytes(500), bytes(500)], other=[1, 2])
-    monkeypatch.setattr("metapl.data.parquet.MAX_BYTES", 400)
-    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(UserError, match=r"column 'image' is 0\.0 GiB, above the limit"):
-        listed(path, "image")
+def test_a_column_too_large_for_memory_is_refused_early(tmp_path: Path, monkeypatch: Any) -> None:
+    table = pa.table({"image": [bytes(500)] * 6, "other": range(6)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    monkeypatch.setattr("metapl.data.parquet.MAX_BYTES", 1200)
+    read = []
+    whole = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *a, **k: (read.append(1), whole(*a, **k))[1])
+    with pytest.raises(UserError, match="column 'image' is larger than 0 GiB, the limit"):
+        listed(tmp_path / "a.parquet", "image")
+    assert len(read) == 3
+    assert listed(tmp_path / "a.parquet", "other") == [0, 1, 2, 3, 4, 5]
 
 
 def test_pyarrow_is_missing(tmp_path: Path, monkeypatch: Any) -> None:

@@ -38,7 +38,7 @@ class ParquetFile:
             fields = list(self._file.schema_arrow)
             self.rows = int(self._file.metadata.num_rows)
             self._class_names = _class_names(self._file.schema_arrow.metadata or {})
-        self.names = tuple(field.name for field in fields if field.name != INDEX)
+            self.names = tuple(field.name for field in fields if field.name != INDEX)
         for k, name in enumerate(self.names):
             if not name.strip() or name in self.names[:k]:
                 what = f"two columns are called '{shown(name)}'" if name.strip() else f"column {k + 1} has no name"
@@ -66,9 +66,10 @@ class ParquetFile:
     def _column(self, name: str, form: Form) -> Values:
         import pyarrow as pa
 
-        self._check_size(name)
         with self._told():
-            values = self._file.read(columns=[name], use_threads=False).column(name)
+            values = self._chunks(name)
+            if len(values) != self.rows:
+                raise ValueError(f"column '{name}' has {len(values)} of {self.rows} rows")
             kind = values.type
             if pa.types.is_dictionary(kind):
                 values, kind = values.cast(kind.value_type), kind.value_type
@@ -111,16 +112,22 @@ class ParquetFile:
             raise not_a_number(shown(name), listed[made], self._place(made))
         return made
 
-    def _check_size(self, name: str) -> None:
-        """Refuse a column that would not fit into memory, before it is read."""
-        size, meta = 0, self._file.metadata
-        for k in range(meta.num_row_groups):
-            group = meta.row_group(k)
-            chunks = [group.column(c) for c in range(group.num_columns)]
-            size += sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == name)
-        if size > MAX_BYTES:
-            what = f"column '{shown(name)}' is {size / 2**30:.1f} GiB, above the limit of {MAX_BYTES / 2**30:.0f}"
-            raise UserError(what, "Take fewer rows, or store the images as files and name them by path.", self.name)
+    def _chunks(self, name: str) -> Any:
+        """One column, read a row group at a time, so that one too large for memory is refused early.
+
+        (The sizes in the file's own directory are not asked: pyarrow ends the process where these are damaged.)
+        """
+        import pyarrow as pa
+
+        chunks, size = [], 0
+        for k in range(self._file.num_row_groups):
+            part = self._file.read_row_group(k, columns=[name], use_threads=False).column(name)
+            chunks.append(part)
+            size += part.nbytes
+            if size > MAX_BYTES:
+                what = f"column '{shown(name)}' is larger than {MAX_BYTES / 2**30:.0f} GiB, the limit"
+                raise UserError(what, "Take fewer rows, or store the images as files and name them by path.", self.name)
+        return pa.chunked_array([chunk for part in chunks for chunk in part.chunks], type=chunks[0].type)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
