@@ -230,6 +230,17 @@ class Robust(Study):
         return fb.step_adjoint(self.student.optimizer, model, gradient, unit_lr=True)
 
 
+class TrustedAll(MPL):
+    """Trust also where a class has two rows in the batch."""
+
+    def step(self, batch: SemiBatch, t: int) -> Any:
+        usual, fb.MAJORITY = fb.MAJORITY, 2
+        try:
+            return super().step(batch, t)
+        finally:
+            fb.MAJORITY = usual
+
+
 class Corrected(RowMemory):
     """The student's labels p' = p exp(-k r) / Z by the row's remembered r; the teacher hears nothing."""
 
@@ -261,6 +272,7 @@ VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "on-ema": (OnEMA, EXACT),
     "corrected": (Corrected, EXACT),
     "robust": (Robust, EXACT),
+    "trusted-all": (TrustedAll, {"mpl.feedback": "exact"}),
 }
 
 
