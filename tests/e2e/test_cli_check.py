@@ -126,3 +126,31 @@ def test_what_cannot_be_opened_and_bad_places(call: Call, tree: Path, tmp_path: 
 def test_settings_say_how_rows_are_read(call: Call, data: Path) -> None:
     done = call("check", data / "photos", "source.image_size=48", "--json", "-")
     assert json.loads(done.out)["shape"] == [3, 48, 48]
+
+
+def test_a_csv_file_of_texts(call: Call, tmp_path: Path) -> None:
+    words = ["river", "stone", "paper", "light", "garden", "window", "silver", "music", "train", "cloud"]
+    draw = np.random.default_rng(0)
+    lines = [(" ".join(draw.permutation(words)) + f" {k}", "ab"[k % 2]) for k in range(60)]
+    lines += [(lines[0][0], "b"), (lines[3][0].upper() + " now", "b")]  # another class; the same one, a word more
+    with open(tmp_path / "t.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *lines])
+    done = call("check", tmp_path / "t.csv", "--out", "o")
+    assert done.code == 0
+    assert done.out.startswith("WILL HURT: t.csv, 62 texts, 2 classes\n- WILL HURT: 2 of 62 (3.2 %) rows with a label")
+    near = [(r["id"], r["other id"]) for r in listed(Path("o")) if r["kind"] == "near duplicate"]
+    assert len(near) == 1
+
+
+def test_a_csv_file_of_numbers(call: Call, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=(100, 5)).round(6)
+    data[90:95] = data[:5]
+    rows = [[k, *row, "ab"[k % 2]] for k, row in enumerate(data.tolist())]
+    with open(tmp_path / "t.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("number", "v", "w", "x", "y", "z", "label"), *rows])
+    before = sums(tmp_path)
+    result = json.loads(call("check", tmp_path / "t.csv", "--json", "-").out)
+    assert sums(tmp_path) == before
+    assert any("'number' only counts the rows" in note for note in result["notes"]), "so it hides no copy"
+    assert result["copies"]["within labelled"] == {"exact": 5, "near": 0}
+    assert [f["kind"] for f in result["findings"]] == ["labelled_copies"]

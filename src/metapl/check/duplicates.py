@@ -20,7 +20,7 @@ class Copies:
     """Counts of rows, exact and near.
 
     Attributes:
-        within: by part: (exact, near): rows beyond the first of their kind; rows with a near copy in the part.
+        within: by part: (exact, near): rows of the part that repeat an earlier one of it.
         across: by (part, other part): rows of the part with an exact copy in the other; rows with only a near one.
         conflicts: (exact, near): labelled and test rows with a copy of another class.
         problems: every such row with the row that it repeats.
@@ -77,14 +77,14 @@ def _within(rows: Rows, part: int, members: dict[int, Array], near: Near, proble
         exact += max(0, len(own) - 1)
         problems += [("duplicate", rows.id(k), rows.id(own[0]), f"exact, both {name}") for k in own[1:]]
     nearly = 0
-    for group_number, others in near.items():
-        own = _of_part(rows, members, group_number, part)
-        partner = _partner(rows, members, others, part)
-        if len(own) and partner is not None:
-            nearly += len(own)
-            other, how = partner
-            if own[0] > other:  # each pair once
-                problems.append(("near duplicate", rows.id(own[0]), rows.id(other), f"{how:.3f} alike, both {name}"))
+    for number, others in near.items():
+        own = _of_part(rows, members, number, part)
+        partner = _partner(rows, members, [o for o in others if o[0] < number], part) if len(own) else None
+        if partner is not None:  # each pair once, as with exact copies: the first row is the original
+            nearly += 1
+            problems.append(
+                ("near duplicate", rows.id(own[0]), rows.id(partner[0]), f"{partner[1]:.3f} alike, both {name}")
+            )
     return exact, nearly
 
 
