@@ -144,6 +144,19 @@ def test_weights_are_fetched_only_when_asked(monkeypatch: pytest.MonkeyPatch) ->
             build_model(name, RGB, 4, download=True)
 
 
+def test_a_failed_download_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
+
+    def offline(*args: Any, **given: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(torchvision.models.SqueezeNet1_1_Weights, "get_state_dict", offline)
+    for name in ("timm:test_vit", "torchvision:squeezenet1_1"):
+        with pytest.raises(UserError, match=f"weights of {name} cannot be fetched .no route to host.*weights=FILE"):
+            build_model(name, RGB, 4, download=True)
+
+
 # ---- transformers --------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +196,7 @@ def test_texts_through_transformers(bert: Path, tmp_path: Path) -> None:
         assert torch.equal(load_model(tmp_path).model(ids), model(ids))
 
 
-def test_texts_and_images_are_told_apart(vit: Path, bert: Path, tmp_path: Path) -> None:
+def test_texts_and_images_are_told_apart(vit: Path, bert: Path) -> None:
     cases: list[tuple[Path, tuple[int, ...], Tokens | None, str]] = [
         (bert, RGB, None, "reads texts, these rows are images"),
         (vit, (10,), TOKENS, "takes no texts"),
@@ -193,10 +206,29 @@ def test_texts_and_images_are_told_apart(vit: Path, bert: Path, tmp_path: Path) 
     for folder, shape, tokens, message in cases:
         with pytest.raises(UserError, match=message):
             build_model(f"hf:{folder}", shape, 4, tokens)
-    (tmp_path / "config.json").write_text((vit / "config.json").read_text())
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickled things")
-    with pytest.raises(UserError, match="cannot be loaded"):
-        build_model(f"hf:{tmp_path}", RGB, 4)
+
+
+def test_damaged_and_dangerous_folders(vit: Path, tmp_path: Path) -> None:
+    config = json.loads((vit / "config.json").read_text())
+    whole = (vit / "model.safetensors").read_bytes()
+    own_code = {"model_type": "mine", "auto_map": {"AutoConfig": "code.C", "AutoModelForImageClassification": "code.M"}}
+    for name, made, weights in (
+        ("pickle", config, b""),
+        ("cut", config, whole[:-100]),
+        ("unknown", {**config, "model_type": "no-such-kind"}, whole),
+        ("code", {**config, **own_code}, whole),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(made))
+        (folder / ("model.safetensors" if weights else "pytorch_model.bin")).write_bytes(weights or b"pickled things")
+        (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        with pytest.raises(UserError, match="cannot be loaded"):
+            build_model(f"hf:{folder}", RGB, 4)
+    assert not (tmp_path / "ran").exists()
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no settings"):
+        build_model(f"hf:{folder}", RGB, 4)
 
 
 # ---- first weights -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from metapl.errors import UserError
@@ -106,7 +107,7 @@ def _loaded(auto: Any, path: Path, **options: Any) -> Any:
     safe = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
         return auto.from_pretrained(str(path), **safe, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         remedy = "It must hold config.json and model.safetensors, as save_pretrained writes them."
         raise UserError(f"the network cannot be loaded ({reason})", remedy, str(path)) from error

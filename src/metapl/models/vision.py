@@ -16,6 +16,7 @@ from metapl.models.weights import load_body
 
 Shape = tuple[int, ...]
 REMEDY = "Set source.image_size to a size that it takes, or choose another network."
+OFFLINE = "Is there a network? Else fetch the file elsewhere and give it as weights=FILE."
 INSTALL = 'Install it: pip install "metapl[vision]".'
 # Two nets of torchvision give a pair while they train unless they are told not to.
 _ONE_OUTPUT = {name: {"aux_logits": False, "init_weights": True} for name in ("inception_v3", "googlenet")}
@@ -64,7 +65,9 @@ def build_timm(name: str, shape: Shape, num_classes: int, download: bool) -> nn.
             made: nn.Module = timm.create_model(name, **given, img_size=tuple(shape[1:]))
         except TypeError:
             made = timm.create_model(name, **given)
-    except (AssertionError, RuntimeError, TypeError, ValueError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"the weights of timm:{name} cannot be fetched ({error})", OFFLINE, "download") from error
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"timm:{name} cannot be made for images {_size(shape)} ({error})", REMEDY, "model") from error
     return made
 
@@ -93,10 +96,18 @@ def build_torchvision(name: str, shape: Shape, num_classes: int, download: bool)
 
 
 def downloaded(name: str) -> dict[str, torch.Tensor]:
-    """torchvision's own weights for ``name``, fetched (or from its cache)."""
+    """torchvision's own weights for ``name``, fetched (or from its cache).
+
+    Raises:
+        UserError: they cannot be fetched.
+    """
     models = library("torchvision").models
-    weights = models.get_model_weights(name).DEFAULT
-    state: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    try:
+        state: dict[str, torch.Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights of torchvision:{name} cannot be fetched ({error})", OFFLINE, "download"
+        ) from error
     return state
 
 
