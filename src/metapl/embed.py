@@ -162,6 +162,7 @@ def embed(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     normalize: bool | None = None,
+    pooling: str = "auto",
     device: str = "auto",
     cache: bool = True,
     tell: Callable[[str], None] | None = None,
@@ -176,6 +177,8 @@ def embed(
         size: side or (height, width) that images are brought to; None = what the encoder was made for.
         mean, std: per channel; None = the encoder's own.
         normalize: bring features to length 1; None = as an ``hf:`` folder says, else no.
+        pooling: how an ``hf:`` encoder of texts makes one vector: mean, cls, begin (the mean over the first two ids of
+            the text: where the first words say most), or auto (as its folder says).
         device: where it runs.
         cache: keep features on disk (``$METAPL_CACHE``, else ``~/.cache/metapl``).
         tell: is told when encoding begins, and from time to time how far it is.
@@ -198,7 +201,7 @@ def embed(
         noted = (own_look(encoder) if isinstance(encoder, str) else None) or Look()
         sides = (size, size) if isinstance(size, int) else size
         look = Look(sides or noted.size, tuple(mean or noted.mean), tuple(std or noted.std), noted.channels)
-    made = build_encoder(encoder, takes, weights_file=weights, look=look, normalize=normalize)
+    made = build_encoder(encoder, takes, weights_file=weights, look=look, normalize=normalize, pooling=pooling)
     return EmbeddedSource(source, made.to(pick_device(device)), cache, tell)
 
 
@@ -232,4 +235,5 @@ def open_source(
         if options.image_size == "auto" and (sides := size or (look.size if look else None)):
             options = replace(options, image_size=f"{sides[0]}x{sides[1]}")
         given = open_raw(spec, options)
-    return embed(given, options.encoder, weights=options.encoder_weights, size=size, tell=tell)
+    weights, pooling = options.encoder_weights, options.encoder_pooling
+    return embed(given, options.encoder, weights=weights, size=size, pooling=pooling, tell=tell)

@@ -124,6 +124,7 @@ def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:
         "sha256": encoder.sha256,
         "look": asdict(encoder.look),
         "normalize": encoder.normalize,
+        "pooling": encoder.pooling if encoder.takes.kind == "text" and encoder.name.startswith("hf:") else "auto",
         "takes": preprocessing_to_dict(encoder.takes),
     }
 
@@ -141,6 +142,7 @@ def _encoder_from_dict(stored: dict[str, Any], given: nn.Module | Factory | None
         weights_file="" if given is not None else stored["weights"],
         look=Look(**look),
         normalize=stored["normalize"],
+        pooling=stored.get("pooling", "auto"),
     )
     if made.sha256 != stored["sha256"]:
         remedy = "Bring back the encoder that the model was trained with, or train again."

@@ -208,6 +208,20 @@ def test_texts_are_pooled_over_what_is_no_padding(transformers: ModuleType, bert
     assert torch.allclose(first[9], expected / expected.norm(), atol=1e-5)
 
 
+def test_texts_are_pooled_over_their_beginning(transformers: ModuleType, bert: Path) -> None:
+    source = texts(bert)
+    source.data[0] = torch.tensor([1, 7, 8, 9, 2, 0, 0, 0, 0, 0])  # its own marks around three words
+    source.data[1] = torch.tensor([1, 7, 2, 0, 0, 0, 0, 0, 0, 0])
+    source.data[2] = torch.tensor([1, 2, 0, 0, 0, 0, 0, 0, 0, 0])
+    made = embed(source, f"hf:{bert}", pooling="begin", cache=False).rows(np.arange(3))
+    model = transformers.BertModel.from_pretrained(bert, add_pooling_layer=False).eval()
+    for row, places in ((0, [1, 2]), (1, [1]), (2, [0, 1])):
+        ids = source.data[row][source.data[row] != 0].long()[None]
+        with torch.no_grad():
+            expected = model(input_ids=ids).last_hidden_state[0, places].mean(0)
+        assert torch.allclose(made[row], expected, atol=1e-5)
+
+
 def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
     table = MemorySource("numbers", "table", torch.zeros(4, 3), np.zeros(4, dtype=int), ("a",))
     cases = [
@@ -219,6 +233,8 @@ def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
         (images(), nn.Linear(3, 3), {}, "cannot take these rows"),
         (texts(bert), "timm:test_resnet", {}, "takes images, these rows are texts"),
         (texts(bert), f"hf:{bert}", {"weights": "file.pth"}, "Its folder has them"),
+        (texts(bert), f"hf:{bert}", {"pooling": "start"}, "unknown pooling 'start'"),
+        (images(), nn.Flatten(), {"pooling": "cls"}, "encoder_pooling is for hf: encoders of texts"),
         (images(), "timm:test_resnet", {"weights": "gone.pth", "size": 32}, "no such file of weights"),
     ]
     for source, encoder, options, message in cases:
@@ -327,7 +343,7 @@ def test_a_text_run_needs_the_encoders_folder(bert: Path, tmp_path: Path) -> Non
     folder.mkdir()
     for path in bert.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    source = embed(texts(folder), f"hf:{folder}")
+    source = embed(texts(folder), f"hf:{folder}", pooling="begin")
     config = make_config("texts", options={**OPTIONS, "split.labels": 4, "split.validation": "none", "steps": 3})
     result = metapl.train(config, tmp_path / "run", source=source)
     raw = texts(folder).data[:6]

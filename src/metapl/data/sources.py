@@ -51,6 +51,8 @@ class SourceOptions:
             package.module:factory.
         encoder_weights: a file of its weights, .safetensors or .pth.
         encoder_size: side that images are brought to for it, HxW, or auto (what it was made for).
+        encoder_pooling: texts: mean (over all words), cls, begin (the first two: for questions and the like), or auto
+            (as its folder says).
         labels: .npy files: the file of labels, one per row: .npy, .npz or text with one label per line.
         download: torchvision: and hf:, fetch the data where they are not on this machine.
     """
@@ -79,6 +81,7 @@ class SourceOptions:
     encoder: str = ""
     encoder_weights: str = ""
     encoder_size: int | str = "auto"
+    encoder_pooling: str = "auto"
     labels: str = ""
     download: bool = False
 

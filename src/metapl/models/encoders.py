@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from metapl.errors import UserError
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.vision import Look as Look
-from metapl.types import Preprocessing
+from metapl.types import Preprocessing, Tokens
 
 BATCH = 64  # rows per forward
+BEGIN = 2  # ids of a text's own that make its beginning
 KINDS = ("timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
 
 
@@ -34,7 +35,8 @@ class FrozenEncoder:
         takes: the raw rows: kind, shape and tokens; mean and std say nothing here.
         sha256: over weights and class; with ``identity`` it stands for all that features depend on.
         normalize: whether features are brought to length 1.
-        pooling: texts: "mean" over all that is no padding, or "cls", the first id's.
+        pooling: texts: "mean" over all that is no padding, "cls", the first id's, or "begin", the mean over the first
+            ``BEGIN`` ids of the text itself: for texts whose first words say most, such as questions.
     """
 
     def __init__(
@@ -131,10 +133,11 @@ REMEDY = "Set source.image_size or source.encoder_size to what it takes, or choo
 class HFBody(nn.Module):
     """A network of transformers without a head, pooled to one vector per row."""
 
-    def __init__(self, model: nn.Module, pad: int | None) -> None:
+    def __init__(self, model: nn.Module, tokens: Tokens | None) -> None:
         super().__init__()
-        self.model, self.pad = model, pad
-        self.sized = pad is None and huggingface.takes_sizes(model)
+        self.model, self.pad = model, None if tokens is None else tokens.pad
+        self.own = (tokens.pad, *tokens.special) if tokens is not None else ()  # ids that are none of the text's
+        self.sized = tokens is None and huggingface.takes_sizes(model)
         self.has_class = any("cls_token" in n or "class_embedding" in n for n, _ in model.named_parameters())
 
     def forward(self, x: Tensor, pooling: str) -> Tensor:
@@ -147,7 +150,12 @@ class HFBody(nn.Module):
             return last[:, 0]
         if self.pad is None:
             return last.mean(1)
-        mask: Tensor = given["attention_mask"].unsqueeze(-1).to(last.dtype)
+        mask: Tensor = given["attention_mask"]
+        if pooling == "begin":
+            words = ~torch.isin(x, torch.tensor(self.own, device=x.device, dtype=x.dtype))
+            words &= words.cumsum(1) <= BEGIN
+            mask = torch.where(words.any(1, keepdim=True), words, mask)  # an empty text: what there is
+        mask = mask.unsqueeze(-1).to(last.dtype)
         return (last * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
@@ -158,6 +166,7 @@ def build_encoder(
     weights_file: str = "",
     look: Look | None = None,
     normalize: bool | None = None,
+    pooling: str = "auto",
 ) -> FrozenEncoder:
     """The frozen encoder that ``encoder`` names or is, for raw rows as ``takes`` describes them.
 
@@ -167,6 +176,7 @@ def build_encoder(
         weights_file: its weights, .safetensors or .pth.
         look: how it wants images, where not as its own configuration says.
         normalize: bring features to length 1; None = as the folder of an ``hf:`` encoder says, else no.
+        pooling: see ``FrozenEncoder``; auto = as the folder says.
 
     Raises:
         UserError: unknown name, weights that do not fit, or rows that it cannot take.
@@ -175,12 +185,15 @@ def build_encoder(
         raise UserError("an encoder takes images or texts, these rows are a table", "Leave it out.", "encoder")
     name = encoder if isinstance(encoder, str) else own.given_name(encoder)
     kind, colon, rest = name.partition(":")
+    if pooling != "auto" and not (kind == "hf" and colon and takes.kind == "text"):
+        what = f"encoder_pooling is for hf: encoders of texts, not for '{name}' here"
+        raise UserError(what, "Leave it out.", "source.encoder_pooling")
     if kind == "hf" and colon and isinstance(encoder, str):
         if weights_file:
             raise UserError(
                 "encoder_weights does not go with an hf: encoder", "Its folder has them.", "encoder_weights"
             )
-        return _hf(rest, takes, look, normalize)
+        return _hf(rest, takes, look, normalize, pooling)
     if takes.kind == "text" and kind in ("timm", "torchvision"):
         raise UserError(f"the encoder '{name}' takes images, these rows are texts", "Use hf:FOLDER.", "encoder")
     look = look or own_look(name) or Look()
@@ -228,21 +241,23 @@ def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
     return made
 
 
-def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | None) -> FrozenEncoder:
+def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | None, pooling: str) -> FrozenEncoder:
+    if pooling not in ("auto", "mean", "cls", "begin"):
+        raise UserError(f"unknown pooling '{pooling}'", "Use auto, mean, cls or begin.", "source.encoder_pooling")
     path = Path(os.path.abspath(huggingface.model_folder(folder)))
     huggingface.check_kind(huggingface.read_config(path), takes.tokens, path)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = huggingface.load_base(path)
     huggingface.check_length(network.config, takes.tokens)
-    pooling, unit = huggingface.sentence_settings(path)
+    noted, unit = huggingface.sentence_settings(path)
     return FrozenEncoder(
-        HFBody(network, None if takes.tokens is None else takes.tokens.pad),
+        HFBody(network, takes.tokens),
         f"hf:{path}",
         takes,
         None if takes.kind == "text" else look or huggingface.look(path),
         normalize=unit if normalize is None else normalize,
-        pooling=pooling,
+        pooling=noted if pooling == "auto" else pooling,
     )
 
 
