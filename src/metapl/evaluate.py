@@ -36,10 +36,13 @@ def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) 
     Raises:
         UserError: a class that the model does not know, or rows that do not fit it.
     """
-    index = source.readable(index)
-    number = class_numbers(predictor, source)
-    p, y = probabilities(predictor, source, index), torch.from_numpy(number[source.labels[index].astype(np.int64)])
-    return judge(p, y, predictor.class_names)
+    number, step = class_numbers(predictor, source), rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    read, parts = [index[:0]], [probabilities(predictor, source, index[:0])]
+    for start in range(0, len(index), step):  # what was opened to see if it can be read is used before it is forgotten
+        read.append(source.readable(index[start : start + step]))
+        parts.append(probabilities(predictor, source, read[-1]))
+    y = torch.from_numpy(number[source.labels[np.concatenate(read)].astype(np.int64)])
+    return judge(torch.cat(parts), y, predictor.class_names)
 
 
 def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metapl.data import FolderSource, fit_preprocessing
+from metapl.data import FolderSource, fit_preprocessing, open_source
 from metapl.data import image_cache as caches
 from metapl.data import image_store as stores
 from metapl.data.image_cache import open_cache
@@ -359,3 +359,16 @@ def test_no_file_is_left_half_written(root: Path, cache: Path, monkeypatch: pyte
         same(FolderSource(root, cache=True), FolderSource(root))
     assert files(cache) == ["facts.npz"]
     same(FolderSource(root, cache=True), FolderSource(root))
+
+
+def test_images_listed_in_a_file_are_not_decoded_again_either(root: Path, cache: Path, decoded: list[str]) -> None:
+    listed = root.with_name("rows.csv")
+    rows = [f"{path.relative_to(root.parent)},{path.parent.name}" for path in sorted(root.glob("labelled/*/*.png"))]
+    rows += [f"{path.relative_to(root.parent)}," for path in sorted(root.glob("unlabelled/led*.png"))]
+    listed.write_text("\n".join(["path,label", *rows]) + "\n")
+    first = open_source(str(listed))
+    assert len(decoded) == 12
+    second = open_source(str(listed))
+    assert second.fingerprint() == first.fingerprint()
+    assert torch.equal(second.rows(np.arange(12)), first.rows(np.arange(12)))
+    assert len(decoded) == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import signal
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 
 from metapl.config import RunConfig, make_config
-from metapl.data import BatchConfig, FolderSource, SplitConfig, Stream, ViewConfig, make_split, make_views
+from metapl.data import BatchConfig, FolderSource, SplitConfig, Stream, ViewConfig, image_store, make_split, make_views
 from metapl.data.ahead import Ahead
 from metapl.data.preprocess import SAMPLE, fit_preprocessing
 from metapl.errors import UserError
+from metapl.evaluate import evaluate
+from metapl.saved import Predictor
 from metapl.train import Result, Stopped, resume, train
 from metapl.tuning.material import gather, judge_fold
 from metapl.types import SemiBatch, View
@@ -196,3 +199,26 @@ def test_tuning_trains_the_same_on_images_that_are_not_held(pictures: Path, tmp_
         found.append((material.preprocessing, judge_fold(material, settings, 1)))
     assert found[0] == found[1]
     assert found[0][1]["right"]
+
+
+def test_opened_images_do_not_pile_up_and_each_is_decoded_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judging 8 test images with room for 3: a chunk of 2 is read, used and forgotten."""
+    source = FolderSource(pictures, memory=0.0)
+    test, decoded = np.flatnonzero(source.is_test), list[str]()
+    original = image_store.decode_many
+
+    def spied(paths: list[str], *args: object, **options: object) -> object:
+        decoded.extend(paths)
+        return original(paths, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(image_store, "decode_many", spied)
+    monkeypatch.setattr(image_store, "KEPT_BYTES", 3 * 768)
+    monkeypatch.setattr(importlib.import_module("metapl.evaluate"), "ROWS", 2)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
+    preprocessing = fit_preprocessing(source, np.arange(4))
+    decoded.clear()
+    result = evaluate(Predictor(model, preprocessing, source.class_names, torch.device("cpu")), source, test)
+    assert result["rows"] == 8
+    assert len(decoded) == len(set(decoded)) == 8
+    assert len(source.store._others) <= 3
+    assert torch.equal(source.rows(test), FolderSource(pictures).rows(test))

@@ -53,7 +53,7 @@ class ImageSource:
         where: the file or folder that messages name.
         notes, problems: what was noticed before; a problem counts as a bad image.
         known: what a finished run knows of these images: then none is decoded now; see also ``known_images``.
-        place: the folder or file that the images are known by, for ``options.cache``; items must then be paths.
+        place: the folder or file that the images are known by, for ``options.cache`` (of paths, not of bytes).
 
     Attributes:
         shape: (channels, height, width) of a row.
@@ -96,7 +96,8 @@ class ImageSource:
         count = int((~test).sum())
         known = known or _KNOWN.get()
         at = None if known is None else (known.shape, known.at(ids[:count]))
-        cache = open_cache(place) if place and options.cache else None
+        files = len(items) > 0 and isinstance(items[0], str)
+        cache = open_cache(place) if place and files and options.cache else None
         self.store = ImageStore(items, count, root=root, options=options, known=at, cache=cache)
         kept = self.store.kept
         self._item = np.concatenate([kept, np.arange(count, len(items))])  # of a row

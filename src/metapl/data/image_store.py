@@ -7,6 +7,7 @@ asked for. Files are only read.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from metapl.data.image_options import GIB, Heads, ImageOptions
 from metapl.data.images import PIECE, Decoded, Stored, Unreadable, decode_many, digest_of_file, probe
 
 Array = np.ndarray[Any, Any]
-KEPT_BYTES = GIB  # decoded rows beyond the training rows that are kept for the next call
+KEPT_BYTES = GIB // 2  # decoded rows beyond the held ones that are kept for the next call
 WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in the cache
 
 
@@ -260,16 +261,23 @@ class ImageStore:
             self.kept_in = self.cache.keep_pixels(self._form(shape), digests, data)
 
     def _opened(self, index: Array) -> Iterator[Tensor | Unreadable]:
-        """Images that are not held, in the order of ``index``; those beyond the training images are kept."""
-        room = KEPT_BYTES // int(np.prod(self.shape))
-        missing = np.array([k for k in dict.fromkeys(index.tolist()) if k not in self._others], dtype=np.int64)
-        now: dict[int, Tensor | Unreadable] = {}
-        for k, result in zip(missing.tolist(), self._decoded(missing, self.shape), strict=True):
-            now[k] = result if isinstance(result, Unreadable) else result.pixels
-            if not (self.lazy and k < self.count) and len(self._others) < room:
-                self._others[k] = now[k]
-        for k in index.tolist():
-            yield now[k] if k in now else self._others[k]
+        """Images that are not held, in the order of ``index``, a piece at a time; the last ones are kept for a while.
+
+        They are asked for twice, whether they can be read and then for their rows.
+        """
+        room = max(1, KEPT_BYTES // math.prod(self.shape))
+        for start in range(0, len(index), PIECE):
+            wanted = index[start : start + PIECE].tolist()
+            missing = np.array([k for k in dict.fromkeys(wanted) if k not in self._others], dtype=np.int64)
+            at_hand = {k: self._others[k] for k in wanted if k in self._others}
+            for k, result in zip(missing.tolist(), self._decoded(missing, self.shape), strict=True):
+                at_hand[k] = result if isinstance(result, Unreadable) else result.pixels
+                if not (self.lazy and k < self.count):
+                    self._others[k] = at_hand[k]
+                    if len(self._others) > room:
+                        del self._others[next(iter(self._others))]
+            for k in wanted:
+                yield at_hand[k]
 
 
 def _in_order(rows: Array, at: Array) -> Array:

@@ -59,9 +59,10 @@ def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "",
     whole = len(kept) == rows.rows
     rows, use, ids = rows.take(kept), use[kept], ids if whole else [ids[k] for k in kept.tolist()]
     labels, class_names = _labels(rows, roles.label, use)
-    facts = {"labels": labels, "class_names": class_names, "ids": tuple(ids), "is_test": use == TESTING}
+    facts: dict[str, Any] = {"labels": labels, "class_names": class_names, "ids": tuple(ids), "is_test": use == TESTING}
     name = name or main.name
     if roles.kind == "image":
+        facts["place"] = os.path.abspath(paths[parts[0]])
         return _images(name, rows, content, roots, options, facts)
     made = _table if roles.kind == "table" else _texts
     return made(name, rows, roles, options, use, facts)
