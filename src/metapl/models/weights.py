@@ -57,6 +57,7 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
         UserError: a weight of the body is missing or has another shape.
     """
     own, heads, notes = model.state_dict(), _heads(model, num_classes), list[str]()
+    stem = next((f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), "")
     taken, wrong, skipped = dict[str, Tensor](), list[str](), list[str]()
     for name, value in own.items():
         given, in_head = tensors.get(name), name.rpartition(".")[0] in heads
@@ -64,7 +65,7 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
             taken[name] = given
         elif in_head:
             skipped.append(name)
-        elif given is not None and _is_stem(given, value):
+        elif given is not None and name == stem and _is_stem(given, value):
             taken[name] = _channels(given, value.shape[1])
             notes.append(f"{given.shape[1]} input channels made {value.shape[1]}")
         elif not (given is None and name.endswith("num_batches_tracked")):
