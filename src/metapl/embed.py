@@ -65,6 +65,8 @@ class EmbeddedSource:
         )
         self.notes: tuple[str, ...] = (*inner.notes, f"rows are {encoder.features} features of {encoder.name}")
         self.problems = inner.problems  # the same list: what is found later shows too
+        if not encoder.weights and encoder.name.startswith(("timm:", "torchvision:")):
+            self.notes += ("the encoder's weights are random: give its file as source.encoder_weights",)
         self._features = torch.zeros(len(inner.ids), encoder.features)
         self._done = np.zeros(len(inner.ids), dtype=bool)
         self._fingerprint = ""
@@ -226,6 +228,9 @@ def open_source(
         return given or open_raw(spec, options)
     if isinstance(given, EmbeddedSource):
         return given
+    if options.download and not options.encoder_weights and options.encoder.startswith(("timm:", "torchvision:")):
+        remedy = "Fetch them into a file once (docs/models.md) and give it as source.encoder_weights."
+        raise UserError("the weights of an encoder are not fetched", remedy, "source.encoder")
     size = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
     if given is None:
         kind, colon, _ = options.encoder.partition(":")

@@ -169,6 +169,7 @@ def test_named_encoders(name: str) -> None:
     assert noted.channels == 3
     assert noted.size == (32, 32)
     assert noted.mean[0] > 0.3
+    assert "weights are random" in made.notes[-1]
 
 
 def test_grey_images_resized_and_normalised_for_the_encoder() -> None:
@@ -242,6 +243,9 @@ def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
             embed(source, encoder, **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="encoder_weights is set, and encoder is not"):
         metapl.train(make_config("digits", options={"source.encoder_weights": "file.pth"}))
+    fetch = {"source.encoder": "timm:test_resnet", "source.download": True}
+    with pytest.raises(UserError, match=r"weights of an encoder are not fetched.*source.encoder_weights"):
+        metapl.train(make_config("digits", options=fetch))
 
 
 def test_texts_are_cut_by_the_tokenizer_of_what_reads_them() -> None:
