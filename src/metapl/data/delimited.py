@@ -17,7 +17,7 @@ from metapl.data.scan import shown
 from metapl.errors import UserError
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
-CHUNK = 1 << 15  # rows read at a time
+CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's cache
 LONGEST = 1 << 23  # characters of one field
 SAMPLE = 20  # rows that must agree with the header where its delimiter is not clear
 MOST_LEVELS = 1000  # different texts of a column that nobody asked for

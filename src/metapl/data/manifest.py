@@ -62,8 +62,8 @@ def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "",
     facts: dict[str, Any] = {"labels": labels, "class_names": class_names, "ids": tuple(ids), "is_test": use == TESTING}
     name = name or main.name
     if roles.kind == "image":
-        facts["place"] = os.path.abspath(paths[parts[0]])
-        return _images(name, rows, content, roots, options, facts)
+        place = os.path.abspath(paths[PARTS[0]]) if paths_given else ""
+        return _images(name, rows, content, roots, options, place, facts)
     made = _table if roles.kind == "table" else _texts
     return made(name, rows, roles, options, use, facts)
 
@@ -256,10 +256,17 @@ def _texts(
 
 
 def _images(
-    name: str, rows: Joined, column: str, roots: Sequence[str], options: TableOptions, facts: Mapping[str, Any]
+    name: str,
+    rows: Joined,
+    column: str,
+    roots: Sequence[str],
+    options: TableOptions,
+    place: str,
+    facts: Mapping[str, Any],
 ) -> ImageSource:
-    items, notes = image_items(rows, column, roots), rows.notes
-    return ImageSource(name, items, options=options.images, where=name, notes=notes, problems=rows.problems, **facts)
+    items = image_items(rows, column, roots)
+    told: dict[str, Any] = {"where": name, "notes": rows.notes, "problems": rows.problems}
+    return ImageSource(name, items, options=options.images, place=place, **told, **facts)
 
 
 def image_items(rows: Joined, column: str, roots: Sequence[str]) -> Sequence[str | bytes]:
