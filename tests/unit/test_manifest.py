@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,14 @@ def test_a_prefix_says_what_a_file_holds(tmp_path: Path) -> None:
     assert open_source(f"csv:{path}").class_names == ("u", "v")
     with pytest.raises(UserError, match="'csv' needs a file"):
         open_source("csv")
+
+
+def test_the_table_of_the_data_page_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "cancer.csv" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "data.md", "exec"), {})
+    source = open_source("cancer.csv", SourceOptions(label="diagnosis"))
+    train = source.labels[~source.is_test]
+    assert np.bincount(train[train >= 0]).tolist() == [10, 10]
+    assert (len(source.ids), int(source.is_test.sum()), len(source.columns)) == (569, 114, 30)
