@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from metapl.types import Tokens
 
+GAIN = 3.0  # factor on the table and on the last layer: raises what SGD moves by its square, Adam by itself
 STEM_SHIFT = 16  # a hashed word's bits from here up stand for its beginning alone (data.tokens)
 
 
 class NGram(nn.Module):
-    """Embeddings of words, of words' beginnings and of runs of words, pooled by mean and maximum, then an MLP.
+    """Embeddings of words, of words' beginnings and of runs of words, their mean, and a linear layer.
 
     Each of these is hashed into one of ``buckets`` rows of one table, so any token id is good. The order of words
     counts within runs only. Padding does not count; a text without words is pooled as zeros. Plain look-ups and sums:
@@ -23,7 +24,8 @@ class NGram(nn.Module):
         order: longest run of words, at least 1; the beginning of the text counts as a word there.
         buckets: rows of the table, a power of two.
         width: numbers per embedding.
-        hidden: units of the MLP's layer.
+        hidden: units of a layer between, with ReLU; 0 = none. With one, a net that has seen few labels is sure of a
+            class for words it does not know, and pseudo labels make that worse: docs/notes/trec.md.
         dropout: on what was pooled.
     """
 
@@ -34,7 +36,7 @@ class NGram(nn.Module):
         order: int = 3,
         buckets: int = 1 << 14,
         width: int = 32,
-        hidden: int = 128,
+        hidden: int = 0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -43,18 +45,19 @@ class NGram(nn.Module):
         self.pad, self.order, self.buckets = tokens.pad, order, buckets
         self.beginnings = tokens.tokenizer == "words"
         self.table = nn.Embedding(buckets, width)
-        nn.init.normal_(self.table.weight, std=0.1)  # small beside what training makes of the words that matter
-        self.head = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
-        )
+        nn.init.normal_(self.table.weight, std=0.01 / GAIN)  # small beside what training makes of the words that matter
+        between = [nn.Linear(width, hidden), nn.ReLU()] if hidden else []
+        last = nn.Linear(hidden or width, num_classes)
+        with torch.no_grad():
+            last.weight /= GAIN
+        self.head = nn.Sequential(nn.Dropout(dropout), *between, last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] of whole numbers x [B, length]."""
         rows, there = self._features(self._trimmed(x.to(torch.int64)))
-        found, there = self.table(rows), there.unsqueeze(-1)
-        mean = (found * there).sum(1) / there.sum(1).clamp_min(1)
-        most = found.masked_fill(~there, -torch.inf).amax(1).masked_fill(~there.any(1), 0.0)
-        logits: Tensor = self.head(torch.cat([mean, most], 1))
+        there = there.unsqueeze(-1)
+        mean = (self.table(rows) * there).sum(1) / there.sum(1).clamp_min(1)
+        logits: Tensor = self.head(mean * GAIN**2)  # linear, so that it may stand here for both
         return logits
 
     def _trimmed(self, x: Tensor) -> Tensor:
