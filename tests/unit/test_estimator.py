@@ -195,7 +195,7 @@ def test_data_frames_with_categories_and_missing_values() -> None:
     frame = pd.DataFrame({"size": X[:, 1], "sign": np.where(X[:, 0] > 0, "plus", "minus")})
     frame.loc[3, "size"] = np.nan
     frame.loc[5, "sign"] = None
-    model = quick(steps=60).fit(frame, y)
+    model = quick(method="fixmatch", steps=60, lr=0.2).fit(frame, y)
     assert model.feature_names_in_.tolist() == ["size", "sign"]
     assert model.n_features_in_ == 2
     assert model.score(frame[20:], np.tile([1, 0], 20)) > 0.9
@@ -298,8 +298,8 @@ def test_global_random_numbers_are_left_alone() -> None:
 
 def test_score_passes_over_rows_without_a_label() -> None:
     X, y = table()
-    model = quick(steps=60).fit(X, y)
-    assert model.score(X, y) == model.score(X[:20], y[:20])
+    model = quick(method="supervised", steps=60, lr=0.2).fit(X, y)
+    assert model.score(X, y) == model.score(X[:20], y[:20]) == 1.0
     flipped = y.copy()
     flipped[:5] = 1 - flipped[:5]
     assert model.score(X, flipped) == pytest.approx(model.score(X, y) - 5 / 20, abs=1e-9)
@@ -343,7 +343,7 @@ def test_cross_validation_and_search() -> None:
 
 def test_in_a_pipeline() -> None:
     X, y = table()
-    pipe = make_pipeline(StandardScaler(), quick(steps=60)).fit(X, y)
+    pipe = make_pipeline(StandardScaler(), quick(method="fixmatch", steps=60, lr=0.2)).fit(X, y)
     assert pipe.score(X, y) > 0.9
     search = GridSearchCV(pipe, {"semisupervisedclassifier__threshold": [0.5, 0.9]}, cv=LabeledKFold(2)).fit(X, y)
     assert "semisupervisedclassifier__threshold" in search.best_params_
