@@ -64,13 +64,14 @@ def test_named_files_and_commands_exist(page: str) -> None:
         assert used in commands | {"trains"}, used
 
 
-def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names: dict[str, object] = {}
-    exec(compile(code.replace("600", "5"), "README.md", "exec"), names)
-    assert len(list((tmp_path / "runs").iterdir())) == 1
+    estimator, fit = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for code, (long, short) in ((estimator, ('method="mpl", ', "steps=5, ")), (fit, ("600", "5"))):
+        assert long in code
+        exec(compile(code.replace(long, short), "README.md", "exec"), {})
+    assert {p.name for p in tmp_path.iterdir()} == {"digits-model", "digits-run"}
 
 
 def test_the_programs_of_the_tutorial_page_run(

@@ -7,6 +7,7 @@ Nothing that is found here reaches a training.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ from metapl.progress import Progress, Silent
 from metapl.types import Source
 
 
-def check(source: Source | str, *, options: SourceOptions | None = None, progress: Progress | None = None) -> Check:
+def check(
+    source: Source | str | Path, *, options: SourceOptions | None = None, progress: Progress | None = None
+) -> Check:
     """Look over data before training: counts, copies, leakage, contradicting labels, unreadable and odd rows.
 
     Nothing is changed, and nothing that is found influences a training. Test rows are read, for copies alone.
@@ -51,8 +54,8 @@ def check(source: Source | str, *, options: SourceOptions | None = None, progres
     """
     progress = progress or Silent()
     with progress:
-        if isinstance(source, str):
-            source = open_source(source, replace(options or SourceOptions(), allow_bad=True))
+        if isinstance(source, str | Path):
+            source = open_source(str(source), replace(options or SourceOptions(), allow_bad=True))
         rows = read_rows(source, _teller(progress))
         copies = find_copies(rows)
         files = header_facts(source, lambda done, total: None)
