@@ -60,6 +60,7 @@ def test_named_files_and_commands_exist(page: str) -> None:
     from metapl.cli import app
 
     commands = {(c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None}
+    text = re.sub(r"```python\n.*?```", "", text, flags=re.DOTALL)
     for used in re.findall(r"`?metapl ([a-z]+)(?= |`|$)", text):
         assert used in commands | {"trains"}, used
 
