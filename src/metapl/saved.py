@@ -100,6 +100,8 @@ def load_model(
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
         shape = preprocessing.input_shape
+        if not isinstance(card["model"], str):
+            raise TypeError(f"the network's name is {card['model']!r}")
         build = partial(rebuild, card["model"], shape, len(names), preprocessing.tokens, card.get("architecture"))
         if network is not None:
             build = partial(build_given, as_factory(network), card["model"], shape, len(names), preprocessing.tokens)

@@ -22,11 +22,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from metapl import checkpoint, files, saved
+from metapl import checkpoint, files
 from metapl.checkpoint import MANIFEST, PARTS, DamagedCheckpoint
 from metapl.config import load_config, make_config
 from metapl.data import open_digits, open_source
 from metapl.errors import UserError
+from metapl.models import build_model
+from metapl.models.weights import read_weights
 from metapl.run import load_split
 from metapl.saved import Predictor, load_model, save_model
 from metapl.types import Preprocessing
@@ -517,7 +519,7 @@ def test_planted_checkpoints(two: Path, tmp_path: Path, marker: Path) -> None:
 
 def test_planted_models(tmp_path: Path, marker: Path) -> None:
     preprocessing = Preprocessing("image", (1, 8, 8), (0.5,), (0.3,))
-    model: nn.Module = saved.build_model("small_cnn", (1, 8, 8), 2)
+    model: nn.Module = build_model("small_cnn", (1, 8, 8), 2)
     folder, device = tmp_path / "model", torch.device("cpu")
     save_model(folder, Predictor(model, preprocessing, ("a", "b"), device), "small_cnn", {})
     load_model(folder, device)
@@ -606,19 +608,48 @@ def findings(text: str) -> list[str]:
     return found
 
 
-# What a process hands to one that it has just started, over a pipe: as multiprocessing does it, never from a file.
-BETWEEN_OWN_PROCESSES = {"jobs.py": ["pickle"]}
+ALLOWED = {
+    # What a process hands to one that it has just started, over a pipe: as multiprocessing does it, never from a file.
+    "jobs.py": ["pickle"],
+    # CIFAR is published as pickles: read by an unpickler that knows arrays alone (test_published.py plants a payload).
+    "data/published.py": ["pickle"],
+    # A .pth file that the user names: torch's unpickler of tensors alone (test_planted_weights).
+    "models/weights.py": ["pickle", "torch.load"],
+}
 
 
 def test_no_source_file_could_run_what_it_loads() -> None:
     paths = sorted(SRC.rglob("*.py"))
     assert len(paths) > 20
     found = {str(p.relative_to(SRC)): found for p in paths if (found := findings(p.read_text(encoding="utf-8")))}
-    assert found == BETWEEN_OWN_PROCESSES
+    assert found == ALLOWED
     jobs = (SRC / "jobs.py").read_text(encoding="utf-8")
     assert jobs.count("pickle.") == 2, "one dumps by the parent, one loads of exactly that"
     assert "pickle.load(" not in jobs
     assert "open(" not in jobs
+    published = (SRC / "data" / "published.py").read_text(encoding="utf-8")
+    names = {n.attr for n in ast.walk(ast.parse(published)) if isinstance(n, ast.Attribute) and _is_pickle(n.value)}
+    assert names == {"Unpickler", "UnpicklingError"}, "only to be derived from and restricted"
+    weights = ast.parse((SRC / "models" / "weights.py").read_text(encoding="utf-8"))
+    assert {n.attr for n in ast.walk(weights) if isinstance(n, ast.Attribute) and _is_pickle(n.value)} == {
+        "UnpicklingError"
+    }
+    loads = [n for n in ast.walk(weights) if isinstance(n, ast.Call) and ast.unparse(n.func) == "torch.load"]
+    assert len(loads) == 1
+    assert ("weights_only", True) in {(k.arg, getattr(k.value, "value", None)) for k in loads[0].keywords}
+
+
+def _is_pickle(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "pickle"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_planted_weights(tmp_path: Path, marker: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    for content in pickles(tmp_path, marker):
+        path.write_bytes(content)
+        with pytest.raises(UserError):
+            read_weights(path)
 
 
 @pytest.mark.parametrize(
