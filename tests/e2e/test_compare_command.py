@@ -183,7 +183,7 @@ def test_a_mistake_leaves_nothing(call: Call) -> None:
         (("--steps", "5", "--minutes", "1"), ("Give one of the two",)),
         (("--labels", "9999"), ("fewer than the 9999",)),
         (("--seeds", "0"), ("seeds is 0",)),
-        (("--model", "cnn"), ("cnn",)),
+        (("--model", "cnn", "--labels", "4"), ("unknown model 'cnn'",)),
     ):
         done = call("compare", "digits", *words, "--quiet")
         refused(done, *parts)
