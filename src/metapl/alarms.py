@@ -142,5 +142,6 @@ _OPEN = (
 )
 _GAP = (
     "the two networks (in mpl: teacher and student) name the same class for only {:.0f} % of the unlabelled rows. "
-    "Train longer, or soften the strong views (views.ops, views.cutout)"
+    "Train longer, soften the strong views (views.ops, views.cutout) or, where a student stays at chance, begin the "
+    "feedback later (mpl.feedback_start=0.25)"
 )

@@ -20,6 +20,7 @@ from metapl.models import as_factory, build_given, build_model, given_name
 from metapl.optim import OptimConfig
 from metapl.saved import Predictor, load_model, save_model
 from metapl.types import Context, Preprocessing, Tokens
+from tiny_bert import tiny_bert
 
 GREY, RGB = (1, 32, 32), (3, 32, 32)
 TOKENS = Tokens("hf:there", 10, pad=0, mask=3, special=(1, 2))
@@ -47,11 +48,7 @@ def vit(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
 def bert(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT without a head, stored in half precision."""
     folder = tmp_path_factory.mktemp("bert")
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=12,
-    )  # fmt: skip
-    transformers.BertModel(config).half().save_pretrained(folder)
+    tiny_bert(transformers).half().save_pretrained(folder)
     return folder
 
 

@@ -21,6 +21,7 @@ from metapl.embed import EmbeddedSource, embed
 from metapl.errors import UserError
 from metapl.saved import load_model
 from metapl.types import Tokens
+from tiny_bert import tiny_bert
 
 OPTIONS = {
     "steps": 6,
@@ -48,12 +49,8 @@ def transformers() -> ModuleType:
 def bert(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT without a head, in the form of sentence-transformers."""
     folder = tmp_path_factory.mktemp("bert")
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=12,
-    )  # fmt: skip
     torch.manual_seed(0)
-    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tiny_bert(transformers, add_pooling_layer=False).save_pretrained(folder)
     return folder
 
 

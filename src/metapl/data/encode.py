@@ -19,23 +19,30 @@ class TableEncoder:
     def __init__(self, preprocessing: Preprocessing) -> None:
         columns = preprocessing.columns
         levels = [len(column.levels) for column in columns] or [0] * preprocessing.shape[0]
-        self.numbers = [k for k, count in enumerate(levels) if not count]
-        self.categories = [(k, count) for k, count in enumerate(levels) if count]
-        self.missing = list(preprocessing.missing)
+        numbers = [k for k, count in enumerate(levels) if not count]
+        spread = [(k, level) for k, count in enumerate(levels) for level in range(count)]
+        self.plain = not spread and not preprocessing.missing
+        parts = (numbers, list(preprocessing.missing), [k for k, _ in spread], [level for _, level in spread])
+        self._cpu = [torch.tensor(part, dtype=torch.int64) for part in parts]
+        self._there: dict[torch.device, list[Tensor]] = {}  # kept per device: a step copies nothing to it
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.categories and not self.missing:
-            return x.nan_to_num(0.0) if bool(x.isnan().any()) else x
-        parts = [x[:, self.numbers].nan_to_num(0.0), x[:, self.missing].isnan().to(x.dtype)]
-        for column, count in self.categories:
-            level = x[:, column, None]  # NaN equals no number
-            parts.append((level == torch.arange(count, device=x.device)).to(x.dtype))
-        return torch.cat(parts, dim=1)
+        if self.plain:
+            return _filled(x)
+        numbers, missing, column, level = self._on(x.device)
+        known = x[:, column] == level  # NaN equals no number
+        return torch.cat([_filled(x[:, numbers]), x[:, missing].isnan().to(x.dtype), known.to(x.dtype)], dim=1)
 
     def on_numbers(self, noise: Tensor) -> Tensor:
         """``noise`` [B, D] with 0 in the columns of categories."""
-        return noise.index_fill_(1, torch.tensor(self._places, device=noise.device), 0.0) if self.categories else noise
+        return noise if self.plain else noise.index_fill_(1, self._on(noise.device)[2], 0.0)
 
-    @property
-    def _places(self) -> list[int]:
-        return [column for column, _ in self.categories]
+    def _on(self, device: torch.device) -> list[Tensor]:
+        if device not in self._there:
+            self._there[device] = [part.to(device) for part in self._cpu]
+        return self._there[device]
+
+
+def _filled(x: Tensor) -> Tensor:
+    """0 where ``x`` is NaN; without a look at the values from outside, which would wait for the device."""
+    return x.masked_fill(x.isnan(), 0.0)

@@ -23,7 +23,6 @@ class Found:
         classes: image files of each class, by class name in sorted order.
         unlabeled: image files without a class.
         test: image files of each test class.
-        has_unlabeled: whether the folder has the labelled / unlabelled form (else: one folder per class).
         folders_unread: (path, reason) of folders that could not be opened.
         others: number of files that are no images by their suffix.
         notes: what was passed over.
@@ -33,7 +32,6 @@ class Found:
     classes: dict[str, list[str]] = field(default_factory=dict)
     unlabeled: list[str] = field(default_factory=list)
     test: dict[str, list[str]] = field(default_factory=dict)
-    has_unlabeled: bool = False
     folders_unread: list[tuple[str, str]] = field(default_factory=list)
     others: int = 0
     notes: list[str] = field(default_factory=list)
@@ -109,7 +107,6 @@ def _parts(root: Path, top: dict[str, Path]) -> tuple[Path | None, Path | None]:
 
 def _scan_tree(found: Found, top: dict[str, Path], labeled: Path, unlabeled: Path | None) -> None:
     """Fill ``found`` from labelled / unlabelled / test folders."""
-    found.has_unlabeled = True
     found.classes = _classes(labeled, found)
     where = shown(found.root / (unlabeled.name if unlabeled else "unlabelled"))
     found.unlabeled = _images(unlabeled, found) if unlabeled else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from metapl.data.digits import open_digits
 from metapl.data.folder import FolderSource
@@ -88,14 +89,16 @@ class SourceOptions:
     @property
     def table(self) -> TableOptions:
         """What concerns files of rows."""
-        roles = RoleOptions(**{f.name: getattr(self, f.name) for f in fields(RoleOptions)})
-        own = {f.name: getattr(self, f.name) for f in fields(TableOptions) if f.name != "roles"}
-        return TableOptions(roles, **own)  # ``images`` is the property below
+        return TableOptions(RoleOptions(**self._part(RoleOptions)), **self._part(TableOptions, "roles"))
 
     @property
     def images(self) -> ImageOptions:
         """What concerns stored images."""
-        return ImageOptions(self.image_size, self.resize, self.memory, self.prefetch, self.allow_bad, self.cache)
+        return ImageOptions(**self._part(ImageOptions))
+
+    def _part(self, cls: Any, without: str = "") -> dict[str, Any]:
+        """The values that ``cls`` takes, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(cls) if f.name != without}
 
     @property
     def published(self) -> PublishedOptions:

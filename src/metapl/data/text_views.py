@@ -26,6 +26,8 @@ class TextViews:
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
         """One weak view of each text."""
+        if not self.weak_drop:  # the default: nothing to sort in every step
+            return self.plain(x)
         keys = torch.rand(x.shape, generator=generator, device=x.device)
         ids, words = self.plain(x), self._words(x)
         return self._without(ids, (keys < self.weak_drop) & ~_kept(keys, words) & words)
@@ -52,9 +54,8 @@ class TextViews:
             return ids
         words = self._words(ids)
         place = torch.arange(ids.shape[1], device=ids.device) + keys * (self.shuffle + 1)
-        order = place.masked_fill(~words, torch.inf).argsort(
-            dim=1, stable=True
-        )  # words in their new order, then the rest
+        place = place.masked_fill(~words, torch.inf)
+        order = place.argsort(dim=1, stable=True)  # words in their new order, then the rest
         slots = (~words).to(torch.int8).argsort(dim=1, stable=True)  # where words stand, then where the rest stands
         return torch.empty_like(ids).scatter_(1, slots, ids.gather(1, order))
 
