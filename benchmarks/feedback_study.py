@@ -69,6 +69,8 @@ TASKS = {
     "cancer": Task("breast_cancer", 5, settings=TABLE),
     "cancer-wrong": Task("breast_cancer", 5, wrong=0.2, settings=TABLE),
     "wine-polluted": Task("wine", 5, known=2, settings=TABLE),
+    # Under the default views, batches and rate, on which the feedback can stop a student before it has begun.
+    "pictures": Task("pictures", 5, settings=(("steps", 400), ("model", "small_cnn"))),
     "fashion": Task("fashion", 10, settings=FASHION),
     "fashion-wrong": Task("fashion", 10, wrong=0.2, settings=FASHION),
 }
@@ -77,6 +79,8 @@ TASKS = {
 def open_task_source(data: str) -> Source:
     if data == "digits":
         return open_digits()
+    if data == "pictures":
+        return pictures()
     if data == "fashion":
         return open_source(f"idx:{os.environ.get('FASHION_MNIST', '/usr/share/datasets/fashion-mnist')}")
     from sklearn import datasets
@@ -84,6 +88,18 @@ def open_task_source(data: str) -> Source:
     found = getattr(datasets, f"load_{data}")()
     rows = torch.from_numpy(found.data.astype(np.float32))
     return MemorySource(data, "table", rows, found.target.astype(np.int64), tuple(map(str, found.target_names)))
+
+
+def pictures() -> MemorySource:
+    """The digits 0 to 4 as grey images of 24 x 24."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    rows, y = load_digits(n_class=5, return_X_y=True)
+    small = (rows.reshape(-1, 8, 8) * 15.9).astype(np.uint8)
+    large = np.stack([np.asarray(Image.fromarray(image).resize((24, 24))) for image in small])
+    names = tuple(str(k) for k in range(5))
+    return MemorySource("pictures", "image", torch.from_numpy(large)[:, None].contiguous(), y.astype(np.int64), names)
 
 
 def prepare(task: Task, seed: int, options: dict[str, Any]) -> tuple[Any, Source, Source, Split]:
@@ -261,6 +277,8 @@ VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "even": (MPL, EXACT),
     "even-w0.1": (MPL, EXACT | {"mpl.feedback_weight": 0.1}),
     "even-w1": (MPL, EXACT | {"mpl.feedback_weight": 1.0}),
+    "exact-cap1": (MPL, {"mpl.feedback": "exact", "mpl.feedback_cap": 1.0}),
+    "exact-late": (MPL, {"mpl.feedback": "exact", "mpl.feedback_start": 0.25}),
     "even-w3": (MPL, EXACT | {"mpl.feedback_weight": 3.0}),
     "eta": (StepSize, EXACT | {"mpl.feedback_weight": 1.0}),
     "cosine": (Cosine, EXACT | {"mpl.feedback_weight": 1.0}),
