@@ -49,8 +49,9 @@ def near_pairs(rows: Rows) -> Found:
 
 def _images(rows: Rows, first: Array) -> Found:
     assert rows.thumbs is not None
-    spread = rows.thumbs[first].reshape(len(first), -1).std(axis=1)
-    kept = np.flatnonzero(spread >= 2)  # an image of one colour is like every other
+    parts = (rows.thumbs[first[k : k + 8192]] for k in range(0, len(first), 8192))
+    spread = [part.reshape(len(part), -1).std(axis=1, dtype=np.float32) for part in parts]
+    kept = np.flatnonzero(np.concatenate(spread) >= 2)  # an image of one colour is like every other
     if len(kept) < 2:
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
     thumbs = rows.thumbs[first[kept]]
