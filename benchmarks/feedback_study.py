@@ -69,7 +69,7 @@ TASKS = {
     "cancer": Task("breast_cancer", 5, settings=TABLE),
     "cancer-wrong": Task("breast_cancer", 5, wrong=0.2, settings=TABLE),
     "wine-polluted": Task("wine", 5, known=2, settings=TABLE),
-    # Under the default views, batches and rate, on which the feedback can stop a student before it has begun.
+    # Under the default views, batches and rate, on which feedback without a cap stops a student before it has begun.
     "pictures": Task("pictures", 5, settings=(("steps", 400), ("model", "small_cnn"))),
     "fashion": Task("fashion", 10, settings=FASHION),
     "fashion-wrong": Task("fashion", 10, wrong=0.2, settings=FASHION),
@@ -257,6 +257,14 @@ class TrustedAll(MPL):
             fb.MAJORITY = usual
 
 
+class Gated(MPL):
+    """r counts only while the student knows more about the labelled rows than nothing: their loss is below ln C."""
+
+    def _exact(self, before: fb.Before, batch: SemiBatch, x_u: Tensor, p: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        feedback = super()._exact(before, batch, x_u, p, parts)
+        return feedback * (parts["student_labeled"] < math.log(p.shape[1]))
+
+
 class Corrected(RowMemory):
     """The student's labels p' = p exp(-k r) / Z by the row's remembered r; the teacher hears nothing."""
 
@@ -268,17 +276,24 @@ class Corrected(RowMemory):
         return None
 
 
-EXACT: dict[str, Any] = {"mpl.feedback": "exact", "mpl.feedback_rows": "even"}  # the screening's starting point
+UNCAPPED: dict[str, Any] = {"mpl.feedback": "exact", "mpl.feedback_cap": 0.0}
+EXACT = UNCAPPED | {"mpl.feedback_rows": "even"}  # the screening's starting point
 VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "none": (MPL, {"mpl.feedback": "none"}),
     "sampled": (MPL, {"mpl.feedback": "sampled"}),
     "official": (MPL, {"mpl.feedback": "official"}),
-    "exact": (MPL, {"mpl.feedback": "exact"}),
+    "exact": (MPL, {"mpl.feedback": "exact"}),  # the default
+    "uncapped": (MPL, UNCAPPED),  # the default before
     "even": (MPL, EXACT),
     "even-w0.1": (MPL, EXACT | {"mpl.feedback_weight": 0.1}),
     "even-w1": (MPL, EXACT | {"mpl.feedback_weight": 1.0}),
-    "exact-cap1": (MPL, {"mpl.feedback": "exact", "mpl.feedback_cap": 1.0}),
-    "exact-late": (MPL, {"mpl.feedback": "exact", "mpl.feedback_start": 0.25}),
+    "late": (MPL, UNCAPPED | {"mpl.feedback_start": 0.25}),
+    "late-w1": (MPL, UNCAPPED | {"mpl.feedback_start": 0.25, "mpl.feedback_weight": 1.0}),
+    "cap1-w1": (MPL, {"mpl.feedback": "exact", "mpl.feedback_cap": 1.0, "mpl.feedback_weight": 1.0}),
+    "cap0.3": (MPL, {"mpl.feedback": "exact", "mpl.feedback_cap": 0.3}),
+    "late-cap1": (MPL, {"mpl.feedback": "exact", "mpl.feedback_cap": 1.0, "mpl.feedback_start": 0.1}),
+    "gated": (Gated, UNCAPPED),
+    "gated-w1": (Gated, UNCAPPED | {"mpl.feedback_weight": 1.0}),
     "even-w3": (MPL, EXACT | {"mpl.feedback_weight": 3.0}),
     "eta": (StepSize, EXACT | {"mpl.feedback_weight": 1.0}),
     "cosine": (Cosine, EXACT | {"mpl.feedback_weight": 1.0}),
@@ -290,7 +305,7 @@ VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "on-ema": (OnEMA, EXACT),
     "corrected": (Corrected, EXACT),
     "robust": (Robust, EXACT),
-    "trusted-all": (TrustedAll, {"mpl.feedback": "exact"}),
+    "trusted-all": (TrustedAll, UNCAPPED),
 }
 
 

@@ -35,8 +35,7 @@ def make_folder(root: Path) -> Path:
 
 def main(folder: Path) -> None:
     print(metapl.check(folder), "\n")
-    late = {"mpl.feedback_start": 0.25}  # on few small pictures the feedback can stop a student that has not begun
-    result = metapl.fit(folder, steps=STEPS, out=folder / "run", progress=True, options=late)
+    result = metapl.fit(folder, steps=STEPS, out=folder / "run", progress=True)
     print("\n" + result.summary["guard"]["text"], "\n")
     judged = result.evaluate()
     print(f"{100 * judged['accuracy']:.1f} % of {judged['rows']} test images")

@@ -47,7 +47,7 @@ class MPL:
         feedback_weight: float = 0.3  # w in E6, per unit of eta
         feedback_start: float = 0.0  # share of the run before the feedback is switched on
         feedback_ramp: float = 0.0  # share of the run over which its weight then rises from 0
-        feedback_cap: float = 0.0  # largest spread (standard deviation) of r in a batch, scaled down to it; 0 = no cap
+        feedback_cap: float = 1.0  # largest spread (standard deviation) of r in a batch, scaled down to it; 0 = no cap
         feedback_rows: fb.Rows = "trusted"  # trusted: rows that the student contradicts say less (E3); even: all alike
         baseline: float = 0.99  # decay of the moving baseline of the gain (sampled, official); 0 = no baseline
         derivative: Literal["auto", "forward", "difference"] = "auto"  # how E4 is computed
