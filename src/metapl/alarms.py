@@ -1,12 +1,13 @@
 """Alarms: what a training's own numbers say about pseudo labels that go wrong. Thresholds and reasons: docs/guard.md.
 
 All is read from the logged rows, so that a resumed run raises what an unbroken one raises. A moment is a row that
-carries ``class_shift`` (the validation rows were judged) in the second half of the main phase or after it; a mean is
-taken over the last quarter of what the main phase has done by then.
+carries ``class_shift`` (the validation rows were judged) in the second half of the main phase or after it.
 
 A1  collapse: class_shift > 0.5, or class_least < 0.2, at two moments in a row
-A2  mask:     mean mask_rate < 0.005 or > 0.995, where the method has a threshold above 0
-A3  gap:      mean agreement < 0.5 (a method's two networks, such as teacher and student, name the same class)
+A2  mask:     mean mask_rate < 0.005 or > 0.995 over the last quarter of the rows so far that carry it, which may end
+              before the moment (mpl_reduced's teacher), where a threshold above 0 is in use
+A3  gap:      mean agreement < 0.5 over the last quarter of what the main phase has done; of a student that begins
+              later or anew, its own rows alone, and not before half of its time is over
 
 class_shift = 1/2 sum_c |share[c] - prior[c]| and class_least = min_c share[c] / prior[c], of the classes that the model
 names on a fixed sample of the unlabelled rows, against the labelled rows' shares.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,6 +34,7 @@ MASK_LOW, MASK_HIGH = 0.005, 0.995  # A2
 AGREEMENT = 0.5  # A3
 
 Row = Mapping[str, float]
+Raised = tuple[str, float, str]  # name, value, text
 
 
 def class_shares(job: Job, model: nn.Module) -> dict[str, float]:
@@ -68,43 +71,61 @@ def measure(shares: Tensor, prior: Tensor, rows: int) -> dict[str, float]:
     return found
 
 
-def find(rows: Sequence[Row], steps: int, settings: Any, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def find(
+    rows: Sequence[Row], steps: int, method: str, settings: Any, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
     """The alarms that the logged ``rows`` raise, each once: name, step, value and what to do.
 
     Args:
         rows: as ``Metrics.read`` gives them.
         steps: length of the main phase.
-        settings: the method's, for its thresholds.
+        method, settings: the method's name and settings, for its thresholds and what to advise.
     """
     moments = [r for r in rows if "class_shift" in r and 2 * r["step"] >= steps]
     found: dict[str, dict[str, Any]] = {}
     for previous, row in zip([None, *moments], moments):
-        for name, value, text in _raised(rows, row, previous, steps, settings, class_names):
+        so_far = [r for r in rows if r["step"] <= min(row["step"], steps)]
+        raised = _collapse(row, previous, class_names) + _mask(so_far, settings) + _gap(so_far, steps, method, settings)
+        for name, value, text in raised:
             found.setdefault(name, {"name": name, "step": int(row["step"]), "value": round(value, 4), "text": text})
     return list(found.values())
 
 
-def _raised(
-    rows: Sequence[Row], row: Row, previous: Row | None, steps: int, settings: Any, names: Sequence[str]
-) -> list[tuple[str, float, str]]:
+def _collapse(row: Row, previous: Row | None, names: Sequence[str]) -> list[Raised]:
+    """A1."""
     found = []
-    if previous is not None and min(row["class_shift"], previous["class_shift"]) > SHIFT:  # A1
+    if previous is not None and min(row["class_shift"], previous["class_shift"]) > SHIFT:
         found.append(("class_shift", row["class_shift"], _SHIFT.format(100 * row["class_shift"])))
     least = max(r.get("class_least", 1.0) for r in (row, previous)) if previous is not None else 1.0
     if least < LEAST:
         text = _LEAST.format(names[int(row["least_class"])], row["class_least"])
         found.append(("class_missing", row["class_least"], text))
-    done = min(row["step"], steps)
-    lately = [r for r in rows if 0.75 * done < r["step"] <= done]
-    mask, agreement = _mean(lately, "mask_rate"), _mean(lately, "agreement")
-    if mask is not None and 0 < threshold(settings) <= 1:  # A2
-        if mask < MASK_LOW:
-            found.append(("mask_shut", mask, _SHUT.format(100 * mask)))
-        elif mask > MASK_HIGH:
-            found.append(("mask_open", mask, _OPEN.format(100 * mask)))
-    if agreement is not None and agreement < AGREEMENT:  # A3
-        found.append(("gap", agreement, _GAP.format(100 * agreement)))
     return found
+
+
+def _mask(rows: Sequence[Row], settings: Any) -> list[Raised]:
+    """A2. Rows without a mask do not count: a term that is off, or a phase without one, says nothing of a threshold."""
+    rates = [r["mask_rate"] for r in rows if "mask_rate" in r]
+    if not rates or not 0 < threshold(settings) <= 1:
+        return []
+    mean = fmean(rates[3 * len(rates) // 4 :])
+    if mean < MASK_LOW:
+        return [("mask_shut", mean, _SHUT.format(100 * mean))]
+    return [("mask_open", mean, _OPEN.format(100 * mean))] if mean > MASK_HIGH else []
+
+
+def _gap(rows: Sequence[Row], steps: int, method: str, settings: Any) -> list[Raised]:
+    """A3."""
+    told = [r for r in rows if "agreement" in r]
+    if not told:
+        return []
+    told = [r for r in told if r.get("round") == told[-1].get("round")]  # self_training: the student of now
+    done, begun = rows[-1]["step"], max((r["step"] for r in rows if r["step"] < told[0]["step"]), default=0)
+    late = [r["agreement"] for r in told if r["step"] > 0.75 * done]
+    if 2 * done < begun + steps or not late or (mean := fmean(late)) >= AGREEMENT:
+        return []
+    who, advice = gap_words(method, settings)
+    return [("gap", mean, f"{who} for only {100 * mean:.0f} % of the unlabelled rows. {advice}")]
 
 
 def threshold(settings: Any) -> float:
@@ -113,14 +134,34 @@ def threshold(settings: Any) -> float:
     A target precision stands for itself.
     """
     given = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    if {v for k, v in given.items() if k.endswith("selection")} & {"adaptive", "soft"}:
+    if {v for k, v in given.items() if k.endswith("selection")} & {"adaptive", "soft"} or given.get("select") == "top":
         return 0.0
     return max((read(v)[1] for k, v in given.items() if k.endswith("threshold")), default=0.0)
 
 
-def _mean(rows: Sequence[Row], name: str) -> float | None:
-    values = [r[name] for r in rows if name in r]
-    return sum(values) / len(values) if values else None
+def gap_words(method: str, settings: Any) -> tuple[str, str]:
+    """Who disagrees, and what can be done, for the method that runs."""
+    strong = "soften the strong views (the views.* settings)"
+    if method == "mpl":
+        hears = settings.feedback != "none" and settings.feedback_weight > 0
+        free = settings.feedback == "exact" and not settings.feedback_cap
+        helps = ["cap the feedback (mpl.feedback_cap=1)"] if hears and free else []
+        helps += ["begin the feedback later (mpl.feedback_start=0.25)"] if hears and settings.feedback_start < 0.25 else []
+        stuck = f", or, where the student stays at chance, {' or '.join(helps)}" if helps else ""
+        return "teacher and student name the same class", f"Train longer, {strong}{stuck}"
+    if method == "mpl_reduced":
+        more = "give the student more of the run (a lower mpl_reduced.teacher_share)"
+        return "the student names the stored teacher's class", f"Train longer, {strong} or {more}"
+    if method == "self_training":
+        fewer = " or cut the run into fewer rounds (self_training.rounds)" if settings.rounds > 2 else ""
+        return "the student names its teacher's class", f"Train longer, {strong}{fewer}"
+    if method == "self_mpl":
+        return "the network names the same class for both views", f"Train longer, or {strong}"
+    if method == "mean_teacher":
+        return "the network and its average name the same class", f"Train longer, or {strong}"
+    split = method == "co_training" and settings.views == "features"
+    more = " or give both nets all columns (co_training.views=nets)" if split else ""
+    return "the two networks name the same class", f"Train longer, label more rows{more}"
 
 
 _SHIFT = (
@@ -139,9 +180,4 @@ _SHUT = (
 _OPEN = (
     "nearly every unlabelled row passes the threshold ({:.1f} %), so it keeps no wrong pseudo label out: raise it, "
     "unless the classes are easy to tell"
-)
-_GAP = (
-    "the two networks (in mpl: teacher and student) name the same class for only {:.0f} % of the unlabelled rows. "
-    "Train longer, soften the strong views (views.ops, views.cutout) or, where a student stays at chance, begin the "
-    "feedback later (mpl.feedback_start=0.25)"
 )

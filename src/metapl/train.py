@@ -241,7 +241,8 @@ def _judged(job: Job, done: int, observe: Observer | None) -> dict[str, float]:
 
 
 def _alarms(job: Job, store: Memory) -> list[dict[str, Any]]:
-    return alarms.find(store.rows(), job.config.steps, job.config.settings, job.source.class_names)
+    config = job.config
+    return alarms.find(store.rows(), config.steps, config.method, config.settings, job.source.class_names)
 
 
 def _tell(found: list[dict[str, Any]], told: set[str], progress: Progress) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,48 @@ def test_masks_that_are_stuck(tmp_path: Path, healthy: tuple[Result, Notes]) -> 
 def test_a_student_that_does_not_follow(tmp_path: Path) -> None:
     result, notes = run("mpl", 8, tmp_path)
     assert "gap" in names(result)
-    assert "teacher and student) name the same class for only" in notes
+    assert "teacher and student name the same class for only" in notes
+
+
+def test_the_mask_of_a_teacher_that_came_before_the_student(tmp_path: Path) -> None:
+    """mpl_reduced has a mask in its first 40 % alone."""
+    for value, name in ((1.0, "mask_shut"), (0.05, "mask_open")):
+        made, _ = run("mpl_reduced", 20, tmp_path / name, uda_threshold=value, finetune_steps=0)
+        assert names(made) & {"mask_shut", "mask_open"} == {name}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        *[(m, {"weight": 0.0}) for m in ("pseudo_label", "uda", "fixmatch", "flexmatch", "self_training")],
+        ("self_training", {"rounds": 1}),
+        ("co_training", {"weight": 0.0}),
+        ("co_training", {"share": 1.0}),  # a share of the rows, whatever their confidence
+        ("mpl", {"uda_weight": 0.0}),
+        ("self_mpl", {"uda_weight": 0.0}),
+        ("mpl_reduced", {"uda_weight": 0.0, "finetune_steps": 0}),
+    ],
+    ids=str,
+)
+def test_what_is_switched_off_raises_no_mask_alarm(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    made, notes = run(method, 12, tmp_path, **settings)
+    assert not names(made) & {"mask_open", "mask_shut"}
+    assert "unlabelled row passes" not in notes
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "self_training", "self_mpl", "co_training"])
+def test_methods_with_a_teacher_have_the_gap_alarm_and_a_healthy_run_does_not_raise_it(
+    method: str, tmp_path: Path
+) -> None:
+    settings = {"share": 1.0} if method == "co_training" else {}
+    made, _ = run(method, 150, tmp_path, **settings)
+    rows = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    assert 0.5 < sum(row["agreement"] for row in rows[-20:]) / 20 <= 1
+    assert "gap" not in names(made)
+    for row in rows:
+        row |= {"agreement": 0.3} if "agreement" in row else {}
+    (gap,) = [a for a in alarms.find(rows, 150, method, METHODS[method].Config(), [""] * 10) if a["name"] == "gap"]
+    assert gap["value"] == pytest.approx(0.3)
 
 
 def test_supervised_training_raises_none(tmp_path: Path) -> None:
@@ -123,8 +166,8 @@ def moments(shift: dict[int, float] | None = None, least: dict[int, float] | Non
 FIXMATCH = METHODS["fixmatch"].Config()
 
 
-def raised(rows: Any, settings: Any = FIXMATCH, steps: int = 100) -> dict[str, int]:
-    return {a["name"]: a["step"] for a in alarms.find(rows, steps, settings, NAMES)}
+def raised(rows: Any, settings: Any = FIXMATCH, steps: int = 100, method: str = "mpl") -> dict[str, int]:
+    return {a["name"]: a["step"] for a in alarms.find(rows, steps, method, settings, NAMES)}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +182,7 @@ def test_a_collapse_must_last_and_come_in_the_second_half(bad: tuple[int, ...], 
 
 
 def test_the_missing_class_is_named() -> None:
-    (found,) = alarms.find(moments(least=dict.fromkeys((80, 90), 0.1)), 100, FIXMATCH, NAMES)
+    (found,) = alarms.find(moments(least=dict.fromkeys((80, 90), 0.1)), 100, "fixmatch", FIXMATCH, NAMES)
     assert "class 'b'" in found["text"]
 
 
@@ -162,3 +205,65 @@ def test_only_the_last_quarter_counts() -> None:
 @pytest.mark.parametrize(("agreement", "fires"), [(0.49, True), (0.51, False)])
 def test_gap(agreement: float, fires: bool) -> None:
     assert ("gap" in raised(moments(agreement=agreement), METHODS["mpl"].Config())) is fires
+
+
+def test_the_mask_is_judged_where_there_is_one() -> None:
+    rows = moments(mask_rate=0.0)
+    for row in rows[40:]:
+        del row["mask_rate"]
+    assert raised(rows) == {"mask_shut": 50}
+    for row in rows[:30]:
+        row["mask_rate"] = 0.5
+    assert raised(rows) == {"mask_shut": 50}, "its last quarter"
+    rows[35]["mask_rate"] = 0.5
+    assert raised(rows) == {}
+
+
+def test_a_student_that_begins_late_is_given_half_of_its_time() -> None:
+    settings = METHODS["mpl_reduced"].Config()
+    rows = moments(agreement=0.2)
+    for row in rows[:40]:
+        del row["agreement"]
+    assert raised(rows, settings, method="mpl_reduced") == {"gap": 70}
+    for row in rows[70:]:
+        row["agreement"] = 0.9
+    rows[69]["agreement"] = 17.5 - 0.2 * 16  # the mean over steps 53 to 70 is above a half
+    assert raised(rows, settings, method="mpl_reduced") == {}
+
+
+def test_a_student_is_not_blamed_for_the_one_before_it() -> None:
+    settings = METHODS["self_training"].Config()
+    rows = moments()
+    for row in rows[33:]:
+        row |= {"agreement": 0.1 if row["step"] <= 66 else 0.9, "round": 1.0 + (row["step"] > 66)}
+    assert raised(rows, settings, method="self_training") == {}
+    for row in rows[66:]:
+        row["agreement"] = 0.1
+    assert raised(rows, settings, method="self_training") == {"gap": 90}
+
+
+def test_the_gap_alarm_speaks_of_the_method_that_runs() -> None:
+    """Every key that it names is one of the method's settings, and there is something left to change."""
+    for method in ("mpl", "mpl_reduced", "self_mpl", "mean_teacher", "self_training", "co_training"):
+        (found,) = alarms.find(moments(agreement=0.3), 100, method, METHODS[method].Config(), NAMES)
+        assert "for only 30 % of the unlabelled rows" in found["text"]
+        for group, key in re.findall(r"\b([a-z_]+)\.([a-z_]+)", found["text"]):
+            assert group == method
+            assert key in {f.name for f in dataclasses.fields(METHODS[method].Config)}
+    words = {m: " ".join(alarms.gap_words(m, METHODS[m].Config())) for m in ("mpl", "self_mpl", "co_training")}
+    assert "mpl.feedback_start=0.25" in words["mpl"]
+    assert "network" in words["self_mpl"]
+    assert "two networks" not in words["self_mpl"]
+    for settings, cap, start in (
+        ({"feedback_cap": 0.0}, True, True),
+        ({"feedback_cap": 1.0}, False, True),
+        ({"feedback_cap": 1.0, "feedback_start": 0.25}, False, False),
+        ({"feedback_cap": 0.0, "feedback": "none"}, False, False),
+        ({"feedback_cap": 0.0, "feedback_weight": 0.0}, False, False),
+        ({"feedback_cap": 0.0, "feedback": "sampled"}, False, True),
+    ):
+        advice = alarms.gap_words("mpl", METHODS["mpl"].Config(**settings))[1]
+        assert ("mpl.feedback_cap=1" in advice, "mpl.feedback_start=0.25" in advice) == (cap, start)
+    assert "co_training.views=nets" not in words["co_training"]
+    halves = METHODS["co_training"].Config(views="features")
+    assert "co_training.views=nets" in alarms.gap_words("co_training", halves)[1]

@@ -72,7 +72,7 @@ class WeakToStrong(OneNetwork):
         z_l, *z_u = self.net(*views)  # type: ignore[arg-type]
         supervised = cross_entropy(z_l, batch.y_l, self.config.label_smoothing)
         loss, none = supervised, supervised.new_zeros(())
-        parts = {"supervised": supervised, "unlabeled": none, "mask_rate": none}
+        parts = {"supervised": supervised, "unlabeled": none}
         if z_u:
             p = torch.softmax(z_u[0].detach(), -1)  # M1
             w = self.selection.weights(p, batch.u_index, t)

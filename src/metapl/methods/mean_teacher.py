@@ -55,16 +55,15 @@ class MeanTeacher(OneNetwork):
         assert told is not None
         z_l, *z_u = self.net(batch.x_l, seen) if c.weight else self.net(batch.x_l)
         supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
-        unlabeled = self._disagreement(z_u[0], told) if z_u else supervised.new_zeros(())
-        weight = c.weight * math.exp(-5 * (1 - ramp(t, self.length)) ** 2)
-        loss = supervised + weight * unlabeled if z_u else supervised  # M3
+        loss, parts = supervised, {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
+        if z_u:
+            q = torch.softmax(self._teacher(told), -1)  # M1
+            distance = squared_distance if c.consistency == "mse" else kl_divergence
+            parts["unlabeled"] = distance(z_u[0], q)  # M2
+            parts["agreement"] = (z_u[0].argmax(-1) == q.argmax(-1)).to(q.dtype).mean()
+            loss = supervised + c.weight * math.exp(-5 * (1 - ramp(t, self.length)) ** 2) * parts["unlabeled"]  # M3
         self.net.step(loss, t)
-        parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled}
-        return StepReport({k: v.detach() for k, v in parts.items()})
-
-    def _disagreement(self, z: Tensor, view: Tensor) -> Tensor:
-        q = torch.softmax(self._teacher(view), -1)  # M1
-        return squared_distance(z, q) if self.config.consistency == "mse" else kl_divergence(z, q)  # M2
+        return StepReport({k: v.detach() for k, v in {"loss": loss, **parts}.items()})
 
     @torch.no_grad()
     def _teacher(self, view: Tensor) -> Tensor:

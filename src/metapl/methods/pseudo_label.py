@@ -73,15 +73,16 @@ class PseudoLabel(OneNetwork):
             self._label_pool(self.labels, batch, t)
         z_l, *z_u = self.net(batch.x_l, batch.u_weak) if self.active else self.net(batch.x_l)  # type: ignore[arg-type]
         supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
-        unlabeled, mask = self._unlabeled(z_u[0], batch.u_index, t) if z_u else (supervised.new_zeros(()),) * 2
-        weight = c.weight * ramp(t, round(c.ramp * self.steps))
-        loss = supervised + weight * unlabeled if z_u else supervised  # P2
+        loss, parts = supervised, {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
+        if z_u:
+            parts["unlabeled"], mask = self._unlabeled(z_u[0], batch.u_index, t)
+            loss = supervised + c.weight * ramp(t, round(c.ramp * self.steps)) * parts["unlabeled"]  # P2
+            parts["mask_rate"] = mask.mean()
+            if self.labels is not None:
+                parts["pool_labeled"] = (self.labels >= 0).to(loss.dtype).mean()
         self.net.step(loss, t)
-        parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled, "mask_rate": mask.mean()}
         parts |= self.selection.report()
-        if self.labels is not None and z_u:
-            parts["pool_labeled"] = (self.labels >= 0).to(loss.dtype).mean()
-        return StepReport({k: v.detach() for k, v in parts.items()})
+        return StepReport({k: v.detach() for k, v in {"loss": loss, **parts}.items()})
 
     def _unlabeled(self, z_u: Tensor, index: Tensor, t: int) -> tuple[Tensor, Tensor]:
         if self.labels is not None:

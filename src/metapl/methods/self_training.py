@@ -66,17 +66,21 @@ class SelfTraining(OneNetwork):
         views = [batch.x_l] if not self.round else [batch.x_l, self._view(batch)]
         z_l, *z_u = self.net(*views)
         supervised = cross_entropy(z_l, batch.y_l, self.config.label_smoothing)
-        unlabeled, w = self._unlabeled(z_u[0], batch.u_index) if z_u else (supervised.new_zeros(()),) * 2
-        loss = supervised + self.config.weight * unlabeled if z_u else supervised  # N3
+        parts = {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
+        loss, parts = self._taught(z_u[0], batch.u_index, parts) if z_u else (supervised, parts)
         self.net.step(loss, max(0, t - self.starts[self.round]))
         if z_u and batch.u_weak is not None:
             self.net.ema.measure(batch.u_weak)
-        parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled, "mask_rate": (w > 0).float().mean()}
-        return StepReport({k: v.detach() for k, v in parts.items()} | {"round": w.new_tensor(float(self.round))})
+        parts |= {"loss": loss, "round": supervised.new_tensor(float(self.round))}
+        return StepReport({k: v.detach() for k, v in parts.items()})
 
-    def _unlabeled(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _taught(self, z: Tensor, index: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """N3's loss, and ``parts`` with its unlabelled term."""
         p, w = self.p[index], self.w[index]
-        return (consistency(z, p, w) if self.config.labels == "soft" else masked_cross_entropy(z, p.argmax(-1), w)), w
+        y = p.argmax(-1)
+        unlabeled = consistency(z, p, w) if self.config.labels == "soft" else masked_cross_entropy(z, y, w)
+        shares = {"mask_rate": (w > 0).float().mean(), "agreement": (z.argmax(-1) == y).float().mean()}
+        return parts["supervised"] + self.config.weight * unlabeled, {**parts, "unlabeled": unlabeled, **shares}
 
     def _view(self, batch: SemiBatch) -> Tensor:
         view = batch.u_strong if self.config.student_view == "strong" else batch.u_weak

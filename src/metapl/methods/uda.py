@@ -56,13 +56,14 @@ class UDA(OneNetwork):
         views = (batch.x_l, batch.u_weak, batch.u_strong) if self.active else (batch.x_l,)
         z_l, *z_u = self.net(*views)
         supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
-        unlabeled, mask = self._unlabeled(z_u[0], z_u[1], batch.u_index, t) if z_u else (supervised.new_zeros(()),) * 2
-        weight = c.weight * ramp(t, round(c.ramp * self.steps))
-        loss = supervised + weight * unlabeled if z_u else supervised  # U2
+        loss, parts = supervised, {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
+        if z_u:
+            parts["unlabeled"], mask = self._unlabeled(z_u[0], z_u[1], batch.u_index, t)
+            loss = supervised + c.weight * ramp(t, round(c.ramp * self.steps)) * parts["unlabeled"]  # U2
+            parts["mask_rate"] = mask.mean()
         self.net.step(loss, t)
-        parts = {"loss": loss, "supervised": supervised, "unlabeled": unlabeled, "mask_rate": mask.mean()}
         parts |= self.selection.report()
-        return StepReport({k: v.detach() for k, v in parts.items()})
+        return StepReport({k: v.detach() for k, v in {"loss": loss, **parts}.items()})
 
     def _unlabeled(self, z_weak: Tensor, z_strong: Tensor, index: Tensor, t: int) -> tuple[Tensor, Tensor]:
         mask = self.selection.weights(torch.softmax(z_weak.detach(), -1), index, t)  # U1
