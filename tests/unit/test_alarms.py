@@ -97,9 +97,10 @@ def test_a_student_that_does_not_follow(tmp_path: Path) -> None:
 
 
 def test_the_mask_of_a_teacher_that_came_before_the_student(tmp_path: Path) -> None:
-    """mpl_reduced has a mask in its first 40 % alone."""
+    """mpl_reduced has a mask in its first part alone."""
     for value, name in ((1.0, "mask_shut"), (0.05, "mask_open")):
-        made, _ = run("mpl_reduced", 20, tmp_path / name, uda_threshold=value, finetune_steps=0)
+        settings = {"teacher_share": 0.3, "uda_threshold": value, "finetune_steps": 0}
+        made, _ = run("mpl_reduced", 20, tmp_path / name, **settings)
         assert names(made) & {"mask_shut", "mask_open"} == {name}
 
 
@@ -109,7 +110,6 @@ def test_the_mask_of_a_teacher_that_came_before_the_student(tmp_path: Path) -> N
         *[(m, {"weight": 0.0}) for m in ("pseudo_label", "uda", "fixmatch", "flexmatch", "self_training")],
         ("self_training", {"rounds": 1}),
         ("co_training", {"weight": 0.0}),
-        ("co_training", {"share": 1.0}),  # a share of the rows, whatever their confidence
         ("mpl", {"uda_weight": 0.0}),
         ("self_mpl", {"uda_weight": 0.0}),
         ("mpl_reduced", {"uda_weight": 0.0, "finetune_steps": 0}),
@@ -191,6 +191,10 @@ def test_mask_rates(mask: float, name: str) -> None:
     assert set(raised(moments(mask_rate=mask))) == ({name} if name else set())
     assert raised(moments(mask_rate=mask), METHODS["fixmatch"].Config(threshold=0.0)) == {}
     assert raised(moments(mask_rate=mask), METHODS["supervised"].Config()) == {}
+    assert raised(moments(mask_rate=mask), METHODS["co_training"].Config()) == {}, "a share, whatever the confidence"
+    assert set(raised(moments(mask_rate=mask), METHODS["co_training"].Config(select="threshold"))) == (
+        {name} if name else set()
+    )
     assert raised(moments(mask_rate=mask), METHODS["fixmatch"].Config(selection="soft")) == {}, "weights, not a mask"
 
 
