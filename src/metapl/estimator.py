@@ -18,7 +18,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from metapl.errors import UserError
-from metapl.estimator_parts import as_bytes, check_rows, find_missing, image_scale, read_targets
+from metapl.estimator_parts import agreement, as_bytes, check_rows, find_missing, image_scale, read_targets
 from metapl.files import write_json
 from metapl.progress import Progress, Silent, Values, make_progress
 
@@ -226,10 +226,10 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         return named
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy on those rows that have a label; the others are passed over.
+        """Accuracy on those rows that have a label; the others are passed over. A label that is no class is a miss.
 
         Raises:
-            ValueError: no row has a label.
+            ValueError: no row has a label, or the labels are not of the kind of the classes.
         """
         array, missing = find_missing(y, self.unlabeled_marker)
         keep = np.flatnonzero(~missing)
@@ -238,8 +238,8 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         if not len(keep):
             raise UserError("no row has a label to score by", "Give labelled rows.", "y")
         weights = None if sample_weight is None else np.asarray(sample_weight)[keep]
-        truth = np.array(array[keep].tolist(), dtype=self.classes_.dtype)
-        return float(accuracy_score(truth, predicted[keep], sample_weight=weights))
+        right = agreement(array[keep], predicted[keep])
+        return float(accuracy_score(np.ones(len(right)), right, sample_weight=weights))
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted classifier into ``folder``, new or empty: weights as safetensors, all else as JSON.

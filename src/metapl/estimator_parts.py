@@ -163,6 +163,22 @@ def _one_kind(labels: Array) -> Array:
     raise UserError(f"Unknown label type: the labels are of several kinds ({', '.join(names)})", "Use one kind.", "y")
 
 
+def agreement(truth: Array, predicted: Array) -> Array:
+    """[n] bool: where a label equals the predicted one; labels keep their type, so that no two become one.
+
+    Raises:
+        UserError: labels of several kinds, or text where the classes are none, or the other way round.
+        ValueError: labels that are no classes (numbers with fractions, say).
+    """
+    given = _one_kind(truth)
+    check_classification_targets(given)
+    kinds = ["text" if array.dtype.kind in "OUS" else "no text" for array in (given, predicted)]
+    if kinds[0] != kinds[1]:
+        what = f"the labels are {kinds[0]} ({given.tolist()[0]!r}), the classes {kinds[1]} ({predicted.tolist()[0]!r})"
+        raise UserError(what, "Give labels of the type of the training.", "y")
+    return np.array([a == b for a, b in zip(given.tolist(), predicted.tolist())], dtype=bool)
+
+
 class LabeledKFold:
     """Stratified folds over the labelled rows; every row without a label belongs to every training part.
 

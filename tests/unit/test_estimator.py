@@ -113,8 +113,11 @@ def test_unlabelled_rows_take_part() -> None:
     X, y = table()
     alone, with_pool = (quick().fit(*data).predict_proba(X) for data in ((X[:20], y[:20]), (X, y)))
     assert not np.allclose(alone, with_pool)
-    supervised = [quick(method="supervised").fit(*data) for data in ((X, y), (X, y))]
-    np.testing.assert_array_equal(supervised[0].predict_proba(X), supervised[1].predict_proba(X))
+    other = X.copy()
+    other[20:, 1] = other[20:, 1][::-1]  # other rows with the same mean and spread
+    supervised, mpl = ([quick(method=m).fit(rows, y) for rows in (X, other)] for m in ("supervised", "mpl"))
+    np.testing.assert_allclose(supervised[0].predict_proba(X), supervised[1].predict_proba(X), atol=1e-6)
+    assert not np.allclose(mpl[0].predict_proba(X), mpl[1].predict_proba(X), atol=1e-4)
 
 
 def test_hidden_labels_are_not_seen() -> None:
@@ -224,15 +227,29 @@ def test_missing_values() -> None:
         quick().fit(X, y)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3), (1, 8, 8)])
-def test_images(shape: tuple[int, ...]) -> None:
-    y = np.tile([0, 1], 15)
-    X = np.random.default_rng(0).integers(0, 100, size=(30, *shape)) + 150 * y.reshape(-1, *[1] * len(shape))
-    y = y.copy()
+def pictures(rows: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Grey images, those of class 1 light, and labels for the first ten."""
+    y = np.tile([0, 1], rows // 2)
+    X = np.random.default_rng(0).integers(0, 100, size=(rows, 8, 8)) + 150 * y[:, None, None]
     y[10:] = -1
-    model = quick(batch_labeled=4).fit(X.astype(np.uint8), y)
-    assert model.predictor_.preprocessing.kind == "image"
-    assert model.predict(X.astype(np.uint8)).shape == (30,)
+    return X.astype(np.uint8), y
+
+
+def test_images() -> None:
+    """Every layout and every type of whole numbers is the same images."""
+    X, y = pictures()
+    given = {"method": "supervised", "batch_labeled": 4, "steps": 40}
+    forms = (X, X[:, None].astype(np.int64), X[..., None].astype(np.float32))
+    models = [quick(**given).fit(form, y) for form in forms]
+    p = models[0].predict_proba(X)
+    assert models[0].score(X, np.tile([0, 1], 15)) == 1.0
+    for model, form in zip(models, forms):
+        assert model.predictor_.preprocessing.kind == "image"
+        for dtype in (np.uint8, np.int64, np.float32, np.float64):
+            np.testing.assert_array_equal(model.predict_proba(form.astype(dtype)), p)
+    colour = np.stack([X, X // 2, X // 3], axis=3)
+    last, first = (quick(**given).fit(c, y).predict_proba(c) for c in (colour, colour.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(last, first)
 
 
 def test_the_scale_of_images_is_that_of_the_training() -> None:
@@ -308,6 +325,43 @@ def test_score_passes_over_rows_without_a_label() -> None:
     assert model.score(X, flipped, sample_weight=weights) == 0.0
     with pytest.raises(UserError, match="no row has a label"):
         model.score(X, np.full(60, -1))
+
+
+@pytest.mark.parametrize(
+    ("classes", "renamed"),
+    [
+        (["A", "B"], ["AB", "BB"]),  # longer than any class
+        ([3, 7], [4, 8]),
+        ([3, 7], [3.0, 8.0]),
+        ([0.0, 1.0], [2, 3]),
+        ([False, True], [2, 1]),
+    ],
+)
+def test_labels_that_are_no_class_are_misses(classes: list[Any], renamed: list[Any]) -> None:
+    X, y = table(20, 20)
+    model = quick(method="supervised", steps=60, lr=0.2).fit(X, np.array(classes)[y])
+    truth = np.array(renamed)[y]
+    expected = np.mean([a == b for a, b in zip(truth.tolist(), np.array(classes)[y].tolist())])
+    assert model.score(X, np.array(classes)[y]) == 1.0
+    assert model.score(X, truth) == model.score(X, truth.tolist()) == pytest.approx(expected)
+    assert model.score(X, truth, sample_weight=np.arange(20.0)) < 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "truth", "match"),
+    [
+        ([0, 1], [0.9, 1.9], "continuous"),
+        ([False, True], ["False", "True"], "labels are text"),
+        ([0, 1], ["0", "1"], "labels are text"),
+        (["0", "1"], [0, 1], "labels are no text"),
+        (["a", "b"], ["a", 1], "several kinds"),
+    ],
+)
+def test_labels_of_another_kind_are_no_truth(classes: list[Any], truth: list[Any], match: str) -> None:
+    X, y = table(20, 20)
+    model = quick(method="supervised", steps=2).fit(X, np.array(classes)[y])
+    with pytest.raises(ValueError, match=match):
+        model.score(X, np.array(truth, dtype=object)[y])
 
 
 def test_folds_score_labelled_rows_and_keep_the_pool() -> None:
