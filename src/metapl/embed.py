@@ -197,6 +197,7 @@ def embed(
         (1.0,) * shape[0] if plain else (),
         tokens=source.tokens,
         resize=getattr(source, "resize", "cover"),
+        white=int(getattr(source, "white", 0)),
     )
     look = None
     if plain and not (size is None and mean is None and std is None):

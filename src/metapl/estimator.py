@@ -18,7 +18,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from metapl.errors import UserError
-from metapl.estimator_parts import agreement, as_bytes, check_rows, find_missing, image_scale, read_targets
+from metapl.estimator_parts import agreement, check_rows, find_missing, read_targets
 from metapl.files import write_json
 from metapl.progress import Progress, Silent, Values, make_progress
 
@@ -146,11 +146,10 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         check_consistent_length(rows, codes)
         more = None if X_unlabeled is None else check_rows(self, X_unlabeled, reset=False)
         config, network = self._config()
-        self.image_scale_ = image_scale(rows, *([] if more is None else [more]))
         source = from_arrays(
-            self._on_scale(rows),
+            rows,
             codes,
-            X_unlabeled=None if more is None else self._on_scale(more),
+            X_unlabeled=more,
             class_names=[str(value) for value in classes.tolist()],
             tokenizer=config.source.tokenizer,
             max_tokens=config.source.max_tokens,
@@ -202,9 +201,6 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         config = make_config("arrays", options={**given, **(self.options or {})})
         return config, None if named else as_factory(self.model)
 
-    def _on_scale(self, rows: Any) -> Any:
-        return as_bytes(rows, self.image_scale_) if self.image_scale_ else rows
-
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes, [n, n_classes], in the order of ``classes_``.
 
@@ -214,7 +210,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         from metapl.data.rows import rows_for
 
         check_is_fitted(self)
-        rows = rows_for(self._on_scale(check_rows(self, X, reset=False)), self.predictor_.takes)
+        rows = rows_for(check_rows(self, X, reset=False), self.predictor_.takes)
         p: Array = self.predictor_.probabilities(rows).numpy().astype(np.float64)
         total: Array = p.sum(1, keepdims=True)
         return p / total
@@ -258,7 +254,6 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         card = {
             "params": {k: v for k, v in self.get_params(deep=False).items() if _is_plain(v)},
             "classes": {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()},
-            "image_scale": self.image_scale_,
             "n_features_in": getattr(self, "n_features_in_", None),
             "feature_names_in": None if names is None else names.tolist(),
         }
@@ -281,7 +276,6 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             card = json.loads((Path(folder) / CARD).read_text(encoding="utf-8"))
             made = cls(**card["params"])
             made.classes_ = np.array(card["classes"]["values"], dtype=np.dtype(card["classes"]["dtype"]))
-            made.image_scale_ = int(card["image_scale"])
             if card["n_features_in"] is not None:
                 made.n_features_in_ = int(card["n_features_in"])
             if card["feature_names_in"] is not None:

@@ -62,30 +62,6 @@ def _check_names(estimator: Any, X: Any, reset: bool) -> None:
         estimator._check_n_features(X, reset=reset)
 
 
-def image_scale(*stacks: Any) -> int:
-    """What white is in images: 1 for floats that stay within 0..1, else 255; 0 where the rows are no images."""
-    images = [stack for stack in stacks if isinstance(stack, np.ndarray) and stack.ndim > 2]
-    if not images:
-        return 0
-    return 1 if all(i.dtype.kind == "f" and not i.max(initial=0) > 1 for i in images) else 255
-
-
-def as_bytes(images: Array, scale: int) -> Array:
-    """uint8 on 0..255, where white is ``scale``.
-
-    Raises:
-        UserError: a value outside 0..scale, or none.
-    """
-    if images.dtype == np.uint8 or not images.size:
-        return images
-    low, high = float(images.min()), float(images.max())
-    if not 0 <= low <= high <= scale:  # NaN fails
-        what = f"image values run from {low:g} to {high:g}, the scale of the training is 0..{scale}"
-        raise UserError(what, "Bring them to that scale.", "X")
-    found: Array = np.rint(images * (255.0 / scale)).astype(np.uint8)
-    return found
-
-
 def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
     """Class numbers [N] int64, -1 where there is no label, and the classes, sorted, in the type of the labels.
 

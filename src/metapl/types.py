@@ -65,7 +65,8 @@ class Source(Protocol):
         notes: what a user should know about how the rows were read.
 
     A source may offer more: ``held()``, all rows but test rows in one CPU tensor; ``lazy``, True where reading a row
-    costs time, and then ``prefetch``, the steps to read ahead; for images ``resize``, as in ``Preprocessing``.
+    costs time, and then ``prefetch``, the steps to read ahead; for images ``resize`` and ``white``, as in
+    ``Preprocessing``.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Preprocessing:
             more input that says so.
         tokens: as in ``Source``.
         resize: images: how they were brought to ``shape``, and new ones are.
+        white: images: what white was in training rows of floats, 1 or 255; 0 where all were whole numbers or files.
     """
 
     kind: Kind
@@ -157,6 +159,7 @@ class Preprocessing:
     missing: tuple[int, ...] = ()
     tokens: Tokens | None = None
     resize: Resize = "cover"
+    white: int = 0
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -82,6 +82,8 @@ def test_images_of_every_type_are_the_same_pixels() -> None:
         source = from_dataset(Rows(list(zip(form, Y))))
         assert torch.equal(source.data, PIXELS), type(form)
         assert source.notes == ("images are 8 x 9, RGB",)
+        floats = torch.is_tensor(form) and form.is_floating_point()
+        assert source.white == (0 if not floats and form is not forms[5] else 255 if form is forms[2] else 1)
     grey = from_dataset(Rows(list(zip(PIXELS[:, 0], Y))))
     assert torch.equal(grey.data, PIXELS[:, :1])
     mixed = from_dataset(Rows([(pictures(1, mode="L")[0], 0), (PIXELS[0], 1)]))

@@ -246,10 +246,10 @@ def test_images() -> None:
     for model, form in zip(models, forms):
         assert model.predictor_.preprocessing.kind == "image"
         for dtype in (np.uint8, np.int64, np.float32, np.float64):
-            np.testing.assert_array_equal(model.predict_proba(form.astype(dtype)), p)
+            np.testing.assert_allclose(model.predict_proba(form.astype(dtype)), p, rtol=1e-4)
     colour = np.stack([X, X // 2, X // 3], axis=3)
     last, first = (quick(**given).fit(c, y).predict_proba(c) for c in (colour, colour.transpose(0, 3, 1, 2)))
-    np.testing.assert_array_equal(last, first)
+    np.testing.assert_allclose(last, first, rtol=1e-4)
 
 
 def test_the_scale_of_images_is_that_of_the_training() -> None:
@@ -259,11 +259,29 @@ def test_the_scale_of_images_is_that_of_the_training() -> None:
     model = quick().fit(X, y)
     dark = np.zeros((1, 8, 8))
     dark[0, 0, 0] = 1.0
-    np.testing.assert_allclose(model.predict_proba(dark), model.predict_proba(dark.astype(np.uint8)))
+    with pytest.warns(UserWarning, match=r"no value is above 1, and the model was trained on floats 0\.\.255"):
+        p = model.predict_proba(dark)
+    np.testing.assert_allclose(p, model.predict_proba(dark.astype(np.uint8)), rtol=1e-4)
+    np.testing.assert_allclose(p[0], model.predict_proba(np.concatenate([dark, X]))[0], rtol=1e-5)
     small = quick().fit(X / 255, y)
     np.testing.assert_allclose(small.predict_proba(dark), small.predict_proba((255 * dark).astype(np.uint8)))
     with pytest.raises(ValueError, match="scale"):
         small.predict(X)
+
+
+def test_images_of_whole_numbers_are_judged_as_floats_on_either_scale(tmp_path: Path) -> None:
+    X, y = pictures()
+    model = quick(method="supervised", batch_labeled=4, steps=40).fit(X, y)
+    model.save(tmp_path / "kept")
+    for one in (model, SemiSupervisedClassifier.load(tmp_path / "kept")):
+        for scaled in (X / 255, X / np.float32(255), X.astype(float)):
+            np.testing.assert_allclose(one.predict_proba(scaled), model.predict_proba(X), rtol=1e-4)
+        with pytest.raises(
+            UserError, match="row 1 reaches 255 and row 0 no more than 1, so that white may be 1 or 255"
+        ):
+            one.predict(np.stack([np.ones((8, 8)), np.full((8, 8), 255.0)]))
+        with pytest.raises(UserError, match="image values run from"):
+            one.predict(X / 255 - 0.5)
 
 
 def test_texts() -> None:

@@ -12,6 +12,7 @@ import scipy.sparse
 import torch
 
 from metapl.data import fit_preprocessing, from_arrays, tensors
+from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dict
 from metapl.data.rows import rows_for
 from metapl.errors import UserError
 from metapl.types import Column, Preprocessing
@@ -236,3 +237,30 @@ def test_new_rows_of_arrays() -> None:
     with pytest.raises(UserError, match=r"\[3, 8, 5\]"):
         rows_for(np.zeros((1, 8, 5, 3)), image)
     assert from_arrays(pd.DataFrame({"a": ["x", "y"]}), [0, 1]).data.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("white", [0, 1, 255])
+def test_an_image_is_read_alike_alone_and_in_any_batch(white: int) -> None:
+    """The scale of floats is the training's; where that had whole numbers each image tells, or the batch is refused."""
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
+    pictures[0] = np.minimum(pictures[0], 1)  # nearly black
+    pictures[1] = 0
+    given = pictures if not white else pictures / (255 // white)
+    known = preprocessing_from_dict(preprocessing_to_dict(fitted(from_arrays(given, [0, 1] * 3))))
+    assert known.white == white
+    older = {k: v for k, v in preprocessing_to_dict(known).items() if k != "white"}
+    assert preprocessing_from_dict(older).white == 0
+    told: list[str] = []
+    wanted = torch.from_numpy(pictures)[:, None]
+    for scale in (1, 255) if not white else (white,):
+        floats = (pictures / (255 // scale)).astype(np.float32)
+        index = [1, 2, 3, 4, 5] if white == 0 and scale == 255 else range(6)
+        assert torch.equal(rows_for(floats[index], known, tell=told.append), wanted[index])
+        for k in index:
+            assert torch.equal(rows_for(floats[k : k + 1], known, tell=told.append), wanted[k : k + 1])
+    assert told == (["X: no value is above 1, and the model was trained on floats 0..255"] if white == 255 else [])
+    assert torch.equal(rows_for(pictures, known), wanted)
+    assert torch.equal(rows_for(pictures.astype(int), known), wanted)
+    if white != 255:
+        with pytest.raises(UserError, match=r"white may be 1 or 255|trained on floats of the scale 0\.\.1"):
+            rows_for(pictures.astype(float), known)

@@ -79,11 +79,12 @@ def assemble(
     notes: list[str] = []
     columns: tuple[Column, ...] = ()
     tokens: Tokens | None = None
+    white = 0
     if made_kind == "text":
         tensors, tokens = _texts(parts, tokenizer, max_tokens, notes)
     elif made_kind == "image":
         stacks = {k: planes(read_numbers(part, k), k, isinstance(part, Tensor)) for k, part in parts.items()}
-        tensors = pixels(stacks, notes, copy=copy)
+        tensors, white = pixels(stacks, notes, copy=copy)
     elif is_frame(X):
         tensors, columns = _frames(parts, notes)
     else:
@@ -107,6 +108,7 @@ def assemble(
         notes=tuple(notes),
         columns=columns,
         tokens=tokens,
+        white=white,
     )
 
 

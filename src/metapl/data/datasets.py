@@ -84,7 +84,7 @@ def from_dataset(
         class_names = [name for name in names if name in made["y"]]  # without those that no row has
     source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False)
     source.notes += rows.notes
-    source.resize = resize
+    source.resize, source.white = resize, rows.white
     return source
 
 
@@ -160,6 +160,7 @@ class _Rows:
     """Rows of one kind, collected."""
 
     notes: tuple[str, ...] = ()
+    white = 0  # in images of floats, 1 or 255; 0: there were none
 
     def add(self, x: Any, where: str) -> None:
         raise NotImplementedError
@@ -217,7 +218,7 @@ class _Images(_Rows):
     """uint8 images; small ones keep their size until all are known, larger ones are brought to theirs at once."""
 
     def __init__(self, options: ImageOptions, total: int) -> None:
-        self.options, self.total, self.white = options, total, 0
+        self.options, self.total, self.scale = options, total, 0
         self.images: list[Tensor] = []
         self.scaled = False
 
@@ -276,12 +277,14 @@ class _Images(_Rows):
         if not (low >= 0 and high <= 255):  # NaN fails both
             remedy = "Scale to 0..1 or 0..255; leave Normalize out, metapl standardises itself."
             raise UserError(f"image values run from {low:g} to {high:g}", remedy, where)
-        if not self.white and high > 0:
-            self.white = 1 if high <= 1 and values.dtype.kind in "bf" else 255
-        if self.white == 1 and high > 1:
+        if not self.scale and high > 0:
+            self.scale = 1 if high <= 1 and values.dtype.kind in "bf" else 255
+        if values.dtype.kind == "f":
+            self.white = self.scale
+        if self.scale == 1 and high > 1:
             what = f"image values reach {high:g}, in the rows before at most 1"
             raise UserError(what, "Bring all images to one scale.", where)
-        return torch.from_numpy(np.rint(values * (255.0 / (self.white or 255))).astype(np.uint8, order="C"))
+        return torch.from_numpy(np.rint(values * (255.0 / (self.scale or 255))).astype(np.uint8, order="C"))
 
 
 def _check_memory(rows: int, each: int) -> None:

@@ -102,7 +102,9 @@ def open_numpy_rows(path: str | Path, preprocessing: Preprocessing, labels: str 
     name, parts, notes = _parts(Path(path).expanduser(), labels)
     classes = _class_names(parts.pop("class_names", None), name)
     with _located(name):
-        rows = {k: rows_for(parts[k], preprocessing, k) for k in ("X", "X_unlabeled", "X_test") if k in parts}
+        rows = {
+            k: rows_for(parts[k], preprocessing, k, notes.append) for k in ("X", "X_unlabeled", "X_test") if k in parts
+        }
         counts = {k: len(part) for k, part in rows.items()}
         train, test, further = counts["X"], counts.get("X_test", 0), counts.get("X_unlabeled", 0)
         y, y_test = (list(parts[k]) if k in parts else [-1] * n for k, n in (("y", train), ("y_test", test)))

@@ -27,6 +27,7 @@ class Part:
         self.lazy = bool(getattr(source, "lazy", False))
         self.prefetch = int(getattr(source, "prefetch", 0))
         self.resize = getattr(source, "resize", "cover")
+        self.white = int(getattr(source, "white", 0))
 
     def rows(self, index: Array) -> Tensor:
         """The rows at ``index``, as the source gives them."""

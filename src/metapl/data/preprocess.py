@@ -57,7 +57,8 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     if source.kind == "image":
         spread = tuple(std.clamp_min(IMAGE_FLOOR).tolist())
         resize: Resize = getattr(source, "resize", "cover")
-        return Preprocessing("image", shape, tuple(mean.tolist()), spread, resize=resize)
+        white = int(getattr(source, "white", 0))
+        return Preprocessing("image", shape, tuple(mean.tolist()), spread, resize=resize, white=white)
     category = torch.tensor([bool(column.levels) for column in source.columns] or [False] * shape[0])
     mean = mean.masked_fill(category, 0.0)
     std = torch.where((std <= TABLE_FLOOR * mean.abs()) | category, torch.ones_like(std), std)
@@ -84,7 +85,7 @@ def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
         "std": list(preprocessing.std),
     }
     if preprocessing.kind == "image":
-        made["resize"] = preprocessing.resize
+        made |= {"resize": preprocessing.resize, "white": preprocessing.white}
     if preprocessing.columns:
         made["columns"] = [{"name": c.name, "levels": list(c.levels)} for c in preprocessing.columns]
     if preprocessing.missing:
@@ -110,6 +111,7 @@ def preprocessing_from_dict(stored: Mapping[str, Any]) -> Preprocessing:
             columns=tuple(Column(str(c["name"]), tuple(map(str, c["levels"]))) for c in stored.get("columns", ())),
             missing=tuple(int(k) for k in stored.get("missing", ())),
             resize=stored.get("resize", "cover"),
+            white=int(stored.get("white", 0)),
             tokens=None if tokens is None else Tokens(**{**tokens, "special": tuple(map(int, tokens["special"]))}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -125,7 +127,9 @@ def _sound(p: Preprocessing) -> bool:
         return p.tokens is not None and p.shape == (p.tokens.length,) and not p.mean and not p.std
     if p.kind not in ("image", "table") or len(p.shape) != (3 if p.kind == "image" else 1):
         return False
-    if p.resize not in RESIZES or (p.kind == "table" and p.resize != "cover"):
+    if p.resize not in RESIZES or p.white not in (0, 1, 255):
+        return False
+    if p.kind == "table" and (p.resize != "cover" or p.white):
         return False
     if not p.shape[0] == len(p.mean) == len(p.std) or min(p.std) <= 0:
         return False

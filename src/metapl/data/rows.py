@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from metapl.data.arrays import kind_of
 from metapl.data.features import encode_columns, is_frame, read_frame
-from metapl.data.tensors import pixels, planes, read_numbers, table_rows
+from metapl.data.tensors import new_pixels, planes, read_numbers, table_rows
 from metapl.data.texts import read_texts
 from metapl.data.tokens import tokenizer_of
 from metapl.errors import UserError
@@ -17,15 +19,21 @@ from metapl.types import Preprocessing
 _NAMES = {"image": "images", "table": "a table", "text": "texts"}
 
 
-def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", scale: int = 0) -> Tensor:
+def warn(text: str) -> None:
+    """Tell whoever called ``predict``."""
+    warnings.warn(text, UserWarning, stacklevel=5)
+
+
+def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callable[[str], None] = warn) -> Tensor:
     """Raw rows [n, ...] of new data, the way ``from_arrays`` reads them, with nothing fitted on them.
 
     Args:
         X: what ``from_arrays`` takes for X. The columns of a DataFrame (or of a mapping) are found by name, in any
-            order, and further ones are passed over; a category that training did not hold counts as missing.
+            order, and further ones are passed over; a category that training did not hold counts as missing. Images
+            of floats are on the scale of the training's floats; where it had none, 0..1 if they stay within it.
         preprocessing: the model's own (``Predictor.preprocessing``).
         name: what messages call ``X``.
-        scale: what white is in images of floats, 1 or 255; 0: their values tell.
+        tell: is told what looks like a mistake; by default a ``UserWarning``.
 
     Raises:
         UserError: data of another kind or shape, a missing column, or a value that cannot be read.
@@ -39,7 +47,8 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", scale: int =
         what = f"the model was trained on {_NAMES[kind]}, and this is {_NAMES[given]}"
         raise UserError(what, f"Give {_NAMES[kind]} of the shape {list(preprocessing.shape)} per row.", name)
     if kind == "image":
-        rows = pixels({name: planes(read_numbers(X, name), name, isinstance(X, Tensor))}, [], scale)[name]
+        images = planes(read_numbers(X, name), name, isinstance(X, Tensor))
+        rows = new_pixels(images, preprocessing.white, name, tell)
     elif is_frame(X) and preprocessing.columns:
         rows = encode_columns(read_frame(X, name), preprocessing.columns, name)
     else:

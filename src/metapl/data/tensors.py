@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,22 +102,16 @@ def planes(values: Array, name: str, channels_first: bool) -> Array:
     return values.transpose(0, 3, 1, 2)
 
 
-def pixels(stacks: Mapping[str, Array], notes: list[str], white: int = 0, copy: bool = True) -> dict[str, Tensor]:
-    """uint8 tensors; all arrays must be on one scale.
+def pixels(stacks: Mapping[str, Array], notes: list[str], copy: bool = True) -> tuple[dict[str, Tensor], int]:
+    """uint8 tensors, and what white is in those stacks that are floats (0: none is); all must be on one scale.
 
     Args:
-        white: 1 or 255 where it is known what white is in floats; 0: the values tell.
         copy: False: uint8 arrays may share their memory with the tensors.
 
     Raises:
         UserError: values outside 0..255, or scales that differ.
     """
     scales = {name: _scale(values, name) for name, values in stacks.items()}
-    for name, values in stacks.items():
-        if white and values.dtype.kind == "f":
-            if scales[name] > white:
-                raise UserError(f"it is on the scale 0..{scales[name]}, not 0..{white}", "Bring it to that.", name)
-            scales[name] = white
     known = {name: scale for name, scale in scales.items() if scale}
     if len(set(known.values())) > 1:
         (one, a), (other, b) = next(iter(known.items())), list(known.items())[-1]
@@ -126,7 +120,49 @@ def pixels(stacks: Mapping[str, Array], notes: list[str], white: int = 0, copy: 
     high = max(float(values.max()) for values in stacks.values())
     if scale == 255 and 0 < high <= 64:
         notes.append(f"the images' highest value is {high:g} of 255: is 0..255 their scale?")
-    return {name: _bytes(values, scale, copy) for name, values in stacks.items()}
+    floats = any(stacks[name].dtype.kind == "f" for name in known)
+    return {name: _bytes(values, scale, copy) for name, values in stacks.items()}, scale if floats else 0
+
+
+def new_pixels(values: Array, white: int, name: str, tell: Callable[[str], None]) -> Tensor:
+    """uint8 images for a trained model; what a row becomes does not depend on the rows beside it.
+
+    Floats are on the scale of the training's floats. Where it had none, an image that stays within 0..1 is on 0..1 and
+    any other on 0..255.
+
+    Args:
+        white: as in ``Preprocessing``.
+        tell: is told what looks like a mistake.
+
+    Raises:
+        UserError: values outside 0..255 or the scale of the training, or rows that seem to be on two scales.
+    """
+    scale = _scale(values, name)
+    if values.dtype.kind != "f":
+        return _bytes(values, scale, True)
+    if not white:
+        return _bytes(values, _scale_of_each(values, name), True)
+    if scale > white:
+        what = f"it is on the scale 0..{scale}, the model was trained on floats of the scale 0..{white}"
+        raise UserError(what, f"Bring it to 0..{white}, or give whole numbers 0..255.", name)
+    if scale and scale < white:
+        tell(f"{name}: no value is above {float(values.max()):g}, and the model was trained on floats 0..{white}")
+    return _bytes(values, white, True)
+
+
+def _scale_of_each(values: Array, name: str) -> int:
+    """1 or 255, the scale of each of these images alone.
+
+    Raises:
+        UserError: it is not the same for all.
+    """
+    high = values.reshape(len(values), -1).max(1)
+    bright, dim = np.flatnonzero(high > 1), np.flatnonzero((high > 0) & (high <= 1))
+    if len(bright) and len(dim):
+        what = f"row {bright[0]} reaches {high[bright[0]]:g} and row {dim[0]} no more than {high[dim[0]]:g}"
+        remedy = "Give whole numbers 0..255 (uint8), as at the training."
+        raise UserError(f"{what}, so that white may be 1 or 255", remedy, name)
+    return 255 if len(bright) else 1
 
 
 def _bytes(values: Array, scale: int, copy: bool) -> Tensor:
