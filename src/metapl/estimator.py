@@ -18,7 +18,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from metapl.errors import UserError
-from metapl.estimator_parts import agreement, check_rows, find_missing, read_targets
+from metapl.estimator_parts import agreement, all_numbers, check_rows, find_missing, read_targets
 from metapl.files import write_json
 from metapl.progress import Progress, Silent, Values, make_progress
 
@@ -138,13 +138,15 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             ValueError: data or settings that cannot make a run, or a loss that is no longer finite.
         """
         from metapl.data.arrays import from_arrays
+        from metapl.data.features import is_frame
         from metapl.store import Memory
         from metapl.train import start
 
-        rows = check_rows(self, X, reset=True)
+        named = any(is_frame(part) and not all_numbers(part) for part in (X, X_unlabeled))
+        rows = check_rows(self, X, reset=True, named=named)
         codes, classes = read_targets(y, self.unlabeled_marker)
         check_consistent_length(rows, codes)
-        more = None if X_unlabeled is None else check_rows(self, X_unlabeled, reset=False)
+        more = None if X_unlabeled is None else check_rows(self, X_unlabeled, reset=False, named=named)
         config, network = self._config()
         source = from_arrays(
             rows,
@@ -210,7 +212,8 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         from metapl.data.rows import rows_for
 
         check_is_fitted(self)
-        rows = rows_for(check_rows(self, X, reset=False), self.predictor_.takes)
+        takes = self.predictor_.takes
+        rows = rows_for(check_rows(self, X, reset=False, named=bool(takes.columns)), takes)
         p: Array = self.predictor_.probabilities(rows).numpy().astype(np.float64)
         total: Array = p.sum(1, keepdims=True)
         return p / total

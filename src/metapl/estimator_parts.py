@@ -17,11 +17,12 @@ from metapl.errors import UserError
 Array = np.ndarray[Any, Any]
 
 
-def check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
+def check_rows(estimator: Any, X: Any, *, reset: bool, named: bool = False) -> Any:
     """``X`` by scikit-learn's rules; missing values may stay.
 
-    Texts and DataFrames with columns of text or categories are given back as they are, all else as an array. With
-    ``reset`` the estimator notes number and names of the features, without it they are compared.
+    Texts, DataFrames with other columns than numbers and, with ``named`` (what is fitted has categories), any DataFrame
+    are given back as they are, all else as an array. With ``reset`` the estimator notes number and names of the
+    features, without it they are compared.
 
     Raises:
         ValueError: infinite values, no rows, or not the rows that were fitted.
@@ -32,7 +33,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
 
     if is_texts(X):
         return X
-    if is_frame(X) and not _all_numbers(X):
+    if is_frame(X) and (named or not all_numbers(X)):
         _check_names(estimator, X, reset)
         return X
     dtype = getattr(X, "dtype", None)
@@ -40,7 +41,8 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
     return _validate(estimator, X, reset=reset, dtype=kind, allow_nd=True)
 
 
-def _all_numbers(X: Any) -> bool:
+def all_numbers(X: Any) -> bool:
+    """Whether every column of a DataFrame holds numbers by its type."""
     kinds = [getattr(dtype, "kind", "O") for dtype in getattr(X, "dtypes", ["O"])]
     return all(kind in "uif" for kind in kinds)
 

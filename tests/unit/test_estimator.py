@@ -208,6 +208,28 @@ def test_data_frames_with_categories_and_missing_values() -> None:
         model.predict(frame[["sign", "size"]])
 
 
+def test_what_was_fitted_tells_how_a_data_frame_is_read() -> None:
+    """A column of categories stays one where the new frame has none of them, or writes them as numbers."""
+    X, y = table()
+    frame = pd.DataFrame({"size": X[:, 1], "sign": np.where(X[:, 0] > 0, "plus", "minus"), "member": X[:, 0] > 0})
+    model = quick(method="supervised", steps=60, lr=0.2).fit(frame, y)
+    none = pd.DataFrame({"size": [0.1], "sign": [np.nan], "member": [np.nan]})
+    np.testing.assert_array_equal(model.predict_proba(none), model.predict_proba(none.astype(object)))
+    truth = np.tile([1, 0], 30)
+    flags = frame.drop(columns="sign")
+    for columns in (frame, flags):
+        model = quick(method="supervised", steps=60, lr=0.2).fit(columns, y)
+        assert model.score(columns, truth) == 1.0
+        expected = model.predict_proba(columns)
+        for dtype in (int, float, object, str):
+            np.testing.assert_array_equal(model.predict_proba(columns.astype({"member": dtype})), expected)
+    with pytest.warns(UserWarning, match="feature names"), pytest.raises(UserError, match="an array cannot name"):
+        model.predict(flags.to_numpy(dtype=float))
+    strange = quick().fit(frame, y)
+    with pytest.warns(UserWarning, match="column 'sign' holds no category"):
+        strange.predict(frame.assign(sign=1))
+
+
 def test_numeric_data_frames_keep_their_names() -> None:
     X, y = table()
     frame = pd.DataFrame(X, columns=["a", "b"])

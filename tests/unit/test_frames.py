@@ -219,6 +219,45 @@ def test_a_category_written_as_a_number_is_found() -> None:
     same(rows_for(pd.DataFrame({"code": [2, 1, 5]}), known), [[1], [0], [NAN]])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [True, False],
+        [1, 0],
+        [1.0, 0.0],
+        np.array([1, 0], dtype=np.int8),
+        ["True", "False"],
+        ["true", "FALSE"],
+        ["1", "0"],
+        pd.array([True, False], dtype="boolean"),
+    ],
+)
+@pytest.mark.parametrize("trained", [[True, False, None], ["true", "false", "true"]])
+def test_true_and_false_are_found_in_every_form(values: Any, trained: list[Any]) -> None:
+    known = fitted(from_arrays(pd.DataFrame({"member": trained}), [0, 1, 0]))
+    same(rows_for(pd.DataFrame({"member": values}), known), [[1], [0]])
+    same(rows_for(pd.DataFrame({"member": [*pd.Series(values, dtype=object), None]}), known), [[1], [0], [NAN]])
+    with pytest.warns(UserWarning, match="column 'member' holds no category of the training.*: 2 counts as missing"):
+        same(rows_for(pd.DataFrame({"member": [2, 3]}), known), [[NAN], [NAN]])
+
+
+def test_a_column_whose_values_are_all_unknown_is_told() -> None:
+    given = {"size": [1.0, 2.0, 3.0], "colour": ["red", "blue", "nan"]}
+    source = from_arrays(pd.DataFrame(given), [0, 1, 0])
+    known, told = fitted(source), list[str]()
+    same(rows_for(pd.DataFrame({"size": [NAN], "colour": [NAN]}), known), [[NAN, NAN]])  # nothing was there
+    same(rows_for(pd.DataFrame({"size": [1], "colour": ["Red"]}), known, tell=told.append), [[1, NAN]])
+    same(
+        rows_for(pd.DataFrame({"size": [1, 2], "colour": ["Red", "red"]}), known, tell=told.append), [[1, NAN], [2, 2]]
+    )
+    wanted = "column 'colour' holds no category of the training, such as blue, nan, red: 'Red' counts as missing"
+    assert told == [f"X: {wanted}"]
+    more = from_arrays(
+        pd.DataFrame(given), [0, 1, 0], X_test=pd.DataFrame({"size": [1], "colour": ["Red"]}), y_test=[0]
+    )
+    assert more.notes == (f"X_test: {wanted}",)
+
+
 def test_new_rows_of_arrays() -> None:
     table = fitted(from_arrays(np.arange(6.0).reshape(3, 2), [0, 1, 0]))
     same(rows_for([[1, 2]], table), [[1, 2]])

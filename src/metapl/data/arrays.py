@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.features import encode_columns, fit_columns, is_frame, read_frame
+from metapl.data.features import encode_columns, fit_columns, is_frame, lost_columns, read_frame
 from metapl.data.labels import encode_labels
 from metapl.data.memory import MemorySource
 from metapl.data.tensors import pixels, planes, read_numbers, table_rows
@@ -163,7 +163,10 @@ def _frames(parts: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Tenso
         further = [column for column in table if column not in tables["X"]]
         if further:
             notes.append(f"{name} has columns that X has not, passed over: {', '.join(further[:5])}")
-    return {name: encode_columns(table, columns, name) for name, table in tables.items()}, columns
+    tensors = {name: encode_columns(table, columns, name) for name, table in tables.items()}
+    for name, table in tables.items():
+        notes += [f"{name}: {text}" for text in lost_columns(table, columns, tensors[name])]
+    return tensors, columns
 
 
 def _check_same_shape(tensors: dict[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from metapl.types import Column
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
 MAX_LEVELS = 1000  # more different texts are a name, an address or a sentence, not a category
+_TRUTH = {"1": "true", "0": "false"}
 _NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
 
 
@@ -151,11 +152,28 @@ def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tenso
 
 def _levels(values: Array, levels: tuple[str, ...]) -> list[float]:
     number = {level: float(k) for k, level in enumerate(levels)}
+    listed = values.tolist()
     if values.dtype != object:  # a category written as a whole number
-        values = _objects([str(int(v)) if np.isfinite(v) and v == int(v) else str(v) for v in values.tolist()])
-    if "true" in number or "false" in number:  # files write true, Python writes True
-        values = _objects([value.lower() if value in ("True", "False") else value for value in values.tolist()])
-    return [number.get(value, np.nan) for value in values.tolist()]
+        listed = [None if np.isnan(v) else str(int(v)) if v % 1 == 0 else str(v) for v in listed]
+    if {level.lower() for level in levels} <= {"true", "false"}:  # written True, true, TRUE or 1
+        number = {level.lower(): k for level, k in number.items()}
+        listed = [None if value is None else _TRUTH.get(value, value.lower()) for value in listed]
+    return [number.get(value, np.nan) for value in listed]
+
+
+def lost_columns(table: Table, columns: Sequence[Column], rows: Tensor) -> list[str]:
+    """A line for each column of categories whose values are all unknown to the model; ``rows``: the table encoded."""
+    told = []
+    for k, column in enumerate(columns):
+        values = table[column.name].tolist() if column.levels and rows[:, k].isnan().all() else []
+        first = next((value for value in values if not is_missing(value)), None)
+        if first is not None:
+            known = ", ".join(column.levels[:3]) + (", ..." if len(column.levels) > 3 else "")
+            found = f"{first:g}" if isinstance(first, float) else repr(first)
+            told.append(
+                f"column '{column.name}' holds no category of the training, such as {known}: {found} counts as missing"
+            )
+    return told
 
 
 def _numbers(values: Array, name: str, where: str) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from metapl.data.arrays import kind_of
-from metapl.data.features import encode_columns, is_frame, read_frame
+from metapl.data.features import encode_columns, is_frame, lost_columns, read_frame
 from metapl.data.tensors import new_pixels, planes, read_numbers, table_rows
 from metapl.data.texts import read_texts
 from metapl.data.tokens import tokenizer_of
@@ -50,7 +50,10 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callab
         images = planes(read_numbers(X, name), name, isinstance(X, Tensor))
         rows = new_pixels(images, preprocessing.white, name, tell)
     elif is_frame(X) and preprocessing.columns:
-        rows = encode_columns(read_frame(X, name), preprocessing.columns, name)
+        table = read_frame(X, name)
+        rows = encode_columns(table, preprocessing.columns, name)
+        for text in lost_columns(table, preprocessing.columns, rows):
+            tell(f"{name}: {text}")
     else:
         rows = _plain_table(X, preprocessing, name)
     if tuple(rows.shape[1:]) != preprocessing.shape:
