@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LOCK = ".lock"  # in a set's folder, while it is filled
+LIMIT = 4 * 2**30  # bytes on disk that the sets of one kind may take together
+FREE_SHARE = 0.1  # of the disk's free space that one set may take
 
 
 def cache_folder() -> Path:
@@ -28,10 +34,48 @@ def locked(folder: Path) -> Iterator[None]:
 
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = open(folder / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (closed below)
+            handle = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
             fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         yield
     finally:
         if handle is not None:
             handle.close()
+
+
+def has_room(folder: Path, size: int, limit: int = LIMIT) -> bool:
+    """Whether a set of ``size`` bytes may be stored in ``folder``, which exists."""
+    try:
+        return size <= min(limit, FREE_SHARE * shutil.disk_usage(folder).free)
+    except OSError:
+        return False
+
+
+def used(path: Path) -> None:
+    """Note that a file was used now: those used longest ago are the first to go."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def tidy(root: Path, sets: re.Pattern[str], ours: re.Pattern[str], limit: int = LIMIT) -> None:
+    """Remove the files used longest ago until all sets take at most ``limit`` bytes; only files of our making.
+
+    Args:
+        root: the folder of all sets of one kind.
+        sets: the name of a set's folder.
+        ours: the name of a file in it that may go.
+        limit: bytes.
+    """
+    found = []
+    with suppress(OSError):
+        for folder in root.iterdir():
+            if sets.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                found += [(path.stat(), path) for path in folder.iterdir() if ours.fullmatch(path.name)]
+        total = 0
+        for status, path in sorted(found, key=lambda one: -one[0].st_mtime_ns):
+            total += status.st_size
+            if total > limit:
+                path.unlink(missing_ok=True)
+                if {other.name for other in path.parent.iterdir()} <= {LOCK}:
+                    (path.parent / LOCK).unlink(missing_ok=True)
+                    path.parent.rmdir()

@@ -1,12 +1,15 @@
 """Embedding mode: a frozen encoder turns every row into features once; what is trained is a small head on these.
 
-Features are kept on disk, outside the data, so that the next run has them at once. A row is encoded when it is first
-asked for: test rows by ``evaluate`` alone.
+Features are kept on disk, outside the data, so that the next run has them at once; all sets together take at most
+``LIMIT`` bytes. A row is encoded when it is first asked for: test rows by ``evaluate`` alone. The source's fingerprint
+vouches for the contents of training rows; of test files it has read no more than the size, so a test row is read again
+and its stored features are taken only if it is the row they were made of.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from metapl.cache import cache_folder, locked
+from metapl.cache import LIMIT, cache_folder, has_room, locked, tidy, used
 from metapl.data.image_options import ImageOptions
 from metapl.data.sources import SourceOptions
 from metapl.data.sources import open_source as open_raw
@@ -28,12 +31,14 @@ from metapl.device import pick_device
 from metapl.errors import UserError
 from metapl.files import write_with
 from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
+from metapl.models.probe import alike
 from metapl.types import Column, Kind, Preprocessing, Source, Tokens
 
 Array = np.ndarray[Any, Any]
 PIECE = 1024  # rows encoded before they are stored
 FEW, SECONDS = 256, 10.0  # rows below which nothing is said, and the time between two lines
-VERSION = "metapl features 1"
+VERSION = "metapl features 2"
+SETS, OURS = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}\.safetensors|\.[\w.-]+\.tmp")
 
 
 class EmbeddedSource:
@@ -71,6 +76,7 @@ class EmbeddedSource:
         self._done = np.zeros(len(inner.ids), dtype=bool)
         self._fingerprint = ""
         self._cache, self._read = cache, set[str]()
+        self._of_row: dict[bytes, Tensor] = {}  # stored features of test rows by the digest of the raw row
         self._tell, self._told = tell or _silent, 0.0  # when it was last told something
 
     def rows(self, index: Array) -> Tensor:
@@ -93,22 +99,38 @@ class EmbeddedSource:
 
     def _fill(self, index: Array) -> None:
         """Encode the rows at ``index`` that neither memory nor disk holds, and store them."""
-        folder = cache_folder() / "features" / self.fingerprint() if self._cache else None
-        if folder is None:
+        if not self._cache:
             return self._encode(index[~self._done[index]], None)
+        root = cache_folder() / "features"
+        made_by = f"{self.fingerprint()}|{self.encoder.versions}"
+        folder = root / hashlib.sha256(made_by.encode()).hexdigest()
         with locked(folder):  # processes side by side want the same rows: the first one encodes them
             self._load(folder)
-            self._encode(index[~self._done[index]], folder)
+            room = folder.is_dir() and has_room(folder, 4 * self._features.numel(), LIMIT)
+            self._encode(index[~self._done[index]], folder if room else None)
+        tidy(root, SETS, OURS, LIMIT)
 
     def _encode(self, missing: Array, folder: Path | None) -> None:
         for start in range(0, len(missing), PIECE):
             some = missing[start : start + PIECE]
-            self._say(len(some))
-            made = self.encoder.encode(self.inner.rows(some))
-            self._features[torch.from_numpy(some)] = made
+            rows = self.inner.rows(some)
+            stored = self._stored(some, rows)
+            new = np.flatnonzero(~stored)
+            if len(new):
+                self._say(len(new))
+                made = self.encoder.encode(rows[torch.from_numpy(new)])
+                self._features[torch.from_numpy(some[new])] = made
+                if folder is not None:
+                    self._store(folder, some[new], made, rows[torch.from_numpy(new)])
             self._done[some] = True
-            if folder is not None:
-                self._store(folder, some, made)
+
+    def _stored(self, index: Array, rows: Tensor) -> Array:
+        """[n] bool: the test rows whose stored features were made of these very ``rows``; they are filled in."""
+        found = np.zeros(len(index), dtype=bool)
+        for k in np.flatnonzero(self.is_test[index]).tolist() if self._of_row else []:
+            if (features := self._of_row.get(_row_digest(rows[k]))) is not None:
+                self._features[int(index[k])], found[k] = features, True
+        return found
 
     def _say(self, coming: int) -> None:
         now, done = time.monotonic(), int(self._done.sum())
@@ -130,16 +152,24 @@ class EmbeddedSource:
             with suppress(OSError, SafetensorError, KeyError, ValueError):
                 part = load_file(path)
                 index, features = part["index"], part["features"]
+                if not alike(part["probe"], self.encoder.probe):
+                    continue  # the same weights in other code
                 fits = features.shape == (len(index), self.encoder.features) and features.dtype == torch.float32
                 fits = fits and torch.equal(part["sha256"], _checksum(features))
                 if fits and len(index) and int(index.min()) >= 0 and int(index.max()) < len(self._done):
-                    self._features[index] = features
-                    self._done[index.numpy()] = True
+                    used(path)
+                    test = torch.from_numpy(self.is_test)[index]
+                    self._features[index[~test]] = features[~test]
+                    self._done[index[~test].numpy()] = True
+                    self._of_row |= {d.numpy().tobytes(): f for d, f in zip(part["rows"], features[test], strict=True)}
 
-    def _store(self, folder: Path, index: Array, features: Tensor) -> None:
-        tensors = {"index": torch.from_numpy(index), "features": features.contiguous()}
+    def _store(self, folder: Path, index: Array, features: Tensor, rows: Tensor) -> None:
+        digests = b"".join(_row_digest(rows[k]) for k in np.flatnonzero(self.is_test[index]).tolist())
+        tensors = {"index": torch.from_numpy(index), "features": features.contiguous(), "probe": self.encoder.probe}
+        tensors["rows"] = torch.from_numpy(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32).copy())
         content = save({**tensors, "sha256": _checksum(features)})
-        name = f"{hashlib.sha256(index.tobytes()).hexdigest()[:16]}.safetensors"
+        whole = hashlib.sha256(index.tobytes() + digests + self.encoder.probe.numpy().tobytes())
+        name = f"{whole.hexdigest()[:16]}.safetensors"
         self._read.add(name)
         with suppress(OSError):  # a full or read-only disk costs time, not the run
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -148,6 +178,10 @@ class EmbeddedSource:
 
 def _silent(text: str) -> None:
     return None
+
+
+def _row_digest(row: Tensor) -> bytes:
+    return hashlib.sha256(f"{row.dtype} {tuple(row.shape)}|".encode() + row.contiguous().numpy().tobytes()).digest()
 
 
 def _checksum(features: Tensor) -> Tensor:

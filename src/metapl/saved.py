@@ -22,6 +22,7 @@ from metapl.files import sync_file, write_json
 from metapl.models import Factory, architecture, as_factory, build_given, rebuild
 from metapl.models.combined import PLAIN, assemble, describe
 from metapl.models.encoders import FrozenEncoder, Look, build_encoder
+from metapl.models.probe import alike
 from metapl.types import Preprocessing
 
 CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
@@ -124,6 +125,7 @@ def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:
         "name": encoder.name,
         "weights": encoder.weights,
         "sha256": encoder.sha256,
+        "probe": [" ".join(f"{value:.6g}" for value in row) for row in encoder.probe.tolist()],
         "look": asdict(encoder.look),
         "normalize": encoder.normalize,
         "pooling": encoder.pooling if encoder.takes.kind == "text" and encoder.name.startswith("hf:") else "auto",
@@ -135,7 +137,7 @@ def _encoder_from_dict(stored: dict[str, Any], given: nn.Module | Factory | None
     """The encoder that the card describes, built again.
 
     Raises:
-        UserError: its files are gone, or it has other weights now.
+        UserError: its files are gone, or it has other weights, or makes something else of the same row now.
     """
     look: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["look"].items()}
     made = build_encoder(
@@ -146,7 +148,10 @@ def _encoder_from_dict(stored: dict[str, Any], given: nn.Module | Factory | None
         normalize=stored["normalize"],
         pooling=stored.get("pooling", "auto"),
     )
+    remedy = "Bring back the encoder that the model was trained with, or train again."
     if made.sha256 != stored["sha256"]:
-        remedy = "Bring back the encoder that the model was trained with, or train again."
         raise UserError("the encoder has other weights than at the training", remedy, stored["name"])
+    if not alike(made.probe, torch.tensor([[float(value) for value in row.split()] for row in stored["probe"]])):
+        what = "the encoder gives other features than at the training: its code, its settings or its library changed"
+        raise UserError(what, remedy, stored["name"])
     return made

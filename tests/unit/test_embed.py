@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,10 +20,13 @@ import metapl
 from metapl.apply import judge_own, predict_to
 from metapl.config import make_config
 from metapl.data import MemorySource
+from metapl.data.sources import SourceOptions
 from metapl.embed import EmbeddedSource, embed
 from metapl.errors import UserError
+from metapl.models.encoders import build_encoder
+from metapl.models.probe import alike, probe_rows
 from metapl.saved import load_model
-from metapl.types import Tokens
+from metapl.types import Preprocessing, Tokens
 from tiny_bert import tiny_bert
 
 OPTIONS = {
@@ -57,9 +63,10 @@ def bert(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
 class Means(nn.Module):
     """Counts what it is shown; features are means of channels and rows."""
 
+    seen: ClassVar[list[int]] = []  # of the class: the encoder's copy counts too
+
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[int] = []
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,13 +153,152 @@ def test_a_damaged_cache_is_made_again(harm: str, cache: Path) -> None:
     path.write_bytes({"cut": content[:-9], "zeros": content[:-200] + bytes(200), "text": b"hello"}[harm])
     net.seen.clear()
     assert torch.equal(embed(images(), net).rows(np.arange(20)), good)
-    assert sum(net.seen) == 22  # two blank rows for the check, then all again
+    assert sum(net.seen) == 24  # four rows for the check, then all again
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "file"))
     assert embed(images(), Means()).rows(np.arange(5)).shape == (5, 16)
+
+
+def test_the_cache_gives_a_test_row_the_features_of_what_it_holds_now(photos: Path) -> None:
+    """The source's fingerprint knows no more of a test file than its size."""
+
+    def features() -> tuple[torch.Tensor, torch.Tensor]:
+        source = metapl.open_source(str(photos), SourceOptions(image_size="20"))
+        test = np.flatnonzero(source.is_test)
+        return embed(source, Means()).rows(test), source.rows(test)
+
+    def exchange(one: Path, other: Path) -> None:
+        content = one.read_bytes(), other.read_bytes()
+        one.write_bytes(content[1])
+        other.write_bytes(content[0])
+
+    before, raw = features()
+    Means.seen.clear()
+    assert torch.equal(features()[0], before)
+    assert Means.seen == [4]  # the check alone
+    for path in (photos / "test" / "dark").iterdir():  # to .bmp, whose size says nothing
+        Image.open(path).resize((20, 20)).save(path.with_suffix(".bmp"))
+        path.unlink()
+    for path in (photos / "test" / "light").iterdir():
+        Image.open(path).resize((20, 20)).save(path.with_suffix(".bmp"))
+        path.unlink()
+    before, raw = features()
+    exchange(photos / "test" / "dark" / "30.bmp", photos / "test" / "light" / "31.bmp")
+    after, now = features()
+    assert not torch.equal(raw, now)
+    assert torch.allclose(after, Means()(now.float() / 255), atol=1e-6)
+    assert not torch.allclose(after, before, atol=0.1)
+    Means.seen.clear()
+    assert torch.equal(features()[0], after)
+    assert Means.seen == [4]
+
+
+class Power(nn.Module):
+    """Its weights do not say all that it does."""
+
+    def __init__(self, power: float, buffer: float = 1.0) -> None:
+        super().__init__()
+        self.power, self.body = power, nn.Linear(64, 40, bias=False)
+        nn.init.constant_(self.body.weight, 1 / 64)
+        self.register_buffer("factor", torch.full((), buffer), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * self.body(x.flatten(1)) ** self.power
+
+
+class Edited(Power):
+    __qualname__ = "Power"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + x.mean((1, 2, 3)).unsqueeze(1)
+
+
+@pytest.mark.parametrize("other", [lambda: Power(2), lambda: Power(1, 1.5), lambda: Edited(1)])
+def test_the_cache_and_a_stored_model_know_an_encoder_by_what_it_does(other: Any, tmp_path: Path) -> None:
+    index, raw = np.arange(20), images().data[:4]
+    source = embed(images(), Power(1))
+    first = source.rows(index)
+    changed = other()
+    assert torch.equal(embed(images(), changed).rows(index), embed(images(), changed, cache=False).rows(index))
+    assert not torch.allclose(embed(images(), changed).rows(index), first, rtol=0.1)
+    assert torch.equal(embed(images(), Power(1)).rows(index), first)
+    result = metapl.train(make_config("bright", options={**OPTIONS, "steps": 2}), tmp_path / "run", source=source)
+    assert torch.equal(
+        load_model(tmp_path / "run", encoder=Power(1)).probabilities(raw), result.predictor.probabilities(raw)
+    )
+    with pytest.raises(UserError, match="other features than at the training"):
+        load_model(tmp_path / "run", encoder=changed)
+
+
+def test_rounding_is_no_other_encoder() -> None:
+    takes = Preprocessing("image", (3, 32, 32), (0.0,) * 3, (1.0,) * 3)
+    net = build_encoder("timm:test_resnet", takes)
+    half = build_encoder(_Rounded(net.network), takes, look=net.look)
+    assert not torch.equal(net.probe, half.probe)
+    assert alike(half.probe, net.probe)
+    rows = probe_rows(takes)
+    assert torch.equal(rows, probe_rows(takes))
+    assert torch.pdist(rows.flatten(1).float()).min() > 1000  # images that are not alike
+    assert not alike(net.probe + 0.1 * net.probe.std(0) * torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]), net.probe)
+    assert not alike(net.probe[:, :3], net.probe)
+
+
+class _Rounded(nn.Module):
+    """What another device might give: eleven bits of each number, as in TF32."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x.half().float()).half().float()
+
+
+def test_the_users_own_module_stays_as_it_is() -> None:
+    net = Means().train()
+    net.scale.requires_grad_(True)
+    embed(images(), net).rows(np.arange(3))
+    assert net.training
+    assert net.scale.requires_grad
+    assert next(net.parameters()).device.type == "cpu"
+
+
+def test_the_cache_is_bounded_and_what_was_used_longest_ago_goes_first(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sets() -> set[str]:
+        return {path.parent.name for path in cache.rglob("*.safetensors")}
+
+    def fill(power: float) -> str:
+        before = sets()
+        net = Power(1)
+        net.body.weight.data *= power
+        embed(images(), net).rows(np.arange(50))
+        return next(iter(sets() - before), "")
+
+    first, second = fill(1), fill(2)
+    size = max(path.stat().st_size for path in cache.rglob("*.safetensors"))
+    for age, name in ((300, first), (200, second)):
+        for path in (cache / "features" / name).glob("*.safetensors"):
+            os.utime(path, (time.time() - age,) * 2)
+    assert fill(1) == ""  # used again now, so the second is the oldest
+    foreign = cache / "features" / second / "notes.txt"
+    foreign.write_text("mine")
+    module = importlib.import_module("metapl.embed")
+    monkeypatch.setattr(module, "LIMIT", int(2.5 * size))
+    third = fill(3)
+    assert sets() == {first, third}
+    assert foreign.exists()
+    monkeypatch.setattr(module, "LIMIT", size // 2)
+    assert fill(4) == ""  # no room for it at all
+    assert sets() == set()
+    assert not (cache / "features" / first).exists()
+    monkeypatch.setattr(module, "LIMIT", 2**30)
+    monkeypatch.setattr("metapl.cache.FREE_SHARE", 1e-15)
+    assert fill(5) == ""
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:squeezenet1_1"])
@@ -227,7 +373,7 @@ def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
         (images(), "timm:test_resnt", {}, "timm has no network 'test_resnt'"),
         (images(), "resnet18", {}, "'resnet18' is no encoder"),
         (images(), f"hf:{bert}", {}, "reads texts, these rows are images"),
-        (images(), nn.Identity(), {}, r"gives \[2, 1, 8, 8\] for 2 rows. It must give \[B, D\]"),
+        (images(), nn.Identity(), {}, r"gives \[4, 1, 8, 8\] for 4 rows. It must give \[B, D\]"),
         (images(), nn.Linear(3, 3), {}, "cannot take these rows"),
         (texts(bert), "timm:test_resnet", {}, "takes images, these rows are texts"),
         (texts(bert), f"hf:{bert}", {"weights": "file.pth"}, "Its folder has them"),

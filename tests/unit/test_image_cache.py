@@ -307,7 +307,7 @@ def test_rows_that_take_too_much_room_are_not_kept(root: Path, cache: Path, monk
     assert not any("kept for the next time" in note for note in source.notes)
     assert not [name for name in files(cache) if name.endswith(".npy")]
     monkeypatch.setattr(caches, "LIMIT", 2**30)
-    monkeypatch.setattr(caches, "FREE_SHARE", 1e-15)
+    monkeypatch.setattr("metapl.cache.FREE_SHARE", 1e-15)
     FolderSource(root, cache=True)
     assert not [name for name in files(cache) if name.endswith(".npy")]
 

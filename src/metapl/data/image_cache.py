@@ -18,7 +18,6 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 import zipfile
 import zlib
@@ -32,16 +31,15 @@ import numpy as np
 from PIL import Image, features
 from torch import Tensor
 
-from metapl.cache import cache_folder
+from metapl.cache import LIMIT, cache_folder, has_room, tidy, used
 from metapl.data.image_facts import BAD, GOOD, UNKNOWN, Facts
 from metapl.data.images import Unreadable, digest_of_file
 from metapl.files import write_with
 
 Array = np.ndarray[Any, Any]
 FORMAT = "metapl images 1"
-LIMIT = 4 * 2**30  # bytes on disk, of all sets together
-FREE_SHARE = 0.1  # of the disk's free space that one set may take
 FRESH = 2 * 10**9  # nanoseconds between a file's last change and the look at it, below which times are no proof
+SETS = re.compile(r"[0-9a-f]{32}")
 OURS = re.compile(r"facts\.npz|pixels-\w+\.npz|pixels-\w+-[0-9a-f]{8}\.npy|\.[\w.-]+\.tmp")
 ENTRY = np.dtype(
     [
@@ -110,7 +108,7 @@ class ImageCache:
         for k in np.flatnonzero(there & ~good).tolist():
             facts.reason[k] = reasons[entries["reason"][k]]
         self._changed = bool(fresh.any()) or not there.all() or len(found["entries"]) != len(names)
-        self._used("facts.npz")
+        used(self.folder / "facts.npz")
         return facts
 
     def keep_facts(self, facts: Facts) -> None:
@@ -129,7 +127,7 @@ class ImageCache:
             entries["reason"][k] = number.get(reason, -1)
         names = np.frombuffer(self._names, dtype=np.uint8)
         self._write("facts.npz", {"reasons": reasons}, entries=entries, names=names)
-        self._tidy()
+        tidy(self.root, SETS, OURS, LIMIT)
 
     def pixels(self, form: str, digests: Array) -> tuple[Array, Array] | None:
         """Decoded rows [k, ...], mapped, and [m] int64 the row of each of ``digests`` [m, 32] in them, -1 for none."""
@@ -145,8 +143,8 @@ class ImageCache:
                 return None
         except _DAMAGED:
             return None
-        self._used(path.name)
-        self._used(f"pixels-{form}.npz")
+        used(self.folder / path.name)
+        used(self.folder / f"pixels-{form}.npz")
         if np.array_equal(found["digests"], digests):
             return rows, np.arange(len(rows))
         number = {digest.tobytes(): k for k, digest in enumerate(found["digests"])}
@@ -157,7 +155,7 @@ class ImageCache:
         size = rows.numel()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if size > min(LIMIT, FREE_SHARE * shutil.disk_usage(self.folder).free):
+            if not has_room(self.folder, size, LIMIT):
                 return ""
             name = f"pixels-{form}-{_crc(rows.numpy()):08x}"
             write_with(self.folder / f"{name}.npy", lambda file: np.save(file, rows.numpy()))
@@ -165,16 +163,11 @@ class ImageCache:
             for path in self.folder.glob(f"pixels-{form}-*.npy"):
                 if path.stem != name:
                     path.unlink(missing_ok=True)
-            self._tidy()
+            tidy(self.root, SETS, OURS, LIMIT)
         except OSError:
             return ""
         about = f"{size / 2**20:.0f} MiB in {self.folder}"
         return f"decoded images are kept for the next time ({about}; source.cache=false does without)"
-
-    def _used(self, name: str) -> None:
-        """Note that a file was used now: those used longest ago are the first to go."""
-        with suppress(OSError):
-            os.utime(self.folder / name)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         """The arrays of one file and its "meta"; None where it is missing, damaged, or another's."""
@@ -197,21 +190,6 @@ class ImageCache:
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_with(self.folder / name, lambda file: file.write(buffer.getbuffer()))
-
-    def _tidy(self) -> None:
-        """Remove the files used longest ago, of any set, until all take at most ``LIMIT``; only files of our making."""
-        found = []
-        with suppress(OSError):
-            for folder in self.root.iterdir():
-                if re.fullmatch(r"[0-9a-f]{32}", folder.name) and folder.is_dir() and not folder.is_symlink():
-                    found += [(path.stat(), path) for path in folder.iterdir() if OURS.fullmatch(path.name)]
-            total = 0
-            for status, path in sorted(found, key=lambda one: -one[0].st_mtime_ns):
-                total += status.st_size
-                if total > LIMIT:
-                    path.unlink(missing_ok=True)
-                    if not any(path.parent.iterdir()):
-                        path.parent.rmdir()
 
 
 def _status(root: str, names: Sequence[str]) -> Array:

@@ -5,10 +5,12 @@ Shapes: n rows, D features.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from metapl.errors import UserError
 from metapl.models import huggingface, own, vision, weights
+from metapl.models.probe import probe_rows, sketch
 from metapl.models.vision import Look as Look
 from metapl.types import Preprocessing, Tokens
 
@@ -33,7 +36,9 @@ class FrozenEncoder:
         name: what ``build_encoder`` was given, or a name for an object.
         weights: the file of its weights, or "".
         takes: the raw rows: kind, shape and tokens; mean and std say nothing here.
-        sha256: over weights and class; with ``identity`` it stands for all that features depend on.
+        sha256: over weights and class.
+        probe: float32 [n, at most 16], what is made of rows that are the same everywhere (models/probe.py): where two
+            encoders have the same weights and other code, settings or libraries, it shows here.
         normalize: whether features are brought to length 1.
         pooling: texts: "mean" over all that is no padding, "cls", the first id's, or "begin", the mean over the first
             ``BEGIN`` ids of the text itself: for texts whose first words say most, such as questions.
@@ -50,10 +55,11 @@ class FrozenEncoder:
         normalize: bool = False,
         pooling: str = "mean",
     ) -> None:
-        self.network, self.name, self.takes, self.weights = network.eval().requires_grad_(False), name, takes, weights
+        self.network, self.name, self.takes, self.weights = network.eval(), name, takes, weights
         self.look, self.normalize, self.pooling = look or Look(), normalize, pooling
         self.sha256 = _digest(network)
-        self.features = int(self.encode(_blank(takes)).shape[1])  # also the check that it takes such rows
+        made = self.encode(probe_rows(takes))  # also the check that it takes such rows
+        self.features, self.probe = int(made.shape[1]), sketch(made)
 
     def to(self, device: torch.device | str) -> FrozenEncoder:
         """Moved there."""
@@ -62,10 +68,18 @@ class FrozenEncoder:
 
     @property
     def identity(self) -> str:
-        """All that the features of a row depend on, beside the row."""
+        """All that the features of a row depend on, beside the row, as far as it is known to the last bit."""
         parts = [self.sha256, self.look.size, self.look.mean, self.look.std, self.look.channels]
-        takes = [self.takes.kind, self.takes.shape, repr(self.takes.tokens)]
+        takes = [self.takes.kind, self.takes.shape, repr(self.takes.tokens), self.takes.resize]
         return json.dumps([*parts, self.normalize, self.pooling, *takes])
+
+    @property
+    def versions(self) -> str:
+        """The libraries that the network is made of, and their versions."""
+        found = [f"torch {torch.__version__}"]
+        if (library := _LIBRARIES.get(self.name.partition(":")[0])) is not None:
+            found.append(f"{library} {metadata.version(library)}")
+        return ", ".join(found)
 
     @torch.no_grad()
     def encode(self, rows: Tensor) -> Tensor:
@@ -127,6 +141,7 @@ class FrozenEncoder:
         return self.network(x, self.pooling)
 
 
+_LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
 REMEDY = "Set source.image_size or source.encoder_size to what it takes, or choose another encoder."
 
 
@@ -171,7 +186,7 @@ def build_encoder(
     """The frozen encoder that ``encoder`` names or is, for raw rows as ``takes`` describes them.
 
     Args:
-        encoder: one of KINDS, or from Python a module (used as it is, in eval mode) or a factory.
+        encoder: one of KINDS, or from Python a module (a copy is used) or a factory.
         takes: kind, shape and tokens of the rows.
         weights_file: its weights, .safetensors or .pth.
         look: how it wants images, where not as its own configuration says.
@@ -224,7 +239,7 @@ def own_look(name: str) -> Look | None:
 
 def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
     if isinstance(encoder, nn.Module):
-        return encoder
+        return _copied(encoder, name)
     kind, colon, rest = name.partition(":")
     if isinstance(encoder, str) and colon and kind == "timm":
         return vision.build_timm(rest, shape, 0, False)
@@ -239,6 +254,15 @@ def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise UserError(f"'{name}' gave a {type(made).__name__}, not an nn.Module", "", "encoder")
     return made
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    """The user's own module stays as it is: its mode, its device, and whether it can be trained."""
+    try:
+        return copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        remedy = "Give a function that makes it."
+        raise UserError(f"the encoder '{name}' cannot be copied ({error})", remedy, "encoder") from error
 
 
 def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | None, pooling: str) -> FrozenEncoder:
@@ -259,12 +283,6 @@ def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | 
         normalize=unit if normalize is None else normalize,
         pooling=noted if pooling == "auto" else pooling,
     )
-
-
-def _blank(takes: Preprocessing) -> Tensor:
-    if takes.tokens is None:
-        return torch.zeros(2, *takes.shape, dtype=torch.uint8)
-    return torch.full((2, *takes.shape), takes.tokens.mask, dtype=torch.int32)
 
 
 def _digest(network: nn.Module) -> str:
