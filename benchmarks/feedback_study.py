@@ -364,8 +364,7 @@ def table(rows: Iterable[dict[str, Any]], judge: str, reference: str = "none") -
         gains = [scores[s] - by[task, reference][s] for s in both]
         line = {"task": task, "variant": variant, "seeds": len(values), "mean": statistics.mean(values)}
         line |= {"sd": statistics.stdev(values) if len(values) > 1 else math.nan, "worst": min(values)}
-        if variant != reference and len(gains) > 1:
-            e = estimate(gains)
+        if variant != reference and len(gains) > 1 and (e := estimate(gains)).p is not None:
             line |= {"paired": e.n, "gain": e.mean, "low": e.low, "high": e.high, "p": e.p}
         made.append(line)
     for variant in {m["variant"] for m in made}:

@@ -26,7 +26,7 @@ from metapl.compare.passes import RowCounter, Rows, count_run
 from metapl.compare.plan import Plan, going_on, load_plan, make_plan
 from metapl.compare.render import markdown, runs_csv, text, text_table
 from metapl.compare.specs import ABLATIONS, Base, Spec, based_on, check_base, configure, parse
-from metapl.compare.table import best_baseline, budget_text, footnotes, in_family, make_table, signed, verdict
+from metapl.compare.table import best_baseline, budget_text, footnotes, in_family, make_table, ranked, signed, verdict
 from metapl.config import known_keys, make_config
 from metapl.data.digits import open_digits
 from metapl.errors import UserError
@@ -243,11 +243,25 @@ def test_pairs_are_by_seed_and_only_where_both_are() -> None:
     assert paired({1: 5.0}, {2: 5.0}) is None
 
 
-def test_one_seed_has_no_interval_and_equal_rows_have_a_point() -> None:
-    assert asdict(estimate([3.0])) == {"n": 1, "mean": 3.0, "sd": None, "low": None, "high": None, "p": None}
-    same = estimate([0.0, 0.0, 0.0])
-    assert (same.low, same.high, same.p) == (0, 0, 1)
-    assert estimate([1.0, 1.0]).p == 0
+def test_one_seed_and_equal_differences_have_no_interval() -> None:
+    nothing = {"low": None, "high": None, "p": None}
+    assert asdict(estimate([3.0])) == {"n": 1, "mean": 3.0, "sd": None, **nothing}
+    for same in ([0.0, 0.0, 0.0], [5.0, 5.0], [100 * (a - b) for a, b in ((0.9, 0.85), (0.8, 0.75), (0.35, 0.3))]):
+        assert asdict(estimate(same)) == {"n": len(same), "mean": pytest.approx(same[0]), "sd": 0.0, **nothing}
+    assert estimate([5.0, 5.0, 10.0]).p is not None
+
+
+def test_three_equal_differences_on_twenty_rows_are_no_proof() -> None:
+    plan, runs = made_up({"supervised": [70.0, 75.0, 80.0], "mpl": [75.0, 80.0, 85.0]})
+    rows = make_table(plan, runs)
+    mpl = rows[1]
+    assert (mpl["to_best"]["mean"], mpl["to_best"]["low"], mpl["to_best"]["p"]) == (5.0, None, None)
+    assert (mpl["to_reference"]["low"], mpl["seeds_for_one_point"]) == (None, None)
+    said = verdict(plan, rows)
+    assert "+5.0 points against supervised, seed by seed, the same in every one" in said
+    assert "excludes" not in said
+    assert "takes about" not in said
+    assert text_table(plan, rows).count("+5.0 [-]") == 2
 
 
 @pytest.mark.parametrize("sd", [0.3, 0.8, 1.0, 2.0, 5.0, 12.0])
@@ -364,8 +378,32 @@ def test_failed_runs_stay_in_the_table() -> None:
     assert "failed: mpl, seed 1: training diverged" in shown
     assert "mpl (2 of 3 seeds)" in shown
     assert shown.index("mpl ") < shown.index("uda ")
-    assert "(over 2 of 3 seeds, the others failed)" in verdict(plan, list(rows.values()))
+    assert "Not ranked, since seeds failed: mpl (2 of 3 seeds), uda (0 of 3 seeds)." in verdict(
+        plan, list(rows.values())
+    )
     assert "failed: uda, seed 2" in markdown(plan, list(rows.values()), {})
+
+
+def test_who_lost_seeds_is_neither_winner_nor_opponent(tmp_path: Path) -> None:
+    """The one seed on which uda did not diverge is a lucky one."""
+    lucky: list[float | None] = [None, None, 99.0]
+    plan, runs = made_up({**ACCURACY, "uda": lucky, "mpl:uda_weight=0": [99.0, 99.5, None]})
+    rows = {row["method"]: row for row in make_table(plan, runs)}
+    assert best_baseline(plan, list(rows.values())) == "fixmatch"
+    assert {row["against"] for row in rows.values()} == {"fixmatch", "supervised"}
+    assert [row["method"] for row in ranked(rows.values())][-2:] == ["mpl:uda_weight=0", "uda"]
+    for cell in (rows["uda"]["to_best"], rows["mpl:uda_weight=0"]["to_reference"], rows["mpl:uda_weight=0"]):
+        assert (cell["low"], cell["high"]) == (None, None)
+    assert rows["mpl:uda_weight=0"]["to_best"]["p"] is None
+    said = verdict(plan, list(rows.values()))
+    assert said.startswith("mpl has the highest mean, 91.3 %: +8.3 points against fixmatch")
+    assert "Not ranked, since seeds failed: mpl:uda_weight=0 (2 of 3 seeds), uda (1 of 3 seeds)." in said
+    assert any("are no opponents" in note for note in footnotes(plan, list(rows.values())))
+    picture.draw(tmp_path / "p.png", plan, list(rows.values()), runs)
+    plan, runs = made_up({"supervised": [70.0, None], "mpl": [None, 90.0]})
+    table = make_table(plan, runs)
+    assert verdict(plan, table).startswith("No method finished all 2 seeds, so none is the best.")
+    assert [row["to_best"] for row in table] == [None, None]
 
 
 def test_the_verdict_says_who_wins_and_where_mpl_stands() -> None:

@@ -7,6 +7,11 @@ S1  mean d +- t(0.975, n - 1) * sd(d) / sqrt(n)                          (95 % i
 S2  p = 2 P(T_{n-1} > |mean d| sqrt(n) / sd(d)), Holm's step-down over a family of tests (Holm 1979)
 S3  n = ((z(0.975) + z(0.8)) sd(d) / delta)^2 + z(0.975)^2 / 2, rounded up: seeds at which a two-sided 5 % test sees
     a true difference delta in four of five comparisons (Guenther 1981); never fewer than 2
+
+Differences that are all the same have no S1 and no S2. Accuracies on n test rows are multiples of 1/n, so a few equal
+differences are common (+5, +5, +5 on 20 rows) and do not mean that a further seed would give the same: their sd of 0
+says how coarse the scale is, not how sure the mean. No floor for the sd is put in its place: the right one depends on
+how many rows the two methods judge differently, which accuracies do not tell.
 """
 
 from __future__ import annotations
@@ -20,11 +25,16 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 LEVEL = 0.95
 POWER = 0.8
+EQUAL = 1e-9  # values in percent that differ by less are the same: rounding of the arithmetic
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds. ``sd``, ``low``, ``high`` and ``p`` (of a true mean of 0) are None for one seed."""
+    """A mean over seeds.
+
+    ``low``, ``high`` and ``p`` (of a true mean of 0) are None for one seed and for equal values; ``sd`` is None for one
+    seed and 0 for equal values.
+    """
 
     n: int
     mean: float
@@ -43,14 +53,14 @@ def estimate(values: Sequence[float]) -> Estimate:
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         return Estimate(1, mean)
+    if max(values) - min(values) < EQUAL:
+        return Estimate(n, mean, 0.0)
     sd = statistics.stdev(values)
     half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * sd / math.sqrt(n)
     return Estimate(n, mean, sd, mean - half, mean + half, _p(mean, sd, n))
 
 
 def _p(mean: float, sd: float, n: int) -> float:
-    if sd == 0:
-        return 1.0 if mean == 0 else 0.0
     return float(2 * stdtr(n - 1, -abs(mean) * math.sqrt(n) / sd))
 
 

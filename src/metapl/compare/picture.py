@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapl.compare.plan import Plan
-from metapl.compare.render import ranked
-from metapl.compare.table import Row, in_family
+from metapl.compare.table import Row, in_family, ranked
 
 DROP = 0.22  # the dots stand below their mean
 LONGEST, MOST_LINES = 28, 3  # characters of a name on one line, and lines
@@ -41,7 +40,7 @@ def draw(path: Path, plan: Plan, rows: Sequence[Row], runs: Iterable[Mapping[str
             color=LINE,
             fontsize=8,
         )
-    left.set_yticks(list(places), [_name(row["method"]) for row in shown])
+    left.set_yticks(list(places), [_named(row) for row in shown])
     left.set_ylim(-0.7, len(shown) - 0.4)
     left.set_xlabel("test accuracy, %")
     left.set_xlim(*_limits([run["test_accuracy"] for run in runs]))
@@ -80,6 +79,12 @@ def _time(axes: Any, place: int, row: Row, colour: str) -> None:
 
 def _colour(plan: Plan, row: Row) -> str:
     return OURS if in_family(plan, row["method"]) else OTHERS
+
+
+def _named(row: Row) -> str:
+    return _name(row["method"]) + (
+        "" if row["whole"] else f"\n({row['seeds']} of {row['seeds'] + len(row['errors'])} seeds)"
+    )
 
 
 def _name(label: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from metapl.compare.plan import Plan
-from metapl.compare.table import Row, budget_text, footnotes, signed, verdict
+from metapl.compare.table import Row, budget_text, footnotes, ranked, signed, verdict
 from metapl.files import guarded
 
 WIDTH = 110  # of the text
@@ -66,11 +66,6 @@ def markdown(plan: Plan, rows: Sequence[Row], versions: Mapping[str, str]) -> st
     return "\n\n".join(made) + "\n"
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
-    """Best mean first, what never finished last."""
-    return sorted(rows, key=lambda r: (r["mean"] is None, -(r["mean"] or 0.0)))
-
-
 def runs_csv(runs: Iterable[Mapping[str, Any]]) -> str:
     """One line per run. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
     out = io.StringIO(newline="")
@@ -92,7 +87,7 @@ def _cells(row: Row) -> list[str]:
     time, memory = row["seconds"], row["peak_memory_mb"]
     total = row["seeds"] + len(row["errors"])
     return [
-        row["method"] if not row["errors"] else f"{row['method']} ({row['seeds']} of {total} seeds)",
+        row["method"] if row["whole"] else f"{row['method']} ({row['seeds']} of {total} seeds)",
         *(_figure(row[k]) for k in ("mean", "sd", "worst")),
         _interval(row["to_reference"]),
         _interval(row["to_best"]),
@@ -107,10 +102,12 @@ def _figure(value: float | None) -> str:
 
 
 def _interval(cell: Row | None) -> str:
-    """``+4.8 [+1.5, +8.1]``."""
+    """``+4.8 [+1.5, +8.1]``; ``+4.8 [-]`` where several seeds make no interval."""
     if cell is None:
         return "-"
-    between = "" if cell["low"] is None else f" [{signed(cell['low'])}, {signed(cell['high'])}]"
+    between = " [-]" if cell["n"] > 1 else ""
+    if cell["low"] is not None:
+        between = f" [{signed(cell['low'])}, {signed(cell['high'])}]"
     return f"{signed(cell['mean'])}{between}"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from metapl.compare.budget import cost
-from metapl.compare.paired import estimate, holm, paired, seeds_needed
+from metapl.compare.paired import Estimate, estimate, holm, paired, seeds_needed
 from metapl.compare.plan import Plan
 
 FAMILY = "mpl"  # methods that have this word in their name are no baselines
@@ -21,24 +21,28 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
     ``to_reference`` and ``to_best`` are paired estimates (``paired.Estimate`` as plain values, and Holm's p over the
     column) or None. ``to_best`` is against the best baseline: the highest mean among the rows that are not of the mpl
     family, the row itself left out; where all rows are of that family, among all others. ``against`` names it.
+
+    A run that fails is mostly one that would have been bad, so a mean over the seeds that are left flatters: only a row
+    with every seed of the plan (``whole``) is ranked, and only such a row is anybody's opponent. What is compared over
+    fewer seeds than the plan has keeps its mean and gets no interval.
     """
     runs = list(runs)
     accuracy: dict[str, dict[int, float]] = {label: {} for label in plan.labels}
     for run in runs:
         if not run.get("error"):
             accuracy[run["method"]][run["seed"]] = run["test_accuracy"]
-    means = {label: statistics.fmean(a.values()) for label, a in accuracy.items() if a}
+    means = {label: statistics.fmean(a.values()) for label, a in accuracy.items() if len(a) == len(plan.seeds)}
     rows = []
     for label in plan.labels:
         mine = [run for run in runs if run["method"] == label]
-        row: Row = {"method": label, **_own(accuracy[label], mine), **_spent(plan, label, mine)}
+        row: Row = {"method": label, **_own(plan, accuracy[label], mine), **_spent(plan, label, mine)}
         opponent = _best_other(plan, means, label)
         reference = plan.asked["reference"]
-        row["to_reference"] = None if label == reference else _difference(accuracy, label, reference)
+        row["to_reference"] = None if label == reference else _difference(plan, accuracy, label, reference)
         row["against"] = opponent
-        row["to_best"] = _difference(accuracy, label, opponent) if opponent else None
+        row["to_best"] = _difference(plan, accuracy, label, opponent) if opponent else None
         sd = row["to_best"]["sd"] if row["to_best"] else None
-        row["seeds_for_one_point"] = None if sd is None else seeds_needed(sd)
+        row["seeds_for_one_point"] = seeds_needed(sd) if sd else None
         rows.append(row)
     for column in ("to_reference", "to_best"):
         _adjust([row[column] for row in rows])
@@ -46,8 +50,8 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def best_baseline(plan: Plan, rows: Sequence[Row]) -> str | None:
-    """The baseline with the highest mean, or None where there is none."""
-    means = {r["method"]: r["mean"] for r in rows if r["seeds"] and not in_family(plan, r["method"])}
+    """The baseline with the highest mean, or None where there is none that finished every seed."""
+    means = {r["method"]: r["mean"] for r in rows if r["whole"] and not in_family(plan, r["method"])}
     return max(means, key=lambda label: means[label]) if means else None
 
 
@@ -56,13 +60,24 @@ def in_family(plan: Plan, label: str) -> bool:
     return FAMILY in plan.method(label).split("_")
 
 
-def _own(accuracy: Mapping[int, float], runs: Sequence[Mapping[str, Any]]) -> Row:
+def ranked(rows: Iterable[Row]) -> list[Row]:
+    """Best mean first; below, by their means, the rows that lack seeds; what never finished last."""
+    return sorted(rows, key=lambda r: (not r["whole"], r["mean"] is None, -(r["mean"] or 0.0)))
+
+
+def _own(plan: Plan, accuracy: Mapping[int, float], runs: Sequence[Mapping[str, Any]]) -> Row:
     errors = {run["seed"]: run["error"] for run in runs if run.get("error")}
+    head = {"seeds": len(accuracy), "whole": len(accuracy) == len(plan.seeds)}
     if not accuracy:
-        return {"seeds": 0, "mean": None, "sd": None, "low": None, "high": None, "worst": None, "errors": errors}
-    found = estimate(list(accuracy.values()))
-    own = {k: getattr(found, k) for k in ("mean", "sd", "low", "high")}
-    return {"seeds": found.n, **own, "worst": min(accuracy.values()), "errors": errors}
+        return {**head, "mean": None, "sd": None, "low": None, "high": None, "worst": None, "errors": errors}
+    found = _honest(plan, estimate(list(accuracy.values())))
+    own = {"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}
+    return {**head, **own, "worst": min(accuracy.values()), "errors": errors}
+
+
+def _honest(plan: Plan, found: Estimate) -> Estimate:
+    """``found`` as it is if it has every seed, else without what would speak for seeds that failed."""
+    return found if found.n == len(plan.seeds) else replace(found, low=None, high=None, p=None)
 
 
 def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
@@ -82,16 +97,14 @@ def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _best_other(plan: Plan, means: Mapping[str, float], label: str) -> str | None:
-    if label not in means:
-        return None
     baselines = [m for m in means if not in_family(plan, m)]
     others = [m for m in baselines or means if m != label]
     return max(others, key=lambda m: means[m], default=None)
 
 
-def _difference(accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> Row | None:
+def _difference(plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> Row | None:
     found = paired(accuracy[label], accuracy[other])
-    return asdict(found) if found else None
+    return asdict(_honest(plan, found)) if found else None
 
 
 def _adjust(cells: Sequence[Row | None]) -> None:
@@ -105,33 +118,41 @@ def _adjust(cells: Sequence[Row | None]) -> None:
 
 
 def verdict(plan: Plan, rows: Sequence[Row]) -> str:
-    """A few sentences: who wins and by how much, where mpl stands, and how many seeds would tell."""
-    order = sorted((r for r in rows if r["seeds"]), key=lambda r: -r["mean"])
-    if not order:
+    """A few sentences: who wins and by how much, where mpl stands, what failed, and how many seeds would tell."""
+    order = [r for r in ranked(rows) if r["whole"]]
+    if not any(r["seeds"] for r in rows):
         return "No run finished."
-    winner, said = order[0], list[str]()
-    said.append(
-        f"{winner['method']} has the highest mean, {winner['mean']:.1f} %{_failed(winner, plan)}{_gap(winner)}."
-    )
+    said = list[str]()
+    if order:
+        said.append(f"{order[0]['method']} has the highest mean, {order[0]['mean']:.1f} %{_gap(order[0])}.")
+    else:
+        said.append(f"No method finished all {len(plan.seeds)} seeds, so none is the best.")
     ours = next((r for r in order if r["method"] == FAMILY), None)
     ours = ours or next((r for r in order if in_family(plan, r["method"])), None)
-    if ours is not None and ours is not winner:
+    if ours is not None and ours is not order[0]:
         place = f"number {order.index(ours) + 1} of {len(order)}"
-        said.append(f"{ours['method']} is {place}, {ours['mean']:.1f} %{_failed(ours, plan)}{_gap(ours)}.")
-    asked = ours or winner
+        said.append(f"{ours['method']} is {place}, {ours['mean']:.1f} %{_gap(ours)}.")
+    said += _not_ranked(plan, rows)
     if len(plan.seeds) == 1:
         said.append("One seed gives no interval: any difference may be luck, so add seeds.")
-    elif asked["to_best"] and _open(asked["to_best"]) and asked["seeds_for_one_point"] > asked["to_best"]["n"]:
-        pair = f"{asked['method']} and {asked['against']}"
-        said.append(
-            f"To see a difference of one point between {pair} takes about {asked['seeds_for_one_point']:,} seeds."
-        )
+    elif order:
+        said += _seeds_asked(ours or order[0])
     return " ".join(said)
 
 
-def _failed(row: Row, plan: Plan) -> str:
-    missing = len(plan.seeds) - row["seeds"]
-    return f" (over {row['seeds']} of {len(plan.seeds)} seeds, the others failed)" if missing else ""
+def _not_ranked(plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """Which rows lack seeds, and that their means therefore count for nothing."""
+    lacking = [f"{r['method']} ({r['seeds']} of {len(plan.seeds)} seeds)" for r in ranked(rows) if not r["whole"]]
+    return [f"Not ranked, since seeds failed: {', '.join(lacking)}."] if lacking else []
+
+
+def _seeds_asked(row: Row) -> list[str]:
+    """How many seeds would tell, where those at hand do not."""
+    cell, number = row["to_best"], row["seeds_for_one_point"]
+    if cell is None or number is None or not _open(cell) or number <= cell["n"]:
+        return []
+    pair = f"{row['method']} and {row['against']}"
+    return [f"To see a difference of one point between {pair} takes about {number:,} seeds."]
 
 
 def _gap(row: Row) -> str:
@@ -141,7 +162,8 @@ def _gap(row: Row) -> str:
         return ""
     size = f": {signed(cell['mean'])} points against {row['against']}, seed by seed"
     if cell["low"] is None:
-        return size
+        equal = cell["n"] > 1 and cell["sd"] == 0
+        return f"{size}, the same in every one, so there is no spread and no interval" if equal else size
     between = f"{size}, 95 % interval {signed(cell['low'])} to {signed(cell['high'])}"
     if _open(cell):
         return f"{between}, which includes 0: {cell['n']} seeds do not settle it"
@@ -168,17 +190,25 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
     if several:
         notes.append(
             f"to {reference}, to best baseline: mean paired difference in points [95 % t interval over seeds]. "
-            "It covers the draw of labels, test rows, weights and batches, not other data."
+            "It covers the draw of labels, test rows, weights and batches, not other data. [-]: no interval, since all "
+            "differences are the same or seeds failed."
         )
     else:
         notes.append(f"to {reference}, to best baseline: difference in points; one seed gives no interval.")
+    if not all(r["whole"] for r in rows):
+        notes.append(
+            "Rows with failed seeds stand below the others and are no opponents: their figures are of the seeds that "
+            "did not fail, and no interval is made of these."
+        )
     if best is not None:
         notes.append(
             f"Best baseline: the highest mean outside the {FAMILY} family, here {best}, which itself is held "
             "against the next. It is chosen on the same runs, which flatters it a little."
         )
     else:
-        notes.append(f"No baseline outside the {FAMILY} family is here: best means the best of the other rows.")
+        notes.append(
+            f"No baseline outside the {FAMILY} family is here with every seed: best means the best of the other rows."
+        )
     if several:
         notes.append(
             "seeds for 1 point: n = ((1.96 + 0.84) sd)^2 + 1.92, with the sd of the paired difference to the best "
