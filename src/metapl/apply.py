@@ -20,6 +20,7 @@ from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
 from metapl.data.image_source import known_images
 from metapl.data.image_store import Known
+from metapl.data.made import is_made
 from metapl.data.new_rows import open_spec
 from metapl.data.npz import is_numpy, open_numpy_rows
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
@@ -142,7 +143,7 @@ def judge_folder(predictor: Predictor, root: Path) -> tuple[dict[str, Any], list
     """
     shape, root = image_shape(predictor), _classes_folder(predictor, root)
     number = {name: k for k, name in enumerate(predictor.class_names)}
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not is_made(p))
     for folder in folders:
         if clean(folder.name) not in number:
             what = f"the model knows no class '{shown(folder.name)}'"

@@ -20,6 +20,7 @@ from torch import Tensor
 from metapl.data.chunks import rows_at_once
 from metapl.data.columns import matching
 from metapl.data.images import SUFFIXES, Unreadable, decode_many
+from metapl.data.made import is_made
 from metapl.data.new_rows import open_spec
 from metapl.data.scan import clean, exists, shown
 from metapl.data.sources import SourceOptions, open_source
@@ -142,6 +143,9 @@ def image_files(path: Path) -> Iterator[tuple[str, Path, str]]:
         for name in inside:
             if (here / name).is_symlink():
                 yield _id(here / name, path), here / name, "a linked folder is not entered"
+            elif is_made(here / name):
+                yield _id(here / name, path), here / name, "a folder that metapl wrote is not entered"
+        inside[:] = [name for name in inside if not is_made(here / name)]
         for name in sorted((n for n in names if not n.startswith(".")), key=clean):
             known = os.path.splitext(name)[1].lower() in SUFFIXES
             yield _id(here / name, path), here / name, "" if known else "not an image by its suffix"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from metapl.data.images import SUFFIXES
+from metapl.data.made import is_made
 from metapl.errors import UserError, nearest
 
 LABELED = ("labelled", "labeled", "train")
@@ -61,7 +62,7 @@ def scan(root: Path) -> Found:
     """Find the images under ``root``.
 
     Two forms: ``labelled/<class>/*`` with ``unlabelled/**`` and perhaps ``test/<class>/*``; or ``<class>/*``.
-    Hidden names and linked folders inside a class are passed over.
+    Hidden names, linked folders inside a class and folders that metapl wrote are passed over.
 
     Raises:
         UserError: there is nothing to train a classifier from, or the form is ambiguous.
@@ -224,8 +225,15 @@ def _folders(folder: Path, found: Found) -> list[Path]:
         if entry.is_symlink() and here.is_relative_to(target):
             found.notes.append(f"the link '{shown(entry.name)}' leads back to a folder above it and is ignored")
             continue
+        if is_made(entry.path):
+            found.notes.append(_made_note(entry.path, found))
+            continue
         kept.append(Path(entry.path))
     return kept
+
+
+def _made_note(folder: str, found: Found) -> str:
+    return f"the folder '{shown(Path(folder).relative_to(found.root))}' holds what metapl wrote and is passed over"
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -250,6 +258,8 @@ def _images(folder: Path, found: Found) -> list[str]:
         for entry in _entries(os.path.join(found.root, here), found):
             if entry.is_symlink() and _is_dir(entry):
                 links += 1
+            elif _is_dir(entry) and is_made(entry.path):
+                found.notes.append(_made_note(entry.path, found))
             elif _is_dir(entry):
                 waiting.append(f"{here}/{entry.name}")
             elif _is_image(entry.name):

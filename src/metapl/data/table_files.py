@@ -11,6 +11,7 @@ from metapl.data.delimited import DelimitedFile
 from metapl.data.frame import TableFile
 from metapl.data.image_options import ImageOptions
 from metapl.data.jsonl import JsonLinesFile
+from metapl.data.made import is_made
 from metapl.data.parquet import ParquetFile
 from metapl.data.roles import RoleOptions
 from metapl.data.scan import LABELED, TEST, UNLABELED, shown
@@ -81,7 +82,7 @@ def tables_in(folder: Path) -> dict[str, Path]:
     """
     try:
         files = sorted(p for p in folder.iterdir() if is_table(p) and p.is_file())
-        inside = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        inside = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and not is_made(p)}
     except OSError:
         return {}
     # train.csv may be a list that lies beside folders of images; labelled.csv is not.
