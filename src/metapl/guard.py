@@ -1,11 +1,11 @@
 """A guard against harm: is a semi-supervised result better than supervised training on the same labels?
 
 G1  baseline = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps
-G2  evidence = rows whose labels neither side was taught, each judged by both: the validation rows by the two results;
-    where these are fewer than ``min_validation``, also the labelled rows, fold by fold, by models trained on the other
-    folds and the validation rows for ``share`` of the steps, or ``least_steps`` if that is more (the held-out rows are
-    then unlabelled ones). Where a class has a single labelled row, labelled and validation rows are dealt into the
-    folds together
+G2  evidence = rows whose labels neither side was taught or chosen by, each judged by both: the validation rows by the
+    baseline and the candidate that the method prefers, whichever of its candidates these rows choose; where these are
+    fewer than ``min_validation``, also the labelled rows, fold by fold, by models trained on the other folds and the
+    validation rows for ``share`` of the steps, or ``least_steps`` if that is more (the held-out rows are then
+    unlabelled ones). Where a class has a single labelled row, labelled and validation rows are dealt out together
 G3  keep the result if it is right on at least two more rows and by at least one standard error:
     wins - losses >= max(2, sqrt(wins + losses)); where no row tells them apart, the lower log loss
 G4  interval of the difference of two paired shares: Newcombe (1998), method 10
@@ -136,7 +136,7 @@ def _cross_fitting(job: Job) -> Plan:
     folds = []
     for fold in fold_splits(source, dealt, job.config.guard.folds, job.config.seed):
         taught = fold.labeled if together or fitted else np.union1d(fold.labeled, split.validation)
-        # The run's own validation rows go along: a method is fine-tuned where there are some, or fitted on them.
+        # The run's own validation rows go along: a method may be fitted on them, and ends with as many extra steps.
         folds.append(Fold(replace(fold, labeled=taught, validation=split.validation), fold.validation))
     return Plan(none if together else split.validation, tuple(folds))
 
@@ -148,7 +148,6 @@ def fold_steps(config: RunConfig) -> int:
 
 def check(
     job: Job,
-    network: str,
     result: Predictor,
     progress: Progress,
     before_step: Callable[[], None] | None = None,
@@ -157,7 +156,7 @@ def check(
     """Train the baseline, gather the evidence and decide; the same again from the same job.
 
     Args:
-        network: name of the candidate that ``result`` is.
+        result: the candidate that the method prefers (the first), which no row has chosen.
         before_step: called before each step; what it raises ends the guard.
         pace: seconds per step of the method where they are known.
     """
@@ -169,7 +168,7 @@ def check(
     _announce(job, plan, pace, progress)
     try:
         (baseline,) = _train(job, _supervised(job.config), job.split, before_step).values()
-        evidence = _evidence(job, plan, network, result, baseline, progress, before_step)
+        evidence = _evidence(job, plan, result, baseline, progress, before_step)
     except UserError as error:  # a training of the guard's that diverged
         progress.note(f"no guard: {error.what}")
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
@@ -190,7 +189,6 @@ def _train(job: Job, config: RunConfig, split: Split, before_step: Callable[[], 
 def _evidence(
     job: Job,
     plan: Plan,
-    network: str,
     result: Predictor,
     baseline: Predictor,
     progress: Progress,
@@ -199,11 +197,9 @@ def _evidence(
     """G2: both sides' judgement of the validation rows, then of each fold."""
     parts = [_judge(job.source, plan.validation, result, baseline)]
     for number, fold in enumerate(plan.folds, 1):
-        pair = list[Predictor]()
-        for config in (job.config, _supervised(job.config)):
-            made = _train(job, replace(config, steps=fold_steps(config)), fold.split, before_step)
-            pair.append(made.get(network, next(iter(made.values()))))
-        parts.append(_judge(job.source, fold.held, *pair))
+        shorter = [replace(c, steps=fold_steps(c)) for c in (job.config, _supervised(job.config))]
+        made = [_train(job, config, fold.split, before_step) for config in shorter]
+        parts.append(_judge(job.source, fold.held, *(next(iter(candidates.values())) for candidates in made)))
         progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
     return Evidence(*(np.concatenate(columns) for columns in zip(*parts)))
 

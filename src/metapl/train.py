@@ -196,9 +196,10 @@ def _finish(
     best = sorted(judged, key=lambda n: (-judged[n]["accuracy"], judged[n]["log_loss"]))
     chosen = (best or list(candidates))[0]
     split, config = job.split, job.config
-    model = job.predictor(candidates[chosen].eval())
+    model, preferred = (job.predictor(candidates[name].eval()) for name in (chosen, next(iter(candidates))))
     pace = seconds / (job.total - start) if job.total > start else None
-    verdict = guard.check(job, chosen, model, progress, halt, pace)
+    # Not the chosen one: the best of several on the validation rows would be judged on the rows that chose it.
+    verdict = guard.check(job, preferred, progress, halt, pace)
     summary = {
         "data": config.data,
         "method": config.method,

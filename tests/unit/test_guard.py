@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -21,7 +22,7 @@ from metapl.config import GuardConfig, LoopConfig, RunConfig, from_dict, load_co
 from metapl.data import BatchConfig, MemorySource, SplitConfig, Stream, fit_preprocessing, make_split, open_digits
 from metapl.errors import UserError
 from metapl.job import Job, build_job
-from metapl.methods import METHODS
+from metapl.methods import METHODS, FixMatch
 from metapl.progress import Silent
 from metapl.saved import load_model
 from metapl.train import Stopped, resume, train
@@ -251,6 +252,32 @@ def test_a_worse_result_is_replaced_by_supervised_training_itself(validation: bo
     off = train(dataclasses.replace(config, guard=GuardConfig("off")), tmp_path / "off", source=table()).folder
     assert weights(made.folder, "model-not-chosen") == weights(off), "nothing is lost, and the guard changed nothing"
     assert not (off / "model-not-chosen").exists()
+
+
+class TwoEnds(FixMatch):
+    """Ends with its first weights, which it prefers, and with the trained ones."""
+
+    def __init__(self, config: Any, context: Any) -> None:
+        super().__init__(config, context)
+        self.first = copy.deepcopy(self.net.model)
+
+    def candidates(self) -> dict[str, nn.Module]:
+        return {"first": self.first, **super().candidates()}
+
+
+@pytest.mark.parametrize("min_validation", [10, 50])
+def test_the_guard_judges_no_candidate_on_the_rows_that_chose_it(min_validation: int, tmp_path: Path) -> None:
+    """The validation rows choose the trained weights; what the guard judges are the first ones, here and in folds."""
+    config = config_of(steps=100, guard=GuardConfig(min_validation=min_validation))
+    made = train(
+        dataclasses.replace(config, method=f"{__name__}:TwoEnds", settings=None), tmp_path / "run", source=table()
+    )
+    validation, found = made.summary["validation"], made.summary["guard"]
+    assert made.summary["candidate"] == "ema"
+    assert validation["ema"]["accuracy"] > 0.4 > validation["first"]["accuracy"]
+    assert found["way"] == ("validation rows" if min_validation == 10 else "cross-fitting")
+    assert found["accuracy"][f"{__name__}:TwoEnds"] < 0.3 < found["accuracy"]["supervised"]
+    assert found["returned"] == "supervised baseline"
 
 
 def test_a_better_result_is_kept(tmp_path: Path) -> None:
