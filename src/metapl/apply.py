@@ -31,6 +31,7 @@ from metapl.embed import open_source
 from metapl.errors import UserError, nearest
 from metapl.evaluate import class_numbers, evaluate, judge
 from metapl.files import write_json
+from metapl.models.own import check_trusted
 from metapl.predict import (
     CHUNK,
     VALUES,
@@ -55,8 +56,13 @@ def silent(note: str) -> None:
     """Says nothing."""
 
 
-def judge_own(run: Path, device: str | None) -> Judged:
+def judge_own(run: Path, device: str | None, trust_code: bool = False) -> Judged:
     """Evaluate the run on its own test rows, and store the figures as ``evaluation.json`` in it.
+
+    Args:
+        run: its folder.
+        device: where; None = auto.
+        trust_code: as in ``load_model``.
 
     Returns:
         The figures of ``evaluate``, the rows that could not be read, and a name for what was judged.
@@ -64,8 +70,9 @@ def judge_own(run: Path, device: str | None) -> Judged:
     Raises:
         UserError: no finished run, changed data, or no test rows.
     """
-    config, predictor = open_run(run), _model(run, device)
+    config, predictor = _opened(run, device, trust_code)
     _check_data(run)
+    check_trusted(config.source.encoder, trust_code, str(run))
     source, split = _own_data(run, config, predictor)
     if not len(split.test):
         remedy = "Give labelled data: metapl evaluate RUN DATA."
@@ -90,18 +97,22 @@ def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Sourc
     return source, load_split(run, source)
 
 
-def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent) -> Judged:
+def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, trust_code: bool = False) -> Judged:
     """Evaluate the run on ``data``; the run's own data mean its test rows, since the others were trained on.
 
     Args:
+        run: its folder.
+        data: a folder, a file of rows, or another source.
+        device: where; None = auto.
         tell: is given what a user should know about how the rows were read.
+        trust_code: as in ``load_model``.
 
     Raises:
         UserError: no finished run, or data that do not fit the model.
     """
-    config, predictor = open_run(run), _model(run, device)
+    config, predictor = _opened(run, device, trust_code)
     if _same(data, config.data):
-        return judge_own(run, device)
+        return judge_own(run, device, trust_code)
     data = _judged_file(data)
     if any(_same(data, other) for other in _trained_files(config)):
         tell(f"{shown(data)} holds rows that the model was trained on")
@@ -197,7 +208,13 @@ def _classes_folder(predictor: Predictor, root: Path) -> Path:
 
 
 def predict_to(
-    run: Path, data: str, out: str, overwrite: bool, device: str | None, tell: Tell = silent
+    run: Path,
+    data: str,
+    out: str,
+    overwrite: bool,
+    device: str | None,
+    tell: Tell = silent,
+    trust_code: bool = False,
 ) -> tuple[int, list[Problem], Path | None]:
     """Label ``data`` (images, a file of rows, or a source) and write a CSV file, or to stdout for ``-``.
 
@@ -211,7 +228,7 @@ def predict_to(
     """
     target = None if out == "-" else Path(out)
     _check_target(target, overwrite)
-    chunks, early = _predictions(open_run(run), _model(run, device), data, tell)
+    chunks, early = _predictions(*_opened(run, device, trust_code), data, tell)
     if target is None:
         count, problems = write_predictions(chunks, sys.stdout)
         problems[:0] = early
@@ -311,8 +328,10 @@ def _check_target(target: Path | None, overwrite: bool) -> None:
         raise UserError("the file exists already", "Name another, or add --overwrite.", str(target))
 
 
-def _model(run: Path, device: str | None) -> Predictor:
-    return load_model(run / "model", pick_device(device or "auto"))
+def _opened(run: Path, device: str | None, trust_code: bool) -> tuple[RunConfig, Predictor]:
+    """The run's settings, without those of a method of one's own, and its model."""
+    config = open_run(run, training=False)
+    return config, load_model(run / "model", pick_device(device or "auto"), trust_code=trust_code)
 
 
 def _check_data(run: Path) -> None:

@@ -21,7 +21,7 @@ from metapl.data.stream import BatchConfig
 from metapl.data.views import ViewConfig
 from metapl.errors import UserError, nearest
 from metapl.files import write_text
-from metapl.methods import METHODS, method_class, settings_group
+from metapl.methods import METHODS, OWN, method_class, settings_group
 from metapl.optim import OptimConfig
 
 
@@ -157,9 +157,16 @@ def save_config(config: RunConfig, path: Path) -> None:
     write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
-def load_config(path: Path) -> RunConfig:
-    """What ``save_config`` wrote."""
-    return from_dict(_read_yaml(path), where=str(path))
+def load_config(path: Path, training: bool = True) -> RunConfig:
+    """What ``save_config`` wrote.
+
+    Not ``training``: a method of one's own is not imported, since a trained model does without; its name and settings
+    are left out.
+    """
+    tree = _read_yaml(path)
+    if not training and ":" in str(tree.get("method")):
+        tree = {key: value for key, value in tree.items() if key not in ("method", OWN)}
+    return from_dict(tree, where=str(path))
 
 
 def known_keys(method: str) -> list[str]:

@@ -39,8 +39,8 @@ def new_folder(out: Path | None, config: RunConfig | None = None) -> Path:
     return out
 
 
-def open_run(folder: Path) -> RunConfig:
-    """The config of the run in ``folder``.
+def open_run(folder: Path, training: bool = True) -> RunConfig:
+    """The config of the run in ``folder``; ``training`` as in ``load_config``.
 
     Raises:
         UserError: ``folder`` is no run.
@@ -49,7 +49,7 @@ def open_run(folder: Path) -> RunConfig:
         raise UserError(
             "this is not a run folder (it has no config.yaml)", "Give a folder that train made.", str(folder)
         )
-    return load_config(folder / "config.yaml")
+    return load_config(folder / "config.yaml", training)
 
 
 def load_split(folder: Path, source: Source) -> Split:

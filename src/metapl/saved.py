@@ -22,6 +22,7 @@ from metapl.files import sync_file, write_json
 from metapl.models import Factory, architecture, as_factory, build_given, rebuild
 from metapl.models.combined import PLAIN, assemble, describe
 from metapl.models.encoders import FrozenEncoder, Look, build_encoder
+from metapl.models.own import check_trusted
 from metapl.models.probe import alike
 from metapl.types import Preprocessing
 
@@ -85,6 +86,7 @@ def load_model(
     *,
     network: nn.Module | Factory | None = None,
     encoder: nn.Module | Factory | None = None,
+    trust_code: bool = False,
 ) -> Predictor:
     """What ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
 
@@ -92,8 +94,12 @@ def load_model(
 
     ``encoder``: likewise, the frozen encoder that was given to ``embed`` as an object.
 
+    ``trust_code``: where the folder names a factory ``package.module:function`` for its network or encoder, import and
+    call it. Say so only of a folder that you or someone you trust has made.
+
     Raises:
-        UserError: a file is missing or damaged, the weights do not fit the network, or the encoder is gone or another.
+        UserError: a file is missing or damaged, the weights do not fit the network, the encoder is gone or another, or
+            the folder asks for code that is not trusted.
     """
     folder, device = Path(folder), torch.device(device)
     folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
@@ -104,8 +110,11 @@ def load_model(
         if not isinstance(card["model"], str):
             raise TypeError(f"the network's name is {card['model']!r}")
         build = partial(rebuild, card["model"], shape, len(names), preprocessing.tokens, card.get("architecture"))
+        check_trusted(card["model"], trust_code or network is not None, str(folder))
         if network is not None:
             build = partial(build_given, as_factory(network), card["model"], shape, len(names), preprocessing.tokens)
+        if "encoder" in card:
+            check_trusted(str(card["encoder"]["name"]), trust_code or encoder is not None, str(folder))
         model = assemble(card.get("combine", PLAIN), build, shape)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
         frozen = _encoder_from_dict(card["encoder"], encoder) if "encoder" in card else None

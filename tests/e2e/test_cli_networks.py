@@ -50,6 +50,21 @@ def test_a_head_on_a_frozen_encoder(call: Call, data: Path, monkeypatch: pytest.
     refused(call("predict", run, data / "new"), "no such file of weights", "encoder.pth")
 
 
+def test_code_that_a_run_names_runs_when_it_is_trusted(
+    call: Call, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = "from torch import nn\n\ndef net(shape, num_classes):\n    "
+    made += "return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], num_classes))\n"
+    (tmp_path / "my_nets.py").write_text(made)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = call("train", data / "tree", "--model", "my_nets:net", *QUICK, "--quiet", "--out", "run")
+    assert done.code == 0, done
+    refused(call("evaluate", "run"), "the Python code 'my_nets:net'", "--trust-code")
+    refused(call("predict", "run", data / "new"), "the Python code 'my_nets:net'", "--trust-code")
+    assert json.loads(call("evaluate", "run", "--trust-code", "--json", "-").out)["rows"] == 40
+    assert len(table(call("predict", "run", data / "new", "--trust-code").out)) == 20
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

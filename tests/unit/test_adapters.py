@@ -326,7 +326,7 @@ def test_two_nets_that_start_alike_have_nothing_to_teach_each_other() -> None:
 def test_factories_have_their_own_name_or_ask_to_be_given_again(tmp_path: Path) -> None:
     name, shape = given_name(importable), (1, 8, 8)
     assert name == f"{__name__}:importable"
-    comes_back(build_given(importable, name, shape, 4), name, image_rows(shape), tmp_path)
+    comes_back(build_given(importable, name, shape, 4), name, image_rows(shape), tmp_path, trust_code=True)
 
     def nameless() -> nn.Module:
         return importable(shape, 4)

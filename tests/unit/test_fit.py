@@ -252,7 +252,7 @@ def test_a_factory(tmp_path: Path) -> None:
     assert Net.built >= built + 2, "teacher and student"
     assert result.summary["model"] == f"{__name__}:Net"
     result.save(tmp_path / "named")
-    assert isinstance(metapl.load_model(tmp_path / "named").model, Net)
+    assert isinstance(metapl.load_model(tmp_path / "named", trust_code=True).model, Net)
     local = metapl.fit(X, y, model=lambda shape, num_classes: Net(shape, num_classes), guard="off", **SHORT)
     assert local.summary["model"].startswith("given:")
     with pytest.raises(UserError, match="must give logits"):

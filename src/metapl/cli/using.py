@@ -9,6 +9,13 @@ import typer
 from metapl import show
 from metapl.cli.app import Debug, Device, Json, Run, State, Text, app, say
 
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Import and call a network or encoder package.module:function that RUN's files name."
+    ),
+]
+
 
 @app.command()
 def evaluate(
@@ -18,6 +25,7 @@ def evaluate(
         typer.Argument(metavar="DATA", help="Other labelled data: a folder CLASS/*, a file of rows, or a source."),
     ] = None,
     device: Device = None,
+    trust_code: TrustCode = False,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
@@ -36,7 +44,8 @@ def evaluate(
 
     show.check_json(json)
     State.folder = run
-    result, found, where = judge_other(run, data, device, _note) if data else judge_own(run, device)
+    judged = judge_other(run, data, device, _note, trust_code) if data else judge_own(run, device, trust_code)
+    result, found, where = judged
     say(show.problems(found))
     show.give(result, json, show.evaluation(result, summary(result), where))
 
@@ -51,6 +60,7 @@ def predict(
     out: Annotated[str, typer.Option(metavar="FILE", help="The CSV file to write; - prints it.")] = "-",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
     device: Device = None,
+    trust_code: TrustCode = False,
     debug: Debug = False,
 ) -> None:
     """Label new rows with a trained model.
@@ -67,7 +77,7 @@ def predict(
     from metapl.apply import predict_to
 
     State.folder = run
-    count, found, listed = predict_to(run, input, out, overwrite, device, _note)
+    count, found, listed = predict_to(run, input, out, overwrite, device, _note, trust_code)
     say(show.problems(found, listed))
     say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {show.one_line(out)}'}")
 

@@ -97,7 +97,8 @@ def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Re
         device = pick_device(config.device)
         summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         split = load_split(folder, source)
-        return Result(folder, load_model(folder / "model", device), source, split, summary), None
+        # The comparison has trained it, with the settings that it has now: its own code is meant.
+        return Result(folder, load_model(folder / "model", device, trust_code=True), source, split, summary), None
     if _can_resume(folder):
         _check_config(folder, config)
         result = resume(folder, source=source)

@@ -85,7 +85,7 @@ def build_hf(
     with quiet(transformers):
         if architecture is not None:
             config = transformers.AutoConfig.for_model(**architecture)
-            model = auto.from_config(config)
+            model = auto.from_config(config, trust_remote_code=False)
         else:
             path = model_folder(folder)
             check_kind(read_config(path), tokens, path)

@@ -14,6 +14,7 @@ from metapl.errors import UserError
 Factory = Callable[..., nn.Module]
 """Makes a fresh network: called as ``factory(shape=..., num_classes=...)``, or with nothing where it takes nothing."""
 Shape = tuple[int, ...]
+LIBRARIES = ("timm", "torchvision", "hf")  # what stands before a colon in names that are not code
 GIVEN = "given:"  # begins the name of a network that was given as an object, which no name can bring back
 
 
@@ -40,6 +41,27 @@ def given_name(model: nn.Module | Factory) -> str:
     except (ImportError, ValueError):
         found = None
     return f"{module}:{name}" if found is model else f"{GIVEN}{name}"
+
+
+def is_code(name: str) -> bool:
+    """Whether making the network or encoder of that name runs Python code that the name tells where to find."""
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind not in LIBRARIES and not name.startswith(GIVEN)
+
+
+def check_trusted(name: str, trusted: bool, where: str) -> None:
+    """Refuse to import what a stored name asks for, unless the user said that the code may run.
+
+    A name in a model's folder is not the user's word: any function of any package that lies on this machine could stand
+    there, and importing and calling it is all the harm that it can do.
+
+    Raises:
+        UserError: it is code, and not trusted.
+    """
+    if not trusted and is_code(name):
+        what = f"the model's folder asks to run the Python code '{name}'"
+        remedy = "If you trust it, add --trust-code; from Python trust_code=True, or give it as network= or encoder=."
+        raise UserError(what, remedy, where)
 
 
 def imported(name: str) -> Factory:
