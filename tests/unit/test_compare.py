@@ -21,7 +21,7 @@ from metapl.compare import picture
 from metapl.compare.budget import LONG, SHORT, Cost, cost, measure, share_out
 from metapl.compare.comparison import _folder_names, compare
 from metapl.compare.lock import locked
-from metapl.compare.paired import estimate, holm, paired, seeds_needed
+from metapl.compare.paired import against_best, estimate, holm, paired, seeds_needed
 from metapl.compare.passes import RowCounter, Rows, count_run
 from metapl.compare.plan import Plan, going_on, load_plan, make_plan
 from metapl.compare.render import markdown, runs_csv, text, text_table
@@ -249,6 +249,51 @@ def test_one_seed_and_equal_differences_have_no_interval() -> None:
     for same in ([0.0, 0.0, 0.0], [5.0, 5.0], [100 * (a - b) for a, b in ((0.9, 0.85), (0.8, 0.75), (0.35, 0.3))]):
         assert asdict(estimate(same)) == {"n": len(same), "mean": pytest.approx(same[0]), "sd": 0.0, **nothing}
     assert estimate([5.0, 5.0, 10.0]).p is not None
+
+
+def test_against_one_opponent_it_is_the_paired_interval() -> None:
+    ours, theirs = dict(enumerate(VALUES)), dict.fromkeys(range(5), 0.5)
+    assert asdict(against_best(ours, [theirs])) == pytest.approx(asdict(estimate([v - 0.5 for v in VALUES])))
+
+
+def test_against_the_best_of_several_by_hand() -> None:
+    ours = {0: 10.0, 1: 12.0, 2: 17.0}
+    others = [{0: 9.0, 1: 9.0, 2: 9.0}, {0: 3.0, 1: 12.0, 2: 6.0}, {0: 1.0, 1: 2.0, 2: 3.0}]
+    found = against_best(ours, others)
+    gaps = [np.array([ours[s] - o[s] for s in range(3)]) for o in others]
+    spread = [g.std(ddof=1) / math.sqrt(3) for g in gaps]
+    below, above = stats.t.ppf(0.975, 2), stats.t.ppf(1 - 0.025 / 3, 2)
+    assert (found.n, found.mean, found.sd) == (3, 4.0, pytest.approx(gaps[0].std(ddof=1)))
+    assert found.low == pytest.approx(min(g.mean() - below * e for g, e in zip(gaps, spread)))
+    assert found.high == pytest.approx(min(g.mean() + above * e for g, e in zip(gaps, spread)))
+    assert against_best(ours, [*others, {s: v - 5 for s, v in ours.items()}]).low is None, "one difference is constant"
+
+
+@pytest.mark.parametrize("lead", [-9.0, -5.0, -3.0, 0.5, 3.0, 6.0])
+def test_p_is_below_the_level_where_the_interval_excludes_zero(lead: float) -> None:
+    rng = np.random.default_rng(1)
+    others = [dict(enumerate(rng.normal(0, 1, 5))) for _ in range(4)]
+    found = against_best({s: lead + rng.normal() for s in range(5)}, others)
+    assert found.p is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_equal_methods_are_seldom_told_apart() -> None:
+    """14 methods without any difference: mpl is not called worse than the luckiest of the others."""
+    rng, tables, below, above, any_p, naive = np.random.default_rng(0), 150, 0, 0, 0, 0
+    for _ in range(tables):
+        scores = rng.normal(90, 2, (14, 5)) + rng.normal(0, 2, 5)
+        plan, runs = made_up({n: list(v) for n, v in zip(["mpl", *(f"m{k}" for k in range(13))], scores)})
+        cells = [row["to_best"] for row in make_table(plan, runs)]
+        below, above = below + (cells[0]["high"] < 0), above + (cells[0]["low"] > 0)
+        any_p += any(cell["p_holm"] < 0.05 for cell in cells)
+        half = stats.t.ppf(0.975, 4) * cells[0]["sd"] / math.sqrt(5)
+        naive += cells[0]["mean"] + half < 0
+    assert naive > 0.08 * tables, "a t interval against the highest of the same means misses far more often"
+    assert max(below, above) <= 0.05 * tables
+    assert any_p <= 0.08 * tables
 
 
 def test_three_equal_differences_on_twenty_rows_are_no_proof() -> None:

@@ -7,6 +7,13 @@ S1  mean d +- t(0.975, n - 1) * sd(d) / sqrt(n)                          (95 % i
 S2  p = 2 P(T_{n-1} > |mean d| sqrt(n) / sd(d)), Holm's step-down over a family of tests (Holm 1979)
 S3  n = ((z(0.975) + z(0.8)) sd(d) / delta)^2 + z(0.975)^2 / 2, rounded up: seeds at which a two-sided 5 % test sees
     a true difference delta in four of five comparisons (Guenther 1981); never fewer than 2
+S4  for a method i and m opponents b, d_b = i minus b:
+        theta_i - max_b theta_b >= min_b (mean d_b - t(0.975, n - 1)       * sd(d_b) / sqrt(n))
+        theta_i - max_b theta_b <= min_b (mean d_b + t(1 - 0.025/m, n - 1) * sd(d_b) / sqrt(n))
+    each misses in at most 2.5 % of comparisons, whichever opponent is the best in truth. Below it is enough that the
+    bound of the best one holds, since the least of all is not above it (intersection-union, Berger 1982); above all m
+    must hold (Bonferroni). A t interval against the one with the highest mean would not do: that mean is the highest
+    also by luck. For m = 1 this is S1. p is twice the level at which the interval begins to include 0.
 
 Differences that are all the same have no S1 and no S2. Accuracies on n test rows are multiples of 1/n, so a few equal
 differences are common (+5, +5, +5 on 20 rows) and do not mean that a further seed would give the same: their sd of 0
@@ -68,6 +75,29 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate |
     """Ours minus theirs over the seeds that both have; None where they share none."""
     seeds = sorted(ours.keys() & theirs.keys())
     return estimate([ours[s] - theirs[s] for s in seeds]) if seeds else None
+
+
+def against_best(ours: Mapping[int, float], opponents: Sequence[Mapping[int, float]]) -> Estimate:
+    """Ours minus the best of ``opponents``, all over the same seeds: S4.
+
+    ``mean`` and ``sd`` are those of the difference to the opponent with the highest mean. Without an interval to every
+    opponent there is none.
+
+    Raises:
+        ValueError: no opponents, or no seeds.
+    """
+    found = [estimate([ours[s] - theirs[s] for s in ours]) for theirs in opponents]
+    nearest = min(found, key=lambda e: e.mean)
+    spread = [e.sd / math.sqrt(e.n) for e in found if e.sd]
+    if len(spread) < len(found):
+        return Estimate(nearest.n, nearest.mean, nearest.sd)
+    free, m = nearest.n - 1, len(found)
+    below, above = (float(stdtrit(free, 1 - (1 - LEVEL) / 2 / k)) for k in (1, m))
+    low = min(e.mean - below * se for e, se in zip(found, spread))
+    high = min(e.mean + above * se for e, se in zip(found, spread))
+    t = min(e.mean / se for e, se in zip(found, spread))
+    p = 2 * min(float(stdtr(free, -t)), m * float(stdtr(free, t)))
+    return Estimate(nearest.n, nearest.mean, nearest.sd, low, high, min(1.0, p))
 
 
 def seeds_needed(sd: float, delta: float = 1.0) -> int:

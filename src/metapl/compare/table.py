@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from metapl.compare.budget import cost
-from metapl.compare.paired import Estimate, estimate, holm, paired, seeds_needed
+from metapl.compare.paired import Estimate, against_best, estimate, holm, paired, seeds_needed
 from metapl.compare.plan import Plan
 
 FAMILY = "mpl"  # methods that have this word in their name are no baselines
@@ -19,8 +19,9 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
     """One row per method, in the order asked; accuracies in percent, differences in points.
 
     ``to_reference`` and ``to_best`` are paired estimates (``paired.Estimate`` as plain values, and Holm's p over the
-    column) or None. ``to_best`` is against the best baseline: the highest mean among the rows that are not of the mpl
-    family, the row itself left out; where all rows are of that family, among all others. ``against`` names it.
+    column) or None. ``to_best`` is against the best baseline, whichever that is in truth (``paired.against_best``): the
+    best of the rows that are not of the mpl family, the row itself left out; where all rows are of that family, of all
+    others. ``against`` names the one with the highest mean, from which the difference and its sd are.
 
     A run that fails is mostly one that would have been bad, so a mean over the seeds that are left flatters: only a row
     with every seed of the plan (``whole``) is ranked, and only such a row is anybody's opponent. What is compared over
@@ -36,11 +37,11 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
     for label in plan.labels:
         mine = [run for run in runs if run["method"] == label]
         row: Row = {"method": label, **_own(plan, accuracy[label], mine), **_spent(plan, label, mine)}
-        opponent = _best_other(plan, means, label)
+        opponents = _opponents(plan, means, label)
         reference = plan.asked["reference"]
         row["to_reference"] = None if label == reference else _difference(plan, accuracy, label, reference)
-        row["against"] = opponent
-        row["to_best"] = _difference(plan, accuracy, label, opponent) if opponent else None
+        row["against"] = opponents[0] if opponents else None
+        row["to_best"] = _to_best(plan, accuracy, label, opponents)
         sd = row["to_best"]["sd"] if row["to_best"] else None
         row["seeds_for_one_point"] = seeds_needed(sd) if sd else None
         rows.append(row)
@@ -96,10 +97,18 @@ def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
     }
 
 
-def _best_other(plan: Plan, means: Mapping[str, float], label: str) -> str | None:
+def _opponents(plan: Plan, means: Mapping[str, float], label: str) -> list[str]:
+    """Whom the row is held against in ``to_best``, highest mean first."""
     baselines = [m for m in means if not in_family(plan, m)]
-    others = [m for m in baselines or means if m != label]
-    return max(others, key=lambda m: means[m], default=None)
+    return sorted((m for m in baselines or means if m != label), key=lambda m: -means[m])
+
+
+def _to_best(
+    plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: str, opponents: Sequence[str]
+) -> Row | None:
+    if not opponents or len(accuracy[label]) < len(plan.seeds):
+        return _difference(plan, accuracy, label, opponents[0]) if opponents else None
+    return asdict(against_best(accuracy[label], [accuracy[other] for other in opponents]))
 
 
 def _difference(plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> Row | None:
@@ -163,8 +172,8 @@ def _gap(row: Row) -> str:
     size = f": {signed(cell['mean'])} points against {row['against']}, seed by seed"
     if cell["low"] is None:
         equal = cell["n"] > 1 and cell["sd"] == 0
-        return f"{size}, the same in every one, so there is no spread and no interval" if equal else size
-    between = f"{size}, 95 % interval {signed(cell['low'])} to {signed(cell['high'])}"
+        return f"{size}{', the same in every one, so there is no spread and no interval' if equal else ''}"
+    between = f"{size}, 95 % interval to the best opponent {signed(cell['low'])} to {signed(cell['high'])}"
     if _open(cell):
         return f"{between}, which includes 0: {cell['n']} seeds do not settle it"
     also = "" if cell["p_holm"] < 0.05 else " (though not once all rows of the table are allowed for)"
@@ -189,9 +198,9 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
     notes = [f"Accuracy on test rows, %, over {len(plan.seeds)} seeds; each seed gives every method the same split."]
     if several:
         notes.append(
-            f"to {reference}, to best baseline: mean paired difference in points [95 % t interval over seeds]. "
-            "It covers the draw of labels, test rows, weights and batches, not other data. [-]: no interval, since all "
-            "differences are the same or seeds failed."
+            f"to {reference}, to best baseline: mean paired difference in points [95 % interval over seeds]. It covers "
+            "the draw of labels, test rows, weights and batches, not other data. [-]: no interval, since all "
+            "differences to an opponent are the same or seeds failed."
         )
     else:
         notes.append(f"to {reference}, to best baseline: difference in points; one seed gives no interval.")
@@ -203,7 +212,7 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
     if best is not None:
         notes.append(
             f"Best baseline: the highest mean outside the {FAMILY} family, here {best}, which itself is held "
-            "against the next. It is chosen on the same runs, which flatters it a little."
+            "against the next. The interval allows for its being chosen on the same runs."
         )
     else:
         notes.append(
@@ -216,8 +225,8 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
         )
     if several and tests > 1:
         notes.append(
-            f"{tests} intervals stand here, so about one in twenty misses by chance; results.json has p-values with "
-            "Holm's correction."
+            f"{tests} intervals stand here, of which up to one in twenty misses by chance; results.json has p-values "
+            "with Holm's correction."
         )
     notes.append(f"Budget: {budget_text(plan, rows)}")
     memory = "time: mean seconds of training; memory: highest peak of a run's process"
