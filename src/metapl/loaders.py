@@ -37,18 +37,20 @@ class Rows:
         x: [n, ...] the rows.
         y: what the batch brought as labels, or None.
         ids: [n] int64 if the batch brought ids, or None.
+        size: rows of the batch that they come from, those left out included.
     """
 
     positions: Tensor
     x: Tensor
     y: Tensor | None
     ids: Tensor | None
+    size: int
 
     def select(self, keep: Tensor) -> Rows:
         """The rows at ``keep`` [n] bool."""
         x, y, ids = (t if t is None else t[keep.to(t.device)] for t in (self.x, self.y, self.ids))
         assert x is not None  # for the type checker
-        return Rows(self.positions[keep], x, y, ids)
+        return Rows(self.positions[keep], x, y, ids, self.size)
 
     def without_label(self) -> Rows:
         """The rows whose y is below 0; all of them where the batch brought no y.
@@ -123,7 +125,7 @@ def read_rows(loader: Iterable[Any], places: Tensor | None = None) -> Iterator[R
     start = 0
     for batch in loader:
         x, y, ids = unpack(batch)
-        rows = Rows(torch.arange(start, start + len(x)), x, y, None if ids is None else ids.cpu())
+        rows = Rows(torch.arange(start, start + len(x)), x, y, None if ids is None else ids.cpu(), len(x))
         start += len(x)
         if places is not None:
             rows = rows.select(torch.isin(rows.positions, places))
@@ -165,7 +167,7 @@ def _fetched(loader: DataLoader[Any], order: Sequence[int]) -> Iterator[Rows]:
         if len(x) != len(chunk):
             remedy = "Its collate_fn must keep every row, or it is not known which row is which."
             raise UserError(f"the loader made {len(x)} rows out of {len(chunk)}", remedy, "loader")
-        yield Rows(torch.tensor(chunk), x, y, None if ids is None else ids.cpu())
+        yield Rows(torch.tensor(chunk), x, y, None if ids is None else ids.cpu(), len(x))
 
 
 def _order(loader: Any) -> Sequence[int] | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from metapl.errors import UserError, nearest
-from metapl.loaders import check_loader, indexed, read_rows, unpack, whole
+from metapl.loaders import Rows, check_loader, indexed, read_rows, unpack, whole
 from metapl.optim import EMA
 from metapl.pseudo_labels import (
     PseudoLabels,
@@ -110,7 +110,8 @@ def train_mpl(
         train_loader: batches (x, y). Rows with y = -1 are left out, so a loader over a ``SemiSupervisedDataset`` will
             do.
         unlabeled_loader: what ``generate_pseudo_labels`` takes. Each pseudo-labelled row is fetched again to be trained
-            on, in random order, if the loader's data set can be indexed; else the loader is gone through once more.
+            on, in random order, if the loader's data set can be indexed; else the loader is gone through once more, and
+            the rows it keeps are put together to batches as large as its own.
         optimizer: holds every weight of ``model`` that is to be trained.
         criterion: any callable (logits [n, C], y [n]) -> 0-d loss.
         num_epochs: at least 1.
@@ -267,8 +268,27 @@ def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Pai
     if not len(labels):
         return
     places = labels.positions[torch.randperm(len(labels))] if indexed(loader) else labels.positions
-    for rows in read_rows(loader, places):
-        yield rows.x, labels.labels[torch.searchsorted(labels.positions, rows.positions)]
+    for x, positions in _refilled(read_rows(loader, places)):
+        yield x, labels.labels[torch.searchsorted(labels.positions, positions)]
+
+
+def _refilled(parts: Iterable[Rows]) -> Iterator[Pair]:
+    """(rows, positions) in batches as large as the loader's; what a stream's batches leave waits for the next ones.
+
+    Fewer rows wait than a batch has. Rows of another shape or type begin a new batch.
+    """
+    size, waiting = 1, list[Pair]()  # one pair or none
+    for rows in parts:
+        size, pair = max(size, rows.size), (rows.x, rows.positions)
+        for x, positions in waiting:
+            if x.shape[1:] == rows.x.shape[1:] and x.dtype == rows.x.dtype:
+                pair = torch.cat([x, rows.x]), torch.cat([positions, rows.positions])
+            else:
+                yield x, positions
+        *full, rest = zip(torch.split(pair[0], size), torch.split(pair[1], size))
+        yield from full if len(rest[0]) < size else [*full, rest]
+        waiting = [rest] if len(rest[0]) < size else []
+    yield from waiting
 
 
 def _side_by_side(labeled: Iterable[Any], pseudo: Iterable[Pair]) -> Iterator[tuple[Pair, Pair | None]]:

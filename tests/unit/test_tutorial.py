@@ -289,6 +289,7 @@ def kinds_of_pools() -> dict[str, Loader]:
         "own ids": DataLoader(numbered, batch_size=5, shuffle=True),
         "a stream": DataLoader(Flow(), batch_size=5),
         "a list of batches": list(torch.split(x, 5)),
+        "whole batches": DataLoader(list(torch.split(x, 5)), batch_size=None),  # type: ignore[arg-type]
         "one worker": DataLoader(TensorDataset(x), batch_size=16, num_workers=1),
         "marked -1": DataLoader(SemiSupervisedDataset(TensorDataset(*rows(12, 1)), x), batch_size=5, shuffle=True),
     }
@@ -309,6 +310,49 @@ def test_the_way_of_reading_the_pool_decides_nothing_but_the_order() -> None:
         train(nets[name], loaders()[0], pools[name], 2, threshold=0.5)
     assert same(nets["shuffled"], nets["bare rows"])
     assert same(nets["own ids"], nets["bare rows"])
+
+
+@pytest.mark.parametrize("name", ["a stream", "whole batches"])
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+def test_a_stream_gives_the_very_run_of_a_data_set_in_order(
+    name: str, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a data set the rows are fetched in random order; told otherwise, it makes the same batches as a stream."""
+    monkeypatch.setattr("metapl.tutorial.indexed", lambda loader: False)
+    nets, reports = {}, {}
+    for pool in ("bare rows", name):
+        nets[pool] = noisy_net()
+        _, reports[pool] = train(nets[pool], loaders()[0], kinds_of_pools()[pool], 5, threshold=threshold)
+    assert any(0 < r.kept < r.seen for r in reports[name])
+    assert same(nets[name], nets["bare rows"])
+    assert reports[name] == reports["bare rows"]
+
+
+def test_few_rows_of_a_long_stream_make_few_updates() -> None:
+    """One row in fifty is named with confidence: 13 in 10 batches of 64 are one batch."""
+    log, x = Log(), torch.zeros(640, C)
+    x[::50] = 20 * torch.eye(C)[torch.arange(13) % C]
+    labeled = [(torch.eye(C), torch.arange(C))]
+    made = {}
+    for pool in (DataLoader(TensorDataset(x), batch_size=64), [*torch.split(x, 64)], DataLoader(x.split(64), None)):
+        torch.manual_seed(0)
+        net = nn.Linear(C, C)
+        nn.init.eye_(net.weight)
+        log.asked.clear()
+        _, (report,) = train(net, labeled, pool, 1, threshold=0.9, judge="none", criterion=log)
+        assert (report.seen, report.kept, report.steps) == (640, 13, 1)
+        made[type(pool)] = [count for count, _ in log.asked]
+    assert list(made.values()) == [[3, 13]] * len(made)
+
+
+def test_rows_of_two_shapes_in_a_stream_are_not_put_together() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, C))
+    log, labeled = Log(), [(torch.randn(4, 1, 8, 8), torch.arange(4) % C)]
+    pool = [torch.randn(n, 1, side, side) for n, side in ((5, 6), (2, 6), (2, 7), (2, 7), (5, 7), (1, 7))]
+    _, (report,) = train(net, labeled, pool, 1, threshold=0.0, judge="none", criterion=log)
+    assert report.kept == 17
+    assert [n for n, _ in log.asked[1::2]] == [5, 2, 5, 5]
 
 
 class Counted(Dataset[Tensor]):
