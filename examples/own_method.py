@@ -16,6 +16,8 @@ from metapl.losses import cross_entropy
 from metapl.methods.base import OneNetwork
 from metapl.types import Context, SemiBatch, StepReport
 
+STEPS = 400
+
 
 class EntropyMinimisation(OneNetwork):
     needs = frozenset({"weak"})
@@ -39,8 +41,11 @@ class EntropyMinimisation(OneNetwork):
         return StepReport({name: value.detach() for name, value in parts.items()})
 
 
+def main() -> None:
+    result = metapl.fit("digits", method="own_method:EntropyMinimisation", steps=STEPS, labels=4)
+    judged = result.evaluate()
+    print(f"{100 * judged['accuracy']:.1f} % of {judged['rows']} test rows")
+
+
 if __name__ == "__main__":
-    options = {"method": "own_method:EntropyMinimisation", "steps": 400, "split.labels": 4}
-    result = metapl.train(metapl.make_config("digits", options=options))
-    judged = metapl.evaluate(result.predictor, result.source, result.split.test)
-    print(f"{100 * judged['accuracy']:.1f} % of {judged['rows']} test rows; the run is in {result.folder}")
+    main()

@@ -2,9 +2,10 @@
 
     python examples/photos.py            # makes a folder of small pictures to try it on
     python examples/photos.py FOLDER     # your own: FOLDER/labelled/CLASS/*, FOLDER/unlabelled/*, FOLDER/test/CLASS/*
+    python examples/photos.py FOLDER RUN # RUN: the new folder for the run, by default photos-run where you are
 
-The same on the command line: metapl check FOLDER; metapl train FOLDER --out run; metapl evaluate run;
-metapl predict run FOLDER/unlabelled --out labels.csv
+FOLDER is only read. The same on the command line: metapl check FOLDER; metapl train FOLDER --out run;
+metapl evaluate run; metapl predict run FOLDER/unlabelled --out labels.csv
 """
 
 import sys
@@ -33,13 +34,13 @@ def make_folder(root: Path) -> Path:
     return root
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, run: Path) -> None:
     print(metapl.check(folder), "\n")
-    result = metapl.fit(folder, steps=STEPS, out=folder / "run", progress=True)
+    result = metapl.fit(folder, steps=STEPS, out=run, progress=True)
     print("\n" + result.summary["guard"]["text"], "\n")
     judged = result.evaluate()
     print(f"{100 * judged['accuracy']:.1f} % of {judged['rows']} test images")
-    predictor = metapl.load_model(folder / "run")  # as a later program would
+    predictor = metapl.load_model(run)  # as a later program would
     for chunk in metapl.predict_folder(predictor, folder / "unlabelled"):
         for name, label, p in list(zip(chunk.ids, chunk.labels, chunk.probabilities.amax(1).tolist()))[:3]:
             print(f"{name}: {label} ({100 * p:.0f} %)")
@@ -48,7 +49,7 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "photos-run"))
     else:
         with tempfile.TemporaryDirectory() as made:
-            main(make_folder(Path(made)))
+            main(make_folder(Path(made, "photos")), Path(made, "run"))

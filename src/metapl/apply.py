@@ -30,7 +30,7 @@ from metapl.device import pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError, nearest
 from metapl.evaluate import class_numbers, evaluate, judge
-from metapl.files import write_json
+from metapl.files import write_json, write_text
 from metapl.models.own import check_trusted
 from metapl.predict import (
     CHUNK,
@@ -44,7 +44,7 @@ from metapl.predict import (
     predict_source,
     write_predictions,
 )
-from metapl.run import left_out, load_split, open_run, write_csv, write_problems
+from metapl.run import csv_text, left_out, load_split, open_run, write_problems
 from metapl.saved import Predictor, load_model
 from metapl.types import Source, Split
 
@@ -243,7 +243,7 @@ def predict_to(
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
-    return count, problems, _list_problems(target, problems, overwrite)
+    return count, problems, _list_problems(target, problems)
 
 
 def _check_any(count: int, problems: list[Problem], data: str) -> None:
@@ -309,14 +309,21 @@ def _rows(data: str, config: RunConfig, predictor: Predictor, labels: bool = Fal
     return SOURCES[name](argument, options)
 
 
-def _list_problems(target: Path, problems: list[Problem], overwrite: bool) -> Path | None:
-    """Write ``problems.csv`` beside ``target``, or under the next free name if there is one already."""
+def _list_problems(target: Path, problems: list[Problem]) -> Path | None:
+    """``problems.csv`` beside ``target``, or the next free name: another list is never replaced, it may be anyone's."""
     if not problems:
         return None
     names = ["problems.csv", *(f"problems-{k}.csv" for k in range(2, 10_000))]
-    path = next(p for p in map(target.with_name, names) if overwrite or not p.exists())
-    write_csv(path, ["id", "reason"], [list(p) for p in problems])
+    text = csv_text(["id", "reason"], [list(p) for p in problems])
+    path = next(p for p in map(target.with_name, names) if not os.path.lexists(p) or _holds(p, text))
+    write_text(path, text)
     return path
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether the file is this very text, as where the same rows are labelled again."""
+    whole = text.encode()
+    return path.is_file() and path.stat().st_size == len(whole) and path.read_bytes() == whole
 
 
 def _check_target(target: Path | None, overwrite: bool) -> None:

@@ -65,13 +65,18 @@ def load_split(folder: Path, source: Source) -> Split:
     return from_json(stored, source)
 
 
-def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """A whole CSV file in one step."""
+def csv_text(header: list[str], rows: list[list[Any]]) -> str:
+    """A whole CSV file; a text that a spreadsheet would compute gets an apostrophe in front."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([guarded(value) for value in row] for row in rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    """``csv_text`` as a file, in one step."""
+    write_text(path, csv_text(header, rows))
 
 
 def left_out(folder: Path) -> dict[str, str]:

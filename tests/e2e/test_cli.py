@@ -137,7 +137,18 @@ def test_damaged_images_are_skipped_listed_and_left_alone(
     refused(call("predict", tree_run, folder, "--out", "p.csv"), "exists", "--overwrite")
     assert call("predict", tree_run, folder, "--out", "q.csv").code == 0
     assert Path("problems-2.csv").exists(), "a list that is there is not written over"
-    assert call("predict", tree_run, folder, "--out", "p.csv", "--overwrite").code == 0
+    Path("problems-3.csv").write_text("my own list")
+    for _ in range(2):  # the second time is the same list
+        assert call("predict", tree_run, folder, "--out", "p.csv", "--overwrite").code == 0
+    assert not Path("problems-4.csv").exists()
+    Path("problems.csv").write_text("my own list, too")
+    Path("problems-2.csv").unlink()
+    (folder / "one more.txt").touch()
+    done = call("predict", tree_run, folder, "--out", "p.csv", "--overwrite")
+    assert done.code == 0
+    assert "problems-2.csv" in done.err
+    assert (Path("problems.csv").read_text(), Path("problems-3.csv").read_text()) == ("my own list, too", "my own list")
+    assert "one more.txt" in Path("problems-2.csv").read_text()
     assert not [n for n in os.listdir() if n.startswith(".")], "nothing half-written is left"
 
 

@@ -13,6 +13,9 @@ import pytest
 from commands import Call, refused, save, sums
 from PIL import Image
 
+import metapl
+from metapl.errors import UserError
+
 
 @pytest.fixture
 def tree(data: Path, tmp_path: Path) -> Path:
@@ -121,6 +124,25 @@ def test_what_cannot_be_opened_and_bad_places(call: Call, tree: Path, tmp_path: 
     (tmp_path / "file").write_text("mine")
     refused(call("check", "digits", "--out", tmp_path / "file"), "this is a file, not a folder")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_files_that_no_check_wrote_are_kept(call: Call, tree: Path, tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    for name, text in (("problems.csv", "id,reason\n1,mine\n"), ("check.json", "[1]"), ("check.json", "")):
+        (place / name).write_text(text)
+        before = sums(place)
+        refused(call("check", tree, "--out", place), f"'{name}' is there already, and no check wrote it")
+        with pytest.raises(UserError, match="no check wrote it"):
+            metapl.check("digits").save(place)
+        assert sums(place) == before
+        (place / name).unlink()
+    assert call("check", tree, "--out", place).code == 0
+    assert call("check", "digits", "--out", place).code == 0, "an earlier check is replaced"
+    assert spoiled(place / "check.json")["source"] == "digits"
+    (place / "problems.csv").unlink()
+    (place / "problems.csv").symlink_to(tmp_path / "nowhere.csv")
+    refused(call("check", "digits", "--out", place), "no check wrote it")
 
 
 def test_settings_say_how_rows_are_read(call: Call, data: Path) -> None:

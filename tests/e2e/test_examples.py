@@ -1,17 +1,20 @@
-"""Every file in examples/ runs from beginning to end, with few steps, and writes nothing beside itself."""
+"""Every file in examples/ runs from beginning to end, with few steps, and writes nothing but the run it is told to."""
 
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from commands import sums
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAID = {
     "dataframe": ["metapl, 60 labels", "logistic regression", "cross-validation"],
+    "own_method": ["test rows"],
     "own_module": ["test rows", "unlabelled rows now have a label"],
     "photos": ["test images", "unlabelled"],
     "questions": ["test questions", "How many legs has a spider?"],
@@ -20,7 +23,9 @@ SAID = {
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
 
     def run(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
@@ -35,26 +40,37 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_every_example_is_here() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == {*SAID, "own_method"}  # own_method: unit/test_own_method.py
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {*SAID}
 
 
-@pytest.mark.parametrize("name", ["dataframe", "own_module"])
-def test_from_python(name: str, load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module = load(name)
-    monkeypatch.setattr(module, "STEPS", 5)
-    module.main()
-    told = capsys.readouterr().out
-    assert not [word for word in SAID[name] if word not in told], told
-    assert not list(Path.cwd().iterdir())
-
-
-@pytest.mark.parametrize("name", ["photos", "questions"])
-def test_from_files(
+@pytest.mark.parametrize("name", SAID)
+def test_it_runs(
     name: str, load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = load(name)
     monkeypatch.setattr(module, "STEPS", 5)
-    place = tmp_path / "data"
-    module.main(module.make_folder(place) if name == "photos" else module.make_file(place.with_suffix(".csv")))
+    place, words = tmp_path / "data", list[Path]()
+    if name == "photos":
+        words = [module.make_folder(place), tmp_path / "run"]
+    elif name == "questions":
+        place.mkdir()
+        words = [module.make_file(place / "rows.csv")]
+    given, examples = sums(place), sums(EXAMPLES)
+    module.main(*words)
     told = capsys.readouterr().out
     assert not [word for word in SAID[name] if word not in told], told
+    assert sums(place) == given, "the user's own data are only read"
+    assert sums(EXAMPLES) == examples
+    assert {p.name for p in tmp_path.iterdir()} <= {"here", "data", "run"}
+    assert not list(Path.cwd().iterdir())
+
+
+def test_photos_of_ones_own(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run lands where the command is given, not among the photographs."""
+    folder = load("photos").make_folder(tmp_path / "data")
+    given = sums(folder)
+    monkeypatch.setattr(sys, "argv", ["photos.py", str(folder)])
+    monkeypatch.setattr("metapl.fit", lambda folder, steps, out, progress: sys.exit(f"{folder} to {out}"))
+    with pytest.raises(SystemExit, match="data to photos-run"):
+        runpy.run_path(str(EXAMPLES / "photos.py"), run_name="__main__")
+    assert sums(folder) == given

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from metapl.run import write_csv
 MOST = 6  # findings on the screen
 CLASSES = 12  # classes on the screen
 FORMAT = 1
+FACTS, LIST = "check.json", "problems.csv"
+HEADER = ("kind", "id", "other id", "detail")  # of the list
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,12 @@ class Check:
         A cell that a spreadsheet would take for a formula gets an apostrophe in front.
 
         Raises:
-            UserError: there is a file of this name.
+            UserError: there is a file of this name, or a file in the folder that no check wrote.
         """
-        place = Path(folder)
-        if place.exists() and not place.is_dir():
-            raise UserError("this is a file, not a folder", "Name a folder.", show.one_line(place))
+        place = check_place(folder)
         place.mkdir(parents=True, exist_ok=True)
-        write_json(place / "check.json", self.to_dict())
-        write_csv(place / "problems.csv", ["kind", "id", "other id", "detail"], [list(p) for p in self.problems])
+        write_json(place / FACTS, self.to_dict())
+        write_csv(place / LIST, list(HEADER), [list(p) for p in self.problems])
         return place
 
     def __str__(self) -> str:
@@ -78,6 +80,38 @@ class Check:
         return "\n".join(
             [head, *_told(self.findings), "", _table(self.facts), *_rest(self.facts), *_where(self.problems)]
         )
+
+
+def check_place(folder: str | Path) -> Path:
+    """The folder, where a check can be stored without loss: there is none, or one whose files an earlier check wrote.
+
+    Raises:
+        UserError: it is a file, or a file in it would be replaced that is another's.
+    """
+    place = Path(folder)
+    if place.exists() and not place.is_dir():
+        raise UserError("this is a file, not a folder", "Name a folder.", show.one_line(place))
+    for name, is_own in ((FACTS, _is_facts), (LIST, _is_list)):
+        if os.path.lexists(place / name) and not is_own(place / name):
+            what = f"'{name}' is there already, and no check wrote it"
+            raise UserError(what, "Name another folder.", show.one_line(place))
+    return place
+
+
+def _is_facts(path: Path) -> bool:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(stored, dict) and {"format", "verdict", "findings", "problems"} <= stored.keys()
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.readline(1000) == ",".join(HEADER) + "\n"
+    except (OSError, ValueError):
+        return False
 
 
 def _what(facts: dict[str, Any]) -> str:

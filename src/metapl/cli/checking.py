@@ -39,10 +39,13 @@ def check(
       metapl check digits --json -
     """
     from metapl.check import check as run
+    from metapl.check.report import check_place
     from metapl.config import make_config
     from metapl.progress import make_progress
 
     show.check_json(json)
+    if out is not None:
+        check_place(out)  # before the work is done
     data, pairs = data_and_pairs(data, settings)
     config = make_config(data, overrides=pairs)
     result = run(config.data, options=config.source, progress=make_progress(quiet))
