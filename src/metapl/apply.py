@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.anchor import IN_MEMORY
 from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
 from metapl.data.image_source import known_images
@@ -25,7 +26,7 @@ from metapl.data.new_rows import open_spec
 from metapl.data.npz import is_numpy, open_numpy_rows
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
 from metapl.data.sources import PUBLISHED, SOURCES
-from metapl.data.table_files import READERS, is_table, tables_in
+from metapl.data.table_files import READERS, tables_in
 from metapl.device import pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError, nearest
@@ -71,7 +72,7 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False) -> Judged
         UserError: no finished run, changed data, or no test rows.
     """
     config, predictor = _opened(run, device, trust_code)
-    _check_data(run)
+    _check_data(run, config)
     check_trusted(config.source.encoder, trust_code, str(run))
     source, split = _own_data(run, config, predictor)
     if not len(split.test):
@@ -252,35 +253,6 @@ def _check_any(count: int, problems: list[Problem], data: str) -> None:
         raise UserError(f"no row can be read{first}", "Check the files.", data)
 
 
-def anchored(config: RunConfig) -> RunConfig:
-    """The config with its paths made absolute, so that the run can be used from any folder."""
-    changes: dict[str, Any] = {}
-    for key in ("weights", "teacher_weights"):
-        changes[key] = _absolute(path) if (path := getattr(config, key)) else ""
-    for key in ("model", "teacher_model"):
-        kind, colon, path = getattr(config, key).partition(":")
-        changes[key] = f"hf:{_absolute(path)}" if kind == "hf" and colon else getattr(config, key)
-    more = ("unlabeled", "test", "root", "labels", "encoder_weights")
-    source: dict[str, Any] = {key: _absolute(path) for key in more if (path := getattr(config.source, key))}
-    for key in ("encoder", "tokenizer"):
-        kind, colon, path = getattr(config.source, key).partition(":")
-        source |= {key: f"hf:{_absolute(path)}"} if kind == "hf" and colon else {}
-    config = replace(config, **changes, source=replace(config.source, **source))
-    name, colon, path = config.data.partition(":")
-    if name in PUBLISHED and not os.path.isdir(os.path.expanduser(path)):
-        return config
-    if colon and name in SOURCES and path:
-        return replace(config, data=f"{name}:{_absolute(path)}")
-    place = os.path.expanduser(config.data)
-    if config.data not in SOURCES and (os.path.isdir(place) or is_table(place) or is_numpy(place)):
-        return replace(config, data=_absolute(config.data))
-    return config
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
-
-
 def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell) -> tuple[Any, list[Problem]]:
     """The answers, chunk by chunk, and the rows that could not even be opened."""
     rows = _rows(data, config, predictor)
@@ -341,7 +313,7 @@ def _opened(run: Path, device: str | None, trust_code: bool) -> tuple[RunConfig,
     return config, load_model(run / "model", pick_device(device or "auto"), trust_code=trust_code)
 
 
-def _check_data(run: Path) -> None:
+def _check_data(run: Path, config: RunConfig) -> None:
     """Arrays from Python are not stored with the run: only Python can bring them again.
 
     Raises:
@@ -351,7 +323,8 @@ def _check_data(run: Path) -> None:
         name = json.loads((run / "split.json").read_text(encoding="utf-8")).get("source")
     except (OSError, ValueError, AttributeError):
         return  # told by load_split
-    if name == "arrays":
+    place = os.path.basename(config.data.rpartition(":")[2])  # a folder may have that name, and is stored as a path
+    if name == IN_MEMORY and (place != IN_MEMORY or config.data == IN_MEMORY):
         remedy = "Use metapl.evaluate in Python, or give labelled data: metapl evaluate RUN DATA."
         raise UserError("this run was trained on arrays from Python, which are not stored with it", remedy, str(run))
 

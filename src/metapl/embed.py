@@ -242,6 +242,23 @@ def embed(
     return EmbeddedSource(source, made.to(pick_device(device)), cache, tell)
 
 
+def for_encoder(options: SourceOptions) -> SourceOptions:
+    """``options`` with the size of images and the tokenizer that suit their encoder, where they were left to "auto".
+
+    Raises:
+        UserError: an unknown encoder, or a size that means nothing.
+    """
+    kind, colon, _ = options.encoder.partition(":")
+    if kind == "hf" and colon and options.tokenizer == "auto":
+        options = replace(options, tokenizer=options.encoder)
+    sides = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
+    if sides is None and options.encoder and (look := own_look(options.encoder)):
+        sides = look.size
+    if options.image_size == "auto" and options.encoder and sides:
+        options = replace(options, image_size=f"{sides[0]}x{sides[1]}")
+    return options
+
+
 def open_source(
     spec: str,
     options: SourceOptions | None = None,
@@ -266,14 +283,8 @@ def open_source(
     if options.download and not options.encoder_weights and options.encoder.startswith(("timm:", "torchvision:")):
         remedy = "Fetch them into a file once (docs/models.md) and give it as source.encoder_weights."
         raise UserError("the weights of an encoder are not fetched", remedy, "source.encoder")
-    size = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
     if given is None:
-        kind, colon, _ = options.encoder.partition(":")
-        if kind == "hf" and colon and options.tokenizer == "auto":
-            options = replace(options, tokenizer=options.encoder)
-        look = own_look(options.encoder)
-        if options.image_size == "auto" and (sides := size or (look.size if look else None)):
-            options = replace(options, image_size=f"{sides[0]}x{sides[1]}")
-        given = open_raw(spec, options)
+        given = open_raw(spec, for_encoder(options))
+    size = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
     weights, pooling = options.encoder_weights, options.encoder_pooling
     return embed(given, options.encoder, weights=weights, size=size, pooling=pooling, tell=tell)

@@ -139,6 +139,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         """
         from metapl.data.arrays import from_arrays
         from metapl.data.features import is_frame
+        from metapl.embed import for_encoder
         from metapl.store import Memory
         from metapl.train import start
 
@@ -148,13 +149,14 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         check_consistent_length(rows, codes)
         more = None if X_unlabeled is None else check_rows(self, X_unlabeled, reset=False, named=named)
         config, network = self._config()
+        suited = for_encoder(config.source)
         source = from_arrays(
             rows,
             codes,
             X_unlabeled=more,
             class_names=[str(value) for value in classes.tolist()],
-            tokenizer=config.source.tokenizer,
-            max_tokens=config.source.max_tokens,
+            tokenizer=suited.tokenizer,
+            max_tokens=suited.max_tokens,
         )
         noted = _Noted(make_progress() if self.verbose else Silent())
         result = start(config, lambda _: Memory(), source, noted, network=network, require_unlabeled=False)

@@ -9,9 +9,13 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
+from metapl.anchor import IN_MEMORY, anchored
 from metapl.config import RunConfig, make_config
 from metapl.data.arrays import from_arrays
-from metapl.data.datasets import from_dataset
+from metapl.data.datasets import read_dataset
+from metapl.data.image_options import ImageOptions
+from metapl.data.images import AUTO_SIDE
+from metapl.embed import for_encoder
 from metapl.errors import UserError
 from metapl.models import Factory, as_factory, given_name
 from metapl.progress import Progress, Silent, make_progress
@@ -72,7 +76,7 @@ def fit(
     named = isinstance(data, str | Path)
     network = None if isinstance(model, str) else as_factory(model)
     given = {
-        "data": str(data) if named else getattr(data, "name", "arrays") if isinstance(data, Source) else "arrays",
+        "data": str(data) if named else data.name if isinstance(data, Source) else IN_MEMORY,
         "method": method,
         "model": model if isinstance(model, str) else given_name(model),
         "split.labels": labels,
@@ -83,7 +87,7 @@ def fit(
         "device": device,
         "guard.mode": guard,
     }
-    config = make_config(options={**given, **(options or {})})
+    config = anchored(make_config(options={**given, **(options or {})}), spec=named)
     rows = {"y": y, "X_unlabeled": X_unlabeled, "X_test": X_test, "y_test": y_test, "unlabeled": unlabeled}
     source = None if named else _source(data, rows, config)
     if (named or isinstance(data, Source)) and (extra := [name for name, part in rows.items() if part is not None]):
@@ -95,11 +99,14 @@ def fit(
 def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:
     if isinstance(data, Source):
         return data
-    words: dict[str, Any] = {"tokenizer": config.source.tokenizer, "max_tokens": config.source.max_tokens}
+    suited = for_encoder(config.source)
+    words: dict[str, Any] = {"tokenizer": suited.tokenizer, "max_tokens": suited.max_tokens}
     if isinstance(data, Dataset):
         if extra := [name for name in ("y", "y_test", "unlabeled") if rows[name] is not None]:
             raise UserError(f"{extra[0]} is given, but a data set brings its own labels", "Leave it out.", "fit")
-        return from_dataset(data, rows["X_unlabeled"], rows["X_test"], **words)
+        words |= {"image_size": config.source.image_size, "resize": config.source.resize}
+        large = ImageOptions(suited.image_size).size or (AUTO_SIDE, AUTO_SIDE)  # small ones are enlarged by the encoder
+        return read_dataset((data, rows["X_unlabeled"], rows["X_test"]), auto_size=large, **words)
     if rows["y"] is None:
         raise UserError("y is missing", "Give one label per row; -1 or None where there is none.", "fit")
     return from_arrays(data, **rows, **words)

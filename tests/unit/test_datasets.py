@@ -127,6 +127,35 @@ def test_names_of_the_set_inside_and_of_features() -> None:
     assert from_dataset(inner, class_names=["p", "q", "r"]).class_names == ("p", "q", "r")
 
 
+class Wrapped(Rows):
+    """A set around another, with labels of its own."""
+
+    def __init__(self, inner: Rows, change: Any) -> None:
+        super().__init__([(x, change(int(y))) for x, y in inner.items])
+        self.dataset = inner
+
+
+def test_names_that_may_belong_to_other_numbers_are_not_taken() -> None:
+    names = ["cat", "dog", "cow"]
+    inner = Rows(list(zip(PIXELS, Y)), names)
+    flags = from_dataset(Rows([(x, bool(y == 2)) for x, y in GOOD], names[:2]))
+    assert (flags.class_names, flags.labels.tolist()) == (("False", "True"), [0, 0, 1, 0, 0, 1])
+    for change in (lambda y: 2 - y, lambda y: y // 2):
+        wrapped = from_dataset(Wrapped(inner, change))
+        assert wrapped.class_names == tuple(str(k) for k in sorted({change(y) for y in Y.tolist()}))
+    merged = from_dataset(Rows([(x, int(y) // 2) for x, y in GOOD], names))
+    assert merged.class_names == ("0", "1")
+    assert merged.notes[-1] == "1 of 3 class names do not occur, so classes go by number: give class_names"
+    for key in ("target_transform", "other"):
+        moved = Rows(GOOD, names)
+        setattr(moved, key, lambda y: y)
+        for given in (moved, Subset(moved, range(6))):
+            assert from_dataset(given).class_names == (("0", "1", "2") if key == "target_transform" else tuple(names))
+    several = Rows(GOOD, [("cat", "Felis catus"), ("dog",), ("cow", "Bos")])
+    assert from_dataset(several).class_names == tuple(names)
+    assert from_dataset(Rows(GOOD, [("cat", "a"), ("cat", "b"), ("cow",)])).class_names == ("0", "1", "2")
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         yield from ()

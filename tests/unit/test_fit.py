@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import metapl
+from metapl.apply import judge_own
+from metapl.config import load_config
+from metapl.data.sources import SourceOptions
+from metapl.embed import for_encoder
 from metapl.errors import UserError
 from metapl.progress import Silent
 from metapl.store import Memory, RunFolder
@@ -184,6 +190,71 @@ def test_map_style_datasets() -> None:
     assert same(as_sets, metapl.fit(rows, codes, X_unlabeled=more, guard="off", **SHORT))
     with pytest.raises(UserError, match="brings its own labels"):
         metapl.fit(TensorDataset(rows, codes), codes)
+
+
+class Encoder(nn.Module):
+    """Four means of an image; notes the sizes that it was shown."""
+
+    shown: ClassVar[set[tuple[int, ...]]] = set()
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        assert (shape[0], num_classes) == (1, 0)
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown.add(tuple(x.shape[2:]))
+        return self.factor * nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def test_settings_of_images_hold_for_datasets() -> None:
+    """Size and way as asked for; and for an encoder its own size, not first the 64 pixels of a small network."""
+    large = TensorDataset(torch.randint(0, 256, (12, 1, 90, 120), dtype=torch.uint8), torch.tensor([0, 1] * 6))
+    small = TensorDataset(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1] * 6))
+    given: dict[str, Any] = {"method": "supervised", "steps": 1, "guard": "off"}
+    plain = metapl.fit(large, **given).predictor.takes
+    assert (plain.shape, plain.resize) == ((1, 64, 64), "cover")
+    asked = metapl.fit(large, **given, options={"source.image_size": "20x24", "source.resize": "pad"}).predictor.takes
+    assert (asked.shape, asked.resize) == ((1, 20, 24), "pad")
+    options: dict[str, Any] = {"source.encoder": f"{__name__}:Encoder", "source.encoder_size": 72}
+    for data, shape in ((large, (1, 72, 72)), (small, (1, 8, 8))):
+        Encoder.shown.clear()
+        assert metapl.fit(data, **given, options=options).predictor.takes.shape == shape
+        assert Encoder.shown == {(72, 72)}
+    fixed = metapl.fit(large, **given, options={**options, "source.image_size": 40}).predictor.takes
+    assert fixed.shape == (1, 40, 40)
+
+
+def test_images_are_read_as_the_encoder_wants_them() -> None:
+    pytest.importorskip("timm")
+    assert for_encoder(SourceOptions()) == SourceOptions()
+    assert for_encoder(SourceOptions(encoder="timm:resnet18")).image_size == "224x224"
+    assert for_encoder(SourceOptions(encoder="timm:resnet18", encoder_size=96)).image_size == "96x96"
+    assert for_encoder(SourceOptions(encoder="timm:resnet18", image_size=48)).image_size == 48
+
+
+@pytest.mark.parametrize("name", ["plain", "arrays"])
+def test_a_run_on_a_folder_can_be_judged_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part, level in itertools.product(("labelled", "unlabelled", "test"), (0, 200)):
+        folder = tmp_path / name / part / f"level{level}"
+        folder.mkdir(parents=True)
+        for k in range(4):
+            Image.fromarray(np.full((8, 8), level + k, dtype=np.uint8)).save(folder / f"{k}.png")
+    given: dict[str, Any] = {"method": "supervised", "steps": 2, "guard": "off"}
+    metapl.fit(name, out="of-folder", **given)
+    X, y = table()
+    metapl.fit(X, y, out="of-arrays", X_test=X, y_test=["a", "b"] * 30, **given)
+    assert load_config(tmp_path / "of-folder" / "config.yaml").data == str(tmp_path / name)
+    assert load_config(tmp_path / "of-arrays" / "config.yaml").data == "arrays"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert judge_own(tmp_path / "of-folder", "cpu")[0]["rows"] == 8
+    monkeypatch.chdir(tmp_path)  # beside a folder that may be named arrays
+    with pytest.raises(UserError, match="trained on arrays from Python"):
+        judge_own(tmp_path / "of-arrays", "cpu")
 
 
 def test_settings_reach_the_run(tmp_path: Path) -> None:

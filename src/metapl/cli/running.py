@@ -112,7 +112,7 @@ def train(
       metapl train photos --minutes 10 --out my-run
       metapl train photos --labels 10 --method fixmatch fixmatch.threshold=0.9
     """
-    from metapl.apply import anchored
+    from metapl.anchor import anchored
     from metapl.config import make_config
     from metapl.progress import make_progress
     from metapl.train import train as run

@@ -95,7 +95,7 @@ def tune(
       metapl tune photos --search mpl.uda_threshold=0.5,0.7,0.9 --minutes 60
       metapl tune photos --sampler random --trials 20 --search optim.lr=0.005..0.2:log --search views.ops=1..3
     """
-    from metapl.apply import anchored
+    from metapl.anchor import anchored
     from metapl.config import make_config
     from metapl.device import pick_device
     from metapl.jobs import JobsStopped, default_workers

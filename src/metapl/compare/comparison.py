@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from metapl._version import __version__
-from metapl.apply import anchored
+from metapl.anchor import anchored
 from metapl.compare.budget import By, cost, measure, share_out
 from metapl.compare.lock import locked
 from metapl.compare.picture import draw

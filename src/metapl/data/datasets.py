@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Subset
 
 from metapl.data.arrays import assemble
 from metapl.data.features import is_missing
@@ -49,7 +49,8 @@ def from_dataset(
         unlabeled: rows x, (x,) or (x, y), whose y is dropped.
         test: rows (x, y) for ``evaluate``.
         class_names: names of the classes 0, 1, ...; by default those of ``labeled.classes`` (or of Hugging Face's
-            features) that occur, else the labels that occur.
+            features) where every one of them occurs as a whole number and there is no ``target_transform``, else the
+            labels that occur: names that some labels do not use may belong to other numbers than these.
         image_size: side in pixels or "HxW"; auto: the common size of all images where no side is above 64, else 64.
         resize: "cover", "stretch" or "pad", as the setting ``source.resize``.
         tokenizer, max_tokens: for texts, as in ``from_arrays``.
@@ -59,7 +60,40 @@ def from_dataset(
         UserError: a part cannot be indexed, a row cannot be read or does not fit the others, or the rows need more than
             4 GiB; the message names part and row.
     """
-    given = {part: dataset for part, dataset in zip(PARTS, (labeled, unlabeled, test)) if dataset is not None}
+    return read_dataset(
+        (labeled, unlabeled, test),
+        class_names=class_names,
+        image_size=image_size,
+        resize=resize,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        name=name,
+    )
+
+
+def read_dataset(
+    parts: tuple[Any, Any, Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | str = "auto",
+    resize: Resize = "cover",
+    tokenizer: str = "auto",
+    max_tokens: int | str = "auto",
+    name: str = "arrays",
+    auto_size: tuple[int, int] = (AUTO_SIDE, AUTO_SIDE),
+    published: bool = False,
+) -> MemorySource:
+    """``from_dataset`` with more to say.
+
+    Args:
+        parts: labeled, unlabeled, test; None where there is none.
+        auto_size: what images are brought to where their size is auto and they have no common one of at most 64.
+        published: the labels are known to be numbers of the set's own names; those that occur are taken.
+
+    Raises:
+        UserError: as ``from_dataset``.
+    """
+    given = {part: dataset for part, dataset in zip(PARTS, parts) if dataset is not None}
     total = sum(_length(dataset, part) for part, dataset in given.items())
     options = ImageOptions(image_size=image_size, resize=resize)
     rows: _Rows | None = None
@@ -68,7 +102,7 @@ def from_dataset(
     for part, dataset in given.items():
         labels: list[Any] = []
         for k, (x, y) in enumerate(_pairs(dataset, part)):
-            rows = rows or _rows_for(x, options, total, f"{part}, row {k}")
+            rows = rows or _rows_for(x, options, total, auto_size, f"{part}, row {k}")
             rows.add(x, f"{part}, row {k}")
             labels.append(y)
         counts[part] = len(labels)
@@ -77,13 +111,17 @@ def from_dataset(
     assert rows is not None  # there is a labelled row: _length saw to it
     for part, data in zip(counts, rows.parts(list(counts.values()))):
         made[PARTS[part][0]] = data
-    numbers = all(isinstance(y, int) or y is None for y in made["y"])
-    if class_names is None and numbers and (names := _class_names(labeled, made["y"])):
+    notes = rows.notes
+    names = _class_names(parts[0], made["y"]) if class_names is None else None
+    if names and not published and (idle := set(range(len(names))) - set(made["y"])):
+        notes += (f"{len(idle)} of {len(names)} class names do not occur, so classes go by number: give class_names",)
+        names = None
+    if names:
         for key in ("y", "y_test"):
             made[key] = [_named(y, names) for y in made[key]] if key in made else None
         class_names = [name for name in names if name in made["y"]]  # without those that no row has
     source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False)
-    source.notes += rows.notes
+    source.notes += notes
     source.resize, source.white = resize, rows.white
     return source
 
@@ -138,17 +176,27 @@ def _label(y: Any, where: str) -> Any:
 
 
 def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
-    """The names that a data set, or the one inside a ``Subset``, has for its class numbers."""
-    while hasattr(dataset, "dataset") and not hasattr(dataset, "classes"):
+    """The names that a data set, or the one inside a ``Subset``, has for its class numbers; None where it has none.
+
+    None too where the labels are not these numbers: True and False, or what a ``target_transform`` makes.
+    """
+    if any(type(y) is not int for y in labels if y is not None):
+        return None
+    while isinstance(dataset, Subset) and not hasattr(dataset, "classes"):
         dataset = dataset.dataset
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
     names = getattr(dataset, "classes", None)
     features = getattr(dataset, "features", None)
     if names is None and isinstance(features, Mapping):
         names = next((getattr(features[key], "names", None) for key in Y_KEYS if key in features), None)
     highest = max((y for y in labels if y is not None), default=-1)
-    if isinstance(names, list | tuple) and highest < len(names) and len(set(names)) == len(names):
-        return [str(name) for name in names]
-    return None
+    if not isinstance(names, list | tuple) or highest >= len(names):
+        return None
+    plain = [
+        str(name[0] if isinstance(name, list | tuple) and name else name) for name in names
+    ]  # of several, the first
+    return plain if len(set(plain)) == len(plain) else None
 
 
 def _named(y: Any, names: Sequence[str]) -> Any:
@@ -170,12 +218,12 @@ class _Rows:
         raise NotImplementedError
 
 
-def _rows_for(x: Any, options: ImageOptions, total: int, where: str) -> _Rows:
+def _rows_for(x: Any, options: ImageOptions, total: int, auto_size: tuple[int, int], where: str) -> _Rows:
     """What collects rows like ``x``."""
     if isinstance(x, str):
         return _Texts()
     if isinstance(x, Image.Image) or np.ndim(x) in (2, 3):
-        return _Images(options, total)
+        return _Images(options, total, auto_size)
     if np.ndim(x) == 1:
         return _Features(total)
     what = f"a {type(x).__name__} is no image, no row of features and no text"
@@ -217,8 +265,8 @@ class _Features(_Rows):
 class _Images(_Rows):
     """uint8 images; small ones keep their size until all are known, larger ones are brought to theirs at once."""
 
-    def __init__(self, options: ImageOptions, total: int) -> None:
-        self.options, self.total, self.scale = options, total, 0
+    def __init__(self, options: ImageOptions, total: int, auto_size: tuple[int, int]) -> None:
+        self.options, self.total, self.auto_size, self.scale = options, total, auto_size, 0
         self.images: list[Tensor] = []
         self.scaled = False
 
@@ -226,7 +274,7 @@ class _Images(_Rows):
         image = self._read(x, where)
         large = max(image.shape[1:]) > AUTO_SIDE
         if self.options.size is not None or large:
-            image = self._at(image, self.options.size or (AUTO_SIDE, AUTO_SIDE))
+            image = self._at(image, self.options.size or self.auto_size)
             self.scaled = True
         if not self.images:
             _check_memory(self.total, image.numel())
@@ -235,7 +283,7 @@ class _Images(_Rows):
     def parts(self, counts: Sequence[int]) -> list[Any]:
         channels = max(len(image) for image in self.images)
         sizes = {tuple(image.shape[1:]) for image in self.images}
-        size = sizes.pop() if len(sizes) == 1 else (AUTO_SIDE, AUTO_SIDE)
+        size = sizes.pop() if len(sizes) == 1 else self.auto_size
         colour = "grey" if channels == 1 else "RGB"
         moved = self.scaled or bool(sizes)
         self.notes = (f"images are {'brought to ' if moved else ''}{size[0]} x {size[1]}, {colour}",)

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from metapl.cache import cache_folder
-from metapl.data.datasets import from_dataset
+from metapl.data.datasets import read_dataset
 from metapl.data.memory import MemorySource
 from metapl.data.scan import shown
 from metapl.errors import UserError, nearest
@@ -91,7 +91,7 @@ def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
         for kind in TORCHVISION[name]
     ]
     train, test, unlabeled = made
-    return from_dataset(train, unlabeled, test, name=f"torchvision:{name}", **options.rows)
+    return read_dataset((train, unlabeled, test), name=f"torchvision:{name}", published=True, **options.rows)
 
 
 def _torchvision_part(cls: Any, root: Path, kind: Mapping[str, Any], download: bool, where: str) -> Any:
@@ -222,7 +222,7 @@ def _of_splits(splits: Mapping[str, Any], options: PublishedOptions, where: str)
     parts = {split: _Picked(data, label, contents) for split, data in splits.items()}
     test = next((parts[k] for k in ("test", "validation", "valid") if k in parts and parts[k].labeled()), None)
     unlabeled = next((parts[k] for k in UNLABELED if k in parts), None)
-    return from_dataset(parts["train"], unlabeled, test, name=where, **options.rows)
+    return read_dataset((parts["train"], unlabeled, test), name=where, published=True, **options.rows)
 
 
 def _column(data: Any, asked: str, setting: str, where: str) -> str:
