@@ -353,6 +353,39 @@ def test_tables_and_a_threshold_that_is_no_number(tmp_path: Path) -> None:
     assert (tmp_path / "t" / "tune.png").exists()
 
 
+def test_a_target_precision_is_not_fitted_on_the_rows_that_judge_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do the rows teach that it is fitted on: the run's own validation rows that a fold does not hold out."""
+    source, given = guarded(), []
+    config = config_of(fixmatch__threshold="precision=0.8", split__labels=4)
+    split = make_split(source, config.split, 0)
+    source.forbidden = frozenset(split.test.tolist())
+    made = gather(source, split, None, 0)
+    rows = np.union1d(np.union1d(split.labeled, split.validation), split.unlabeled)
+    trial = materials.run_trial
+    monkeypatch.setattr(
+        materials, "run_trial", lambda c, s, split, *rest: given.append(split) or trial(c, s, split, *rest)
+    )
+    for k, fold in enumerate(made.folds):
+        answer = judge_fold(made, config, k)
+        assert len(answer["right"]["ema"]) == len(fold.validation)
+        used = given[-1]
+        assert len(used.validation) > 0
+        assert set(rows[used.validation]) == set(split.validation) - set(rows[fold.validation])
+        assert set(used.labeled) == set(fold.labeled) - set(used.validation)
+        assert set(made.labels[used.labeled]) == set(range(10))
+        assert not set(used.validation) & set(used.unlabeled)
+        assert set(fold.validation) < set(used.unlabeled), "held out: without their labels in the pool"
+        judge_fold(made, config_of(split__labels=4), k)
+        assert given[-1] is fold, "a plain number: as ever"
+
+
+def test_target_precisions_and_numbers_are_compared_on_the_same_rows(tmp_path: Path) -> None:
+    space = ["fixmatch.threshold=0.5,precision=0.8"]
+    result = metapl.tune(config_of(split__labels=4), tmp_path / "t", space=space)
+    assert [score.rows for score in result.scores] == [40] * 3
+    assert {"fixmatch.threshold": "precision=0.8"} in [score.setting for score in result.scores]
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------
 
 
@@ -374,6 +407,21 @@ def test_tables_and_a_threshold_that_is_no_number(tmp_path: Path) -> None:
         ({}, {"minutes": 2.0}, "same number of steps"),
         ({}, {"model": "mpl"}, "model"),
         ({}, {"split__labels": 400}, "fewer than the 400"),
+        (
+            {},
+            {"fixmatch__threshold": "precision=0.8", "split__validation": "none"},
+            "validation rows, and there are none",
+        ),
+        (
+            {},
+            {"fixmatch__threshold": "precision=0.8", "split__labels": 2},
+            "the folds leave none beside those that teach",
+        ),
+        (
+            {"space": ["fixmatch.threshold=0.9,precision=0.8"]},
+            {"split__validation": "none"},
+            "validation rows, and there are none",
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(

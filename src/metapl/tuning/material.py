@@ -19,10 +19,11 @@ from metapl.data.part import Part
 from metapl.data.preprocess import fit_preprocessing
 from metapl.data.seeds import derive_seed
 from metapl.device import pick_device
+from metapl.errors import UserError
 from metapl.evaluate import judge, probabilities
 from metapl.job import Diverged, build_job
 from metapl.trial import run_trial
-from metapl.types import Kind, Preprocessing, Source, Split
+from metapl.types import Calibrated, Kind, Method, Preprocessing, Source, Split
 
 Array = np.ndarray[Any, Any]
 Answer = dict[str, Any]
@@ -36,6 +37,7 @@ class Material:
         data: [N, ...] raw rows as ``Source.rows`` gives them; the rows as a source where they are not held in memory.
         labels: [N] int64, -1 where a row has none or its label is hidden.
         folds: splits of these rows; what is held out is ``validation``.
+        validation: the run's own validation rows, which teach in the folds, or are what a method is fitted on there.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Material:
     labels: Array
     class_names: tuple[str, ...]
     folds: tuple[Split, ...]
+    validation: Array
     preprocessing: Preprocessing
 
     @cached_property
@@ -80,7 +83,8 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> Materi
     whole = replace(split, **at, test=np.zeros(0, dtype=np.int64))
     dealt = fold_splits(inside, whole, fold_count(inside, whole) if folds is None else folds, seed)
     preprocessing = fit_preprocessing(inside, np.arange(len(rows)))
-    return Material(source.name, source.kind, data, labels, source.class_names, tuple(dealt), preprocessing)
+    names, own = source.class_names, at["validation"]
+    return Material(source.name, source.kind, data, labels, names, tuple(dealt), own, preprocessing)
 
 
 def check(material: Material, config: RunConfig) -> None:
@@ -90,7 +94,10 @@ def check(material: Material, config: RunConfig) -> None:
         UserError: settings or data that no training can start from.
     """
     config, source, split, preprocessing, device = _arguments(material, config, 0)
-    build_job(config, Path(), source, split, preprocessing, device)
+    job = build_job(config, Path(), source, split, preprocessing, device)
+    if _is_fitted(job.method):
+        for fold in material.folds:
+            _with_rows_to_fit_on(material, fold, config.method)
 
 
 def judge_fold(material: Material, config: RunConfig, fold: int) -> Answer:
@@ -107,10 +114,11 @@ def judge_fold(material: Material, config: RunConfig, fold: int) -> Answer:
         predictors = run_trial(config, source, split, preprocessing, device)
     except Diverged as error:
         return {"error": error.what}
-    truth = torch.from_numpy(source.labels[split.validation])
+    held = material.folds[fold].validation
+    truth = torch.from_numpy(source.labels[held])
     right, log_loss = dict[str, str](), dict[str, float]()
     for name, predictor in predictors.items():
-        p = probabilities(predictor, source, split.validation)
+        p = probabilities(predictor, source, held)
         right[name] = "".join(str(int(r)) for r in p.argmax(-1) == truth)
         log_loss[name] = judge(p, truth, source.class_names)["log_loss"]
         if not math.isfinite(log_loss[name]):
@@ -127,5 +135,35 @@ def train_fold(material: Material, tree: dict[str, Any], fold: int) -> Answer:
 def _arguments(
     material: Material, config: RunConfig, fold: int
 ) -> tuple[RunConfig, Source, Split, Preprocessing, torch.device]:
-    seeded = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31)
-    return seeded, material.source, material.folds[fold], material.preprocessing, pick_device(config.device)
+    """What ``run_trial`` takes; the validation rows of its split are never those that judge what is fitted on them."""
+    config = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31)
+    source, split, device = material.source, material.folds[fold], pick_device(config.device)
+    if _is_fitted(build_job(config, Path(), source, split, material.preprocessing, device).method):
+        split = _with_rows_to_fit_on(material, split, config.method)
+    return config, source, split, material.preprocessing, device
+
+
+def _is_fitted(method: Method) -> bool:
+    return isinstance(method, Calibrated) and method.needs_validation
+
+
+def _with_rows_to_fit_on(material: Material, fold: Split, method: str) -> Split:
+    """The fold without its held-out rows: those of the run's own validation rows that teach in it are validation rows.
+
+    A class of which nothing else would teach keeps its own.
+
+    Raises:
+        UserError: the run has no validation rows, or none are left.
+    """
+    labels, spare = material.labels, np.intersect1d(fold.labeled, material.validation)
+    taught = np.setdiff1d(fold.labeled, spare)
+    spare = spare[np.isin(labels[spare], labels[taught])]
+    if not len(spare):
+        few = "the folds leave none beside those that teach" if len(material.validation) else "there are none"
+        raise UserError(
+            f"a target precision is kept by means of validation rows, and {few}",
+            "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
+            method,
+        )
+    taught, pool = (np.setdiff1d(part, spare) for part in (fold.labeled, fold.unlabeled))
+    return replace(fold, labeled=taught, unlabeled=pool, validation=spare)

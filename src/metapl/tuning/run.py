@@ -27,7 +27,7 @@ from metapl.tuning.material import Material, check, gather, train_fold
 from metapl.tuning.picture import draw
 from metapl.tuning.score import Score, Verdict, decide, entry, make_score, ranked
 from metapl.tuning.search import Ask, Rank, Search, make_search
-from metapl.tuning.space import Axis, Space, get, make_space, with_setting, word
+from metapl.tuning.space import Axis, Space, get, make_space, resolve, with_setting, word
 from metapl.tuning.store import Trials, open_folder
 from metapl.types import Source
 
@@ -95,6 +95,10 @@ def tune(
     if config.model == "auto":
         config = replace(config, model=auto_name(material.preprocessing.input_shape, material.preprocessing.tokens))
     check(material, config)
+    for axis in axes:
+        for value in axis.values:
+            if str(value).startswith("precision"):  # needs rows that a number does not
+                check(material, with_setting(config, resolve(config, {axis.key: value})))
     plan = {
         "format": 1,
         "metapl": __version__,
