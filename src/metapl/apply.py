@@ -27,6 +27,7 @@ from metapl.data.npz import is_numpy, open_numpy_rows
 from metapl.data.scan import LABELED, TEST, clean, exists, shown
 from metapl.data.sources import PUBLISHED, SOURCES
 from metapl.data.table_files import READERS, tables_in
+from metapl.data.tokens import tokenizer_of
 from metapl.device import pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError, nearest
@@ -310,7 +311,10 @@ def _check_target(target: Path | None, overwrite: bool) -> None:
 def _opened(run: Path, device: str | None, trust_code: bool) -> tuple[RunConfig, Predictor]:
     """The run's settings, without those of a method of one's own, and its model."""
     config = open_run(run, training=False)
-    return config, load_model(run / "model", pick_device(device or "auto"), trust_code=trust_code)
+    predictor = load_model(run / "model", pick_device(device or "auto"), trust_code=trust_code)
+    if predictor.takes.tokens is not None:
+        tokenizer_of(predictor.takes.tokens)  # told here, since with another one the run's own data look changed too
+    return config, predictor
 
 
 def _check_data(run: Path, config: RunConfig) -> None:

@@ -39,6 +39,7 @@ class Tokens:
         length: ids per row; longer texts are cut.
         pad: id of padding. mask: id that stands for a hidden token.
         special: ids that are never dropped, hidden or moved (beginning and end of a text).
+        sha256: of what the tokenizer in a folder holds: its vocabulary and rules; "" where there is none, or not known.
     """
 
     tokenizer: str
@@ -46,6 +47,7 @@ class Tokens:
     pad: int = 0
     mask: int = 1
     special: tuple[int, ...] = ()
+    sha256: str = ""
 
 
 @runtime_checkable

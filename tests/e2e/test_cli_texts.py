@@ -11,7 +11,7 @@ from commands import Call, refused, sums, table
 
 from metapl.config import make_config
 from metapl.data import MemorySource
-from metapl.data.tokens import encode_texts
+from metapl.data.tokens import _load, encode_texts
 from metapl.methods import METHODS
 from metapl.train import train
 
@@ -87,3 +87,25 @@ def test_every_method_trains_on_texts(method: str, tmp_path: Path) -> None:
     made = result.predictor.probabilities(ids)
     assert made.shape == (40, 2)
     assert np.allclose(made.sum(1), 1, atol=1e-5)
+
+
+def test_a_changed_tokenizer_is_told_and_not_used(call: Call, file: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder, run = tmp_path / "cutter", tmp_path / "run"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "when", "is", "the", "did", "open", "what", "in"]
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    given = (f"source.tokenizer=hf:{folder}", "split.validation=none", "--quiet")
+    done = call("train", str(file), "--method", "fixmatch", "--out", str(run), *given, *QUICK)
+    assert done.code == 0, done
+    new = tmp_path / "new.csv"
+    new.write_text('text,label\n"Where is the LIBRARY?",place\n"when did the library open?",time\n', encoding="utf-8")
+    assert call("evaluate", str(run), str(new)).code == 0
+    stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = stored["model"]["vocab"]
+    vocabulary["where"], vocabulary["when"] = vocabulary["when"], vocabulary["where"]
+    (folder / "tokenizer.json").write_text(json.dumps(stored), encoding="utf-8")
+    _load.cache_clear()  # as in another process
+    for command in (("evaluate", run, new), ("evaluate", run, file), ("predict", run, new)):
+        refused(call(*command), "not the one the model was trained with", "its vocabulary", str(folder))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +15,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metapl.config import make_config
-from metapl.data.tokens import FIRST, STEM_SHIFT, encode_texts, make_tokenizer, split_words, tokenizer_of, word_id
+from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dict
+from metapl.data.tokens import (
+    FIRST,
+    STEM_SHIFT,
+    _load,
+    encode_texts,
+    make_tokenizer,
+    split_words,
+    tokenizer_of,
+    word_id,
+)
 from metapl.errors import UserError
-from metapl.types import Tokens
+from metapl.types import Preprocessing, Tokens
 
 ANY = st.text(st.characters(exclude_categories=[]), max_size=80)  # lone surrogates too
 
@@ -127,7 +141,7 @@ def wordpiece(tmp_path: Path) -> str:
 
 def test_the_tokenizer_of_a_folder(wordpiece: str) -> None:
     tokenizer = make_tokenizer(wordpiece, 7)
-    assert tokenizer.tokens == Tokens(wordpiece, 7, pad=0, mask=4, special=(2, 3))
+    assert replace(tokenizer.tokens, sha256="") == Tokens(wordpiece, 7, pad=0, mask=4, special=(2, 3))
     rows = tokenizer.encode(["What is invented?", "", "what " * 50, "\ud800"])
     assert rows.dtype == torch.int32
     assert rows[0].tolist() == [2, 5, 6, 7, 8, 9, 3]  # cut before its end mark
@@ -139,6 +153,48 @@ def test_the_tokenizer_of_a_folder(wordpiece: str) -> None:
         make_tokenizer(wordpiece, 2)
     with pytest.raises(UserError, match="not the one the model was trained with"):
         tokenizer_of(Tokens(wordpiece, 7, pad=9, mask=4, special=(2, 3)))
+
+
+def changed(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edit the stored tokenizer, its settings first, and let it be read again as in another process."""
+    for path in (folder / "tokenizer_config.json", folder / "tokenizer.json"):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        edit(stored)
+        path.write_text(json.dumps(stored), encoding="utf-8")
+    _load.cache_clear()
+
+
+def swap(stored: dict[str, Any]) -> None:
+    if "model" in stored:
+        vocabulary = stored["model"]["vocab"]
+        vocabulary["what"], vocabulary["in"] = vocabulary["in"], vocabulary["what"]
+
+
+def keep_case(stored: dict[str, Any]) -> None:
+    if "do_lower_case" in stored:
+        stored["do_lower_case"] = False
+
+
+@pytest.mark.parametrize("edit", [swap, keep_case])
+def test_another_tokenizer_in_the_same_folder_is_refused(
+    wordpiece: str, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    tokens, folder = make_tokenizer(wordpiece, 7).tokens, Path(wordpiece.removeprefix("hf:"))
+    before = tokenizer_of(tokens).encode(["What is invented?"])
+    stored = preprocessing_to_dict(Preprocessing("text", (7,), (), (), tokens=tokens))
+    kept = preprocessing_from_dict(json.loads(json.dumps(stored))).tokens
+    assert kept == tokens
+    changed(folder, lambda stored: None)  # written in another form, as another version of the library would
+    assert torch.equal(tokenizer_of(kept).encode(["What is invented?"]), before)
+    changed(folder, edit)
+    with pytest.raises(UserError, match=r"not the one the model was trained with \(its vocabulary or its rules"):
+        tokenizer_of(kept)
+    other = tokenizer_of(replace(tokens, sha256=""))  # nothing is known of it, as where Tokens are made by hand
+    assert not torch.equal(other.encode(["What is invented?"]), before)
+    folder.rename(folder.with_name("gone"))
+    _load.cache_clear()
+    with pytest.raises(UserError, match="there is no folder"):
+        tokenizer_of(kept)
 
 
 def test_a_model_from_a_folder_brings_its_tokenizer() -> None:

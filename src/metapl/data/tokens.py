@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -60,11 +63,14 @@ def tokenizer_of(tokens: Tokens) -> Tokenizer:
     """The tokenizer that made ``tokens``, for new texts.
 
     Raises:
-        UserError: it is no longer there, or no longer gives the same ids.
+        UserError: it is no longer there, or another one stands in its place now.
     """
     made = make_tokenizer(tokens.tokenizer, tokens.length)
-    if made.tokens != tokens:
-        raise UserError("the tokenizer is not the one the model was trained with", "Train again.", tokens.tokenizer)
+    now = made.tokens if tokens.sha256 else replace(made.tokens, sha256="")
+    if now != tokens:
+        rest = "its vocabulary or its rules have changed" if replace(now, sha256=tokens.sha256) == tokens else ""
+        what = f"the tokenizer is not the one the model was trained with{rest and f' ({rest})'}"
+        raise UserError(what, "Bring back the folder as it was, or train again.", tokens.tokenizer)
     return made
 
 
@@ -159,7 +165,7 @@ class HfTokenizer:
     """The tokenizer in a local folder, as transformers loads it; no code of the folder's is run, nothing is fetched."""
 
     def __init__(self, spec: str, length: int) -> None:
-        self._inner = _load(spec.removeprefix(HF))
+        self._inner, sha256 = _load(spec.removeprefix(HF))
         inner = self._inner
         if length <= (own := inner.num_special_tokens_to_add()):
             raise UserError(f"{length} tokens per text, {own} of them the tokenizer's own", "Raise it.", _LENGTH)
@@ -167,7 +173,7 @@ class HfTokenizer:
         known = dict.fromkeys(int(k) for k in special if k is not None)  # in order, each once
         pad = _first(inner.pad_token_id, inner.eos_token_id, 0)
         mask = _first(inner.mask_token_id, inner.unk_token_id, pad)
-        self.tokens = Tokens(spec, length, pad, mask, tuple(k for k in known if k != pad))
+        self.tokens = Tokens(spec, length, pad, mask, tuple(k for k in known if k != pad), sha256)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """int32 [n, length]."""
@@ -182,6 +188,7 @@ class HfTokenizer:
 
 
 _LENGTH = "source.max_tokens"
+_PROBE = "Who's THE first naïve Ünïcode-tester, e.g. at 12,345.67 €? 你好 don't re-open\tthe  unbelievably_long e-mail!"
 
 
 def _first(*ids: int | None) -> int:
@@ -193,8 +200,27 @@ def _sound(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def _digest(inner: Any) -> str:
+    """SHA-256 (hex) over the vocabulary, the merges and what becomes of a text that many rules have to do with.
+
+    Not over the files: other versions of the library write the same tokenizer otherwise.
+    """
+    ids = inner(_PROBE, truncation=True, max_length=128)["input_ids"]
+    whole: list[Any] = [sorted(inner.get_vocab().items()), list(map(int, ids))]
+    if (backend := getattr(inner, "backend_tokenizer", None)) is not None:
+        merges = json.loads(backend.to_str())["model"].get("merges") or []
+        whole.append([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+        clean = backend.normalizer.normalize_str(_PROBE) if backend.normalizer else _PROBE
+        whole += [
+            clean,
+            [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(clean)] if backend.pre_tokenizer else 0,
+        ]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+
+
 @functools.lru_cache(maxsize=4)
-def _load(folder: str) -> Any:
+def _load(folder: str) -> tuple[Any, str]:
+    """The tokenizer in ``folder``, and its digest."""
     if not folder or not Path(folder).expanduser().is_dir():
         remedy = "Give hf:FOLDER, a folder that holds a tokenizer; nothing is downloaded."
         raise UserError(f"there is no folder '{folder}'", remedy, "source.tokenizer")
@@ -205,7 +231,8 @@ def _load(folder: str) -> Any:
         raise UserError(f"hf:FOLDER needs transformers ({error})", remedy, "source.tokenizer") from error
     try:
         path = str(Path(folder).expanduser())
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        made = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return made, _digest(made)
     except Exception as error:  # whatever transformers raises for a folder it cannot use
         what = f"no tokenizer can be loaded ({' '.join(str(error).split())[:200]})"
         raise UserError(what, "The folder must hold what save_pretrained of a tokenizer wrote.", folder) from error
