@@ -61,10 +61,13 @@ def epoch_labels(player: Player, c: Any, epoch: int) -> list[int]:
     return labels
 
 
-@pytest.mark.parametrize("judge", ["ema", "views", "none"])
-@pytest.mark.parametrize("epoch_steps", [EPOCH, 0])
-def test_pseudo_label_in_epochs(judge: str, epoch_steps: int) -> None:
+@pytest.mark.parametrize(
+    ("judge", "epoch_steps", "mean"),
+    [*((judge, steps, "batch") for judge in ("ema", "views", "none") for steps in (EPOCH, 0)), ("ema", EPOCH, "kept")],
+)
+def test_pseudo_label_in_epochs(judge: str, epoch_steps: int, mean: str) -> None:
     settings = {"schedule": "epoch", "epoch_steps": epoch_steps, "judge": judge, "judge_views": 3, "threshold": 0.55}
+    settings["mean"] = mean
     method, c = make("pseudo_label", {**settings, "weight": 0.7, "ramp": 0.3}, pool_size=POOL, pool=pool)
     player, labels, removed = player_of(method.net), [-1] * POOL, 0
     for t in range(STEPS):
@@ -82,8 +85,9 @@ def test_pseudo_label_in_epochs(judge: str, epoch_steps: int) -> None:
         supervised, unlabeled, held = ce(z[:B_L], b.y_l), torch.zeros(()), 0
         for i, k in enumerate(b.u_index.tolist()):
             if labels[k] >= 0:
-                unlabeled = unlabeled - log_p(z[B_L + i : B_L + i + 1])[0, labels[k]] / len(b.u_weak)
+                unlabeled = unlabeled - log_p(z[B_L + i : B_L + i + 1])[0, labels[k]]
                 held += 1
+        unlabeled = unlabeled / (len(b.u_weak) if mean == "batch" else max(held, 1))
         weight = 0.7 * min(1.0, t / round(0.3 * STEPS))
         loss = supervised + weight * unlabeled
         player.step(gradient(loss, w), t)
@@ -94,6 +98,22 @@ def test_pseudo_label_in_epochs(judge: str, epoch_steps: int) -> None:
         same(report, {"mask_rate": held / len(b.u_weak), "pool_labeled": sum(y >= 0 for y in labels) / POOL})
     assert 0 < sum(y >= 0 for y in labels) < POOL
     assert (removed > 0) == (judge != "none")
+
+
+@pytest.mark.parametrize("schedule", ["step", "epoch"])
+def test_the_mean_over_kept_rows_is_their_own_cross_entropy(schedule: str) -> None:
+    """As ``train_mpl`` takes it; over the batch the same rows pull as weakly as they are few. Without rows it is 0."""
+    seen, settings = {}, {"schedule": schedule, "epoch_steps": 1, "judge": "none", "threshold": 0.4, "ramp": 0.0}
+    for mean in ("batch", "kept"):
+        method, _ = make("pseudo_label", {**settings, "mean": mean}, pool_size=POOL, pool=pool)
+        seen[mean] = method.step(batch(0), 0).values
+    rate = seen["kept"]["mask_rate"]
+    assert 0 < rate < 0.9
+    torch.testing.assert_close(seen["kept"]["unlabeled"] * rate, seen["batch"]["unlabeled"])
+    method, _ = make("pseudo_label", {**settings, "mean": "kept", "threshold": 1.0}, pool_size=POOL, pool=pool)
+    report = method.step(batch(0), 0).values
+    assert (float(report["unlabeled"]), float(report["mask_rate"])) == (0.0, 0.0)
+    assert all(p.isfinite().all() for p in method.net.model.parameters())
 
 
 def test_epochs_need_a_pool() -> None:

@@ -4,6 +4,7 @@ P1  p = softmax f(weak view), y = argmax p, mask = [max p >= threshold]   (no gr
 P1' schedule=epoch: at the start of every epoch, labels = filter(generate(f, pool), judge) of the plain rows; a row of
     the batch that holds a label y has mask 1, any other 0   (G1 and G2 of ``pseudo_labels``)
 P2  loss = CE(y_l, f(x_l)) + weight * ramp(t) * mean_i mask_i CE(y_i, f(weak view_i))
+P2' mean=kept: the second mean is over the rows that the mask keeps, sum_i mask_i CE(...) / sum_i mask_i; 0 if none is
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class PseudoLabel(OneNetwork):
         selection_decay: float = 0.999  # of the moving averages behind adaptive and soft, which take no threshold
         weight: float = 1.0  # of the unlabelled loss
         ramp: float = 0.4  # share of the run over which the weight rises from 0
+        mean: Literal["batch", "kept"] = "batch"  # of the unlabelled loss: over all rows, or those that hold a label
         label_smoothing: float = 0.0  # on the labelled rows
         schedule: Literal["step", "epoch"] = "step"  # label each batch as it comes, or the whole pool once per epoch
         epoch_steps: int = 0  # schedule=epoch: steps of an epoch; 0 = one pass over the unlabelled rows
@@ -87,11 +89,12 @@ class PseudoLabel(OneNetwork):
     def _unlabeled(self, z_u: Tensor, index: Tensor, t: int) -> tuple[Tensor, Tensor]:
         if self.labels is not None:
             y = self.labels[index]
-            mask = (y >= 0).to(z_u.dtype)
-            return masked_cross_entropy(z_u, y.clamp_min(0), mask), mask
-        p = torch.softmax(z_u.detach(), -1)  # P1
-        mask = self.selection.weights(p, index, t)
-        return masked_cross_entropy(z_u, p.argmax(-1), mask), mask
+            y, mask = y.clamp_min(0), (y >= 0).to(z_u.dtype)
+        else:
+            p = torch.softmax(z_u.detach(), -1)  # P1
+            y, mask = p.argmax(-1), self.selection.weights(p, index, t)
+        loss = masked_cross_entropy(z_u, y, mask)
+        return loss / mask.mean().clamp_min(1e-8) if self.config.mean == "kept" else loss, mask  # P2'
 
     def _label_pool(self, old: Tensor, batch: SemiBatch, t: int) -> None:
         """P1', if an epoch starts at step t: by default as many steps as the batches that hold the pool once."""
