@@ -18,7 +18,7 @@ from metapl.data.stream import Stream
 from metapl.data.views import make_views
 from metapl.errors import UserError
 from metapl.methods import method_class
-from metapl.models import Factory, build_given, build_model
+from metapl.models import Factory, auto_name, build_given, build_model
 from metapl.optim import Learner
 from metapl.saved import CHUNK, Predictor
 from metapl.types import Calibrated, Context, Method, Preprocessing, Source, Split
@@ -108,13 +108,15 @@ def build_job(
         asked.append(config.teacher_model)
         return build(config.teacher_model, config.teacher_weights, None)
 
+    auto = config.model == "auto"
+    named = auto_name(preprocessing.input_shape, preprocessing.tokens) if auto else config.model
     views = make_views(config.views, preprocessing)
     stream = Stream(source, split, config.batch, views, config.seed, device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     context = Context(
         build_model=build,
         num_classes=len(source.class_names),
-        optim=config.optim,
+        optim=config.optim.settled(named),
         steps=config.steps,
         pool_size=stream.pool_size,
         pool=stream.pool,

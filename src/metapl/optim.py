@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,8 +18,8 @@ from metapl.errors import UserError
 class OptimConfig:
     """How every network of a run is stepped."""
 
-    name: Literal["sgd", "adamw"] = "sgd"  # the optimiser
-    lr: float = 0.05  # peak learning rate
+    name: Literal["auto", "sgd", "adamw"] = "auto"  # the optimiser; auto: adamw for the network ngram, else sgd
+    lr: float = 0.0  # peak learning rate; 0: 0.05 for sgd, 0.001 for adamw (0.01 for ngram)
     momentum: float = 0.9  # SGD's momentum, or Adam's first beta
     nesterov: bool = False  # SGD with Nesterov momentum
     weight_decay: float = 5e-4  # on weights; biases and normalisation layers are left out
@@ -30,12 +30,18 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         checks = {
-            "lr": self.lr > 0, "momentum": 0 <= self.momentum < 1, "weight_decay": self.weight_decay >= 0,
+            "lr": self.lr >= 0, "momentum": 0 <= self.momentum < 1, "weight_decay": self.weight_decay >= 0,
             "clip": self.clip >= 0, "warmup": self.warmup >= 0, "ema": 0 <= self.ema < 1,
         }  # fmt: skip
         for name, good in checks.items():
             if not good:
                 raise UserError(f"{getattr(self, name)} is out of range", "See docs/settings.md.", f"optim.{name}")
+
+    def settled(self, model: str = "") -> OptimConfig:
+        """Without ``auto`` and a rate of 0: what they stand for with the network named ``model``."""
+        ngram = model == "ngram"  # most rows of its table see a gradient only now and then: rates of their own
+        name = self.name if self.name != "auto" else "adamw" if ngram else "sgd"
+        return replace(self, name=name, lr=self.lr or (0.05 if name == "sgd" else 0.01 if ngram else 0.001))
 
 
 def learning_rate(config: OptimConfig, t: int, steps: int) -> float:
@@ -55,6 +61,7 @@ def ramp(t: int, length: int) -> float:
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over two groups: matrices and kernels with weight decay, vectors (biases, norms) without."""
+    config = config.settled()
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -118,8 +125,8 @@ class Learner:
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig, steps: int, own_statistics: bool = False) -> None:
-        self.model, self.config, self.steps = model.train(), config, steps
-        self.optimizer = make_optimizer(model, config)
+        self.model, self.config, self.steps = model.train(), config.settled(), steps
+        self.optimizer = make_optimizer(model, self.config)
         self.ema = EMA(model, config.ema, own_statistics)
         self.clip_scale: Tensor | None = None  # factor of the last step's clipping, for the feedback's chain rule
 

@@ -104,6 +104,7 @@ def start(
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     if config.model == "auto":
         config = replace(config, model=auto_name(preprocessing.input_shape, preprocessing.tokens))
+    config = replace(config, optim=config.optim.settled(config.model))  # stored as it is run
     with own_generator(device):
         job = build_job(config, Path(), source, split, preprocessing, device, network=network)  # before any writing
         with progress:

@@ -43,7 +43,8 @@ def test_every_key_is_on_the_page_and_explained() -> None:
 
 def test_settings_are_read_from_comments_texts_and_lists() -> None:
     listed = {s.key: s for _, _, settings in describe.groups() for s in settings}
-    assert listed["optim.lr"] == describe.Setting("optim.lr", "0.05", "number", "peak learning rate")
+    meaning = "global gradient norm; 0 = no clipping"
+    assert listed["optim.clip"] == describe.Setting("optim.clip", "0.0", "number", f"largest {meaning}")
     assert listed["mpl.feedback"].takes == "exact, sampled, none, official"
     assert listed["views.flip"].meaning.startswith("Images: mirror left and right")
     assert listed["split.labels"].default == "null"

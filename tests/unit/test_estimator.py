@@ -466,7 +466,9 @@ def test_networks_of_ones_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
     named = quick(model=Net).fit(X, y)
     named.save(tmp_path / "named")
-    loaded = SemiSupervisedClassifier.load(tmp_path / "named")
+    with pytest.raises(UserError, match="trust_code"):
+        SemiSupervisedClassifier.load(tmp_path / "named")
+    loaded = SemiSupervisedClassifier.load(tmp_path / "named", trust_code=True)
     np.testing.assert_array_equal(loaded.predict_proba(X), named.predict_proba(X))
 
 

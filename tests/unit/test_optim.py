@@ -86,7 +86,7 @@ def test_nesterov_needs_momentum(momentum: float, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1}, {"clip": -1}, {"warmup": -1}, {"ema": 1.0}]
+    "bad", [{"lr": -0.1}, {"momentum": 1.0}, {"weight_decay": -1}, {"clip": -1}, {"warmup": -1}, {"ema": 1.0}]
 )
 def test_values_out_of_range_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"optim.{next(iter(bad))}"):
@@ -223,3 +223,21 @@ def test_learner_state_round_trip() -> None:
         assert torch.equal(v, other.model.state_dict()[n])
     for n, v in one.ema.model.state_dict().items():
         assert torch.equal(v, other.ema.model.state_dict()[n])
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "name", "lr"),
+    [
+        ({}, "", "sgd", 0.05),
+        ({}, "small_cnn", "sgd", 0.05),
+        ({}, "ngram", "adamw", 0.01),
+        ({"lr": 0.3}, "ngram", "adamw", 0.3),
+        ({"name": "sgd"}, "ngram", "sgd", 0.05),
+        ({"name": "adamw"}, "mlp", "adamw", 0.001),
+        ({"name": "adamw", "lr": 0.2}, "mlp", "adamw", 0.2),
+    ],
+)
+def test_the_optimiser_that_auto_stands_for(given: dict[str, Any], model: str, name: str, lr: float) -> None:
+    found = OptimConfig(**given, clip=2.0).settled(model)
+    assert found == OptimConfig(name=name, lr=lr, clip=2.0)
+    assert found.settled("ngram") == found

@@ -85,15 +85,16 @@ def tune(
     """
     progress = progress or Silent()
     _check_numbers(config, minutes, workers)
-    axes = make_space(config, space)
-    search = make_search(sampler, config, axes, trials, config.seed)
-    if sampler != "optuna" and search.cost <= 1:
-        raise UserError("there is nothing to try: every value is the run's own", "Search other values.", "--search")
     source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     material = gather(source, split, folds, config.seed)
     if config.model == "auto":
         config = replace(config, model=auto_name(material.preprocessing.input_shape, material.preprocessing.tokens))
+    config = replace(config, optim=config.optim.settled(config.model))
+    axes = make_space(config, space)
+    search = make_search(sampler, config, axes, trials, config.seed)
+    if sampler != "optuna" and search.cost <= 1:
+        raise UserError("there is nothing to try: every value is the run's own", "Search other values.", "--search")
     check(material, config)
     for axis in axes:
         for value in axis.values:
