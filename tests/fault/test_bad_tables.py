@@ -101,6 +101,12 @@ REFUSED = [
         "a quantity as label", "a,y\n" + "".join(f"{k},{k}.5\n" for k in range(30)), "a quantity, no class", "line 2"
     ),
     Refused("a path out of the folder", "path,label\n../a.png,u\nb.png,v\n", "leads out of", "line 2"),
+    Refused(
+        "a path twice, written otherwise",
+        "path,label\n./im/a.png,u\nim/b.png,v\nim/x/../a.png,v\n",
+        "'im/x/../a.png' stands already in x.csv, line 2 (as './im/a.png')",
+        "line 4",
+    ),
     Refused("a path twice", "path,label\na.png,u\na.png,v\n", "stands already", "line 3"),
     Refused(
         "broken JSON",
@@ -111,6 +117,22 @@ REFUSED = [
         file="x.jsonl",
     ),
     Refused("a JSON list", '[{"a": 1, "label": "u"}]\n', "no JSON object", "line 1", file="x.jsonl"),
+    Refused(
+        "JSON nested too deeply",
+        '{"a": 1, "label": "u"}\n{"a": ' + "[" * 100_000 + "]" * 100_000 + '}\n{"a": 3, "label": "v"}\n',
+        "nested too deeply",
+        "line 2",
+        ["u", "v"],
+        file="x.jsonl",
+    ),
+    Refused(
+        "infinite JSON",
+        '{"a": 1, "label": "u"}\n{"a": 1, "label": -Infinity}\n{"a": 3, "label": "v"}\n',
+        "holds -Infinity, which is no JSON",
+        "line 2",
+        ["u", "v"],
+        file="x.jsonl",
+    ),
     Refused("an empty JSON file", "", "no row", None, file="x.jsonl"),
 ]
 READ = [
@@ -155,6 +177,13 @@ READ = [
     ),
     Read("long fields", f"a,b,label\n1,{'x' * 200_000},u\n2,y,v\n", ["u", "v"]),
     Read("names of columns that pandas gives", "0,1,label\n1,5,u\n2,4,v\n", ["u", "v"]),
+    Read(
+        "JSON with NaN",
+        '{"a": 1, "label": "u"}\n{"a": NaN, "label": "NaN"}\n{"a": 2, "label": NaN}\n',
+        ["u", "NaN", None],
+        "'NaN' taken for class names",
+        file="x.jsonl",
+    ),
     Read(
         "JSON with gaps",
         '{"a": 1, "label": "u"}\n\n{"label": 1}\n{"a": null}\n',

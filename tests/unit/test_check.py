@@ -237,7 +237,9 @@ def test_one_class_and_fewer_unlabelled_rows() -> None:
     [
         (("cat", "Cat"), "case"),
         (("cat", "cat "), "case"),
-        (("hot dog", "hot_dog"), "case"),
+        (("hot dog", "hot  dog"), "case"),
+        (("hot dog", "hot_dog"), "hyphens or underscores"),
+        (("e-mail", "E-Mail"), "case"),
         (("caf\u00e9", "cafe\u0301"), "case"),
         (("cat", "cats"), "a plural s"),
     ],
@@ -252,6 +254,9 @@ def test_twins(names: tuple[str, str], by: str) -> None:
 
 def test_names_that_are_no_twins() -> None:
     assert twins(["gas", "ga", "1", "11", "a", "as", "x+", "x-y"]) == []
+    assert twins(["-1", "1", "1-2", "12", "-1.5", "1.5"]) == []
+    assert empty_names(["-1", "1"]) == []
+    assert empty_names(["-1", "0", "1"]) == ["-1"]
     assert empty_names(["cat", "None", " nan ", "nothing"]) == ["None", " nan "]
     assert finding(check(images(crops(9), names=("cat", "unlabelled"))), "class_without_name").level == "WILL HURT"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -218,6 +219,37 @@ def test_images_by_their_paths(tmp_path: Path) -> None:
         open_source(str(put(tmp_path / "lists", "path,label\n0.png,u\n../1.png,v\n")))
     with pytest.raises(UserError, match=r"line 4: the path 'pictures/0\.png' stands already in x\.csv, line 2"):
         open_source(str(put(tmp_path, "path,label\npictures/0.png,u\npictures/1.png,v\npictures/0.png,u\n")))
+
+
+def test_names_that_begin_with_dots_stay_in_the_folder(tmp_path: Path) -> None:
+    for k, name in enumerate(("..x.png", "...", "a.png")):
+        Image.new("L", (8, 8), 40 * k).save(tmp_path / name, "PNG")
+    source = open_source(str(put(tmp_path, "path,label\n..x.png,u\n...,v\na.png,\n")))
+    assert source.ids == ("..x.png", "...", "a.png")
+
+
+def test_files_that_nothing_reads_are_told_what_to_do(tmp_path: Path) -> None:
+    for name, what in {
+        "x.xlsx": "Save the sheet as CSV",
+        "x.CSV.gz": "Unpack it",
+        "x.json": r"one object per line, and call it \.jsonl",
+        "x.txt": r"ends in '\.txt' is not read.*\.csv, \.tsv.*\.parquet, \.npz, \.npy",
+        "x": "without a suffix",
+    }.items():
+        with pytest.raises(UserError, match=what):
+            open_source(str(put(tmp_path, "a,y\n1,u\n2,v\n", name)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet", "x.npz", "x.npy", "x"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError):
+        open_source(str(tmp_path / name))
+    table = put(tmp_path, "a,y\n1,u\n2,v\n", "good.csv")
+    if name == "x.csv":
+        with pytest.raises(UserError, match="a pipe or a device"):
+            open_source(str(table), SourceOptions(unlabeled=str(tmp_path / name)))
 
 
 def test_the_fingerprint_covers_contents(tmp_path: Path) -> None:

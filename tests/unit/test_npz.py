@@ -67,6 +67,21 @@ def test_a_lone_array_with_a_file_of_labels(tmp_path: Path, labels: str) -> None
     assert source.ids == ("0", "1", "2", "3", "4", "5")
 
 
+def test_lines_of_labels(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((7, 3), dtype=np.float32))
+    (tmp_path / "y.txt").write_bytes(b"\xef\xbb\xbfa\r\n-1\r\nb \r\n\r\nnan\r\n a\r\nNaN")
+    source = open_numpy(tmp_path / "x.npy", str(tmp_path / "y.txt"))
+    assert (source.labels.tolist(), source.class_names) == ([0, -1, 1, -1, -1, 0, -1], ("a", "b"))
+    (tmp_path / "y.txt").write_text("a\nb\n\nA\n\n\n\n")
+    with pytest.raises(
+        UserError, match=r"^x\.npy, y\.txt, line 4: .*'a' and 'A' differ only by case|^y\.txt, line 4: "
+    ):
+        open_numpy(tmp_path / "x.npy", str(tmp_path / "y.txt"))
+    (tmp_path / "y.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match="label"):
+        open_numpy(tmp_path / "x.npy", str(tmp_path / "y.txt"))
+
+
 def test_a_lone_array_stays_on_disk_and_is_never_written_to(tmp_path: Path) -> None:
     for name, values in (("image", IMAGES), ("table", TABLE)):
         np.save(tmp_path / f"{name}.npy", values)

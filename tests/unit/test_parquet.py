@@ -15,8 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from metapl.data import SourceOptions, fit_preprocessing, from_arrays, open_source
 from metapl.data.frame import Texts
+from metapl.data.new_rows import open_rows
 from metapl.data.parquet import ParquetFile
+from metapl.data.table_files import TableOptions
 from metapl.errors import UserError
 
 
@@ -134,3 +137,23 @@ def test_pyarrow_is_missing(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"pip install 'metapl\[parquet\]'"):
         ParquetFile(path)
+
+
+def test_the_number_minus_one_is_no_label(tmp_path: Path) -> None:
+    """As in memory; the text -1 is a class, as in every file."""
+    kinds = {"int": pa.array([0, 1, -1, -1, 0]), "float": pa.array([0.0, 1, -1, None, 0])}
+    kinds |= {"dictionary": pa.array([0, 1, -1, -1, 0]).dictionary_encode()}
+    for kind, label in kinds.items():
+        path = write(tmp_path / f"{kind}.parquet", a=pa.array([1.5, 2, 3, 4, 5]), label=label)
+        source = open_source(str(path))
+        assert (source.labels.tolist(), source.class_names) == ([0, 1, -1, -1, 0], ("0", "1")), kind
+        assert any("the number -1 as label taken for unlabelled" in note for note in source.notes)
+        frame = pd.read_parquet(path)
+        assert from_arrays(frame[["a"]], frame["label"]).labels.tolist() == source.labels.tolist()
+        rows = open_rows(path, TableOptions(), fit_preprocessing(source, np.arange(5)), ("0", "1"), labels=True)
+        assert rows.labels.tolist() == [0, 1, -1, -1, 0]
+    path = write(tmp_path / "text.parquet", a=pa.array([1.5, 2, 3]), label=pa.array(["0", "1", "-1"]))
+    assert open_source(str(path)).class_names == ("-1", "0", "1")
+    (tmp_path / "more.csv").write_text("a,label\n1,-1\n2,0\n")
+    joined = open_source(str(tmp_path / "int.parquet"), SourceOptions(unlabeled=str(tmp_path / "more.csv")))
+    assert joined.class_names == ("0", "1")

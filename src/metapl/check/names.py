@@ -6,15 +6,21 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+_NUMBER = re.compile(r"[+\-]?[\d_]+([.,]\d*)?(e[+\-]?\d+)?(-\d+)*")  # also 1-2 and 2024-01: ranges and dates
+
 
 def twins(names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(name, name, what they differ by) of classes that look like one: case, spaces, accents' encoding, plural."""
+    """(name, name, what they differ by) of classes that look like one: case, spaces, accents' encoding, plural.
+
+    Numbers are told apart by their sign and point: -1 and 1 are two classes.
+    """
     found: list[tuple[str, str, str]] = []
     seen: dict[str, str] = {}
     for name in names:
         key = folded(name)
         if key in seen:
-            found.append((seen[key], name, "case, spaces or accents' encoding"))
+            alike = _without_blanks(seen[key]) == _without_blanks(name)
+            found.append((seen[key], name, "case, spaces or accents' encoding" if alike else "hyphens or underscores"))
         else:
             seen[key] = name
     for key, name in seen.items():
@@ -25,10 +31,17 @@ def twins(names: Sequence[str]) -> list[tuple[str, str, str]]:
 
 def folded(name: str) -> str:
     """``name`` without what a reader overlooks: case, spaces, hyphens, underscores, the way accents are stored."""
-    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name).casefold())
+    plain = _without_blanks(name)
+    return plain if _NUMBER.fullmatch(plain) else re.sub(r"[_\-]+", "", plain)
+
+
+def _without_blanks(name: str) -> str:
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def empty_names(names: Sequence[str]) -> list[str]:
     """Class names that say that there is no class: they may stand for rows without a label."""
     known = {"", "nan", "none", "null", "na", "n/a", "unknown", "unlabelled", "unlabeled", "?", "-1"}
+    if {name.strip() for name in names} == {"-1", "1"}:  # the two classes of many old data sets
+        return []
     return [name for name in names if name.strip().casefold() in known]

@@ -67,21 +67,28 @@ class Joined:
                 for row in np.flatnonzero((texts.codes == code) & rows).tolist():
                     self.refuse(row, reason, remedy)
 
-    def refuse_twice(self, column: str, what: str) -> None:
-        """Refuse a row whose text in ``column`` a row before it has, or is empty; not in files without the column."""
+    def refuse_twice(self, column: str, what: str, same: Callable[[str, int], str] | None = None) -> None:
+        """Refuse a row whose text in ``column`` a row before it has, or is empty; not in files without the column.
+
+        Args:
+            same: what two texts are compared by, from the text and the file that it stands in; by default the text.
+        """
         texts = self.text(column)
         held = self.held[column]
-        if len(texts.levels) == self.rows and "" not in texts.levels:
+        if same is None and len(texts.levels) == self.rows and "" not in texts.levels:
             return
-        first: dict[int, int] = {}
+        first: dict[str, int] = {}
         empty = texts.levels.index("") if "" in texts.levels else -1
         for row, code in enumerate(texts.codes.tolist()):
-            if int(self.part[row]) not in held:
+            if (part := int(self.part[row])) not in held:
                 continue
+            text = texts.levels[code]
             if code == empty:
                 self.refuse(row, f"the {what} (column '{short(column)}') is empty", "Give one to each row.")
-            elif first.setdefault(code, row) != row:
-                twice = f"the {what} '{short(texts.levels[code])}' stands already in {self.place(first[code])}"
+            elif (before := first.setdefault(same(text, part) if same else text, row)) != row:
+                twice = f"the {what} '{short(text)}' stands already in {self.place(before)}"
+                written = texts.levels[texts.codes[before]]
+                twice += "" if written == text else f" (as '{short(written)}')"
                 self.refuse(row, twice, "Give each row its own.")
 
     def kept(self) -> Array:

@@ -72,7 +72,7 @@ class JsonLinesFile:
                     continue
                 try:
                     yield line, _values(text)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     place = f"{self.name}, line {line}"
                     reason = _reason(error)
                     if not self.skip_bad:
@@ -107,7 +107,17 @@ def _object(pairs: list[tuple[str, Any]]) -> _Object:
     return made
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=str)
+def _constant(name: str) -> None:
+    """NaN, which Python and pandas write for a missing value, is one, as null is.
+
+    Raises:
+        ValueError: Infinity or -Infinity.
+    """
+    if name != "NaN":
+        raise ValueError(f"the line holds {name}, which is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_constant)
 
 
 def _text(key: str, value: Any) -> str:
@@ -122,7 +132,9 @@ def _text(key: str, value: Any) -> str:
     raise ValueError(f"the value of '{short(key)}' is a list or an object")
 
 
-def _reason(error: ValueError) -> str:
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "the line holds lists or objects nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         return f"the line is no valid JSON ({error.msg}, column {error.colno})"
     return str(error)

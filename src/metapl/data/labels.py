@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from metapl.data.features import as_array, is_missing
+from metapl.data.scan import folded, shown
 from metapl.errors import UserError, nearest
 
 Array = np.ndarray[Any, Any]
+NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file that say that a row has no label
 Values = list[int | str | None]  # one per row; None: no label
 
 
@@ -60,6 +62,23 @@ def read_labels(y: Any, rows: int, name: str, marks: Sequence[Any] = ()) -> Valu
         raise UserError(f"its shape is {shape}, not ({rows},)", "Give one label per row of X.", name)
     marked = [is_missing(value) or any(_is(value, mark) for mark in marks) for value in array.tolist()]
     return [None if none else _value(value, row, name) for row, (value, none) in enumerate(zip(array.tolist(), marked))]
+
+
+def read_lines(text: str, name: str) -> Values:
+    """One label per line of a file, blanks around it taken off; None for an empty line, -1 and NaN.
+
+    Raises:
+        UserError: two classes look the same; file and line are named.
+    """
+    lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    if lines and not lines[-1]:  # what follows the last line's end
+        lines.pop()
+    seen: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if line not in NO_LABEL and (twin := seen.setdefault(folded(line), line)) != line:
+            what = f"the classes '{shown(twin)}' and '{shown(line)}' differ only by case, spaces or accents' encoding"
+            raise UserError(what, "Write both the same way.", f"{name}, line {number}")
+    return [None if line in NO_LABEL else line for line in lines]
 
 
 def _is(value: Any, mark: Any) -> bool:

@@ -47,6 +47,7 @@ def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "",
     forms = [_forms(file, part, roles, options) for file, part in zip(files, parts)]
     rows = read_joined(files, forms, options.skip_bad_rows, MOST_LEVELS)
     rows.notes[:0] = roles.notes
+    without_minus_one(rows, roles.label, files)
     use = _use(rows, roles, parts)
     _check_labels(rows, roles, use)
     content = roles.contents[0]
@@ -90,6 +91,19 @@ def _forms(file: TableFile, part: str, roles: Roles, options: TableOptions) -> d
     if part == "unlabeled":
         forms.pop(roles.label or "", None)
     return forms
+
+
+def without_minus_one(rows: Joined, column: str, files: Sequence[TableFile]) -> None:
+    """Rows whose label is the number -1 have none, as in memory; text that reads -1, in a CSV file say, is a class."""
+    texts = rows.text(column)
+    if "-1" not in texts.levels:
+        return
+    numbers = [k for k, file in enumerate(files) if column in getattr(file, "whole", ())]
+    marked = (texts.codes == texts.levels.index("-1")) & np.isin(rows.part, numbers)
+    if marked.any():
+        levels = texts.levels if "" in texts.levels else (*texts.levels, "")
+        rows.columns[column] = Texts(np.where(marked, levels.index(""), texts.codes).astype(np.int32), levels)
+        rows.notes.append(f"{counted(int(marked.sum()), 'row')} with the number -1 as label taken for unlabelled")
 
 
 def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
@@ -192,16 +206,16 @@ def _root(path: Path, options: TableOptions) -> str:
 
 
 def check_paths(rows: Joined, column: str, roots: Sequence[str]) -> None:
-    """Refuse paths that lead out of their root, and paths that are named twice."""
+    """Refuse paths that lead out of their root, and files that are named twice, however their paths are written."""
 
     def odd(value: str) -> str | None:
-        if os.path.isabs(value) or not os.path.normpath(value).startswith(".."):
+        if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] != "..":
             return None
         return f"the path '{short(value)}' leads out of the folder"
 
     for part in range(len(roots)):
         rows.refuse_levels(column, rows.part == part, odd, "Write it absolute, or set source.root=DIR.")
-    rows.refuse_twice(column, "path")
+    rows.refuse_twice(column, "path", lambda path, part: os.path.normpath(os.path.join(roots[part], path)))
 
 
 def _table(

@@ -16,7 +16,7 @@ from metapl.data.image_options import ImageOptions
 from metapl.data.image_source import ImageSource
 from metapl.data.image_store import Known
 from metapl.data.joined import Joined, read_joined
-from metapl.data.manifest import check_paths, features, image_items, row_ids
+from metapl.data.manifest import check_paths, features, image_items, row_ids, without_minus_one
 from metapl.data.memory import MemorySource
 from metapl.data.roles import AUTO, LABELS, NONE, PATHS, SURE, TEST, TEXTS, hint, listing
 from metapl.data.table_files import READERS, TableOptions, is_table, open_file
@@ -51,6 +51,8 @@ def open_rows(
     forms = _forms(contents, preprocessing)
     forms |= {column: "text" for column in (label, *more.values()) if column is not None}
     rows = read_joined([file], [forms], options.skip_bad_rows, -1)
+    if label is not None:
+        without_minus_one(rows, label, [file])
     used = {*contents, *more.values(), label}
     extra = [n for n in file.names if n not in used and n.lower() not in LABELS and n != options.roles.label]
     if extra:

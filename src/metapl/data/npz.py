@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from metapl.data.arrays import assemble
-from metapl.data.labels import encode_labels
+from metapl.data.labels import encode_labels, read_lines
 from metapl.data.memory import MemorySource
 from metapl.data.rows import rows_for
-from metapl.data.scan import shown
+from metapl.data.scan import exists, shown
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 
@@ -202,6 +202,7 @@ def _check_sizes(archive: Any, keys: Iterable[str], name: str) -> None:
 
 def _load(path: Path, name: str) -> Array:
     """One .npy file, mapped into memory; changes to the array never reach the file."""
+    _check_regular(path, name)
     with _told(path, name):
         found = np.load(path, mmap_mode="c", allow_pickle=False)
         if not isinstance(found, np.ndarray):
@@ -216,8 +217,9 @@ def _labels(path: Path) -> Any:
         return np.array(_load(path, name))
     if path.suffix.lower() == ".npz":
         return _archive_labels(path, name)
+    _check_regular(path, name)
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_lines(path.read_text(encoding="utf-8-sig"), name)
     except (OSError, UnicodeDecodeError) as error:
         what = f"the file of labels cannot be read ({getattr(error, 'strerror', None) or 'it is no UTF-8 text'})"
         raise UserError(what, "Give one label per line, or an .npy file.", name) from error
@@ -239,9 +241,16 @@ def _class_names(names: Array | None, name: str) -> list[str] | None:
     return [v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for v in names.tolist()]
 
 
+def _check_regular(path: Path, name: str) -> None:
+    """Refuse a pipe or a device, which may never end."""
+    if exists(path) and not path.is_dir() and not path.is_file():
+        raise UserError("this is a pipe or a device, not a file", "Write what it gives into a file.", name)
+
+
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[Any]:
     """The archive; closed on every way out, which NumPy leaves undone where it is damaged."""
+    _check_regular(path, name)
     with _told(path, name), open(path, "rb") as file:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):

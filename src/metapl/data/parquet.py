@@ -25,6 +25,9 @@ class ParquetFile:
     {bytes, path}, which is how Hugging Face's data sets store images. Where the file says how they name its class
     numbers, a column read as text holds these names, and nothing for -1.
 
+    Attributes:
+        whole: the columns of numbers, in which -1 as a label means none, as in memory.
+
     Raises:
         UserError: pyarrow is missing, no such file, or a file that is damaged or no Parquet file.
     """
@@ -38,6 +41,7 @@ class ParquetFile:
             fields = list(self._file.schema_arrow)
             self.rows = int(self._file.metadata.num_rows)
             self._class_names = _class_names(self._file.schema_arrow.metadata or {})
+            self.whole = frozenset(field.name for field in fields if _is_number(field.type))
             self.names = tuple(field.name for field in fields if field.name != INDEX)
         for k, name in enumerate(self.names):
             if not name.strip() or name in self.names[:k]:
@@ -161,6 +165,13 @@ def _is_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _picture(values: Any, kind: Any) -> tuple[Any, Any]:

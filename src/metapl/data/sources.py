@@ -12,6 +12,7 @@ from metapl.data.folder import FolderSource
 from metapl.data.idx import IdxSource
 from metapl.data.image_options import ImageOptions
 from metapl.data.manifest import open_table
+from metapl.data.npz import SUFFIXES as NUMPY
 from metapl.data.npz import is_numpy, open_numpy
 from metapl.data.published import PublishedOptions, open_hf, open_torchvision
 from metapl.data.roles import AUTO, NONE, RoleOptions
@@ -126,9 +127,25 @@ def _idx(argument: str, options: SourceOptions) -> Source:
 
 def _folder(argument: str, options: SourceOptions) -> Source:
     root = Path(argument).expanduser()
+    if exists(root) and not root.is_dir():
+        raise _no_reader(root)
     if tables := tables_in(root):
         return open_table(_with_more(tables, options), options.table, shown(root.resolve().name))
     return FolderSource(root, **asdict(options.images))
+
+
+def _no_reader(path: Path) -> UserError:
+    """What to do with a file that nothing reads."""
+    known = ", ".join([*READERS, *NUMPY])
+    suffix = path.suffix.lower()
+    if suffix in (".xlsx", ".xls", ".ods"):
+        return UserError("spreadsheets are not read", "Save the sheet as CSV.", shown(path))
+    if suffix == ".json":
+        return UserError("a .json file is not read", "Write one object per line, and call it .jsonl.", shown(path))
+    if suffix in PACKED:
+        return UserError("packed files are not read", f"Unpack it (metapl reads {known}).", shown(path))
+    what = f"a file that ends in '{shown(suffix)}' is not read" if suffix else "a file without a suffix is not read"
+    return UserError(what, f"Give a folder of images, or a file ({known}); csv:FILE reads any as CSV.", shown(path))
 
 
 def _file(argument: str, options: SourceOptions, suffix: str = "") -> Source:
@@ -180,6 +197,7 @@ def _by_suffix(suffix: str) -> Opener:
 SOURCES: dict[str, Opener] = {"digits": _digits, "idx": _idx, "folder": _folder}
 SOURCES |= {suffix[1:]: _by_suffix(suffix) for suffix in READERS}
 SOURCES |= {"npz": _numpy, "npy": _numpy, "torchvision": _torchvision, "hf": _hf}
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 PUBLISHED = ("torchvision", "hf")  # what follows these names is no path
 
 

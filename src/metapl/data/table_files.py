@@ -14,7 +14,7 @@ from metapl.data.jsonl import JsonLinesFile
 from metapl.data.made import is_made
 from metapl.data.parquet import ParquetFile
 from metapl.data.roles import RoleOptions
-from metapl.data.scan import LABELED, TEST, UNLABELED, shown
+from metapl.data.scan import LABELED, TEST, UNLABELED, exists, shown
 from metapl.errors import UserError
 
 
@@ -67,8 +67,11 @@ def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
     """The file, by its suffix or by ``suffix``.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is no regular file: a pipe may never end, and can be read but once.
     """
+    if exists(path) and not path.is_dir() and not path.is_file():
+        what = "this is a pipe or a device, not a file"
+        raise UserError(what, "Write what it gives into a file, and name that.", shown(path))
     return READERS[suffix or path.suffix.lower()](path, options)
 
 
