@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import Call, refused, save
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -113,6 +114,22 @@ def test_more_seeds_later_and_the_same_again(call: Call) -> None:
         call(*words, "--seeds", "3", "optim.lr=0.2"), "a b: the folder holds another comparison", "optim lr is 0.05"
     )
     refused(call(*words, "--seeds", "3", "--methods", "mpl"), "another comparison")
+    stored = Path("a b/runs/supervised-0/compared.json")
+    row = json.loads(stored.read_text())
+    assert row["versions"] == {"metapl": metapl.__version__, "torch": torch.__version__, "device": "cpu"}
+    stored.write_text(json.dumps({**row, "versions": {**row["versions"], "torch": "1.0"}}))
+    shutil.rmtree("a b/runs/supervised-1")
+    done = call("resume", "a b")
+    assert "made with torch 1.0 (now" in done.err
+    assert f"torch 1.0 and {torch.__version__}" in Path("a b/table.md").read_text()
+    assert accuracies(Path("a b")) == both
+    stored.write_text(json.dumps({**row, "versions": {**row["versions"], "metapl": "0.0.9"}}))
+    refused(call("resume", "a b"), "supervised-0", "made with metapl 0.0.9")
+    stored.write_text(json.dumps(row))
+    Path("a b/comparison.json").write_text(json.dumps({**plan, "facts": {**plan["facts"], "metapl": "0.0.9"}}))
+    for words_again in (("resume", "a b"), (*words, "--seeds", "3")):
+        refused(call(*words_again), "the comparison was made with metapl 0.0.9", "in another folder")
+    Path("a b/comparison.json").write_text(json.dumps(plan))
     config = Path("a b/runs/supervised-0/config.yaml")
     config.write_text(config.read_text().replace("lr: 0.05", "lr: 0.06"))
     refused(call(*words, "--seeds", "3"), "supervised-0", "other settings")

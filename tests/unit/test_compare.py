@@ -17,6 +17,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from metapl._version import __version__
 from metapl.compare import picture
 from metapl.compare.budget import LONG, SHORT, Cost, cost, measure, share_out
 from metapl.compare.comparison import _folder_names, compare
@@ -27,8 +28,11 @@ from metapl.compare.plan import Plan, going_on, load_plan, make_plan
 from metapl.compare.render import markdown, runs_csv, text, text_table
 from metapl.compare.specs import ABLATIONS, Base, Spec, based_on, check_base, configure, parse
 from metapl.compare.table import best_baseline, budget_text, footnotes, in_family, make_table, ranked, signed, verdict
-from metapl.config import known_keys, make_config
+from metapl.compare.versions import made_with, mixed, versions
+from metapl.compare.worker import stored_row
+from metapl.config import RunConfig, known_keys, make_config, save_config
 from metapl.data.digits import open_digits
+from metapl.device import environment
 from metapl.errors import UserError
 from metapl.feedback import _load_forward_rules
 from metapl.files import guarded
@@ -570,6 +574,66 @@ def test_seeds_may_be_added_and_nothing_else(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             going_on(plan, other, tmp_path)
+
+
+def test_another_version_or_missing_settings_do_not_go_on(tmp_path: Path) -> None:
+    plan = planned()
+    replace(plan, facts={**plan.facts, "metapl": "0.0.9"}).save(tmp_path)
+    with pytest.raises(UserError, match=rf"made with metapl 0\.0\.9, this is {__version__}"):
+        load_plan(tmp_path)
+    plan.save(tmp_path)
+    stored = json.loads((tmp_path / "comparison.json").read_text())
+    del stored["asked"]["rows"]["mpl"]["mpl"]["feedback_cap"]
+    (tmp_path / "comparison.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"does not set mpl\.feedback_cap of mpl.*another folder"):
+        load_plan(tmp_path)
+
+
+def a_run(folder: Path, row: Mapping[str, Any], env: Mapping[str, str]) -> RunConfig:
+    config = make_config("digits")
+    folder.mkdir(exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    (folder / "env.json").write_text(json.dumps(env))
+    (folder / "compared.json").write_text(json.dumps({"format": 1, "test_accuracy": 50.0, **row}))
+    return config
+
+
+def test_a_run_of_another_version_is_not_taken_over(tmp_path: Path) -> None:
+    env = {"metapl": __version__, "torch": "1.0", "device": "abacus"}
+    config = a_run(tmp_path, {"versions": {**env, "metapl": "0.0.9"}}, env)
+    with pytest.raises(UserError, match=r"the stored run was made with metapl 0\.0\.9, this is"):
+        stored_row(tmp_path, config)
+    a_run(tmp_path, {"versions": env}, env)
+    assert stored_row(tmp_path, config)
+    a_run(tmp_path, {}, env)  # stored before versions were
+    row = stored_row(tmp_path, config)
+    assert row is not None
+    assert row["versions"] == env
+    a_run(tmp_path, {}, {**env, "metapl": "0.0.9"})
+    with pytest.raises(UserError, match=r"0\.0\.9"):
+        stored_row(tmp_path, config)
+
+
+def test_another_torch_or_device_is_told(tmp_path: Path) -> None:
+    here = {k: v for k, v in environment(torch.device("cpu")).items() if k in ("metapl", "torch", "device")}
+    a_run(tmp_path, {}, {**here, "torch": "1.0"})
+    assert made_with(tmp_path) == {**here, "torch": "1.0"}
+    assert made_with(tmp_path, torch.device("cpu")) == {**here, "torch": f"1.0 and {here['torch']}"}
+    old, new = {"versions": {**here, "torch": "1.0", "device": "abacus"}}, {"versions": here}
+    said = mixed([old, old], torch.device("cpu"))
+    assert f"torch 1.0 (now {here['torch']}), device abacus (now cpu)" in said
+    assert mixed([new], torch.device("cpu")) == ""
+    found = versions([old, new, {"error": "x"}, {"versions": made_with(tmp_path, torch.device("cpu"))}])
+    assert (found["torch"], found["device"]) == (f"1.0 and {here['torch']}", "abacus and cpu")
+    (tmp_path / "env.json").write_text("[]")
+    assert set(made_with(tmp_path).values()) == {"unknown"}
+
+
+def test_a_row_that_is_the_same_as_another_is_left_out() -> None:
+    plan = planned(methods="supervised,mpl:ablate", **{"split.validation": 0})
+    assert plan.labels == ["supervised", "mpl", "mpl:feedback=none", "mpl:uda_weight=0"]
+    assert any("mpl:finetune_steps=0 is left out: here it is the same as mpl" in n for n in plan.facts["notes"])
+    assert "mpl:finetune_steps=0" in planned(methods="supervised,mpl:ablate").labels, "with validation rows it is not"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 9}', '{"format": 1}', "\udcff"])

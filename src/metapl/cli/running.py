@@ -153,12 +153,13 @@ def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = Fal
       metapl resume comparisons/photos
     """
     from metapl.cli.comparing import resume_comparison
+    from metapl.compare.comparison import is_comparison
     from metapl.progress import make_progress
     from metapl.train import resume as go_on
 
     show.check_json(json)
     State.folder = run
-    if (run / "comparison.json").is_file():
+    if is_comparison(run):
         return resume_comparison(run, json, quiet)
     _finish(lambda: go_on(run, progress=make_progress(quiet)), json)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 
-from metapl._version import __version__
 from metapl.anchor import anchored
 from metapl.compare.budget import By, cost, measure, share_out
 from metapl.compare.lock import locked
@@ -22,8 +20,10 @@ from metapl.compare.plan import PLAN, Plan, going_on, load_plan, make_plan
 from metapl.compare.render import markdown, runs_csv, text
 from metapl.compare.specs import Base, Spec, based_on, check_base, configure, parse
 from metapl.compare.table import Row, make_table, verdict
+from metapl.compare.versions import mixed, versions
 from metapl.compare.worker import run_one, stored_row
 from metapl.config import RunConfig, known_keys
+from metapl.device import pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError, nearest
 from metapl.files import write_json, write_text
@@ -64,11 +64,11 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """What ``results.json`` holds."""
         head = {"verdict": self.verdict, "unit": "percent", "table": self.table, "runs": self.runs}
-        return {**head, "plan": self.plan.to_dict(), "versions": versions()}
+        return {**head, "plan": self.plan.to_dict(), "versions": versions(self.runs)}
 
     def to_markdown(self) -> str:
         """What ``table.md`` holds: the table, the verdict and how to read them, ready to paste."""
-        return markdown(self.plan, self.table, versions())
+        return markdown(self.plan, self.table, versions(self.runs))
 
     def __str__(self) -> str:
         return text(self.plan, self.table)
@@ -145,7 +145,7 @@ def resume_comparison(
     """Go on with a comparison that was stopped or killed; a finished one is read again.
 
     Raises:
-        UserError: no comparison in ``out``, or changed data.
+        UserError: no comparison in ``out``, changed data, or what another version of metapl made.
         Stopped: asked to stop once more.
     """
     plan = load_plan(out)
@@ -161,11 +161,6 @@ def resume_comparison(
 def is_comparison(folder: Path) -> bool:
     """Whether ``folder`` holds one."""
     return (folder / PLAN).is_file()
-
-
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    return {"metapl": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 # ---- the question --------------------------------------------------------------------------------------------
@@ -296,6 +291,8 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
                 found[label, seed] = row
     if found:
         progress.note(f"{len(found)} runs are finished already")
+    if found and missing and (warning := mixed(found.values(), pick_device(plan.config(*missing[0]).device))):
+        progress.note(warning)
     began, total = time.monotonic(), len(missing)
 
     def done(position: int, outcome: Outcome) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from metapl._version import __version__
 from metapl.compare.specs import Spec
-from metapl.compare.worker import test_rows
+from metapl.compare.versions import check_version
+from metapl.compare.worker import count_judges
 from metapl.config import RunConfig, from_dict, to_dict
 from metapl.data.split import make_split
 from metapl.errors import UserError
@@ -74,7 +75,7 @@ def load_plan(out: Path) -> Plan | None:
     """The plan in ``out``; None where there is none.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, another version made it, or it lacks settings that there are now.
     """
     if not (out / PLAN).exists():
         return None
@@ -83,12 +84,29 @@ def load_plan(out: Path) -> Plan | None:
         if stored.pop("format") != FORMAT:
             raise UserError("the comparison has another format", "Use the version that made it.", str(out / PLAN))
         splits = {int(seed): sha for seed, sha in stored["splits"].items()}
-        return Plan(**{**stored, "seeds": tuple(stored["seeds"]), "splits": splits})
+        plan = Plan(**{**stored, "seeds": tuple(stored["seeds"]), "splits": splits})
+        _check_made(plan, out)
+        return plan
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         remedy = "Name another folder with --out."
         raise UserError(f"the stored comparison cannot be read ({error})", remedy, str(out / PLAN)) from error
+
+
+def _check_made(plan: Plan, out: Path) -> None:
+    """Refuse a plan whose runs would not go on as they began.
+
+    Raises:
+        UserError: another version made it, or its settings lack some, which would take the defaults of today.
+    """
+    check_version(str(plan.facts["metapl"]), "the comparison", out)
+    for label, row in plan.asked["rows"].items():
+        known = _flat(_without(to_dict(from_dict(row, str(out / PLAN))), PER_RUN))
+        missing = [key.replace(" ", ".") for key in known if key not in _flat(row)]
+        if missing:
+            what = f"the stored comparison does not set {missing[0]} of {label}, so another state of metapl made it"
+            raise UserError(what, "Go on with that one, or compare anew in another folder.", str(out))
 
 
 def make_plan(
@@ -107,11 +125,12 @@ def make_plan(
     configs, notes = dict(rows), list[str]()
     first = next(iter(configs.values()))
     splits = _splits(source, first, seeds)
-    if not all(test_rows(s) for s in splits.values()):
+    if not all(count_judges(s) for s in splits.values()):
         configs = {spec: _holding_out(config, source) for spec, config in configs.items()}
         splits = _splits(source, next(iter(configs.values())), seeds)
-        share = f"{100 * HOLD_OUT:.0f} % of the labelled rows of each class ({test_rows(splits[seeds[0]])} rows)"
+        share = f"{100 * HOLD_OUT:.0f} % of the labelled rows of each class ({count_judges(splits[seeds[0]])} rows)"
         notes.append(f"the data bring no test rows: {share} judge instead and teach nothing, others in each seed")
+    configs = _without_twins(configs, any(len(s.validation) for s in splits.values()), reference, notes)
     asked = {
         "data": first.data,
         "rows": {spec.label: _without(to_dict(c), PER_RUN) for spec, c in configs.items()},
@@ -129,6 +148,27 @@ def make_plan(
     return Plan(**{**json.loads(json.dumps(plan.to_dict())), "seeds": plan.seeds, "splits": shas})  # as it is read back
 
 
+def _without_twins(
+    configs: Mapping[Spec, RunConfig], validated: bool, reference: str, notes: list[str]
+) -> dict[Spec, RunConfig]:
+    """Without the rows that would train the same as one before them; ``notes`` gets their names.
+
+    Without validation rows nothing is fine-tuned, so rows that differ only in that are the same.
+    """
+    kept: dict[Spec, RunConfig] = {}
+    seen: dict[str, str] = {}
+    for spec, config in configs.items():
+        tree = _flat(to_dict(config))
+        key = json.dumps({k: v for k, v in tree.items() if validated or " finetune_" not in k})
+        if spec.label != reference and key in seen:
+            why = "" if validated else ", since nothing is fine-tuned without validation rows"
+            notes.append(f"{spec.label} is left out: here it is the same as {seen[key]}{why}")
+            continue
+        seen.setdefault(key, spec.label)
+        kept[spec] = config
+    return kept
+
+
 def describe_split(source: Source, split: Split) -> str:
     """``20 labels per class, 200 in all (40 of them validate), 1238 unlabelled rows, 359 test rows``."""
     per_class = [0] * len(source.class_names)
@@ -139,9 +179,8 @@ def describe_split(source: Source, split: Split) -> str:
     spread = f"{low}" if low == high else f"{low} to {high}"
     judges = f" ({len(split.validation)} of them validate)" if len(split.validation) else " (none of them validates)"
     hidden = len(set(split.unlabeled.tolist()) - set(split.labeled.tolist()))
-    return (
-        f"{spread} labels per class, {total} in all{judges}, {hidden} rows without label, {test_rows(split)} test rows"
-    )
+    counted = f"{hidden} rows without label, {count_judges(split)} test rows"
+    return f"{spread} labels per class, {total} in all{judges}, {counted}"
 
 
 def going_on(stored: Plan, wanted: Plan, out: Path) -> Plan:

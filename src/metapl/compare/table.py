@@ -229,7 +229,7 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
             "with Holm's correction."
         )
     notes.append(f"Budget: {budget_text(plan, rows)}")
-    memory = "time: mean seconds of training; memory: highest peak of a run's process"
+    memory = "time: mean seconds from the first step to the last; memory: highest peak of a run's process"
     notes.append(f"{memory}. Runs that were broken off and resumed are left out of both.")
     return notes
 

@@ -15,6 +15,7 @@ import torch
 
 from metapl import checkpoint
 from metapl.compare.lock import locked
+from metapl.compare.versions import check_version, made_with
 from metapl.config import RunConfig, load_config
 from metapl.device import pick_device
 from metapl.embed import open_source
@@ -31,7 +32,7 @@ STORED = "compared.json"
 FORMAT = 1
 
 
-def test_rows(split: Split) -> int:
+def count_judges(split: Split) -> int:
     """How many rows there are to judge."""
     return len(split.test)
 
@@ -40,7 +41,7 @@ def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """What an earlier call stored for the run, or None.
 
     Raises:
-        UserError: the run in ``folder`` is another one.
+        UserError: the run in ``folder`` is another one, or another version made it.
     """
     try:
         row = json.loads((folder / STORED).read_text(encoding="utf-8"))
@@ -50,7 +51,9 @@ def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     if not whole:
         return None
     _check_config(folder, config)
-    return dict(row)
+    row = {"versions": made_with(folder), **row}  # older runs have them beside the figures only
+    check_version(row["versions"]["metapl"], "the stored run", folder)
+    return row
 
 
 def run_one(config: RunConfig, folder: Path, source: Source | None) -> dict[str, Any]:
@@ -69,7 +72,8 @@ def run_one(config: RunConfig, folder: Path, source: Source | None) -> dict[str,
             raise UserError("no test row can be read", "See problems.csv.", str(folder))
         write_json(folder / "evaluation.json", {"data": config.data, "part": "test", **judged})
         write_problems(folder / "problems.csv", result.source.problems)
-        row = {"format": FORMAT, **_figures(result, judged), "peak_memory": memory}
+        made = made_with(folder, result.predictor.device)
+        row = {"format": FORMAT, **_figures(result, judged), "peak_memory": memory, "versions": made}
         write_json(folder / STORED, row)
         return row
 
