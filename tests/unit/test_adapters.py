@@ -17,11 +17,13 @@ from torch import nn
 from metapl.errors import UserError
 from metapl.methods import METHODS
 from metapl.models import as_factory, build_given, build_model, given_name
+from metapl.models.encoders import Look, build_encoder
 from metapl.optim import OptimConfig
 from metapl.saved import Predictor, load_model, save_model
 from metapl.types import Context, Preprocessing, Tokens
 from tiny_bert import tiny_bert
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY, RGB = (1, 32, 32), (3, 32, 32)
 TOKENS = Tokens("hf:there", 10, pad=0, mask=3, special=(1, 2))
 NAMES = ("timm:test_resnet", "timm:test_vit", "torchvision:resnet18", "torchvision:squeezenet1_1")
@@ -339,3 +341,45 @@ def test_factories_have_their_own_name_or_ask_to_be_given_again(tmp_path: Path) 
         load_model(tmp_path)
     with pytest.raises(UserError, match="model is a str"):
         as_factory("net")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 80)])
+def test_two_nets_of_torchvision_scale_pixels_as_their_weights_want(
+    name: str, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchvision builds them for its own weights: the same answers, for grey images as for RGB."""
+    monkeypatch.setattr(
+        nn.init, "trunc_normal_", lambda weight, *rest, **more: nn.init.normal_(weight, 0, 0.05)
+    )  # seconds less
+    models = pytest.importorskip("torchvision").models
+    torch.manual_seed(0)
+    given = {"aux_logits": False, "init_weights": False, "transform_input": True}
+    own = models.get_model(name, weights=None, num_classes=4, **given)
+    for (
+        module
+    ) in own.modules():  # statistics of a trained net, without which random weights give the same for any image
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        own.train()(torch.randn(8, 3, side, side))
+    own.eval()
+    path = weights_file(tmp_path, own.state_dict(), ".safetensors")
+    x = torch.randn(3, 3, side, side)
+    for rows in (x, x[:, :1]):
+        model = build_model(f"torchvision:{name}", tuple(rows.shape[1:]), 4, start=str(path)).eval()
+        with torch.no_grad():
+            expected = own(rows.expand(-1, 3, -1, -1))
+            assert torch.allclose(model(rows), expected, atol=1e-5, rtol=1e-4)
+        assert expected.std(0).max() > 1e-4
+    comes_back(model, f"torchvision:{name}", image_rows((1, side, side)), tmp_path / "model")
+    two = build_model(f"torchvision:{name}", (2, side, side), 4).eval()
+    assert two(torch.randn(2, 2, side, side)).isfinite().all()
+
+    takes = image_rows((1, side, side))
+    encoder = build_encoder(f"torchvision:{name}", takes, weights_file=str(path), look=Look((side, side), MEAN, STD, 3))
+    raw = torch.randint(0, 255, (3, 1, side, side), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, STD))
+    own.fc = nn.Identity()
+    with torch.no_grad():
+        expected = own((raw.expand(-1, 3, -1, -1) / 255 - mean) / std)
+    assert torch.allclose(encoder.encode(raw), expected, atol=1e-5, rtol=1e-4)

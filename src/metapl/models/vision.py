@@ -18,7 +18,8 @@ Shape = tuple[int, ...]
 REMEDY = "Set source.image_size to a size that it takes, or choose another network."
 OFFLINE = "Is there a network? Else fetch the file elsewhere and give it as weights=FILE."
 INSTALL = 'Install it: pip install "metapl[vision]".'
-# Two nets of torchvision give a pair while they train unless they are told not to.
+# Two nets of torchvision give a pair while they train unless they are told not to. Their weights want images on another
+# scale than those of all others, and the nets bring them there by themselves if told to, in three channels only.
 _ONE_OUTPUT = {name: {"aux_logits": False, "init_weights": True} for name in ("inception_v3", "googlenet")}
 
 
@@ -83,16 +84,25 @@ def build_torchvision(name: str, shape: Shape, num_classes: int, download: bool)
     if name not in known:
         raise UserError(f"torchvision has no classifier '{name}'", like(name, known), "model")
     given: dict[str, Any] = {"weights": None, "num_classes": num_classes, **_ONE_OUTPUT.get(name, {})}
-    size = _own_size(name, shape)
+    scales = name in _ONE_OUTPUT and shape[0] in (1, 3)
+    given |= {**_own_size(name, shape), **({"transform_input": True} if scales else {})}
     try:
-        made: nn.Module = models.get_model(name, **given, **size)
+        made: nn.Module = models.get_model(name, **given)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         what = f"torchvision:{name} cannot be made for images {_size(shape)} ({error})"
         raise UserError(what, REMEDY, "model") from error
-    adapt_stem(made, shape[0])
+    if scales and shape[0] == 1:
+        made.register_forward_pre_hook(_as_rgb)
+    else:
+        adapt_stem(made, shape[0])
     if download:
         load_body(made, downloaded(name), num_classes, f"torchvision:{name}")
     return made
+
+
+def _as_rgb(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A grey image three times."""
+    return (given[0].expand(-1, 3, -1, -1),)
 
 
 def downloaded(name: str) -> dict[str, torch.Tensor]:
