@@ -126,7 +126,7 @@ def test_run_folder(tmp_path: Path) -> None:
     assert json.loads((folder / "split.json").read_text())["sha"] == made.split.sha
     assert "torch" in json.loads((folder / "env.json").read_text())
     raw = open_digits().rows(made.split.test[:9])
-    loaded = load_model(folder / "model", torch.device("cpu"))
+    loaded = load_model(folder / "model", torch.device("cpu"), trust_code=True)
     assert torch.equal(loaded.probabilities(raw), made.predictor.probabilities(raw))
     assert loaded.class_names == tuple("0123456789")
 
