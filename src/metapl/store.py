@@ -105,6 +105,7 @@ class RunFolder(Memory):
         super().__init__()
         self.folder: Path = folder
         self._metrics = Metrics(folder)
+        self._held = False  # whether ``_rows`` has all of the file: the loop asks for them often
 
     def begin(self, start: Start) -> None:
         super().begin(start)
@@ -118,12 +119,14 @@ class RunFolder(Memory):
 
     def truncate(self, step: int) -> None:
         self._metrics.truncate(step)
+        self._rows, self._held = self._metrics.read(), True
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._metrics.write(step, values)
+        super().log(step, values)
 
     def rows(self) -> list[dict[str, Any]]:
-        return self._metrics.read()
+        return super().rows() if self._held else self._metrics.read()
 
     def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
         checkpoint.save(self.folder / "checkpoints", step, state, keep)

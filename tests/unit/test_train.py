@@ -27,7 +27,9 @@ from metapl.evaluate import evaluate
 from metapl.methods import METHODS
 from metapl.optim import OptimConfig
 from metapl.progress import Silent
+from metapl.run import Metrics
 from metapl.saved import load_model
+from metapl.store import RunFolder
 from metapl.train import Stopped, resume, train
 
 BATCH = BatchConfig(labeled=8, unlabeled=12)
@@ -606,3 +608,18 @@ def test_states_are_saved_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.M
     timed = train(config, tmp_path / "timed")
     assert checkpoint.steps(timed.folder / "checkpoints") == list(range(1, 18))
     assert weights(timed.folder) == weights(plain.folder), "when a state is saved changes nothing"
+
+
+def test_a_run_folder_reads_its_metrics_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        before.log(step, {"loss": 0.1 * step})
+    assert [row["step"] for row in RunFolder(tmp_path).rows()] == [1, 2, 3]
+    store = RunFolder(tmp_path)
+    store.truncate(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(Metrics, "read", lambda self: pytest.fail("the whole file is read again"))
+        store.log(3, {"loss": 0.7})
+        found = store.rows()
+    assert found == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.2}, {"step": 3, "loss": 0.7}]
+    assert found == RunFolder(tmp_path).rows(), "as a resumed run reads them"
