@@ -246,6 +246,34 @@ def test_two_updates_and_one_average_per_step(name: str, monkeypatch: pytest.Mon
     assert set(steps) <= {4}
 
 
+@pytest.mark.parametrize("feedback", ["exact", "sampled", "none"])
+def test_nothing_of_the_first_update_is_held_through_the_second(feedback: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What autograd keeps of a forward, its activations, is gone before the next one: the peak is that of one."""
+
+    class Held:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    alive: weakref.WeakSet[Held] = weakref.WeakSet()
+    found: list[int] = []
+    forward = Learner.__call__
+
+    def pack(tensor: Tensor) -> Held:
+        alive.add(held := Held(tensor.detach()))  # an output would hold its own graph
+        return held
+
+    def looked(self: Learner, *views: Tensor) -> tuple[Tensor, ...]:
+        found.append(sum(held.tensor.numel() for held in alive))
+        return forward(self, *views)
+
+    method, stream = build(BY_NAME["self_mpl"], {"feedback": feedback, "derivative": "difference"}, net=plain_net)
+    batch = stream(0, method.needs)
+    monkeypatch.setattr(Learner, "__call__", looked)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
+        method.step(batch, 0)
+    assert found == [0]
+
+
 def test_the_first_update_is_gradient_descent_on_the_own_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against autograd on the same batch: no gradient through the labels, the weight as stated."""
     method, stream = build(BY_NAME["self_mpl"], {"pseudo_weight": 0.5, "uda_weight": 0.0}, net=plain_net)

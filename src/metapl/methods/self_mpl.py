@@ -98,20 +98,23 @@ class SelfMPL(OneNetwork):
         z, z_strong = functional_call(model, theta, (x,)).chunk(2)
         p = torch.softmax(z, -1)  # S1
         hard = sample_labels(p) if self.config.feedback == "sampled" else None
-        parts["unlabeled"] = own = soft_cross_entropy(z_strong, p) if hard is None else cross_entropy(z_strong, hard)
+        own = soft_cross_entropy(z_strong, p) if hard is None else cross_entropy(z_strong, hard)
+        # What is logged is detached here: it would keep this forward's activations through the second update.
+        parts["unlabeled"] = own.detach()
         parts["agreement"] = (z_strong.argmax(-1) == z.argmax(-1)).to(z.dtype).mean()
-        self.net.update(self.config.pseudo_weight * self._linear(_gradient(own, theta)), t)  # S2
+        self.net.update(self.config.pseudo_weight * self._linear(_gradient(own, theta, keep=self.hears)), t)  # S2
         if not self.hears:
             return {}
         if hard is None:
             parts["student_labeled"], r = label_derivative(self.net, old, batch, x, self.config.derivative)  # S3, S4
             r = self.config.pseudo_weight * r[len(p) :]
-            parts["feedback_spread"], parts["feedback"] = r.std(), fb.exact_loss(p, r)
+            parts["feedback_spread"], feedback = r.std(), fb.exact_loss(p, r)
         else:
             before, after = (fb.labeled_loss(model, old, batch.x_l, batch.y_l, old=o) for o in (True, False))
             parts["student_labeled"], parts["gain"] = after, self._minus_baseline(before - after)  # S4'
-            parts["feedback"] = fb.sampled_loss(z, hard, parts["gain"])
-        return _gradient(parts["feedback"], theta)
+            feedback = fb.sampled_loss(z, hard, parts["gain"])
+        parts["feedback"] = feedback.detach()
+        return _gradient(feedback, theta)
 
     def _linear(self, gradient: fb.Tensors) -> Tensor:
         """A 0-d function of the network's weights, of any value, that has this gradient."""
@@ -133,6 +136,7 @@ class SelfMPL(OneNetwork):
         self.baseline = state["baseline"]
 
 
-def _gradient(value: Tensor, weights: fb.Tensors) -> fb.Tensors:
-    grads = torch.autograd.grad(value, list(weights.values()), retain_graph=True, allow_unused=True)
+def _gradient(value: Tensor, weights: fb.Tensors, keep: bool = False) -> fb.Tensors:
+    """``keep``: another gradient is taken through the same forward."""
+    grads = torch.autograd.grad(value, list(weights.values()), retain_graph=keep, allow_unused=True)
     return {n: g for n, g in zip(weights, grads) if g is not None}
