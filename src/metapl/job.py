@@ -21,7 +21,7 @@ from metapl.methods import method_class
 from metapl.models import Factory, auto_name, build_given, build_model
 from metapl.optim import Learner
 from metapl.saved import CHUNK, Predictor
-from metapl.types import Calibrated, Context, Method, Preprocessing, Source, Split
+from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split
 
 JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
 
@@ -49,6 +49,12 @@ class Job:
     def extra_steps(self) -> int:
         """The method's; none where no validation row could choose what they make."""
         return self.method.extra_steps if len(self.split.validation) else 0
+
+    @property
+    def pool_passes(self) -> PoolPasses | None:
+        """When the method passes over the whole pool; None where it does not say."""
+        epoch = max(1, math.ceil(self.stream.pool_size / self.config.batch.unlabeled))
+        return self.method.pool_passes(epoch) if isinstance(self.method, Passing) else None
 
     def predictor(self, model: nn.Module) -> Predictor:
         encoder = getattr(self.source, "encoder", None)

@@ -29,7 +29,7 @@ from metapl.evaluate import evaluate
 from metapl.job import Job, build_job, diverged, due, sound
 from metapl.methods import method_class
 from metapl.models import Factory, auto_name
-from metapl.pace import seconds_per_step
+from metapl.pace import measure_pace
 from metapl.progress import Progress, Silent
 from metapl.result import Result as Result
 from metapl.run import load_split, new_folder, open_run
@@ -263,17 +263,19 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     """``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and saving."""
     budget, began = job.config.minutes * 60, time.monotonic()
     plan, limit = guard.make_plan(job), min(CALIBRATION, 0.05 * budget)
-    each = seconds_per_step(job, limit)
+    pace = measure_pace(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (time.monotonic() - began))
-    left -= each * job.extra_steps * (1 + len(plan.folds))
+    left -= pace.extra * job.extra_steps * (1 + len(plan.folds))
 
     def cost(steps: int) -> float:
-        method_steps, supervised_steps = plan.steps(replace(job.config, steps=steps))
-        return each * (steps + method_steps) + baseline * supervised_steps
+        config = replace(job.config, steps=steps)
+        folds = len(plan.folds) * pace.seconds(guard.fold_steps(config))
+        return pace.seconds(steps) + folds + baseline * plan.steps(config)[1]
 
-    steps = max(1, bisect.bisect_right(range(1, max(2, int(left / each))), left, key=cost))
-    guarding = 1 - each * steps / cost(steps)
+    steps = max(1, bisect.bisect_right(range(1, max(2, int(left / pace.step))), left, key=cost))
+    guarding = 1 - pace.seconds(steps) / cost(steps)
+    pool = f", {pace.pool_seconds(steps):.1f} s over the pool" if pace.pool_seconds(steps) else ""
     share = f", {100 * guarding:.0f} % of the time for the guard" if guarding > 0 else ""
-    progress.note(f"{job.config.minutes:g} minutes at {1000 * each:.0f} ms per step: {steps} steps{share}")
+    progress.note(f"{job.config.minutes:g} minutes at {1000 * pace.step:.0f} ms per step{pool}: {steps} steps{share}")
     return replace(job.config, steps=steps)

@@ -185,6 +185,29 @@ PoolChunk = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class PoolPasses:
+    """How often a method passes over its whole pool in a run of any length.
+
+    Attributes:
+        rounds: passes in all, none of them before step 1, at most one per step; for a method that makes rounds.
+        every: a pass at step 0 and again after every so many steps; 0 = none. For a method that makes epochs.
+        networks: rows that a network is shown in one pass, as a multiple of the pool.
+    """
+
+    rounds: int = 0
+    every: int = 0
+    networks: float = 1.0
+
+    def count(self, steps: int) -> int:
+        """Passes in a main phase of ``steps`` steps."""
+        return min(self.rounds, max(0, steps - 1)) + (-(-steps // self.every) if self.every else 0)
+
+    def last(self, steps: int) -> int:
+        """A step that makes one, if it is the first after step 0."""
+        return (steps - 1) // self.every * self.every if self.every else steps - 1
+
+
+@dataclass(frozen=True)
 class Context:
     """What a method is built from, beside its own config.
 
@@ -237,6 +260,18 @@ class Method(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave, exactly."""
+        ...
+
+
+@runtime_checkable
+class Passing(Protocol):
+    """What a method that passes over the pool may offer beside ``Method``, so that what it costs can be reckoned.
+
+    Without it what passes over the pool in the measured steps is taken as a part of every step.
+    """
+
+    def pool_passes(self, epoch: int) -> PoolPasses:
+        """When it does so; ``epoch``: steps whose batches hold the pool once."""
         ...
 
 

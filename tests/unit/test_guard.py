@@ -23,6 +23,7 @@ from metapl.data import BatchConfig, MemorySource, SplitConfig, Stream, fit_prep
 from metapl.errors import UserError
 from metapl.job import Job, build_job
 from metapl.methods import METHODS, FixMatch
+from metapl.pace import Pace
 from metapl.progress import Silent
 from metapl.saved import load_model
 from metapl.train import Stopped, resume, train
@@ -468,14 +469,17 @@ def test_minutes_leave_room_for_the_guard(
     def pace(job: Any, limit: float) -> float:
         return 0.125 if job.config.method == "supervised" else 0.5
 
+    def paces(job: Any, limit: float) -> Pace:
+        return Pace(pace(job, limit), pace(job, limit))
+
     class Sized(Exception):
         pass
 
     def stop(*_: Any) -> None:
         raise Sized
 
-    for where in (module, guard):
-        monkeypatch.setattr(where, "seconds_per_step", pace)
+    monkeypatch.setattr(module, "measure_pace", paces)
+    monkeypatch.setattr(guard, "seconds_per_step", pace)
     monkeypatch.setattr(module, "_loop", stop)
     with pytest.raises(Sized):
         train(config_of("mpl", minutes=10.0, guard=GuardConfig(**changes)), tmp_path / "run", source=table())

@@ -1,19 +1,21 @@
 """What each method may spend: equal steps, equal passes of rows through networks, or equal minutes.
 
-The cost of a run of n steps is taken as fixed + each * n, from two short throw-away runs: fixed is what does not
-grow with the steps (fine-tuning, a pass over all unlabelled rows in each of a fixed number of rounds).
+The cost of a run of n steps is taken as fixed + each * n + pool * passes(n). ``each`` is the mean over a few steps of a
+throw-away run, evenly apart, so that every phase has its share; fixed is fine-tuning; how often a method passes over
+the whole pool in n steps it says itself (``types.PoolPasses``), since neither rounds nor epochs grow evenly with n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import bisect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from metapl.compare.passes import RowCounter, Rows, count_run
+from metapl.compare.passes import RowCounter, Rows, sample_run
 from metapl.config import RunConfig
 from metapl.data.preprocess import fit_preprocessing
 from metapl.data.split import make_split
@@ -23,11 +25,10 @@ from metapl.errors import UserError
 from metapl.job import Job, build_job
 from metapl.methods import method_class
 from metapl.models import auto_name
-from metapl.pace import seconds_per_step
-from metapl.types import Source
+from metapl.pace import Pace, measure_pace
+from metapl.types import PoolPasses, Source
 
 By = Literal["steps", "passes", "minutes"]
-SHORT, LONG = 4, 12  # steps of the throw-away runs
 TIMING = 5.0  # seconds spent on the speed of a method, at most
 KEPT = 0.9  # share of the minutes that training may take; the rest is for judging and saving
 
@@ -39,10 +40,24 @@ class Cost:
     fixed: Rows
     each: Rows
     extra_steps: int
-    seconds_each: float = 0.0  # of a step; 0 = not measured
+    seconds_each: float = 0.0  # of a step without what passes over the pool; 0 = not measured
+    seconds_extra: float = 0.0  # of a step after the main phase
+    pool: Rows = field(default_factory=Rows)  # of a pass over the pool
+    seconds_pool: float = 0.0  # of the same
+    passes: PoolPasses = field(default_factory=PoolPasses)
 
     def rows(self, steps: int) -> Rows:
-        return self.fixed + self.each * steps
+        """Rows of a run of ``steps`` steps."""
+        return self.fixed + self.each * steps + self.pool * self.passes.count(steps)
+
+    def total_rows(self, steps: int) -> float:
+        """Forward and backward together."""
+        return self.rows(steps).total
+
+    def seconds(self, steps: int) -> float:
+        """Seconds of the same."""
+        after = self.seconds_extra * self.extra_steps
+        return self.seconds_each * steps + after + self.seconds_pool * self.passes.count(steps)
 
 
 def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[str, Any]:
@@ -57,21 +72,23 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     model = auto_name(preprocessing.input_shape, preprocessing.tokens) if config.model == "auto" else config.model
     config, device = replace(config, model=model, minutes=0.0), pick_device(config.device)
 
-    def job(steps: int, counter: RowCounter) -> Job:
-        short = replace(config, steps=steps)
-        return build_job(short, Path(), source, split, preprocessing, device, watch=counter.watch)
+    def job(counter: RowCounter) -> Job:
+        return build_job(config, Path(), source, split, preprocessing, device, watch=counter.watch)
 
-    counters = RowCounter(), RowCounter()
-    low, high = (count_run(job(n, counter), counter) for n, counter in zip((SHORT, LONG), counters))
-    each = (high + low * -1) * (1 / (LONG - SHORT))
-    timed = job(config.steps, RowCounter())
-    seconds = seconds_per_step(timed, min(TIMING, 0.05 * 60 * minutes)) if minutes else 0.0
-    return asdict(Cost(low + each * -SHORT, each, timed.extra_steps, seconds))
+    counter = RowCounter()
+    counted = job(counter)
+    passes = counted.pool_passes or PoolPasses()
+    pool = Rows(counted.stream.pool_size * passes.networks)
+    fixed, each = sample_run(counted, counter)
+    pace = measure_pace(job(RowCounter()), min(TIMING, 0.05 * 60 * minutes)) if minutes else Pace(0.0)
+    seconds = pace.over_pool * passes.networks
+    return asdict(Cost(fixed, each, counted.extra_steps, pace.step, pace.extra, pool, seconds, passes))
 
 
 def cost(values: Mapping[str, Any]) -> Cost:
     """The inverse of ``asdict``."""
-    return Cost(Rows(**values["fixed"]), Rows(**values["each"]), values["extra_steps"], values["seconds_each"])
+    rows = {name: Rows(**values[name]) for name in ("fixed", "each", "pool") if name in values}
+    return Cost(**{**values, **rows, "passes": PoolPasses(**values.get("passes", {}))})
 
 
 def share_out(by: By, costs: Mapping[str, Cost], first: str, steps: int, minutes: float) -> dict[str, int]:
@@ -88,13 +105,28 @@ def share_out(by: By, costs: Mapping[str, Cost], first: str, steps: int, minutes
         return dict.fromkeys(costs, steps)
     if by == "passes":
         allowed = costs[first].rows(steps).total
-        exact = {n: (allowed - c.fixed.total) / c.each.total for n, c in costs.items()}
+        shares = {name: _nearest(allowed, c.total_rows) for name, c in costs.items()}
     else:
-        exact = {n: KEPT * 60 * minutes / c.seconds_each - c.extra_steps for n, c in costs.items()}
-    for name, value in exact.items():
-        if value < 1:
+        shares = {name: _most(KEPT * 60 * minutes, c.seconds) for name, c in costs.items()}
+    for name, share in shares.items():
+        if share < 1:
             what = f"{name} gets no step: what it does beside its steps takes the whole budget"
             raise UserError(
                 what, "Give more --minutes or --steps, or name first the method whose steps you mean.", name
             )
-    return {n: round(v) if by == "passes" else int(v) for n, v in exact.items()}
+    return shares
+
+
+def _most(allowed: float, spent: Callable[[int], float]) -> int:
+    """The most steps that spend no more than ``allowed``; ``spent`` rises with the steps."""
+    limit, allowed = 1, allowed * (1 + 1e-9)
+    while spent(limit) <= allowed:
+        limit *= 2
+    return bisect.bisect_right(range(1, limit), allowed, key=spent)
+
+
+def _nearest(allowed: float, spent: Callable[[int], float]) -> int:
+    """The steps that spend about ``allowed``; the fewer of two that are equally far."""
+    below = _most(allowed, spent)
+    over = spent(below + 1) - allowed
+    return below + 1 if below and over < allowed - spent(below) else below

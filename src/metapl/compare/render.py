@@ -92,9 +92,13 @@ def _cells(row: Row) -> list[str]:
         _interval(row["to_reference"]),
         _interval(row["to_best"]),
         "-" if number is None else f"{number:,}",
-        "-" if time is None else f"{time:.0f} s" if time >= 10 else f"{time:.1f} s",
+        ("! " if row["over_budget"] else "") + _seconds(time),
         "-" if memory is None else f"{memory:,.0f} MB",
     ]
+
+
+def _seconds(time: float | None) -> str:
+    return "-" if time is None else f"{time:.0f} s" if time >= 10 else f"{time:.1f} s"
 
 
 def _figure(value: float | None) -> str:

@@ -12,6 +12,7 @@ from metapl.compare.paired import Estimate, against_best, estimate, holm, paired
 from metapl.compare.plan import Plan
 
 FAMILY = "mpl"  # methods that have this word in their name are no baselines
+OVER = 1.25  # times the minutes asked for, from which on a row is marked
 Row = dict[str, Any]
 
 
@@ -87,12 +88,14 @@ def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
     whole = [r for r in runs if not r.get("error") and r["resumed_at"] == 0]
     memory = [r["peak_memory"] for r in whole if r["peak_memory"] is not None]
     passes = cost(share["cost"]).rows(share["steps"]) if share["cost"] else None
+    seconds, minutes = statistics.fmean(r["seconds"] for r in whole) if whole else None, plan.asked["budget"]["minutes"]
     return {
         "steps": share["steps"],
         "extra_steps": share["cost"]["extra_steps"] if share["cost"] else 0,
         "rows_forward": round(passes.forward) if passes else None,
         "rows_backward": round(passes.backward) if passes else None,
-        "seconds": statistics.fmean(r["seconds"] for r in whole) if whole else None,
+        "seconds": seconds,
+        "over_budget": bool(seconds and minutes) and seconds > OVER * 60 * minutes,
         "peak_memory_mb": max(memory) / (1 << 20) if memory else None,
     }
 
@@ -242,7 +245,8 @@ def budget_text(plan: Plan, rows: Sequence[Row]) -> str:
     if budget["by"] == "steps":
         return f"equal steps, {budget['steps']} each.{after}"
     if budget["by"] == "minutes":
-        return f"equal time, {budget['minutes']:g} minutes per run; steps by the speed measured here.{after}"
+        over = " ! = took over 25 % longer than that." if any(r["over_budget"] for r in rows) else ""
+        return f"equal time, {budget['minutes']:g} minutes per run; steps by the speed measured here.{over}{after}"
     first = rows[0]
     return (
         f"equal passes: as many rows forward and backward as {first['method']} passes in {first['steps']} steps. "

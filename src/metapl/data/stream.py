@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from metapl.data.raw_rows import HeldRows, LazyRows, Picks
 from metapl.data.seeds import generator
 from metapl.errors import UserError
-from metapl.types import SemiBatch, Source, Split, View
+from metapl.types import PoolChunk, SemiBatch, Source, Split, View
 
 Array = np.ndarray[Any, Any]
 
@@ -105,6 +105,7 @@ class Stream:
         self._y = torch.from_numpy(source.labels[split.labeled].astype(np.int64)).to(self.device)
         self._order_l = _Order(len(split.labeled), batch.labeled, seed, "labeled")
         self._order_u = _Order(len(split.unlabeled), batch.unlabeled, seed, "unlabeled")
+        self.on_pool: Callable[[Iterable[PoolChunk]], Iterator[PoolChunk]] = iter  # sees each walk through the pool
 
     def __call__(self, step: int, needs: frozenset[View]) -> SemiBatch:
         """The batch of ``step`` (0, 1, ...), with those unlabelled views that are in ``needs``.
@@ -136,10 +137,11 @@ class Stream:
         """Number of unlabelled rows."""
         return self._order_u.count
 
-    def pool(
-        self, view: Literal["plain", "weak", "strong"] = "plain", draw: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def pool(self, view: Literal["plain", "weak", "strong"] = "plain", draw: int = 0) -> Iterator[PoolChunk]:
         """Every unlabelled row once, in order: chunks of (positions, that view of the rows); see ``types.Pool``."""
+        return self.on_pool(self._chunks(view, draw))
+
+    def _chunks(self, view: Literal["plain", "weak", "strong"], draw: int) -> Iterator[PoolChunk]:
         for chunk, (positions, raw) in enumerate(self._rows.pool(self.pool_size)):
             if view == "plain":
                 yield positions, self.views.plain(raw)

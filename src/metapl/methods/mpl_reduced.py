@@ -27,7 +27,7 @@ from metapl.losses import consistency, cross_entropy, soft_cross_entropy
 from metapl.methods.base import descend, label_derivative, label_pool
 from metapl.optim import Learner
 from metapl.pseudo_labels import confidence_mask, sharpen
-from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.types import Context, PoolPasses, SemiBatch, StepReport, View
 
 
 class Calibrator(nn.Module):
@@ -111,6 +111,9 @@ class ReducedMPL:
             self._replace_teacher()
         parts = self._teacher_step(batch, t) if self.log_p is None else self._student_step(batch, t, self.log_p)
         return StepReport({k: v.detach() for k, v in parts.items()})
+
+    def pool_passes(self, epoch: int) -> PoolPasses:
+        return PoolPasses(rounds=1 if self.config.teacher_share < 1 else 0)  # R2
 
     def _teacher_step(self, batch: SemiBatch, t: int) -> dict[str, Tensor]:
         """R1."""

@@ -21,7 +21,7 @@ from metapl.losses import cross_entropy, masked_cross_entropy
 from metapl.methods.base import OneNetwork
 from metapl.optim import ramp
 from metapl.pseudo_labels import filter_pseudo_labels, generate_pseudo_labels
-from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.types import Context, PoolPasses, SemiBatch, StepReport, View
 
 
 class PseudoLabel(OneNetwork):
@@ -85,6 +85,14 @@ class PseudoLabel(OneNetwork):
         self.net.step(loss, t)
         parts |= self.selection.report()
         return StepReport({k: v.detach() for k, v in {"loss": loss, **parts}.items()})
+
+    def pool_passes(self, epoch: int) -> PoolPasses:
+        """The judge is shown the rows that hold a label, k times. How many will is not known before: half of them."""
+        c, (_, threshold) = self.config, thresholds.read(self.config.threshold)
+        if self.labels is None or not self.active:
+            return PoolPasses()
+        judged = {"ema": 1, "views": c.judge_views, "none": 0}[c.judge] * (0.5 if threshold > 0 else 1.0)
+        return PoolPasses(every=c.epoch_steps or epoch, networks=1 + judged)
 
     def _unlabeled(self, z_u: Tensor, index: Tensor, t: int) -> tuple[Tensor, Tensor]:
         if self.labels is not None:

@@ -24,7 +24,7 @@ from metapl.losses import consistency, cross_entropy, masked_cross_entropy
 from metapl.methods.base import OneNetwork, label_pool
 from metapl.optim import Learner
 from metapl.pseudo_labels import class_balance, confidence_mask
-from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.types import Context, PoolPasses, SemiBatch, StepReport, View
 
 
 class SelfTraining(OneNetwork):
@@ -55,7 +55,8 @@ class SelfTraining(OneNetwork):
         super().__init__(context)
         self.config, self.context = config, context
         active = config.weight > 0 and config.threshold <= 1  # else supervised training, exactly
-        rounds = min(config.rounds, context.steps) if active else 1
+        self.rounds = config.rounds if active else 1
+        rounds = min(self.rounds, context.steps)
         self.starts = [k * context.steps // rounds for k in range(rounds)]
         self.p, self.w = torch.zeros(0, context.num_classes), torch.zeros(0)  # of the pool, from round 1 on
         self._begin(0, self.net.model)
@@ -73,6 +74,9 @@ class SelfTraining(OneNetwork):
             self.net.ema.measure(batch.u_weak)
         parts |= {"loss": loss, "round": supervised.new_tensor(float(self.round))}
         return StepReport({k: v.detach() for k, v in parts.items()})
+
+    def pool_passes(self, epoch: int) -> PoolPasses:
+        return PoolPasses(rounds=self.rounds - 1)
 
     def _taught(self, z: Tensor, index: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """N3's loss, and ``parts`` with its unlabelled term."""
