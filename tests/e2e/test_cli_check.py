@@ -145,6 +145,27 @@ def test_files_that_no_check_wrote_are_kept(call: Call, tree: Path, tmp_path: Pa
     refused(call("check", "digits", "--out", place), "no check wrote it")
 
 
+def test_every_bad_row_of_a_file_is_listed(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label\na b,x\nb,y,z\nc,x\nd,y,z\ne,y\nf\n")
+    before = sums(tmp_path)
+    done = call("check", tmp_path / "x.csv", "--out", "o")
+    assert done.code == 2
+    assert done.out.startswith("CANNOT BE USED: x.csv, 3 texts, 2 classes\n- CANNOT BE USED: 3 of 6 (50.0 %) rows")
+    assert "such as 'x.csv, line 3': the row has 3 fields where the header has 2" in done.out
+    assert "source.skip_bad_rows=true" in done.out
+    bad = [(r["id"], r["detail"]) for r in listed(Path("o")) if r["kind"] == "unreadable"]
+    assert [place for place, _ in bad] == ["x.csv, line 3", "x.csv, line 5", "x.csv, line 7"]
+    assert bad[2][1] == "the row has 1 fields where the header has 2"
+    refused(call("train", tmp_path / "x.csv", "--steps", "1"), "x.csv, line 3")
+    done = call("check", tmp_path / "x.csv", "source.skip_bad_rows=true")
+    assert done.code == 0
+    assert "CANNOT BE USED" not in done.out
+    (tmp_path / "y.csv").write_text('text,label\na b,x\nb,y,z\nc,"x\n')
+    refused(call("check", tmp_path / "y.csv"), "never closed")
+    (tmp_path / "y.csv").unlink()
+    assert sums(tmp_path) == {**before, **sums(tmp_path / "here")}
+
+
 def test_settings_say_how_rows_are_read(call: Call, data: Path) -> None:
     done = call("check", data / "photos", "source.image_size=48", "--json", "-")
     assert json.loads(done.out)["shape"] == [3, 48, 48]

@@ -205,6 +205,24 @@ def test_codes_of_near_vectors_meet_and_others_do_not() -> None:
     assert distance(one, other)[0] == sum(bin(int(a) ^ int(b)).count("1") for a, b in zip(one[0], other[0]))
 
 
+def test_pairs_are_bounded_where_rows_lie_densely() -> None:
+    """Four columns: nearly every row is a candidate for every other, yet only the closest are kept."""
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(3000, 4)).astype(np.float32)
+    X[2900:] = X[:100] + 1e-4
+    codes = codes_of(X)
+    every = pairs_of(codes, most=10**6)
+    assert len(every) == len(np.unique(every, axis=0)) > 30 * len(X)
+    kept = pairs_of(codes, most=5)
+    assert np.bincount(kept[:, 0]).max() == 5
+    asked = {tuple(pair) for pair in every.tolist()}
+    assert {tuple(pair) for pair in kept.tolist()} < asked
+    assert (kept[:, 0] < kept[:, 1]).all()
+    assert len({tuple(pair) for pair in kept.tolist()} & {(k, 2900 + k) for k in range(100)}) >= 95
+    made = check(MemorySource("made", "table", torch.from_numpy(X), np.arange(3000) % 2, CLASSES))
+    assert made.facts["copies"]["within labelled"]["near"] >= 95
+
+
 # -- classes, labels, names
 
 

@@ -33,8 +33,11 @@ from metapl.check.outliers import find_strange
 from metapl.check.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
 from metapl.check.report import Check as Check
 from metapl.data.sources import SourceOptions, open_source
+from metapl.errors import UserError
 from metapl.progress import Progress, Silent
 from metapl.types import Source
+
+SKIP = "source.skip_bad_rows=true"  # the remedy where a row of a file is bad
 
 
 def check(
@@ -46,24 +49,35 @@ def check(
 
     Args:
         source: a source, or what ``open_source`` takes: a folder, a file, ``idx:FOLDER``, ``digits``.
-        options: how rows are read; unreadable ones are reported, however many there are.
+        options: how rows are read; unreadable ones are reported, however many there are, and so are bad rows of a
+            file, at whose first one a training would stop.
         progress: told how far the reading is.
 
     Raises:
         UserError: the data cannot be opened at all.
     """
-    progress = progress or Silent()
+    progress, stops = progress or Silent(), False
     with progress:
         if isinstance(source, str | Path):
-            source = open_source(str(source), replace(options or SourceOptions(), allow_bad=True))
+            source, stops = _opened(str(source), replace(options or SourceOptions(), allow_bad=True))
         rows = read_rows(source, _teller(progress))
         copies = find_copies(rows)
         files = header_facts(source, lambda done, total: None)
     problems: list[Problem] = [("unreadable", row, "", why) for row, why in source.problems]
     problems += copies.problems
     facts = {**_counts(source, rows), "copies": _copies(copies), "files": files, "notes": list(source.notes)}
-    findings = _findings(source, rows, copies, facts, problems)
+    findings = _findings(source, rows, copies, facts, problems, stops)
     return Check(tuple(ordered(findings)), facts, problems)
+
+
+def _opened(spec: str, options: SourceOptions) -> tuple[Source, bool]:
+    """The source without its bad rows, and whether a training with these options would stop at one."""
+    try:
+        return open_source(spec, options), False
+    except UserError as error:
+        if options.skip_bad_rows or SKIP not in error.remedy:
+            raise
+    return open_source(spec, replace(options, skip_bad_rows=True)), True
 
 
 def _teller(progress: Progress) -> Told:
@@ -75,12 +89,12 @@ def _teller(progress: Progress) -> Told:
 
 
 def _findings(
-    source: Source, rows: Rows, copies: Copies, facts: dict[str, Any], problems: list[Problem]
+    source: Source, rows: Rows, copies: Copies, facts: dict[str, Any], problems: list[Problem], stops: bool
 ) -> list[Finding]:
     names = source.class_names
     per_class = np.bincount(rows.labels[rows.part == LABELED], minlength=len(names)).tolist()
     made = about_copies(rows, copies)
-    made += about_problems(source, rows)
+    made += about_problems(source, rows, stops)
     made += about_classes(source, per_class)
     made += about_names(twins(names), empty_names(names))
     made += about_parts(rows)

@@ -187,15 +187,18 @@ def about_parts(rows: Rows) -> list[Finding]:
     return []
 
 
-def about_problems(source: Source, rows: Rows) -> list[Finding]:
-    """Rows that cannot be read."""
+def about_problems(source: Source, rows: Rows, stops: bool = False) -> list[Finding]:
+    """Rows that cannot be read; ``stops``: they are rows of a file, and a training would stop at the first."""
     bad = len(source.problems)
     if not bad:
         return []
     every = bad + len(rows.index)
-    stops = bad > max(5, MAX_BAD * every)
     why = source.problems[0]
     text = f"{share(bad, every)} rows cannot be read, such as '{why[0]}': {why[1]}"
+    if stops:
+        remedy = "Mend them (--out DIR lists each), or leave them out with source.skip_bad_rows=true."
+        return [Finding(UNUSABLE, "bad_rows", text, remedy, bad)]
+    stops = bad > max(5, MAX_BAD * every)
     remedy = "Repair or remove them" + ("; train stops at so many, unless source.allow_bad=true." if stops else ".")
     return [Finding(HURT if stops else LOOK, "unreadable", text, remedy, bad)]
 

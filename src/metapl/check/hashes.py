@@ -19,6 +19,7 @@ BAND_BITS, BANDS = 16, 8
 BITS = BAND_BITS * BANDS
 FAR = 28  # differing bits of two codes, of BITS, above which a pair is passed over: cosine about 0.8
 WINDOW = 24  # neighbours looked at in one bucket, in the order of the codes' other bits
+MOST = 24  # pairs kept of each row, those with the closest codes: where rows lie densely, nearly all are candidates
 PARTS = 48  # principal directions that the codes are made from
 _ONES = np.array([bin(k).count("1") for k in range(1 << BAND_BITS)], dtype=np.uint8)
 
@@ -44,9 +45,10 @@ def codes_of(vectors: Array, seed: int = 0, sample: int = 20_000) -> Array:
     return made
 
 
-def neighbours(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Iterator[tuple[Array, Array]]:
-    """Pairs of row numbers (i, j) that share a band of ``codes`` [N, bands], band by band; a pair may come again.
+def neighbours(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Iterator[tuple[Array, Array, Array]]:
+    """Pairs of row numbers (i, j) that share a band of ``codes`` [N, bands], and in how many bits they differ.
 
+    Band by band; a pair may come again.
     In a bucket of many rows, each is paired with the ``window`` that follow it in the order of the other bands, so the
     work is at most N * bands * window. ``far``: most bits in which the codes may differ; None: any.
     """
@@ -60,10 +62,11 @@ def neighbours(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Ite
             if not len(at):
                 break
             first, second = order[at], order[at + step]
+            apart = distance(codes[first], codes[second])
             if far is not None:
-                close = distance(codes[first], codes[second]) <= far
-                first, second = first[close], second[close]
-            yield np.minimum(first, second), np.maximum(first, second)
+                close = apart <= far
+                first, second, apart = first[close], second[close], apart[close]
+            yield np.minimum(first, second), np.maximum(first, second), apart
 
 
 def distance(one: Array, other: Array) -> Array:
@@ -72,12 +75,35 @@ def distance(one: Array, other: Array) -> Array:
     return made
 
 
-def pairs_of(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Array:
-    """The different pairs of ``neighbours``, int64 [n, 2], smaller number first, sorted."""
+def pairs_of(codes: Array, far: int | None = FAR, window: int = WINDOW, most: int = MOST) -> Array:
+    """The different pairs of ``neighbours``, int64 [n, 2], smaller number first, sorted.
+
+    Of each smaller number the ``most`` pairs with the fewest differing bits, so that memory stays below some
+    16 * (most + window) bytes per row however densely the rows lie.
+    """
     count = len(codes)
-    found = [first * count + second for first, second in neighbours(codes, far, window)]
-    known = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
-    return np.stack([known // count, known % count], axis=1) if count else np.zeros((0, 2), dtype=np.int64)
+    known, waiting, held = np.zeros(0, dtype=np.int64), list[Array](), 0
+    for first, second, apart in neighbours(codes, far, window):
+        waiting.append((first << 36) | (apart << 28) | second)  # one number, which sorts by row, then by distance
+        held += len(first)
+        if held > window * count:
+            known, waiting, held = _closest([known, *waiting], most), [], 0
+    known = _closest([known, *waiting], most)
+    pairs: Array = np.stack([known >> 36, known & ((1 << 28) - 1)], axis=1)
+    return pairs[np.lexsort(pairs.T[::-1])]
+
+
+def _closest(parts: list[Array], most: int) -> Array:
+    """Each pair once, and of each row the first ``most``."""
+    known = np.concatenate(parts)
+    parts.clear()
+    known.sort()
+    known = known[np.append(True, known[1:] != known[:-1])[: len(known)]]
+    row = known >> 36
+    begins = np.flatnonzero(np.append(True, row[1:] != row[:-1])[: len(row)])
+    rank = np.arange(len(row)) - np.repeat(begins, np.diff(np.append(begins, len(row))))
+    kept: Array = known[rank < most]
+    return kept
 
 
 def thumbnails(rows: torch.Tensor, side: int) -> Array:
