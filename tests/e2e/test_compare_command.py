@@ -111,7 +111,7 @@ def test_more_seeds_later_and_the_same_again(call: Call) -> None:
     assert call("resume", "a b", "--quiet").code == 0, "stopped while the costs were measured"
     assert accuracies(Path("a b")) == both
     refused(
-        call(*words, "--seeds", "3", "optim.lr=0.2"), "a b: the folder holds another comparison", "optim lr is 0.05"
+        call(*words, "--seeds", "3", "optim.lr=0.2"), "a b: the folder holds another comparison", "optim lr is 0.0 there"
     )
     refused(call(*words, "--seeds", "3", "--methods", "mpl"), "another comparison")
     stored = Path("a b/runs/supervised-0/compared.json")
