@@ -36,6 +36,7 @@ from metapl.files import write_json, write_text
 from metapl.models.own import check_trusted
 from metapl.predict import (
     CHUNK,
+    HEADER,
     VALUES,
     Problem,
     image_files,
@@ -306,6 +307,16 @@ def _check_target(target: Path | None, overwrite: bool) -> None:
         raise UserError("the CSV file cannot be written there", "Name a file in an existing folder.", str(target))
     if target.exists() and not overwrite:
         raise UserError("the file exists already", "Name another, or add --overwrite.", str(target))
+    if target.exists() and not _is_ours(target):
+        what = "the file holds no predictions of an earlier call, so it is not written over"
+        raise UserError(what, "Name another file, or move this one away.", str(target))
+
+
+def _is_ours(target: Path) -> bool:
+    """Whether ``write_predictions`` may have made the file; an empty one has nothing to lose."""
+    head = ",".join(HEADER).encode()
+    with open(target, "rb") as file:
+        return file.readline(len(head) + 2).rstrip(b"\r\n") in (head, b"")
 
 
 def _opened(run: Path, device: str | None, trust_code: bool) -> tuple[RunConfig, Predictor]:

@@ -101,13 +101,16 @@ def _source_chunks(
         yield Predictions(ids, _names(predictor, p), p, tuple(source.problems[known:]))
 
 
+HEADER = ["id", "label", "probability"]
+
+
 def write_predictions(chunks: Iterable[Predictions], file: Any) -> tuple[int, list[Problem]]:
     """Write ``id,label,probability`` to an open text file; the number of rows written, and the problems.
 
     A text that a spreadsheet would compute gets an apostrophe in front (see ``files.guarded``).
     """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "label", "probability"])
+    writer.writerow(HEADER)
     count, problems = 0, list[Problem]()
     for chunk in chunks:
         confidence = chunk.probabilities.amax(-1).tolist()

@@ -141,6 +141,9 @@ def test_damaged_images_are_skipped_listed_and_left_alone(
     for _ in range(2):  # the second time is the same list
         assert call("predict", tree_run, folder, "--out", "p.csv", "--overwrite").code == 0
     assert not Path("problems-4.csv").exists()
+    Path("mine.csv").write_text("id,label\n1,a\n")
+    refused(call("predict", tree_run, folder, "--out", "mine.csv", "--overwrite"), "mine.csv: ", "no predictions")
+    assert Path("mine.csv").read_text() == "id,label\n1,a\n"
     Path("problems.csv").write_text("my own list, too")
     Path("problems-2.csv").unlink()
     (folder / "one more.txt").touch()

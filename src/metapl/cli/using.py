@@ -58,7 +58,7 @@ def predict(
         typer.Argument(metavar="INPUT", help="A folder of images, one image, a file of rows, or a source."),
     ],
     out: Annotated[str, typer.Option(metavar="FILE", help="The CSV file to write; - prints it.")] = "-",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE, an earlier one.")] = False,
     device: Device = None,
     trust_code: TrustCode = False,
     debug: Debug = False,
