@@ -93,7 +93,7 @@ def test_thresholds_come_first_and_the_rest_as_given() -> None:
         ("optim.lr=", ("empty place",)),
         ("optim.lr=0.1,,0.2", ("empty place",)),
         ("optim.lr=-1,0.1", ("out of range", "optim.lr")),
-        ("optim.lr=0", ("out of range",)),
+        ("optim.lr=-1", ("out of range",)),
         ("mpl.uda_temperature=0..1", ("out of range", "temperature")),
         ("mpl.feedback=exact,both", ("'both' is not a valid value",)),
         ("mpl.feedback=0..1", ("'mpl.feedback' is not a number",)),

@@ -132,9 +132,11 @@ def get(config: RunConfig, key: str) -> Any:
 
 
 def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = None) -> Any:
-    """What the run's own value amounts to: a teacher's rate of 0 stands for the shared rate (of ``setting``)."""
+    """What the run's own value amounts to: a rate of 0 stands for the optimiser's own, a teacher's for the shared one."""
     own = get(config, key)
-    return (setting or {}).get("optim.lr", config.optim.lr) if key.endswith("teacher_lr") and own == 0 else own
+    if own != 0 or not (key == "optim.lr" or key.endswith("teacher_lr")):
+        return own
+    return (setting or {}).get("optim.lr") or config.optim.settled(config.model).lr
 
 
 def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Setting:
