@@ -132,7 +132,7 @@ def get(config: RunConfig, key: str) -> Any:
 
 
 def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = None) -> Any:
-    """What the run's own value amounts to: a rate of 0 stands for the optimiser's own, a teacher's for the shared one."""
+    """What the run's own value amounts to: a rate of 0 is the optimiser's own, a teacher's the shared one."""
     own = get(config, key)
     if own != 0 or not (key == "optim.lr" or key.endswith("teacher_lr")):
         return own
