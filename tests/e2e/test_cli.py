@@ -272,7 +272,8 @@ def test_own_model_from_a_file_in_the_working_folder(call: Call, monkeypatch: py
         "    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], num_classes))\n"
     )
     assert call("train", "digits", "--labels", "4", *QUICK, "--model", "my_own_net:build", "--out", "run").code == 0
-    assert call("evaluate", "run").code == 0
+    refused(call("evaluate", "run"), "my_own_net:build", "--trust-code")
+    assert call("evaluate", "run", "--trust-code").code == 0
     refused(call("train", "digits", "--labels", "4", "--model", "my_own_net:bild"), "my_own_net:bild")
 
 

@@ -82,7 +82,7 @@ def move(root: Path, old: str, new: str) -> None:
 
 BAD_FOLDERS: list[tuple[Callable[[Path], Path], Callable[[Path], object], list[str]]] = [
     (tree, lambda r: shutil.rmtree(r), ["no such path", "Check"]),
-    (tree, lambda r: (shutil.rmtree(r), put(r.with_name("t.png")).rename(r)), ["a file, not a folder"]),
+    (tree, lambda r: (shutil.rmtree(r), put(r.with_name("t.png")).rename(r)), ["without a suffix is not read"]),
     (tree, lambda r: (shutil.rmtree(r), r.mkdir()), ["no images"]),
     (tree, lambda r: (shutil.rmtree(r), put(r / "1.png")), ["no images in class folders"]),
     (tree, lambda r: (r / "labelled" / "owl").mkdir(), ["'owl' has no image", "labelled/owl", "remove"]),
