@@ -629,7 +629,7 @@ def test_seeds_may_be_added_and_nothing_else(tmp_path: Path) -> None:
     assert going_on(more, planned(2), tmp_path) == more
     for other, words in (
         (planned(methods="supervised"), "methods supervised, mpl there, supervised asked"),
-        (planned(**{"optim.lr": 0.2}), "optim lr is 0.05 there, 0.2 asked"),
+        (planned(**{"optim.lr": 0.2}), "optim lr is 0.0 there, 0.2 asked"),
         (replace(plan, fingerprint="other"), "the data changed"),
         (replace(plan, splits={0: "other", 1: "other"}), "the splits differ"),
     ):
