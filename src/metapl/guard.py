@@ -279,13 +279,15 @@ def _text(found: dict[str, Any], name: str) -> str:
         f"95 % interval {100 * low:+.0f} to {100 * high:+.0f}"
     )
     if found["better"]:
-        return f"guard: {name} is kept. {figures}"
+        beyond = "" if low > 0 else ", which chance alone may give: the rule asks for two rows and one standard error"
+        return f"guard: {name} is kept and stands in model. {figures}{beyond}"
     advice = (
         "Check that the unlabelled rows are of the same classes and kind as the labelled ones, train longer, try "
         "another method or threshold, or label more rows; guard.mode=warn keeps the model all the same"
     )
     if found["returned"] == BASELINE:
-        return f"guard: the supervised baseline is returned, {name} is in model-not-chosen. {figures}. {advice}"
+        where = f"stands in model, {name} in model-not-chosen"
+        return f"guard: the supervised baseline is returned and {where}. {figures}. {advice}"
     return f"guard: {name} is not clearly better than supervised training. {figures}. {advice.partition(';')[0]}"
 
 

@@ -247,7 +247,7 @@ def test_a_worse_result_is_replaced_by_supervised_training_itself(validation: bo
     assert torch.equal(made.predictor.probabilities(raw), load_model(made.folder).probabilities(raw))
     cards = [json.loads((made.folder / f / "model.json").read_text()) for f in ("model", "model-not-chosen")]
     assert [c["method"] for c in cards] == ["supervised", "mpl"]
-    assert "the supervised baseline is returned, mpl is in model-not-chosen" in notes
+    assert "the supervised baseline is returned and stands in model, mpl in model-not-chosen" in notes
     assert any(n.startswith("guard: ") and "about 0:" in n for n in notes.notes), "its cost is told before"
     assert json.loads((made.folder / "results.json").read_text())["guard"] == found
     off = train(dataclasses.replace(config, guard=GuardConfig("off")), tmp_path / "off", source=table()).folder
