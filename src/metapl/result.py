@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from metapl.data.rows import rows_for
 from metapl.errors import UserError
 from metapl.evaluate import evaluate, probabilities
 from metapl.run import new_folder
@@ -70,12 +69,11 @@ class Result:
         Raises:
             UserError: rows of another kind or shape than those of the training.
         """
-        found: Array = self.predictor.probabilities(rows_for(X, self.predictor.takes)).numpy()
-        return found
+        return self.predictor.predict_proba(X)
 
     def predict(self, X: Any) -> Array:
         """[n] class names for new rows; see ``predict_proba``."""
-        return self._names(self.predict_proba(X))
+        return self.predictor.predict(X)
 
     def evaluate(self) -> dict[str, Any]:
         """The figures of ``metapl.evaluate`` on the test rows.
@@ -92,7 +90,7 @@ class Result:
         """The chosen network's answers for the unlabelled rows; those that trained with their label are left out."""
         index = self.source.readable(np.setdiff1d(self.split.unlabeled, self.split.labeled))
         p = probabilities(self.predictor, self.source, index).numpy()
-        return PseudoLabels(index, tuple(self.source.ids[k] for k in index.tolist()), self._names(p), p)
+        return PseudoLabels(index, tuple(self.source.ids[k] for k in index.tolist()), self.predictor.names(p), p)
 
     def save(self, folder: str | Path) -> Path:
         """Write a run folder, without checkpoints, into ``folder``, which must be new or empty.
@@ -105,9 +103,6 @@ class Result:
         else:
             self.kept.copy_to(RunFolder(new_folder(Path(folder))))
         return Path(folder)
-
-    def _names(self, p: Array) -> Array:
-        return np.array(self.class_names, dtype=object)[p.argmax(1)] if len(p) else np.array([], dtype=object)
 
 
 def _no_checkpoints(folder: str, names: list[str]) -> list[str]:

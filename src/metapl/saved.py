@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from metapl._version import __version__
 from metapl.data.chunks import rows_at_once
 from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dict
+from metapl.data.rows import rows_for
 from metapl.data.views import ViewConfig, make_views
 from metapl.errors import UserError
 from metapl.files import sync_file, write_json
@@ -26,6 +28,7 @@ from metapl.models.own import check_trusted
 from metapl.models.probe import alike
 from metapl.types import Preprocessing
 
+Array = np.ndarray[Any, Any]
 CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
 
 
@@ -43,6 +46,23 @@ class Predictor:
     def takes(self) -> Preprocessing:
         """The raw rows that are asked for: kind, shape, columns, tokens."""
         return self.preprocessing if self.encoder is None else self.encoder.takes
+
+    def predict_proba(self, X: Any) -> Array:
+        """[n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.
+
+        Raises:
+            UserError: rows of another kind or shape than those of the training.
+        """
+        found: Array = self.probabilities(rows_for(X, self.takes)).numpy()
+        return found
+
+    def predict(self, X: Any) -> Array:
+        """[n] class names for new rows; see ``predict_proba``."""
+        return self.names(self.predict_proba(X))
+
+    def names(self, p: Array) -> Array:
+        """[n] the name of the most probable class for each row of ``p`` [n, C]."""
+        return np.array(self.class_names, dtype=object)[p.argmax(1)] if len(p) else np.array([], dtype=object)
 
     @torch.no_grad()
     def probabilities(self, rows: Tensor) -> Tensor:

@@ -127,6 +127,29 @@ def test_answers_for_new_rows() -> None:
         result.predict(new[:, :2])
 
 
+def test_a_loaded_model_answers_as_the_result_does(tmp_path: Path) -> None:
+    X, y = table()
+    frame = {"a": X[:, 0], "b": np.where(X[:, 1] > 0, "up", "down").astype(object)}
+    result = metapl.fit(frame, y, **SHORT)
+    loaded = metapl.load_model(result.save(tmp_path / "run"))
+    assert np.array_equal(loaded.predict_proba(frame), result.predict_proba(frame))
+    assert loaded.predict(frame).tolist() == result.predict(frame).tolist()
+    assert set(loaded.predict(frame).tolist()) <= {"a", "b"}
+    assert loaded.predict({name: values[:3] for name, values in frame.items()}).shape == (3,)
+    with pytest.raises(UserError, match="no column 'a'"):
+        loaded.predict({"b": frame["b"]})
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_warning_about_new_rows_names_the_line_that_asked(loaded: bool, tmp_path: Path) -> None:
+    X, y = table()
+    result = metapl.fit({"a": X[:, 0], "b": np.where(X[:, 1] > 0, "up", "down").astype(object)}, y, **SHORT)
+    asked = metapl.load_model(result.save(tmp_path / "run")) if loaded else result
+    with pytest.warns(UserWarning, match="no category of the training") as told:
+        asked.predict({"a": X[:3, 0], "b": ["left"] * 3})
+    assert told[0].filename == __file__
+
+
 def test_pseudo_labels_are_those_of_the_rows_without_a_label() -> None:
     X, y = table(60, 20)
     more = np.array([[2.0, 0, 0], [-2.0, 0, 0]])
