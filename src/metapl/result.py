@@ -54,6 +54,17 @@ class Result:
     summary: dict[str, Any]
     kept: Memory = field(default_factory=Memory, repr=False)
 
+    def __repr__(self) -> str:
+        """Three lines: what ran and was chosen, how good it is on validation rows, what the guard says."""
+        told, rows = self.summary, len(self.split.validation)
+        ran = f"{told['method']}, {told['steps']} steps on {self.source.name}"
+        place = "in memory" if self.folder is None else str(self.folder)
+        judged = told["validation"].get(told["candidate"])
+        right = f"{told['candidate']}: accuracy {judged['accuracy']:.3f} on {rows} validation rows" if judged else ""
+        guard = told.get("guard", {})
+        verdict = "guard: off" if guard.get("mode", "off") == "off" else str(guard["text"]).split(". ")[0]
+        return f"Result({ran}, {place}; chosen: {told['chosen']}\n  {right or 'no validation rows'}\n  {verdict})"
+
     @property
     def history(self) -> list[dict[str, Any]]:
         """The logged numbers, one dict per logged step."""

@@ -111,6 +111,10 @@ class Split:
     sha: str
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{len(getattr(self, k))} {k}" for k in ("labeled", "unlabeled", "validation", "test"))
+        return f"Split({parts}, seed {self.seed})"
+
 
 @dataclass(frozen=True)
 class SemiBatch:

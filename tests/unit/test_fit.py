@@ -127,6 +127,32 @@ def test_answers_for_new_rows() -> None:
         result.predict(new[:, :2])
 
 
+@pytest.mark.parametrize("guard", ["return", "off"])
+def test_what_is_shown_of_a_result_is_short(guard: str, tmp_path: Path) -> None:
+    X, y = table()
+    result = metapl.fit(X, y, guard=guard, out=tmp_path / "run", **SHORT)
+    lines = repr(result).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("Result(mpl, 12 steps on arrays, ")
+    assert str(tmp_path / "run") in lines[0]
+    assert result.summary["chosen"] in lines[0]
+    judged = result.summary["validation"][result.summary["candidate"]]["accuracy"]
+    assert f"accuracy {judged:.3f} on {len(result.split.validation)} validation rows" in lines[1]
+    assert lines[2].strip().startswith("guard: off" if guard == "off" else "guard: ")
+    assert (guard == "off") == ("off" in lines[2])
+    assert repr(result.split) == (
+        f"Split({len(result.split.labeled)} labeled, {len(result.split.unlabeled)} unlabeled, "
+        f"{len(result.split.validation)} validation, 0 test, seed 0)"
+    )
+    assert repr(result.source) == "MemorySource('arrays', 60 table rows of 3, 2 classes)"
+
+
+def test_what_is_shown_without_validation_rows_says_so() -> None:
+    X, y = table()
+    result = metapl.fit(X, y, guard="off", steps=2, options={**SHORT["options"], "split.validation": "none"})
+    assert repr(result).splitlines()[1].strip() == "no validation rows"
+
+
 def test_a_loaded_model_answers_as_the_result_does(tmp_path: Path) -> None:
     X, y = table()
     frame = {"a": X[:, 0], "b": np.where(X[:, 1] > 0, "up", "down").astype(object)}

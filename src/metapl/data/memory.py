@@ -43,7 +43,7 @@ def tensor_bytes(data: Tensor, rows: int = 4096) -> Iterable[bytes]:
         yield data[start : start + rows].contiguous().numpy().tobytes()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class MemorySource:
     """A ``types.Source`` over a tensor on the CPU; treat it as frozen.
 
@@ -88,6 +88,12 @@ class MemorySource:
             raise ValueError("ids must differ from row to row")
         if count and not -1 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise ValueError(f"labels must be -1 or 0..{len(self.class_names) - 1}")
+
+    def __repr__(self) -> str:
+        form = "x".join(map(str, self.data.shape[1:]))
+        return (
+            f"MemorySource({self.name!r}, {len(self.data)} {self.kind} rows of {form}, {len(self.class_names)} classes)"
+        )
 
     def rows(self, index: Array) -> Tensor:
         """The rows at ``index``, as a copy."""
