@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 import torch
 
+from metapl import SemiSupervisedClassifier
 from metapl.data import fit_preprocessing, from_arrays, tensors
 from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dict
 from metapl.data.rows import rows_for
@@ -112,6 +113,40 @@ def test_labels_without_a_label(y: Any, mark: Any, labels: Any, names: Any) -> N
     assert source.class_names == names
 
 
+NAMES = pd.DataFrame({"name": [f"name {k}" for k in range(20)]})
+
+
+def test_a_column_of_texts_that_all_differ_is_left_out() -> None:
+    X = NAMES.assign(size=np.arange(20) % 7, colour=["red", "blue"] * 10)
+    source = from_arrays(X, [0, 1] * 10)
+    assert [column.name for column in source.columns] == ["size", "colour"]
+    assert source.data.shape == (20, 2)
+    assert any("'name' has another text in nearly every row" in note for note in source.notes)
+    assert rows_for(X, fit_preprocessing(source, np.arange(20))).tolist() == source.data.tolist()
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(9, True), (10, False)])
+def test_few_rows_do_not_tell_an_id_from_a_category(rows: int, kept: bool) -> None:
+    source = from_arrays(NAMES.assign(size=1.0)[:rows], [0, 1] * (rows // 2) + [0] * (rows % 2))
+    assert [column.name for column in source.columns] == (["name", "size"] if kept else ["size"])
+
+
+def test_a_column_called_a_category_stays() -> None:
+    source = from_arrays(NAMES.astype("category"), [0, 1] * 10)
+    assert len(source.columns[0].levels) == 20
+
+
+def test_rows_of_the_pool_count_when_a_column_is_judged() -> None:
+    source = from_arrays(NAMES, [0, 1] * 10, X_unlabeled=NAMES)
+    assert len(source.columns[0].levels) == 20
+
+
+def test_a_table_of_one_column_of_texts_says_what_to_pass() -> None:
+    with pytest.raises(UserError, match="'name' has another text in nearly every row") as error:
+        SemiSupervisedClassifier().fit(NAMES, [0, 1] * 10)
+    assert "X['name']" in error.value.remedy
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -126,7 +161,8 @@ def test_labels_without_a_label(y: Any, mark: Any, labels: Any, names: Any) -> N
         ({"X": frame().iloc[:0], "y": []}, "no rows"),
         ({"X": pd.concat([frame(), frame()], axis=1)}, "two columns are named 'age'"),
         ({"X": {"a": [1, 2], "b": [1, 2, 3]}}, "different lengths"),
-        ({"X": pd.DataFrame({"a": [f"name {k}" for k in range(1001)]}), "y": [0] * 1001}, "1001 different texts"),
+        ({"X": pd.DataFrame({"a": [f"name {k}" for k in range(1001)] * 2}), "y": [0] * 2002}, "1001 different texts"),
+        ({"X": NAMES, "y": [0, 1] * 10}, "pass the column itself: X['name']"),
         ({"X_unlabeled": frame().drop(columns="colour")}, "X_unlabeled: there is no column 'colour'"),
         ({"X_unlabeled": frame().rename(columns={"age": "Age"})}, "Did you mean 'Age'"),
         ({"X_unlabeled": np.zeros((3, 5))}, "X has named columns"),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.features import encode_columns, fit_columns, is_frame, lost_columns, read_frame
+from metapl.data.features import categorical, encode_columns, fit_columns, is_frame, lost_columns, read_frame
 from metapl.data.labels import encode_labels
 from metapl.data.memory import MemorySource
 from metapl.data.tensors import pixels, planes, read_numbers, table_rows
@@ -42,8 +42,8 @@ def from_arrays(
             where a value is missing; a DataFrame (or a mapping of columns); or N texts. Image values are whole
             numbers 0..255, or floats that either stay within 0..1 or reach above 1 and stay within 0..255. Where both
             positions of C fit, NumPy arrays are read channels last, tensors channels first. A DataFrame's columns of
-            texts, categories or True/False become categories with the levels that X and X_unlabeled hold; its index
-            names the rows where it is made of texts that differ.
+            texts, categories or True/False become categories with the levels that X and X_unlabeled hold, one with
+            another text in nearly every row is left out; its index names the rows where it is made of differing texts.
         y: [N] labels; -1, and in lists, object arrays and series also None, NaN or NA, marks a row without a label.
         X_unlabeled: more rows, without labels. A DataFrame's columns are matched by name, in any order.
         X_test: test rows, with labels ``y_test``. A category that X and X_unlabeled do not hold counts as missing.
@@ -158,7 +158,8 @@ def _frames(parts: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Tenso
             raise UserError("X has named columns, this has none", "Give a DataFrame with the same columns.", name)
     tables = {name: read_frame(part, name) for name, part in parts.items()}
     train = [name for name in tables if name != "X_test"]
-    columns = fit_columns([tables[name] for name in train], train)
+    keep = frozenset[str]().union(*(categorical(parts[name]) for name in train))
+    columns = fit_columns([tables[name] for name in train], train, notes, keep)
     for name, table in tables.items():
         further = [column for column in table if column not in tables["X"]]
         if further:

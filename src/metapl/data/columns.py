@@ -30,6 +30,7 @@ Where = Callable[[int], str]
 MOST_LEVELS = 1000  # of a category that nobody asked for
 UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
 FEW = 10  # rows below which that is not judged
+DIFFER = "has another text in nearly every row"
 
 
 @dataclass
@@ -107,8 +108,8 @@ def _fit_texts(
         told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
         return None
     if not (keep or category):
-        if total >= FEW and len(levels) > UNIQUE * total:
-            told.notes.append(_left_out(name, "has another text in nearly every row (an id or free text?)"))
+        if nearly_all_differ(len(levels), total):
+            told.notes.append(_left_out(name, f"{DIFFER} (an id or free text?)"))
             return None
         if len(levels) > MOST_LEVELS:
             told.notes.append(too_many(name))
@@ -119,6 +120,11 @@ def _fit_texts(
         _tell_numbers(name, values, seen, where, told)
     _tell_twins(name, levels, told)
     return Column(name, tuple(sorted(levels)))
+
+
+def nearly_all_differ(levels: int, total: int) -> bool:
+    """Whether ``levels`` different texts in ``total`` rows that hold one are an id or free text, and no category."""
+    return total >= FEW and levels > UNIQUE * total
 
 
 def too_many(name: str) -> str:

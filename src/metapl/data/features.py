@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.columns import DIFFER, nearly_all_differ
 from metapl.errors import UserError, nearest
 from metapl.types import Column
 
@@ -102,27 +103,57 @@ def as_array(values: Any) -> Array:
     return found
 
 
-def fit_columns(parts: Sequence[Table], where: Sequence[str]) -> tuple[Column, ...]:
+def categorical(X: Any) -> frozenset[str]:
+    """The columns of a DataFrame that its own types call categories; they stay whatever they hold."""
+    if isinstance(X, Mapping):
+        return frozenset(str(name) for name, values in X.items() if _is_categorical(values))
+    return frozenset(str(name) for name in X.columns if _is_categorical(X[name]))
+
+
+def _is_categorical(values: Any) -> bool:
+    return str(getattr(values, "dtype", "")).lower().startswith(("category", "categorical", "enum"))  # pandas, polars
+
+
+def fit_columns(
+    parts: Sequence[Table], where: Sequence[str], notes: list[str], keep: Collection[str] = ()
+) -> tuple[Column, ...]:
     """The columns of the first part, in its order, with the levels that occur in any part, sorted.
 
+    A column with another text in nearly every row is left out, as in a file of rows, unless it is one of ``keep``; that
+    is appended to ``notes``.
+
     Raises:
-        UserError: a part lacks a column, a column is numbers in one part and text in another, or has too many levels.
+        UserError: a part lacks a column, a column is numbers in one part and text in another, or has too many levels,
+            or none is left.
     """
-    return tuple(_fit_column(name, parts, where) for name in parts[0])
+    fitted = {name: _fit_column(name, parts, where, name in keep) for name in parts[0]}
+    left_out = [name for name, column in fitted.items() if column is None]
+    if len(left_out) == len(fitted):
+        what = f"no column is left for the classifier to see: '{left_out[0]}' {DIFFER}"
+        remedy = f"To train on it as text, pass the column itself: {where[0]}['{left_out[0]}']."
+        raise UserError(what, remedy, where[0])
+    for name in left_out:
+        keeping = "to keep it as a category: astype('category')"
+        notes.append(f"column '{name}' {DIFFER} (an id or free text?) and is left out ({keeping})")
+    return tuple(column for column in fitted.values() if column is not None)
 
 
-def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str]) -> Column:
+def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> Column | None:
     levels: set[str] = set()
-    numbers = ""
+    numbers, total = "", 0
     for part, place in zip(parts, where):
         values = _column(part, name, place)
         if values.dtype == object:
-            levels.update(value for value in values.tolist() if value is not None)
+            texts = [value for value in values.tolist() if value is not None]
+            levels.update(texts)
+            total += len(texts)
         elif not np.isnan(values).all():
             numbers = numbers or place
     if levels and numbers:
         what = f"column '{name}' is numbers in {numbers} and text elsewhere"
         raise UserError(what, "Bring it to one kind.", where[0])
+    if not keep and nearly_all_differ(len(levels), total):
+        return None
     if len(levels) > MAX_LEVELS:
         what = f"column '{name}' has {len(levels)} different texts, above the limit of {MAX_LEVELS}"
         raise UserError(what, "Leave it out, group its values, or train on it as text (kind='text').", where[0])
