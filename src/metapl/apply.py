@@ -229,7 +229,7 @@ def predict_to(
     Raises:
         UserError: no finished run, nothing to label, or a file that exists already.
     """
-    target = None if out == "-" else Path(out)
+    target = None if out == "-" else Path(out).expanduser()
     _check_target(target, overwrite)
     chunks, early = _predictions(*_opened(run, device, trust_code), data, tell)
     if target is None:

@@ -110,7 +110,7 @@ def make_config(
     Raises:
         UserError: unknown key (with the nearest known one), value of the wrong type, unreadable file, no data.
     """
-    tree = _read_yaml(file) if file else {}
+    tree = _read_yaml(file.expanduser()) if file else {}
     pairs = {**({"data": data} if data else {}), **{k: v for k, v in (options or {}).items() if v is not None}}
     given = [*pairs.items(), *map(_parse_override, overrides)]
     for key, value in given:

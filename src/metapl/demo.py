@@ -130,6 +130,7 @@ def demo_config(method: str, feedback: str | None, seed: int, options: dict[str,
 def _folder(out: Path | None) -> Path:
     if out is None:
         out = next(p for k in range(1, 10_000) if not (p := Path("demo" if k == 1 else f"demo-{k}")).exists())
+    out = out.expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("the output folder is not empty", "Name another.", str(out))
     out.mkdir(parents=True, exist_ok=True)

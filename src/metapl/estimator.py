@@ -286,7 +286,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         from metapl.saved import load_model
 
         try:
-            card = json.loads((Path(folder) / CARD).read_text(encoding="utf-8"))
+            card = json.loads((Path(folder).expanduser() / CARD).read_text(encoding="utf-8"))
             made = cls(**card["params"])
             made.classes_ = np.array(card["classes"]["values"], dtype=np.dtype(card["classes"]["dtype"]))
             if card["n_features_in"] is not None:

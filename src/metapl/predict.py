@@ -61,7 +61,7 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
     Raises:
         UserError: no such path, no image in it, or a model that was not trained on images.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     shape = image_shape(predictor)
     if not exists(path):
         raise UserError("no such path", "Check the spelling.", shown(path))

@@ -109,11 +109,12 @@ class Result:
         Raises:
             UserError: ``folder`` holds something or cannot be made.
         """
+        place = new_folder(Path(folder))
         if self.folder is not None:
-            shutil.copytree(self.folder, new_folder(Path(folder)), ignore=_no_checkpoints, dirs_exist_ok=True)
+            shutil.copytree(self.folder, place, ignore=_no_checkpoints, dirs_exist_ok=True)
         else:
-            self.kept.copy_to(RunFolder(new_folder(Path(folder))))
-        return Path(folder)
+            self.kept.copy_to(RunFolder(place))
+        return place
 
 
 def _no_checkpoints(folder: str, names: list[str]) -> list[str]:

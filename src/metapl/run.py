@@ -17,7 +17,7 @@ from metapl.files import guarded, write_text
 from metapl.types import Source, Split
 
 
-def new_folder(out: Path | None, config: RunConfig | None = None) -> Path:
+def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
     """Make the run's folder: ``out``, or the first free ``runs/DATA-METHOD-SEED[-k]`` of ``config``. Never a used one.
 
     Raises:
@@ -29,8 +29,10 @@ def new_folder(out: Path | None, config: RunConfig | None = None) -> Path:
         base = f"{stem}-{config.method.rpartition(':')[2]}-{config.seed}"
         names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
         out = next(p for n in names if not (p := Path("runs") / n).exists())
+    out = Path(out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        remedy = "Name another folder, or use `metapl resume` to go on with a stopped run."
+        stopped = config is not None and (out / "config.yaml").is_file() and not (out / "results.json").exists()
+        remedy = f"Name another folder{', or use `metapl resume` to go on with the stopped run' if stopped else ''}."
         raise UserError("the output folder is not empty", remedy, str(out))
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def load_model(
         UserError: a file is missing or damaged, the weights do not fit the network, the encoder is gone or another, or
             the folder asks for code that is not trusted.
     """
-    folder, device = Path(folder), torch.device(device)
+    folder, device = Path(folder).expanduser(), torch.device(device)
     folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))

@@ -57,7 +57,7 @@ Observer = Callable[[int, Predictor], Mapping[str, float]]
 
 def train(
     config: RunConfig,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     source: Source | None = None,
     progress: Progress | None = None,
@@ -121,7 +121,11 @@ def start(
 
 
 def resume(
-    folder: Path, *, source: Source | None = None, progress: Progress | None = None, network: Factory | None = None
+    folder: str | Path,
+    *,
+    source: Source | None = None,
+    progress: Progress | None = None,
+    network: Factory | None = None,
 ) -> Result:
     """Go on with a stopped or killed run from its newest whole checkpoint, exactly as if it had not stopped.
 
@@ -130,6 +134,7 @@ def resume(
     Raises:
         UserError: no run, no checkpoint, changed data, or a run that has finished.
     """
+    folder = Path(folder).expanduser()
     progress, config = progress or Silent(), open_run(folder)
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))

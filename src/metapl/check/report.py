@@ -88,7 +88,7 @@ def check_place(folder: str | Path) -> Path:
     Raises:
         UserError: it is a file, or a file in it would be replaced that is another's.
     """
-    place = Path(folder)
+    place = Path(folder).expanduser()
     if place.exists() and not place.is_dir():
         raise UserError("this is a file, not a folder", "Name a folder.", show.one_line(place))
     for name, is_own in ((FACTS, _is_facts), (LIST, _is_list)):

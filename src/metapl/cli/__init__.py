@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _warned  # type: ignore[assignment]
         try:
             command = typer.main.get_command(app)
-            code = command.main(list(sys.argv[1:] if argv is None else argv), "metapl", standalone_mode=False)
+            code = command.main(_at_home(sys.argv[1:] if argv is None else argv), "metapl", standalone_mode=False)
             return code if isinstance(code, int) else 0
         except UserError as error:
             return _failed(str(error), 2)
@@ -51,6 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, _ClickException):
                 return _failed(_usage(error), 2)
             return _crashed(error)
+
+
+def _at_home(argv: Sequence[str]) -> list[str]:
+    """``argv`` with the home folder for a ``~`` at the beginning of a path; shells leave the one of ``--out=~/x``."""
+
+    def full(word: str) -> str:
+        option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        return f"{option}{sign}{os.path.expanduser(value)}"
+
+    return [full(word) for word in argv]
 
 
 def _usage(error: Any) -> str:

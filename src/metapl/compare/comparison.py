@@ -79,7 +79,7 @@ def compare(
     methods: str | Iterable[str] = "all",
     seeds: int | Sequence[int] = 5,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     settings: Sequence[str] = (),
     file: Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -129,7 +129,7 @@ def compare(
     first = next(iter(configs.values()))
     source = open_source(first.data, first.source, source)
     plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.compare(...)")
-    out = out or _free_folder(first.data)
+    out = Path(out).expanduser() if out is not None else _free_folder(first.data)
     stored = load_plan(out)
     if stored is None:
         _check_empty(out)
@@ -140,7 +140,7 @@ def compare(
 
 
 def resume_comparison(
-    out: Path, *, source: Source | None = None, workers: int | None = None, progress: Progress | None = None
+    out: str | Path, *, source: Source | None = None, workers: int | None = None, progress: Progress | None = None
 ) -> Comparison:
     """Go on with a comparison that was stopped or killed; a finished one is read again.
 
@@ -148,6 +148,7 @@ def resume_comparison(
         UserError: no comparison in ``out``, changed data, or what another version of metapl made.
         Stopped: asked to stop once more.
     """
+    out = Path(out).expanduser()
     plan = load_plan(out)
     if plan is None:
         raise UserError("there is no comparison in this folder", "Give a folder that compare made.", str(out))

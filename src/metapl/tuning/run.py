@@ -51,7 +51,7 @@ class Tuning:
 
 def tune(
     config: RunConfig,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     space: Space | None = None,
     trials: int | None = None,
@@ -110,7 +110,7 @@ def tune(
         "settings": {k: v for k, v in to_dict(config).items() if k not in ("data", "device", "loop", "minutes")},
         "data_and_split": split.sha,
     }
-    folder = out or free_folder(config)
+    folder = Path(out).expanduser() if out is not None else free_folder(config)
     resumed = open_folder(folder, plan)
     for note in (*source.notes, *split.notes, f"results go to {folder}"):
         progress.note(note)
