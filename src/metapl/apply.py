@@ -24,7 +24,7 @@ from metapl.data.image_store import Known
 from metapl.data.made import is_made
 from metapl.data.new_rows import open_spec
 from metapl.data.npz import is_numpy, open_numpy_rows
-from metapl.data.scan import LABELED, TEST, clean, exists, shown
+from metapl.data.scan import LABELED, TEST, clean, exists, missing, shown
 from metapl.data.sources import PUBLISHED, SOURCES
 from metapl.data.table_files import READERS, tables_in
 from metapl.data.tokens import tokenizer_of
@@ -59,13 +59,14 @@ def silent(note: str) -> None:
     """Says nothing."""
 
 
-def judge_own(run: Path, device: str | None, trust_code: bool = False) -> Judged:
+def judge_own(run: Path, device: str | None, trust_code: bool = False, given: str = "") -> Judged:
     """Evaluate the run on its own test rows, and store the figures as ``evaluation.json`` in it.
 
     Args:
         run: its folder.
         device: where; None = auto.
         trust_code: as in ``load_model``.
+        given: the user's name for the run's data, where they asked to judge by these.
 
     Returns:
         The figures of ``evaluate``, the rows that could not be read, and a name for what was judged.
@@ -78,6 +79,9 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False) -> Judged
     check_trusted(config.source.encoder, trust_code, str(run))
     source, split = _own_data(run, config, predictor)
     if not len(split.test):
+        if given:
+            what = f"{shown(given)} is what this run was trained on, and none of its rows are test rows"
+            raise UserError(what, "Give labelled rows that it has not seen.", str(run))
         remedy = "Give labelled data: metapl evaluate RUN DATA."
         raise UserError("this run has no test rows", remedy, str(run))
     known = len(source.problems)
@@ -115,7 +119,7 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, t
     """
     config, predictor = _opened(run, device, trust_code)
     if _same(data, config.data):
-        return judge_own(run, device, trust_code)
+        return judge_own(run, device, trust_code, data)
     data = _judged_file(data)
     if any(_same(data, other) for other in _trained_files(config)):
         tell(f"{shown(data)} holds rows that the model was trained on")
@@ -200,7 +204,7 @@ def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], 
 def _classes_folder(predictor: Predictor, root: Path) -> Path:
     """The folder that holds the class folders: ``root``, ``root/test`` or ``root/labelled``."""
     if not exists(root):
-        raise UserError("no such path", "Check the spelling.", shown(root))
+        raise missing(root)
     if not root.is_dir():
         raise UserError("this is a file, not a folder", "Give a folder <class>/<images>.", shown(root))
     inside = {p.name for p in root.iterdir() if p.is_dir()} - set(predictor.class_names)

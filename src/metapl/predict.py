@@ -22,7 +22,7 @@ from metapl.data.columns import matching
 from metapl.data.images import SUFFIXES, Unreadable, decode_many
 from metapl.data.made import is_made
 from metapl.data.new_rows import open_spec
-from metapl.data.scan import clean, exists, shown
+from metapl.data.scan import clean, exists, missing, shown
 from metapl.data.sources import SourceOptions, open_source
 from metapl.errors import UserError
 from metapl.files import guarded
@@ -64,7 +64,7 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
     path = Path(path).expanduser()
     shape = image_shape(predictor)
     if not exists(path):
-        raise UserError("no such path", "Check the spelling.", shown(path))
+        raise missing(path)
     return _folder_chunks(predictor, path, shape)  # a generator of its own, so that the checks above come at once
 
 

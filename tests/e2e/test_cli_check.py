@@ -118,7 +118,7 @@ def test_headers(call: Call, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened_and_bad_places(call: Call, tree: Path, tmp_path: Path) -> None:
-    refused(call("check", tmp_path / "nothing"), "no such path")
+    refused(call("check", tmp_path / "nothing"), "no such file or folder")
     refused(call("check"), "no data")
     refused(call("check", "digits", "--json", "nowhere/o.json"), "cannot be written there")
     (tmp_path / "file").write_text("mine")

@@ -31,7 +31,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[object, ...]], tuple[str, ...]]
         ("unlabelled", "Put images there"),
     ),
     "one class only": (lambda p: ("train", folder(p / "d", cat=4), "--labels", "1"), ("one class", "two classes")),
-    "no such path": (lambda p: ("train", p / "nowhere"), ("nowhere", "no such path")),
+    "no such path": (lambda p: ("train", p / "nowhere"), ("nowhere", "no such file or folder")),
     "misspelt source": (lambda p: ("train", "digts"), ("digts", "Did you mean 'digits'?")),
     "no data": (lambda p: ("train",), ("no data", "Give digits")),
     "fewer labels than classes": (lambda p: ("train", "digits", "--labels-total", "3"), ("fewer", "at least 10")),
@@ -93,7 +93,7 @@ def test_too_many_unreadable_images(call: Call, tmp_path: Path) -> None:
     ("words", "parts"),
     [
         (("nowhere",), ("nowhere", "neither a source nor a path")),
-        (("./nowhere",), ("nowhere", "no such path")),
+        (("./nowhere",), ("nowhere", "no such file or folder")),
         (("EMPTY",), ("no image", "Give a folder with images")),
         (("BROKEN",), ("no row can be read", "broken.png")),
         (("digits", "--out", "no/such/folder.csv"), ("folder.csv", "existing folder")),

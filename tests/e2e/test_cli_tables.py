@@ -178,6 +178,14 @@ def test_bad_rows_stop_the_training_or_are_listed(call: Call) -> None:
     assert call("train", "x.csv", "source.skip_bad_rows=true", *SHORT, "--out", "run").code == 0
     problems = table(Path("run/problems.csv").read_text())
     assert [row["id"] for row in problems] == ["x.csv, line 31"]
+    done = call("evaluate", "run", "x.csv")
+    refused(done, "x.csv is what this run was trained on", "rows that it has not seen")
+    Path("good.csv").write_text("\n".join(row for row in rows if "more" not in row))
+    assert call("train", "good.csv", *SHORT, "--out", "strict").code == 0
+    done = call("predict", "strict", "x.csv")  # which takes no settings
+    refused(done, "x.csv, line 31")
+    assert "skip_bad_rows" not in done.err
+    assert ".." not in done.err
 
 
 def test_texts_and_lists_of_images(call: Call, data: Path) -> None:

@@ -188,6 +188,12 @@ def test_without_test_rows_labelled_rows_are_held_out(call: Call, tmp_path: Path
     few = tree(tmp_path / "few", 10)
     refused(call("compare", few, "--methods", "supervised", *SHORT), "no test rows", "test/CLASS/*")
     shutil.rmtree(few)
+    lines = [f"{k}.5,{'ab'[k % 2]}" for k in range(40)]
+    Path("rows.csv").write_text("\n".join(["n,label", *lines]))
+    Path("judge.csv").write_text("\n".join(["n,label", *lines[:30]]))
+    words = ("compare", "rows.csv", "--methods", "supervised", *SHORT, "split.test=0", "--labels", "5")
+    refused(call(*words), "no labelled test rows", "split.test", "source.test=FILE")
+    assert call(*words, "source.test=judge.csv", "--out", "judged").code == 0
 
 
 def test_a_mistake_leaves_nothing(call: Call) -> None:

@@ -81,7 +81,7 @@ def move(root: Path, old: str, new: str) -> None:
 
 
 BAD_FOLDERS: list[tuple[Callable[[Path], Path], Callable[[Path], object], list[str]]] = [
-    (tree, lambda r: shutil.rmtree(r), ["no such path", "Check"]),
+    (tree, lambda r: shutil.rmtree(r), ["no such file or folder", "Check"]),
     (tree, lambda r: (shutil.rmtree(r), put(r.with_name("t.png")).rename(r)), ["without a suffix is not read"]),
     (tree, lambda r: (shutil.rmtree(r), r.mkdir()), ["no images"]),
     (tree, lambda r: (shutil.rmtree(r), put(r / "1.png")), ["no images in class folders"]),
@@ -147,6 +147,13 @@ def test_more_than_5_percent_bad_is_refused(tmp_path: Path, count: int, bad: int
     assert len(source.ids) == count - bad
     assert not set(source.ids) & {name for name, _ in source.problems}
     assert any(f"{bad} images cannot be read" in note for note in source.notes)
+
+
+def test_a_single_bad_image_is_named(tmp_path: Path) -> None:
+    tree(tmp_path, count=2)
+    (tmp_path / "unlabelled" / "more.png").write_bytes(DAMAGED["truncated.png"])
+    notes = FolderSource(tmp_path).notes
+    assert any(note.startswith("1 image cannot be read and is left out: unlabelled/more.png: ") for note in notes)
 
 
 def test_all_damaged_at_once_in_a_folder(tmp_path: Path) -> None:

@@ -164,7 +164,8 @@ def test_more_than_a_thousand_texts_are_left_out(tmp_path: Path) -> None:
     rows = [f"t{k % 1100},{k % 7}.5,{'uv'[k % 2]}" for k in range(3000)]
     source = table(tmp_path, "\n".join(["c,n,y", *rows]))
     assert [c.name for c in source.columns] == ["n"]
-    assert told(source, "'c' has more than 1000 different texts and is left out (to keep it: source.categorical=c)")
+    how = "to keep it, as a text: source.text=c; as categories: source.categorical=c"
+    assert told(source, f"'c' has more than 1000 different texts and is left out ({how})")
 
 
 @pytest.mark.parametrize(("cell", "part"), [("3,5", "decimal comma"), ("inf", "infinite"), ("1e60", "too large")])

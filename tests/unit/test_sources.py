@@ -207,17 +207,29 @@ def test_fingerprint_sees_every_part(tmp_path: Path) -> None:
         ("idx:", "needs a folder"),
         ("idx:/no/such/folder", "no such folder"),
         ("digits:3", "takes nothing after a colon"),
-        ("/no/such/path", "no such path"),
-        ("./digitz", "no such path"),
+        ("/no/such/path", "no such file or folder"),
+        ("./digitz", "no such file or folder"),
         ("", "no data are named"),
         ("x" * 300, "neither a source nor a path"),
-        ("/" + "x" * 300, "no such path"),
+        ("/" + "x" * 300, "no such file or folder"),
     ],
 )
 def test_unknown_sources(spec: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         open_source(spec)
     assert words in str(error.value)
+
+
+def test_a_misspelt_path_names_its_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Meine Fotos").mkdir()
+    (tmp_path / "rows.csv").touch()
+    said = {"Meine Fotso": "Meine Fotos", "./Meine Fotso": "Meine Fotos", str(tmp_path / "row.csv"): "rows.csv"}
+    for spec, name in said.items():
+        with pytest.raises(UserError, match=r"no such file or folder\. Did you mean '.*" + name):
+            open_source(spec)
+    with pytest.raises(UserError, match="Did you mean 'digits'"):
+        open_source("digts")
 
 
 # -- folders

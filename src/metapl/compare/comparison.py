@@ -291,7 +291,7 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
             else:
                 found[label, seed] = row
     if found:
-        progress.note(f"{len(found)} runs are finished already")
+        progress.note("1 run is finished already" if len(found) == 1 else f"{len(found)} runs are finished already")
     if found and missing and (warning := mixed(found.values(), pick_device(plan.config(*missing[0]).device))):
         progress.note(warning)
     began, total = time.monotonic(), len(missing)

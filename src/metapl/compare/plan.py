@@ -18,6 +18,7 @@ from metapl.compare.versions import check_version
 from metapl.compare.worker import count_judges
 from metapl.config import RunConfig, from_dict, to_dict
 from metapl.data.split import make_split
+from metapl.data.table_files import READERS, is_table
 from metapl.errors import UserError
 from metapl.files import write_json
 from metapl.types import Source, Split
@@ -230,8 +231,12 @@ def _holding_out(config: RunConfig, source: Source) -> RunConfig:
     Raises:
         UserError: the data set their test rows aside without labels, or too few labelled rows.
     """
-    remedy = "Add labelled test rows (a folder test/CLASS/*), or label more."
+    is_file = is_table(config.data) or config.data.partition(":")[0] in {suffix[1:] for suffix in READERS}
+    place = "source.test=FILE, or values test in a column split" if is_file else "a folder test/CLASS/*"
+    remedy = f"Add labelled test rows ({place}), or label more."
     if source.is_test.any() or (source.labels >= 0).all():  # without labels, or split.test=0
+        if not source.is_test.any():
+            remedy = f"Set split.test to the share to judge by, such as 0.2, or add labelled test rows ({place})."
         raise UserError("there are no labelled test rows to judge by", remedy, source.name)
     counts = [int((source.labels == k).sum()) for k in range(len(source.class_names))]
     taken = sum(round(HOLD_OUT * n) for n in counts)

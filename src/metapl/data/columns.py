@@ -133,7 +133,8 @@ def too_many(name: str) -> str:
 
 
 def _left_out(name: str, why: str) -> str:
-    return f"column '{short(name)}' {why} and is left out (to keep it: source.categorical={short(name)})"
+    keep = f"to keep it, as a text: source.text={short(name)}; as categories: source.categorical={short(name)}"
+    return f"column '{short(name)}' {why} and is left out ({keep})"
 
 
 def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) -> bool:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from metapl.data.frame import ColumnBuilder, Form, Frame, Lines, counted, parsed, short
-from metapl.data.scan import shown
+from metapl.data.scan import missing, shown
 from metapl.errors import UserError
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
@@ -170,7 +170,7 @@ def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], mos
     where = Lines(file.name, np.concatenate(lines) if lines else np.zeros(0, dtype=np.int64))
     notes = [f"{file.name}: {counted(blank, 'blank line')} passed over"] if blank else []
     if problems:
-        notes.append(f"{file.name}: {counted(len(problems), 'bad row')} left out (see problems)")
+        notes.append(f"{file.name}: {counted(len(problems), 'bad row')} left out (a run's problems.csv lists them)")
     if file.spans:
         notes.append(
             f"{file.name}: {counted(len(file.spans), 'row')} of several lines, the first on line {file.spans[0]}"
@@ -280,7 +280,9 @@ def check_bytes(path: Path, skip_bad: bool) -> bool:
             raise UserError("the file ends in the middle of a character", "Save it as UTF-8.", name) from error
         odd = True
     except OSError as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else f"it cannot be opened ({error.strerror})"
+        if isinstance(error, FileNotFoundError):
+            raise missing(path) from error
+        what = f"it cannot be opened ({error.strerror})"
         raise UserError(what, "Check the path.", shown(path)) from error
     return odd
 

@@ -94,7 +94,7 @@ class Heads:
         if self._common():
             return f"images are {form}"
         why = "of different sizes" if len(self.sizes) > 1 else "larger"
-        return f"images are {why} and are brought to {form}{how} (set image_size to change it)"
+        return f"images are {why} and are brought to {form}{how} (set source.image_size to change it)"
 
     def _common(self) -> tuple[int, int] | None:
         """The one size of all images, where there is one and it is small."""

@@ -168,7 +168,9 @@ class ImageSource:
         """Stop at many unreadable images, and at a class of which nothing is left."""
         bad = len(self.problems)
         if bad:
-            self.notes += (f"{bad} images cannot be read and are left out (see problems)",)
+            one = f"1 image cannot be read and is left out: {shown(self.problems[0][0])}: {self.problems[0][1]}"
+            many = f"{bad} images cannot be read and are left out (a run's problems.csv lists them)"
+            self.notes += (one if bad == 1 else many,)
         example = f"{shown(self.problems[0][0])}: {self.problems[0][1]}" if bad else ""
         if bad > max(MAX_BAD * count, FEW_BAD) and not options.allow_bad:
             raise UserError(

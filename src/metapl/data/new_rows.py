@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from metapl.data.table_files import READERS, TableOptions, is_table, open_file
 from metapl.data.tokens import tokenizer_of
 from metapl.errors import UserError, nearest
 from metapl.types import Preprocessing, Source
+
+_SETTING = re.compile(r"(, or|\. Or) set source\.skip_bad_rows=true to leave such (rows|lines) out")
 
 
 def open_rows(
@@ -44,13 +48,15 @@ def open_rows(
     Raises:
         UserError: a column is missing, a value or a label cannot be read; file, line and column are named.
     """
-    file = _opened(path, options, suffix)
+    with _no_settings():
+        file = _opened(path, options, suffix)
     contents = _contents(file, options, preprocessing)
     label = _label(file, options, contents) if labels else None
     more = {role: _single(file, getattr(options.roles, role), role, contents) for role in ("id", "split")}
     forms = _forms(contents, preprocessing)
     forms |= {column: "text" for column in (label, *more.values()) if column is not None}
-    rows = read_joined([file], [forms], options.skip_bad_rows, -1)
+    with _no_settings():
+        rows = read_joined([file], [forms], options.skip_bad_rows, -1)
     if label is not None:
         without_minus_one(rows, label, [file])
     used = {*contents, *more.values(), label}
@@ -69,6 +75,15 @@ def open_rows(
         rows, ids, truth, is_test = rows.take(kept), [ids[k] for k in kept.tolist()], truth[kept], is_test[kept]
     facts = _Facts(file.name, tuple(ids), truth, is_test, tuple(class_names))
     return _made(rows, contents, preprocessing, facts, options.images, root)
+
+
+@contextmanager
+def _no_settings() -> Iterator[None]:
+    """Errors without the advice to change a setting: these are the run's, and there is none to give here."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.what, _SETTING.sub("", error.remedy), error.where) from error
 
 
 class _Facts:

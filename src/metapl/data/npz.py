@@ -15,7 +15,7 @@ from metapl.data.arrays import assemble
 from metapl.data.labels import encode_labels, read_lines
 from metapl.data.memory import MemorySource
 from metapl.data.rows import rows_for
-from metapl.data.scan import exists, shown
+from metapl.data.scan import exists, missing, shown
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 
@@ -267,7 +267,7 @@ def _told(path: Path, name: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError("no such file", "Check the spelling.", str(path)) from error
+        raise missing(path) from error
     except PermissionError as error:
         raise UserError("no permission to read the file", "Check its permissions.", name) from error
     except MemoryError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metapl.data.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
-from metapl.data.scan import shown
+from metapl.data.scan import missing, shown
 from metapl.errors import UserError
 
 INDEX = "__index_level_0__"  # what pandas calls row numbers that have no name
@@ -143,7 +143,7 @@ class ParquetFile:
         except UserError:
             raise
         except FileNotFoundError as error:
-            raise UserError("no such file", "Check the spelling.", str(self.path)) from error
+            raise missing(self.path) from error
         except PermissionError as error:
             raise UserError("no permission to read the file", "Check its permissions.", self.name) from error
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import unicodedata
 from dataclasses import dataclass, field
@@ -58,6 +59,22 @@ def exists(path: Path) -> bool:
         return False
 
 
+def missing(path: Path) -> UserError:
+    """What to say of a path that is not there: the nearest name in its folder, if one is near."""
+    remedy = f"Did you mean '{near}'?" if (near := near_path(path)) else "Check the spelling."
+    return UserError("no such file or folder", remedy, shown(path))
+
+
+def near_path(path: Path) -> str:
+    """The path beside ``path`` whose name is the nearest, as a user would write it; "" where none is near."""
+    try:
+        names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
+    except (OSError, ValueError):
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return shown(path.with_name(close[0])) if close else ""
+
+
 def scan(root: Path) -> Found:
     """Find the images under ``root``.
 
@@ -68,7 +85,7 @@ def scan(root: Path) -> Found:
         UserError: there is nothing to train a classifier from, or the form is ambiguous.
     """
     if not exists(root):
-        raise UserError("no such path", "Check the spelling.", shown(root))
+        raise missing(root)
     if not root.is_dir():
         raise UserError("this is a file, not a folder", "Give the folder that holds the images.", shown(root))
     found = Found(root)

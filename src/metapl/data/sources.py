@@ -16,7 +16,7 @@ from metapl.data.npz import SUFFIXES as NUMPY
 from metapl.data.npz import is_numpy, open_numpy
 from metapl.data.published import PublishedOptions, open_hf, open_torchvision
 from metapl.data.roles import AUTO, NONE, RoleOptions
-from metapl.data.scan import exists, shown
+from metapl.data.scan import exists, missing, near_path, shown
 from metapl.data.table_files import READERS, TableOptions, is_table, tables_in
 from metapl.errors import UserError, nearest
 from metapl.types import Resize, Source
@@ -222,6 +222,8 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
         return _numpy(spec, options)
     known_name_only = not any(mark in name for mark in "/\\.~")
     if not exists(Path(spec)) and known_name_only:
+        if not colon and near_path(Path(spec)):
+            raise missing(Path(spec))
         what = f"unknown source '{name}'" if colon else f"'{spec}' is neither a source nor a path"
         raise UserError(what, nearest(name, SOURCES), "data")
     return _folder(spec, options)

@@ -117,7 +117,8 @@ def tune(
     bench = _Bench(config, material, Trials(folder), search, progress, 60 * minutes, workers)
     bench.choose = len(split.validation) > 0
     if resumed:
-        progress.note(f"{len(bench.trials.rows)} trainings are done already")
+        count = len(bench.trials.rows)
+        progress.note(f"{count} training{' is' if count == 1 else 's are'} done already")
     bench.run()
     return _finish(folder, plan, config, axes, bench)
 
