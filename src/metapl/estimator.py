@@ -62,7 +62,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         Whether the result is held against supervised training on the same labels, which takes its place unless it is
         clearly better; two to three times the work.
     unlabeled_marker : default=-1
-        What marks a row without a label in ``y``, beside None, NaN and NA, which always do. None: nothing else.
+        What marks a row without a label in ``y``, beside None, NaN, NA and "", which always do. None: nothing else.
     random_state : int, RandomState or None, default=None
         Of the weights, the batches and the views. An int gives the same classifier again, on a CPU bit for bit.
     device : str, default="auto"
@@ -130,8 +130,8 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         """Train on the labelled rows of ``X``, and on all rows without their labels.
 
         Args:
-            X: rows; y: one label per row, ``unlabeled_marker``, None, NaN or NA where there is none. Where every row
-                has a label, the same rows also serve without theirs.
+            X: rows; y: one label per row, ``unlabeled_marker``, None, NaN, NA or "" where there is none. Where every
+                row has a label, the same rows also serve without theirs.
             X_unlabeled: more rows without labels.
 
         Raises:

@@ -68,7 +68,7 @@ def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
     """Class numbers [N] int64, -1 where there is no label, and the classes, sorted, in the type of the labels.
 
     Args:
-        y: labels; None, NaN and NA mark a row without one, and so does ``marker`` unless it is None.
+        y: labels; None, NaN, NA and "" mark a row without one, and so does ``marker`` unless it is None.
 
     Raises:
         UserError: no label, labels of mixed kinds, or of one class only.
@@ -116,7 +116,8 @@ def find_missing(y: Any, marker: Any) -> tuple[Array, Array]:
     if array.dtype.kind == "U" and marker == -1 and "-1" in array:
         what = "the text '-1', which NumPy makes of -1 beside text, is no label"
         raise UserError(what, "Build y with dtype=object and mark rows without a label by None or -1.", "y")
-    return array, np.array([is_missing(value) or _is(value, marker) for value in array.tolist()], dtype=bool)
+    gone = [is_missing(value) or _is(value, "") or _is(value, marker) for value in array.tolist()]
+    return array, np.array(gone, dtype=bool)
 
 
 def _is(value: Any, marker: Any) -> bool:

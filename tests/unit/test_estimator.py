@@ -54,6 +54,8 @@ def marked(labels: list[Any], mark: Any) -> list[Any]:
         (np.array([5.0, 3.0, np.nan, -1.0]), -1, [1, 0, -1, -1], [3.0, 5.0]),
         (["b", "a", None, -1], -1, [1, 0, -1, -1], ["a", "b"]),
         (np.array(["b", "a", None, np.nan], dtype=object), -1, [1, 0, -1, -1], ["a", "b"]),
+        (["b", "a", "", "a"], -1, [1, 0, -1, 0], ["a", "b"]),
+        (np.array(["b", "a", ""]), None, [1, 0, -1], ["a", "b"]),
         (np.array(["b", "a", "?"]), "?", [1, 0, -1], ["a", "b"]),
         (pd.Series(["b", "a", pd.NA], dtype="string"), -1, [1, 0, -1], ["a", "b"]),
         (pd.Series(["b", "a", None], dtype="category"), -1, [1, 0, -1], ["a", "b"]),
@@ -97,7 +99,7 @@ def test_every_way_to_mark_a_row_gives_the_same_classifier() -> None:
     X, y = table()
     names = np.array(["no", "yes"], dtype=object)[np.maximum(y, 0)]
     expected = quick().fit(X, y).predict_proba(X)
-    for mark, marker in ((None, -1), (pd.NA, -1), ("?", "?")):
+    for mark, marker in ((None, -1), ("", -1), (pd.NA, -1), ("?", "?")):
         given = names.copy()
         given[y < 0] = mark
         model = quick(unlabeled_marker=marker).fit(X, given)

@@ -96,6 +96,9 @@ def test_the_index_names_rows_where_it_is_text() -> None:
         (pd.Series(["b", None, "a"], dtype="category"), None, [1, -1, 0], ("a", "b")),
         (pd.Series([True, None, False], dtype="boolean"), None, [1, -1, 0], ("False", "True")),
         (["a", "?", "b"], "?", [0, -1, 1], ("a", "b")),
+        (["a", "", "b"], None, [0, -1, 1], ("a", "b")),
+        (np.array(["a", "", "b"]), "?", [0, -1, 1], ("a", "b")),
+        ([4, "", 5], None, [0, -1, 1], ("4", "5")),
         (["a", "", "?"], ("", "?"), [0, -1, -1], ("a",)),
         ([4, -9, 5], -9, [0, -1, 1], ("4", "5")),
         ([True, 1, 0], 1, None, "partly"),
@@ -145,6 +148,11 @@ def test_a_table_of_one_column_of_texts_says_what_to_pass() -> None:
     with pytest.raises(UserError, match="'name' has another text in nearly every row") as error:
         SemiSupervisedClassifier().fit(NAMES, [0, 1] * 10)
     assert "X['name']" in error.value.remedy
+
+
+def test_the_empty_text_is_a_class_where_it_is_named_as_one() -> None:
+    source = from_arrays(np.zeros((3, 2)), ["a", "", None], class_names=["", "a"])
+    assert source.labels.tolist() == [1, 0, -1]
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,14 @@ def from_arrays(
             positions of C fit, NumPy arrays are read channels last, tensors channels first. A DataFrame's columns of
             texts, categories or True/False become categories with the levels that X and X_unlabeled hold, one with
             another text in nearly every row is left out; its index names the rows where it is made of differing texts.
-        y: [N] labels; -1, and in lists, object arrays and series also None, NaN or NA, marks a row without a label.
+        y: [N] labels; -1 and the empty text, and in lists, object arrays and series also None, NaN or NA, mark a row
+            without a label.
         X_unlabeled: more rows, without labels. A DataFrame's columns are matched by name, in any order.
         X_test: test rows, with labels ``y_test``. A category that X and X_unlabeled do not hold counts as missing.
         class_names: names of the classes 0, 1, ... for whole-number labels, or the text labels in class order.
             Without it classes are the labels that occur, sorted.
         kind: "auto" takes strings for texts, two dimensions for a table and three or four for images.
-        unlabeled: a further mark of a row without a label, such as "?" or "", or several as a tuple.
+        unlabeled: a further mark of a row without a label, such as "?", or several as a tuple.
         tokenizer, max_tokens: for texts, as the settings ``source.tokenizer`` and ``source.max_tokens``.
 
     Raises:

@@ -31,12 +31,14 @@ def encode_labels(
         y: labels of ``rows`` rows; ``y_test``, or None: labels of ``test_rows`` rows.
         class_names: see ``from_arrays``.
         notes: what a user should know is appended.
-        unlabeled: a value, or several as a tuple, that marks a row without a label, beside -1, None and NaN.
+        unlabeled: a value, or several as a tuple, that marks a row without a label, beside -1, None, NaN
+            and "" (which stays a class where ``class_names`` holds it).
 
     Raises:
         UserError: labels of mixed or unusable kind, a wrong number of them, or a test label that is no class.
     """
-    marks = unlabeled if isinstance(unlabeled, tuple | list) else () if unlabeled is None else (unlabeled,)
+    marks = tuple(unlabeled) if isinstance(unlabeled, tuple | list) else () if unlabeled is None else (unlabeled,)
+    marks += () if "" in (class_names or ()) else ("",)
     values = read_labels(y, rows, "y", marks)
     test = read_labels(y_test, test_rows, "y_test", marks) if y_test is not None else []
     _check_one_kind(values, test)
