@@ -424,6 +424,21 @@ def test_folds_score_labelled_rows_and_keep_the_pool() -> None:
     assert [test.tolist() for _, test in LabeledKFold(4).split(X, text)] == [test.tolist() for _, test in folds]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # scikit-learn's, before it fails on NaN
+def test_a_search_needs_its_own_folds_for_marks_that_do_not_sort() -> None:
+    X, y = table()
+    names = np.array(["no", "yes"], dtype=object)[np.maximum(y, 0)]
+    names[20:] = None
+    gaps = np.where(y < 0, np.nan, y)
+    for labels, error in ((names, TypeError), (gaps, ValueError)):
+        with pytest.raises(error):
+            GridSearchCV(quick(), {"lr": [0.1]}, cv=2).fit(X, labels)
+        search = GridSearchCV(quick(), {"lr": [0.1]}, cv=LabeledKFold(2), scoring="accuracy").fit(X, labels)
+        assert search.best_score_ > 0.5
+    shares = cross_val_score(quick(), X, y, cv=2, scoring="accuracy")  # rows marked -1 count as misses
+    assert shares.max() <= 20 / 60
+
+
 def test_cross_validation_and_search() -> None:
     X, y = table()
     scores = cross_val_score(quick(), X, y, cv=LabeledKFold(2), scoring="accuracy")
