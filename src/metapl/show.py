@@ -74,7 +74,10 @@ def _steps(summary: Mapping[str, Any]) -> str:
 def training(folder: Path, summary: Mapping[str, Any]) -> str:
     """The end of a training: the candidates, which was chosen and why, and what to type next."""
     rows = summary["rows"]
-    head = f"trained {summary['method']} ({summary['model']}) for {_steps(summary)} in {summary['seconds']:.0f} s"
+    took = f" in {summary['seconds']:.0f} s"
+    if summary.get("resumed_at"):  # what came before is not on this clock
+        took = f"; resumed at step {summary['resumed_at']}, the rest took {summary['seconds']:.1f} s"
+    head = f"trained {summary['method']} ({summary['model']}) for {_steps(summary)}{took}"
     lines = [head]
     judged = summary["validation"]
     if judged:

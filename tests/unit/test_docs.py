@@ -66,6 +66,29 @@ def test_named_files_and_commands_exist(page: str) -> None:
         assert used in commands | {"trains"}, used
 
 
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are linked by: small letters, hyphens for blanks, no other signs; a repeat counts."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    made: list[str] = []
+    for title in re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE):
+        title = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
+        made.append(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-"))
+    return {f"{name}-{made[:k].count(name)}" if name in made[:k] else name for k, name in enumerate(made)}
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page: str) -> None:
+    here = ROOT / page
+    text = re.sub(r"^```.*?^```", "", here.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for place, anchor in re.findall(r"\]\((?![a-z]+:)([^)#\s]*)#?([^)\s]*)\)", text):
+        there = here.parent / place if place else here
+        assert there.exists(), place
+        assert not anchor or anchor in anchors(there), f"{place}#{anchor}"
+
+
 def test_the_python_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metapl import checkpoint
+from metapl import checkpoint, show
 from metapl.config import GuardConfig, LoopConfig, RunConfig, load_config
 from metapl.data import BatchConfig, MemorySource, SplitConfig, Stream, make_split, open_digits
 from metapl.errors import UserError
@@ -311,8 +311,11 @@ def test_after_a_crash_rows_are_not_doubled(unbroken: Path, tmp_path: Path, monk
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 10, "lo')
     progress = KillingProgress(-1)
-    assert resume(folder, progress=progress).summary["resumed_at"] == 5
+    summary = resume(folder, progress=progress).summary
+    assert summary["resumed_at"] == 5
     assert "resuming at step 5" in progress.notes
+    said = show.training(folder, summary).splitlines()[0]
+    assert said.endswith(f"; resumed at step 5, the rest took {summary['seconds']:.1f} s")
     same_run(unbroken, folder)
 
 
