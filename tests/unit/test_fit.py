@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import random
+import signal
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
