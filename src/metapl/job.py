@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ class Job:
         return logits, torch.from_numpy(self.source.labels[index].astype(np.int64)).to(self.device)
 
 
+def settled(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
+    """The config with the network and the optimiser that ``auto`` stands for with these rows."""
+    auto = config.model == "auto"
+    model = auto_name(preprocessing.input_shape, preprocessing.tokens) if auto else config.model
+    return replace(config, model=model, optim=config.optim.settled(model))
+
+
 def build_job(
     config: RunConfig,
     folder: Path,
@@ -114,15 +121,13 @@ def build_job(
         asked.append(config.teacher_model)
         return build(config.teacher_model, config.teacher_weights, None)
 
-    auto = config.model == "auto"
-    named = auto_name(preprocessing.input_shape, preprocessing.tokens) if auto else config.model
     views = make_views(config.views, preprocessing)
     stream = Stream(source, split, config.batch, views, config.seed, device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     context = Context(
         build_model=build,
         num_classes=len(source.class_names),
-        optim=config.optim.settled(named),
+        optim=settled(config, preprocessing).optim,
         steps=config.steps,
         pool_size=stream.pool_size,
         pool=stream.pool,

@@ -26,9 +26,9 @@ from metapl.device import own_generator, pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError
 from metapl.evaluate import evaluate
-from metapl.job import Job, build_job, diverged, due, sound
+from metapl.job import Job, build_job, diverged, due, settled, sound
 from metapl.methods import method_class
-from metapl.models import Factory, auto_name
+from metapl.models import Factory
 from metapl.pace import measure_pace
 from metapl.progress import Progress, Silent
 from metapl.result import Result as Result
@@ -102,9 +102,7 @@ def start(
     required = require_unlabeled and bool(method_class(config.method).needs)
     split = make_split(source, config.split, config.seed, require_unlabeled=required)
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    if config.model == "auto":
-        config = replace(config, model=auto_name(preprocessing.input_shape, preprocessing.tokens))
-    config = replace(config, optim=config.optim.settled(config.model))  # stored as it is run
+    config = settled(config, preprocessing)  # stored as it is run
     with own_generator(device):
         job = build_job(config, Path(), source, split, preprocessing, device, network=network)  # before any writing
         with progress:

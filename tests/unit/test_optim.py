@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from metapl.config import make_config
+from metapl.data import fit_preprocessing, from_arrays, make_split
 from metapl.errors import UserError
+from metapl.job import build_job
 from metapl.optim import EMA, Learner, OptimConfig, learning_rate, make_optimizer, predict_logits, ramp
 
 COSINE = OptimConfig(lr=1.0, warmup=0)
@@ -241,3 +245,18 @@ def test_the_optimiser_that_auto_stands_for(given: dict[str, Any], model: str, n
     found = OptimConfig(**given, clip=2.0).settled(model)
     assert found == OptimConfig(name=name, lr=lr, clip=2.0)
     assert found.settled("ngram") == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "lr"), [("text", torch.optim.AdamW, 0.01), ("table", torch.optim.SGD, 0.05)]
+)
+def test_a_run_is_stepped_by_what_auto_stands_for(kind: str, optimizer: type, lr: float) -> None:
+    words = [f"{'red' if k % 2 else 'blue'} thing {k}" for k in range(40)]
+    rows: Any = words if kind == "text" else torch.randn(40, 3).numpy()
+    source = from_arrays(rows, [k % 2 for k in range(40)])
+    config = make_config("arrays", options={"method": "supervised", "device": "cpu", "split.labels": 5, "steps": 3})
+    split = make_split(source, config.split, 0)
+    job = build_job(config, Path(), source, split, fit_preprocessing(source, split.labeled), torch.device("cpu"))
+    made = job.method.net  # type: ignore[attr-defined]
+    assert type(made.optimizer) is optimizer
+    assert made.config.lr == lr

@@ -22,9 +22,8 @@ from metapl.data.split import make_split
 from metapl.device import pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError
-from metapl.job import Job, build_job
+from metapl.job import Job, build_job, settled
 from metapl.methods import method_class
-from metapl.models import auto_name
 from metapl.pace import Pace, measure_pace
 from metapl.types import PoolPasses, Source
 
@@ -69,8 +68,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    model = auto_name(preprocessing.input_shape, preprocessing.tokens) if config.model == "auto" else config.model
-    config, device = replace(config, model=model, minutes=0.0), pick_device(config.device)
+    config, device = replace(settled(config, preprocessing), minutes=0.0), pick_device(config.device)
 
     def job(counter: RowCounter) -> Job:
         return build_job(config, Path(), source, split, preprocessing, device, watch=counter.watch)

@@ -18,9 +18,9 @@ from metapl.data.split import make_split
 from metapl.embed import open_source
 from metapl.errors import UserError
 from metapl.files import write_json, write_text
+from metapl.job import settled
 from metapl.jobs import Outcome, run_jobs
 from metapl.methods import method_class
-from metapl.models import auto_name
 from metapl.progress import Progress, Silent, clock
 from metapl.run import write_csv
 from metapl.tuning.material import Material, check, gather, train_fold
@@ -88,9 +88,7 @@ def tune(
     source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     material = gather(source, split, folds, config.seed)
-    if config.model == "auto":
-        config = replace(config, model=auto_name(material.preprocessing.input_shape, material.preprocessing.tokens))
-    config = replace(config, optim=config.optim.settled(config.model))
+    config = settled(config, material.preprocessing)
     axes = make_space(config, space)
     search = make_search(sampler, config, axes, trials, config.seed)
     if sampler != "optuna" and search.cost <= 1:
