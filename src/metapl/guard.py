@@ -65,12 +65,12 @@ class Plan:
     def rows(self) -> int:
         return len(self.validation) + sum(len(fold.held) for fold in self.folds)
 
-    def steps(self, config: RunConfig, extra: int = 0) -> tuple[int, int]:
-        """Steps of the method (each training with ``extra`` ones) and of supervised training, in all."""
+    def steps(self, config: RunConfig) -> tuple[int, int]:
+        """Steps of the method and of supervised training, in all."""
         if self.none:
             return 0, 0
         each = fold_steps(config)
-        return len(self.folds) * (each + extra), config.steps + len(self.folds) * each
+        return len(self.folds) * each, config.steps + len(self.folds) * each
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _cross_fitting(job: Job) -> Plan:
     folds = []
     for fold in fold_splits(source, dealt, job.config.guard.folds, job.config.seed):
         taught = fold.labeled if together or fitted else np.union1d(fold.labeled, split.validation)
-        # The run's own validation rows go along: a method may be fitted on them, and ends with as many extra steps.
+        # The run's own validation rows go along: a method may be fitted on them.
         folds.append(Fold(replace(fold, labeled=taught, validation=split.validation), fold.validation))
     return Plan(none if together else split.validation, tuple(folds))
 
@@ -183,7 +183,9 @@ def _supervised(config: RunConfig) -> RunConfig:
 
 
 def _train(job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None) -> dict[str, Predictor]:
-    return run_trial(config, job.source, split, job.preprocessing, job.device, before_step, job.network)
+    """The candidates at the end of the main phase, of which the preferred one is asked for."""
+    where = (job.source, split, job.preprocessing, job.device)
+    return run_trial(config, *where, before_step, job.network, main_only=True)
 
 
 def _evidence(
@@ -293,7 +295,7 @@ def _text(found: dict[str, Any], name: str) -> str:
 
 def _announce(job: Job, plan: Plan, pace: float | None, progress: Progress) -> None:
     each = pace or seconds_per_step(_copy(job, job.config), PACE)
-    method_steps, supervised_steps = plan.steps(job.config, job.extra_steps)
+    method_steps, supervised_steps = plan.steps(job.config)
     seconds = each * method_steps + baseline_pace(job, PACE) * supervised_steps
     folds = f" and {len(plan.folds)}-fold cross-fitting of both ({fold_steps(job.config)} steps each)"
     what = f"supervised training for comparison{folds if plan.folds else ''}, {plan.rows} rows to judge"

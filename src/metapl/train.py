@@ -269,7 +269,7 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     pace = measure_pace(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (time.monotonic() - began))
-    left -= pace.extra * job.extra_steps * (1 + len(plan.folds))
+    left -= pace.extra * job.extra_steps
 
     def cost(steps: int) -> float:
         config = replace(job.config, steps=steps)

@@ -25,23 +25,26 @@ def run_trial(
     device: torch.device,
     before_step: Callable[[], None] | None = None,
     network: Factory | None = None,
+    main_only: bool = False,
 ) -> dict[str, Predictor]:
     """Train on ``split`` and give the method's candidates, preferred first. No rows are judged, nothing is written.
 
     ``before_step`` is called before each step; what it raises ends the training. ``network``: see ``build_job``.
+    ``main_only`` leaves the method's extra steps out, where only the preferred candidate is asked for: it needs none.
 
     Raises:
         Diverged: a loss that is no longer finite.
         UserError: settings or data that no training can start from.
     """
     job = build_job(config, Path(), source, split, preprocessing, device, network=network)
+    steps = config.steps if main_only else job.total
     finite = torch.ones((), dtype=torch.bool, device=device)
-    for t in range(job.total):
+    for t in range(steps):
         if before_step is not None:
             before_step()
         values = job.step(t)
         finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
-        if ((t + 1) % CHECK == 0 or t + 1 == job.total) and not finite:
+        if ((t + 1) % CHECK == 0 or t + 1 == steps) and not finite:
             raise diverged(t + 1, values)
     models: dict[str, nn.Module] = job.method.candidates()
     return {name: job.predictor(model.eval()) for name, model in models.items()}

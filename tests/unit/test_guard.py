@@ -450,13 +450,22 @@ def test_the_guard_opens_no_test_row(min_validation: int, tmp_path: Path) -> Non
         source.rows(made.split.test)
 
 
+def test_the_folds_stop_at_the_end_of_the_main_phase() -> None:
+    """The candidate that is judged needs no fine-tuning, so none is made."""
+    plan, job = plan_of(config_of("mpl"))
+    assert job.extra_steps == 3
+    counted = list[int]()
+    guard.check(job, job.predictor(job.method.eval_model()), Notes(), lambda: counted.append(1), pace=0.1)
+    assert len(counted) == sum(plan.steps(job.config)) == job.config.steps + 4 * guard.fold_steps(job.config)
+
+
 @pytest.mark.parametrize(
     ("changes", "per_step", "extra"),
     [
         ({"mode": "off"}, 0.5, 3),
-        ({"least_steps": 1, "share": 0.5, "folds": 2}, 0.5 * 2 + 0.125 * 2, 9),
-        ({"least_steps": 1, "share": 0.25, "folds": 4}, 0.5 * 2 + 0.125 * 2, 15),
-        ({"least_steps": 600}, 0.5 * 3 + 0.125 * 3, 9),  # a run of fewer steps: its folds have them all
+        ({"least_steps": 1, "share": 0.5, "folds": 2}, 0.5 * 2 + 0.125 * 2, 3),
+        ({"least_steps": 1, "share": 0.25, "folds": 4}, 0.5 * 2 + 0.125 * 2, 3),
+        ({"least_steps": 600}, 0.5 * 3 + 0.125 * 3, 3),  # a run of fewer steps: its folds have them all
         ({"min_validation": 10}, 0.5 + 0.125, 3),
     ],
 )
