@@ -136,15 +136,20 @@ def build_job(
     )
     method = method_class(config.method)(config.settings, context)
     if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):
-        raise UserError(
-            "a target precision is kept by means of validation rows, and there are none",
-            "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
-            config.method,
-        )
+        raise nothing_to_fit_on(config.method, "there are none")
     if config.teacher_model and not asked:
         notes.append(f"{config.method} has no teacher network of its own: teacher_model is not used")
     return Job(
         config, folder, source, split, preprocessing, device, method, stream, network, tuple(dict.fromkeys(notes))
+    )
+
+
+def nothing_to_fit_on(method: str, why: str) -> UserError:
+    """The error of a method that is fitted on validation rows and has none."""
+    return UserError(
+        f"a target precision is kept by means of validation rows, and {why}",
+        "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
+        method,
     )
 
 

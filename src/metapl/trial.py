@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metapl.config import RunConfig
-from metapl.job import build_job, diverged
+from metapl.job import Job, build_job, diverged
 from metapl.models import Factory
 from metapl.saved import Predictor
 from metapl.types import Preprocessing, Source, Split
@@ -27,18 +27,28 @@ def run_trial(
     network: Factory | None = None,
     main_only: bool = False,
 ) -> dict[str, Predictor]:
-    """Train on ``split`` and give the method's candidates, preferred first. No rows are judged, nothing is written.
-
-    ``before_step`` is called before each step; what it raises ends the training. ``network``: see ``build_job``.
-    ``main_only`` leaves the method's extra steps out, where only the preferred candidate is asked for: it needs none.
+    """``train_job`` of a new run on ``split``. ``network``: see ``build_job``.
 
     Raises:
         Diverged: a loss that is no longer finite.
         UserError: settings or data that no training can start from.
     """
     job = build_job(config, Path(), source, split, preprocessing, device, network=network)
-    steps = config.steps if main_only else job.total
-    finite = torch.ones((), dtype=torch.bool, device=device)
+    return train_job(job, before_step, main_only)
+
+
+def train_job(job: Job, before_step: Callable[[], None] | None = None, main_only: bool = False) -> dict[str, Predictor]:
+    """Train and give the method's candidates, preferred first. No rows are judged, nothing is written.
+
+    Args:
+        before_step: called before each step; what it raises ends the training.
+        main_only: leave the method's extra steps out, where only the preferred candidate is asked for: it needs none.
+
+    Raises:
+        Diverged: a loss that is no longer finite.
+    """
+    steps = job.config.steps if main_only else job.total
+    finite = torch.ones((), dtype=torch.bool, device=job.device)
     for t in range(steps):
         if before_step is not None:
             before_step()

@@ -284,14 +284,14 @@ def test_a_setting_that_diverges_is_no_end(tmp_path: Path) -> None:
 def test_where_only_the_default_diverges_the_best_of_the_others_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = materials.run_trial
+    real = materials.train_job
 
-    def broken(config: Any, *rest: Any) -> Any:
-        if config.optim.lr == 0.05:
+    def broken(job: Any) -> Any:
+        if job.config.optim.lr == 0.05:
             raise Diverged("training diverged by step 1: loss is not finite")
-        return real(config, *rest)
+        return real(job)
 
-    monkeypatch.setattr(materials, "run_trial", broken)
+    monkeypatch.setattr(materials, "train_job", broken)
     result = metapl.tune(config_of(), tmp_path / "t", space=["optim.lr=0.1"], folds=2)
     assert result.config.optim.lr == 0.1
     assert "the default failed" in result.summary["verdict"]
@@ -360,10 +360,8 @@ def test_a_target_precision_is_not_fitted_on_the_rows_that_judge_it(monkeypatch:
     source.forbidden = frozenset(split.test.tolist())
     made = gather(source, split, None, 0)
     rows = np.union1d(np.union1d(split.labeled, split.validation), split.unlabeled)
-    trial = materials.run_trial
-    monkeypatch.setattr(
-        materials, "run_trial", lambda c, s, split, *rest: given.append(split) or trial(c, s, split, *rest)
-    )
+    trial = materials.train_job
+    monkeypatch.setattr(materials, "train_job", lambda job: given.append(job.split) or trial(job))
     for k, fold in enumerate(made.folds):
         answer = judge_fold(made, config, k)
         assert len(answer["right"]["ema"]) == len(fold.validation)

@@ -19,10 +19,9 @@ from metapl.data.part import Part
 from metapl.data.preprocess import fit_preprocessing
 from metapl.data.seeds import derive_seed
 from metapl.device import pick_device
-from metapl.errors import UserError
 from metapl.evaluate import judge, probabilities
-from metapl.job import Diverged, build_job
-from metapl.trial import run_trial
+from metapl.job import Diverged, Job, build_job, nothing_to_fit_on
+from metapl.trial import train_job
 from metapl.types import Calibrated, Kind, Method, Preprocessing, Source, Split
 
 Array = np.ndarray[Any, Any]
@@ -93,9 +92,7 @@ def check(material: Material, config: RunConfig) -> None:
     Raises:
         UserError: settings or data that no training can start from.
     """
-    config, source, split, preprocessing, device = _arguments(material, config, 0)
-    job = build_job(config, Path(), source, split, preprocessing, device)
-    if _is_fitted(job.method):
+    if _is_fitted(_job(material, config, 0).method):
         for fold in material.folds:
             _with_rows_to_fit_on(material, fold, config.method)
 
@@ -109,9 +106,9 @@ def judge_fold(material: Material, config: RunConfig, fold: int) -> Answer:
         ``right`` (per network a text of one 0 or 1 per held-out row) and ``log_loss`` (per network), preferred
         network first; or ``error`` where the training diverged.
     """
-    config, source, split, preprocessing, device = _arguments(material, config, fold)
+    source = material.source
     try:
-        predictors = run_trial(config, source, split, preprocessing, device)
+        predictors = train_job(_job(material, config, fold))
     except Diverged as error:
         return {"error": error.what}
     held = material.folds[fold].validation
@@ -132,15 +129,15 @@ def train_fold(material: Material, tree: dict[str, Any], fold: int) -> Answer:
     return {**judge_fold(material, from_dict(tree), fold), "seconds": round(time.monotonic() - began, 3)}
 
 
-def _arguments(
-    material: Material, config: RunConfig, fold: int
-) -> tuple[RunConfig, Source, Split, Preprocessing, torch.device]:
-    """What ``run_trial`` takes; the validation rows of its split are never those that judge what is fitted on them."""
-    config = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31)
-    source, split, device = material.source, material.folds[fold], pick_device(config.device)
-    if _is_fitted(build_job(config, Path(), source, split, material.preprocessing, device).method):
-        split = _with_rows_to_fit_on(material, split, config.method)
-    return config, source, split, material.preprocessing, device
+def _job(material: Material, config: RunConfig, fold: int) -> Job:
+    """The run of a fold; its validation rows are never those that judge what is fitted on them."""
+    config, split = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31), material.folds[fold]
+
+    def build(split: Split) -> Job:
+        return build_job(config, Path(), material.source, split, material.preprocessing, pick_device(config.device))
+
+    job = build(split)
+    return build(_with_rows_to_fit_on(material, split, config.method)) if _is_fitted(job.method) else job
 
 
 def _is_fitted(method: Method) -> bool:
@@ -160,10 +157,6 @@ def _with_rows_to_fit_on(material: Material, fold: Split, method: str) -> Split:
     spare = spare[np.isin(labels[spare], labels[taught])]
     if not len(spare):
         few = "the folds leave none beside those that teach" if len(material.validation) else "there are none"
-        raise UserError(
-            f"a target precision is kept by means of validation rows, and {few}",
-            "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
-            method,
-        )
+        raise nothing_to_fit_on(method, few)
     taught, pool = (np.setdiff1d(part, spare) for part in (fold.labeled, fold.unlabeled))
     return replace(fold, labeled=taught, unlabeled=pool, validation=spare)
