@@ -39,6 +39,7 @@ from metapl.predict import (
     HEADER,
     VALUES,
     Problem,
+    fitting_options,
     image_files,
     image_shape,
     judge_images,
@@ -95,7 +96,7 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
 
 def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Source, Split]:
     """The run's data and split. Training images are not decoded for it, if the run's list of bad ones still holds."""
-    if predictor.preprocessing.kind == "image":
+    if predictor.takes.kind == "image":
         with known_images(Known(image_shape(predictor), left_out(run))):
             source = open_source(config.data, config.source)
         with suppress(UserError):  # the list is gone, or the data changed: told by the strict way below
@@ -132,7 +133,7 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, t
     folder = _folder(data)
     if folder is not None:
         return judge_folder(predictor, folder)
-    return judge_source(predictor, open_source(data))
+    return judge_source(predictor, open_source(data, fitting_options(predictor)))
 
 
 def _judged_file(data: str) -> str:
@@ -267,7 +268,11 @@ def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell)
             tell(note)
         return predict_source(predictor, rows), list(rows.problems)
     folder = _folder(data)
-    made = predict_source(predictor, open_source(data)) if folder is None else predict_folder(predictor, folder)
+    made = (
+        predict_source(predictor, open_source(data, fitting_options(predictor)))
+        if folder is None
+        else predict_folder(predictor, folder)
+    )
     return made, []
 
 

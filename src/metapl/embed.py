@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from metapl.cache import LIMIT, cache_folder, has_room, locked, tidy, used
+from metapl.data.arrays import check_sized
 from metapl.data.image_options import ImageOptions
 from metapl.data.sources import SourceOptions
 from metapl.data.sources import open_source as open_raw
@@ -232,6 +233,7 @@ def embed(
         tokens=source.tokens,
         resize=getattr(source, "resize", "cover"),
         white=int(getattr(source, "white", 0)),
+        resized=bool(getattr(source, "resized", False)),
     )
     look = None
     if plain and not (size is None and mean is None and std is None):
@@ -242,8 +244,22 @@ def embed(
     return EmbeddedSource(source, made.to(pick_device(device)), cache, tell)
 
 
+def _check_size(given: Source, images: ImageOptions) -> None:
+    """Refuse a size that a source made in Python cannot be brought to any more."""
+    if isinstance(given, EmbeddedSource):
+        given = given.inner
+    check_sized(images, given.kind)
+    if images.size is None or tuple(given.rows(np.flatnonzero(~given.is_test)[:1]).shape[2:]) == images.size:
+        return
+    remedy = "Give image_size where the source is made: from_arrays, from_dataset, open_source."
+    raise UserError("image_size is set, and the source is made already", remedy, "source.image_size")
+
+
 def for_encoder(options: SourceOptions) -> SourceOptions:
     """``options`` with the size of images and the tokenizer that suit their encoder, where they were left to "auto".
+
+    Images that have one size and are no larger than the encoder wants keep it: the encoder enlarges them when it reads
+    them, a few at a time, so that its size takes no memory for each of them.
 
     Raises:
         UserError: an unknown encoder, or a size that means nothing.
@@ -255,7 +271,7 @@ def for_encoder(options: SourceOptions) -> SourceOptions:
     if sides is None and options.encoder and (look := own_look(options.encoder)):
         sides = look.size
     if options.image_size == "auto" and options.encoder and sides:
-        options = replace(options, image_size=f"{sides[0]}x{sides[1]}")
+        options = replace(options, image_size=f"auto:{sides[0]}x{sides[1]}")
     return options
 
 
@@ -271,9 +287,12 @@ def open_source(
     otherwise.
 
     Raises:
-        UserError: as ``data.open_source`` and ``embed``.
+        UserError: as ``data.open_source`` and ``embed``, or the options ask for images of another size than ``given``
+            has.
     """
     options = options or SourceOptions()
+    if given is not None:
+        _check_size(given, options.images)
     if not options.encoder:
         if options.encoder_weights:
             raise UserError("encoder_weights is set, and encoder is not", "Name the encoder.", "source.encoder_weights")

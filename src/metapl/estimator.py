@@ -155,8 +155,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             codes,
             X_unlabeled=more,
             class_names=[str(value) for value in classes.tolist()],
-            tokenizer=suited.tokenizer,
-            max_tokens=suited.max_tokens,
+            **suited.published.rows,
         )
         noted = _Noted(make_progress() if self.verbose else Silent())
         result = start(config, lambda _: Memory(), source, noted, network=network, require_unlabeled=False)

@@ -13,8 +13,6 @@ from metapl.anchor import IN_MEMORY, anchored
 from metapl.config import RunConfig, make_config
 from metapl.data.arrays import from_arrays
 from metapl.data.datasets import read_dataset
-from metapl.data.image_options import ImageOptions
-from metapl.data.images import AUTO_SIDE
 from metapl.embed import for_encoder
 from metapl.errors import UserError
 from metapl.models import Factory, as_factory, given_name
@@ -100,13 +98,11 @@ def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:
     if isinstance(data, Source):
         return data
     suited = for_encoder(config.source)
-    words: dict[str, Any] = {"tokenizer": suited.tokenizer, "max_tokens": suited.max_tokens}
+    words = suited.published.rows
     if isinstance(data, Dataset):
         if extra := [name for name in ("y", "y_test", "unlabeled") if rows[name] is not None]:
             raise UserError(f"{extra[0]} is given, but a data set brings its own labels", "Leave it out.", "fit")
-        words |= {"image_size": config.source.image_size, "resize": config.source.resize}
-        large = ImageOptions(suited.image_size).size or (AUTO_SIDE, AUTO_SIDE)  # small ones are enlarged by the encoder
-        return read_dataset((data, rows["X_unlabeled"], rows["X_test"]), auto_size=large, **words)
+        return read_dataset((data, rows["X_unlabeled"], rows["X_test"]), **words)
     if rows["y"] is None:
         raise UserError("y is missing", "Give one label per row; -1 or None where there is none.", "fit")
     return from_arrays(data, **rows, **words)

@@ -81,7 +81,7 @@ def predict_source(
         UserError: the rows do not have the shape or the columns that the model was trained on.
     """
     if isinstance(source, str | Path):
-        spec, options = str(source), SourceOptions()
+        spec, options = str(source), fitting_options(predictor)
         rows = open_spec(spec, options.table, predictor.takes, predictor.class_names)
         source = open_source(spec, options) if rows is None else rows
     fit = matching(source.columns, predictor.takes.columns, source.name)
@@ -190,6 +190,14 @@ def _names(predictor: Predictor, p: Tensor) -> tuple[str, ...]:
 def nothing(predictor: Predictor) -> Tensor:
     """The probabilities of no rows, [0, C]."""
     return torch.zeros(0, len(predictor.class_names))
+
+
+def fitting_options(predictor: Predictor) -> SourceOptions:
+    """How a source that knows nothing of the model is opened: images at its size, where its own were brought to it."""
+    p = predictor.takes
+    if p.kind != "image" or not p.resized:
+        return SourceOptions()
+    return SourceOptions(image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
 
 
 def image_shape(predictor: Predictor) -> tuple[int, int, int]:

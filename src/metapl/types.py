@@ -67,8 +67,8 @@ class Source(Protocol):
         notes: what a user should know about how the rows were read.
 
     A source may offer more: ``held()``, all rows but test rows in one CPU tensor; ``lazy``, True where reading a row
-    costs time, and then ``prefetch``, the steps to read ahead; for images ``resize`` and ``white``, as in
-    ``Preprocessing``.
+    costs time, and then ``prefetch``, the steps to read ahead; for images ``resize``,
+    ``white`` and ``resized``, as in ``Preprocessing``.
     """
 
     name: str
@@ -155,6 +155,7 @@ class Preprocessing:
         tokens: as in ``Source``.
         resize: images: how they were brought to ``shape``, and new ones are.
         white: images: what white was in training rows of floats, 1 or 255; 0 where all were whole numbers or files.
+        resized: images: whether training rows were brought to ``shape``, so that new ones of other sizes are, too.
     """
 
     kind: Kind
@@ -166,6 +167,7 @@ class Preprocessing:
     tokens: Tokens | None = None
     resize: Resize = "cover"
     white: int = 0
+    resized: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...]:

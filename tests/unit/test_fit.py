@@ -278,8 +278,8 @@ def test_settings_of_images_hold_for_datasets() -> None:
 def test_images_are_read_as_the_encoder_wants_them() -> None:
     pytest.importorskip("timm")
     assert for_encoder(SourceOptions()) == SourceOptions()
-    assert for_encoder(SourceOptions(encoder="timm:resnet18")).image_size == "224x224"
-    assert for_encoder(SourceOptions(encoder="timm:resnet18", encoder_size=96)).image_size == "96x96"
+    assert for_encoder(SourceOptions(encoder="timm:resnet18")).image_size == "auto:224x224"
+    assert for_encoder(SourceOptions(encoder="timm:resnet18", encoder_size=96)).image_size == "auto:96x96"
     assert for_encoder(SourceOptions(encoder="timm:resnet18", image_size=48)).image_size == 48
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import torch
 from torchvision import datasets
 
 from metapl.data.published import PublishedOptions, open_hf, open_torchvision
+from metapl.data.sources import SourceOptions
+from metapl.embed import EmbeddedSource
+from metapl.embed import open_source as embedded
 from metapl.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -42,6 +46,21 @@ def test_files_on_disk_are_read_without_a_network(tmp_path: Path, spelling: str,
     assert source.labels.tolist() == [0, 1, 2, 0, 1, 2] * 2
     assert source.is_test.tolist() == [False] * 6 + [True] * 6
     assert source.class_names == ("T-shirt/top", "Trouser", "Pullover"), "those that occur"
+
+
+def test_an_encoder_gets_small_images_a_few_at_a_time(tmp_path: Path, monkeypatch: Any) -> None:
+    """At the encoder's size the 12 images would take twelve times what is allowed here."""
+    pytest.importorskip("timm")
+    write_idx(tmp_path / "FashionMNIST" / "raw")
+    monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("metapl.data.datasets.MAX_BYTES", 4096)
+    options = SourceOptions(root=str(tmp_path), encoder="timm:test_resnet", encoder_size=64)
+    source = embedded("torchvision:FashionMNIST", options)
+    assert isinstance(source, EmbeddedSource)
+    assert source.encoder.takes.shape == (1, 8, 8)
+    assert source.rows(np.arange(12)).shape == (12, source.encoder.features)
+    with pytest.raises(UserError, match="above the limit"):
+        embedded("torchvision:FashionMNIST", replace(options, image_size=64))
 
 
 def test_nothing_is_fetched_unless_asked(tmp_path: Path, monkeypatch: Any) -> None:

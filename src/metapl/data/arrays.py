@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from metapl.data.features import categorical, encode_columns, fit_columns, is_frame, lost_columns, read_frame
+from metapl.data.image_options import OWN_SIZE, ImageOptions
 from metapl.data.labels import encode_labels
 from metapl.data.memory import MemorySource
+from metapl.data.sized import how, images_at
 from metapl.data.tensors import pixels, planes, read_numbers, table_rows
 from metapl.data.texts import is_texts, read_texts
 from metapl.data.tokens import encode_texts, tokenizer_of
 from metapl.errors import UserError
-from metapl.types import Column, Kind, Tokens
+from metapl.types import Column, Kind, Resize, Tokens
 
 Array = np.ndarray[Any, Any]
 PREFIX = {"X": "", "X_unlabeled": "unlabeled/", "X_test": "test/"}
@@ -34,6 +36,8 @@ def from_arrays(
     unlabeled: Any = None,
     tokenizer: str = "auto",
     max_tokens: int | str = "auto",
+    image_size: int | str = "auto",
+    resize: Resize = "cover",
 ) -> MemorySource:
     """A source over data in memory; they are copied, never written to.
 
@@ -53,12 +57,16 @@ def from_arrays(
         kind: "auto" takes strings for texts, two dimensions for a table and three or four for images.
         unlabeled: a further mark of a row without a label, such as "?", or several as a tuple.
         tokenizer, max_tokens: for texts, as the settings ``source.tokenizer`` and ``source.max_tokens``.
+        image_size: side in pixels or "HxW" that images are brought to, as files would be; auto: their own.
+        resize: "cover", "stretch" or "pad", as the setting ``source.resize``.
 
     Raises:
-        UserError: shapes, values or labels do not fit; the message names the argument, and row and column for tables.
+        UserError: shapes, values or labels do not fit, or a size is set for rows that are no images; the message names
+            the argument, and row and column for tables.
     """
+    sized = ImageOptions(image_size, resize)
     given = {"X": X, "y": y, "X_unlabeled": X_unlabeled, "X_test": X_test, "y_test": y_test}
-    return assemble(given, class_names, kind, unlabeled, tokenizer, max_tokens)
+    return assemble(given, class_names, kind, unlabeled, tokenizer, max_tokens, images=sized)
 
 
 def assemble(
@@ -70,6 +78,7 @@ def assemble(
     max_tokens: int | str = "auto",
     name: str = "arrays",
     copy: bool = True,
+    images: ImageOptions = OWN_SIZE,
 ) -> MemorySource:
     """``from_arrays`` for arguments by name; without ``copy`` a source of one array may share its memory."""
     X, y, X_test, y_test = given["X"], given["y"], given.get("X_test"), given.get("y_test")
@@ -80,12 +89,15 @@ def assemble(
     notes: list[str] = []
     columns: tuple[Column, ...] = ()
     tokens: Tokens | None = None
-    white = 0
+    white, resized = 0, False
+    check_sized(images, made_kind)
     if made_kind == "text":
         tensors, tokens = _texts(parts, tokenizer, max_tokens, notes)
     elif made_kind == "image":
         stacks = {k: planes(read_numbers(part, k), k, isinstance(part, Tensor)) for k, part in parts.items()}
         tensors, white = pixels(stacks, notes, copy=copy)
+        resized = images.size is not None
+        tensors = _brought(tensors, images, notes)
     elif is_frame(X):
         tensors, columns = _frames(parts, notes)
     else:
@@ -109,7 +121,9 @@ def assemble(
         notes=tuple(notes),
         columns=columns,
         tokens=tokens,
+        resize=images.resize,
         white=white,
+        resized=resized,
     )
 
 
@@ -169,6 +183,26 @@ def _frames(parts: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Tenso
     for name, table in tables.items():
         notes += [f"{name}: {text}" for text in lost_columns(table, columns, tensors[name])]
     return tensors, columns
+
+
+def check_sized(images: ImageOptions, kind: Kind) -> None:
+    """Refuse a size for what has none.
+
+    Raises:
+        UserError: ``images`` ask for a size, and the rows are no images.
+    """
+    if images.size is not None and kind != "image":
+        rows = {"table": "a table", "text": "texts"}[kind]
+        raise UserError(f"image_size is set, and the rows are {rows}", "Leave it out.", "source.image_size")
+
+
+def _brought(tensors: dict[str, Tensor], images: ImageOptions, notes: list[str]) -> dict[str, Tensor]:
+    """Images of every part at the size that is asked for."""
+    size = images.size
+    if size is None or all(tuple(tensor.shape[2:]) == size for tensor in tensors.values()):
+        return tensors
+    notes.append(f"images are brought to {size[0]} x {size[1]}{how(images.resize)}")
+    return {name: images_at(tensor, size, images.resize) for name, tensor in tensors.items()}
 
 
 def _check_same_shape(tensors: dict[str, Tensor]) -> None:

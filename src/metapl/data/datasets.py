@@ -14,8 +14,9 @@ from torch.utils.data import IterableDataset, Subset
 from metapl.data.arrays import assemble
 from metapl.data.features import is_missing
 from metapl.data.image_options import GIB, ImageOptions
-from metapl.data.images import AUTO_SIDE, Unreadable, pixels_of
+from metapl.data.images import Unreadable, pixels_of
 from metapl.data.memory import MemorySource
+from metapl.data.sized import how, image_at
 from metapl.data.tensors import planes
 from metapl.errors import UserError
 from metapl.types import Resize
@@ -80,14 +81,12 @@ def read_dataset(
     tokenizer: str = "auto",
     max_tokens: int | str = "auto",
     name: str = "arrays",
-    auto_size: tuple[int, int] = (AUTO_SIDE, AUTO_SIDE),
     published: bool = False,
 ) -> MemorySource:
     """``from_dataset`` with more to say.
 
     Args:
         parts: labeled, unlabeled, test; None where there is none.
-        auto_size: what images are brought to where their size is auto and they have no common one of at most 64.
         published: the labels are known to be numbers of the set's own names; those that occur are taken.
 
     Raises:
@@ -102,7 +101,7 @@ def read_dataset(
     for part, dataset in given.items():
         labels: list[Any] = []
         for k, (x, y) in enumerate(_pairs(dataset, part)):
-            rows = rows or _rows_for(x, options, total, auto_size, f"{part}, row {k}")
+            rows = rows or _rows_for(x, options, total, f"{part}, row {k}")
             rows.add(x, f"{part}, row {k}")
             labels.append(y)
         counts[part] = len(labels)
@@ -122,7 +121,7 @@ def read_dataset(
         class_names = [name for name in names if name in made["y"]]  # without those that no row has
     source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False)
     source.notes += notes
-    source.resize, source.white = resize, rows.white
+    source.resize, source.white, source.resized = resize, rows.white, rows.resized
     return source
 
 
@@ -209,6 +208,7 @@ class _Rows:
 
     notes: tuple[str, ...] = ()
     white = 0  # in images of floats, 1 or 255; 0: there were none
+    resized = False  # whether images were brought to one size, or were to be
 
     def add(self, x: Any, where: str) -> None:
         raise NotImplementedError
@@ -218,12 +218,12 @@ class _Rows:
         raise NotImplementedError
 
 
-def _rows_for(x: Any, options: ImageOptions, total: int, auto_size: tuple[int, int], where: str) -> _Rows:
+def _rows_for(x: Any, options: ImageOptions, total: int, where: str) -> _Rows:
     """What collects rows like ``x``."""
     if isinstance(x, str):
         return _Texts()
     if isinstance(x, Image.Image) or np.ndim(x) in (2, 3):
-        return _Images(options, total, auto_size)
+        return _Images(options, total)
     if np.ndim(x) == 1:
         return _Features(total)
     what = f"a {type(x).__name__} is no image, no row of features and no text"
@@ -265,43 +265,36 @@ class _Features(_Rows):
 class _Images(_Rows):
     """uint8 images; small ones keep their size until all are known, larger ones are brought to theirs at once."""
 
-    def __init__(self, options: ImageOptions, total: int, auto_size: tuple[int, int]) -> None:
-        self.options, self.total, self.auto_size, self.scale = options, total, auto_size, 0
+    def __init__(self, options: ImageOptions, total: int) -> None:
+        self.options, self.total, self.scale = options, total, 0
         self.images: list[Tensor] = []
-        self.scaled = False
+        self.resized = options.size is not None
 
     def add(self, x: Any, where: str) -> None:
         image = self._read(x, where)
-        large = max(image.shape[1:]) > AUTO_SIDE
-        if self.options.size is not None or large:
-            image = self._at(image, self.options.size or self.auto_size)
-            self.scaled = True
+        if self.options.size is not None or self.options.common([(image.shape[1], image.shape[2])]) is None:
+            image = image_at(image, self.options.size or self.options.auto_size, self.options.resize)
+            self.resized = True
         if not self.images:
             _check_memory(self.total, image.numel())
         self.images.append(image)
 
     def parts(self, counts: Sequence[int]) -> list[Any]:
         channels = max(len(image) for image in self.images)
-        sizes = {tuple(image.shape[1:]) for image in self.images}
-        size = sizes.pop() if len(sizes) == 1 else self.auto_size
-        colour = "grey" if channels == 1 else "RGB"
-        moved = self.scaled or bool(sizes)
-        self.notes = (f"images are {'brought to ' if moved else ''}{size[0]} x {size[1]}, {colour}",)
+        sizes = {(image.shape[1], image.shape[2]) for image in self.images}
+        self.resized |= len(sizes) > 1
+        size = sizes.pop() if len(sizes) == 1 else self.options.auto_size
+        colour, way = "grey" if channels == 1 else "RGB", how(self.options.resize) if self.resized else ""
+        self.notes = (f"images are {'brought to ' if self.resized else ''}{size[0]} x {size[1]}, {colour}{way}",)
         _check_memory(self.total, channels * size[0] * size[1])
         made = []
         for count in counts:
             part = torch.empty(count, channels, *size, dtype=torch.uint8)
             for k, image in enumerate(self.images[:count]):
-                part[k] = self._at(image, size)  # a grey one is spread over RGB
+                part[k] = image_at(image, size, self.options.resize)  # a grey one is spread over RGB
             del self.images[:count]
             made.append(part)
         return made
-
-    def _at(self, image: Tensor, size: tuple[int, ...]) -> Tensor:
-        if tuple(image.shape[1:]) == tuple(size):
-            return image
-        array = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
-        return pixels_of(Image.fromarray(array), (size[0], size[1]), self.options.resize)
 
     def _read(self, x: Any, where: str) -> Tensor:
         """uint8 [1 or 3, height, width]."""
@@ -338,4 +331,4 @@ class _Images(_Rows):
 def _check_memory(rows: int, each: int) -> None:
     if rows * each > MAX_BYTES:
         what = f"{rows} rows of {each} bytes need {rows * each / GIB:.1f} GiB of memory, above the limit of 4"
-        raise UserError(what, "Set a smaller image_size, or give the images as a folder.", "from_dataset")
+        raise UserError(what, "Set a smaller source.image_size, or give the images as a folder.", "from_dataset")

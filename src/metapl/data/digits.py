@@ -5,19 +5,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from metapl.data.image_options import OWN_SIZE, ImageOptions
 from metapl.data.memory import MemorySource
+from metapl.data.sized import images_at
 
 
-def open_digits() -> MemorySource:
-    """The digits as uint8 [1797, 1, 8, 8], scaled from 0..16 to 0..255; the set brings no test rows of its own."""
+def open_digits(images: ImageOptions = OWN_SIZE) -> MemorySource:
+    """The digits as uint8 [1797, 1, 8, 8], scaled from 0..16 to 0..255; the set brings no test rows of its own.
+
+    Where ``images`` ask for a size, they are brought to it.
+    """
     from sklearn.datasets import load_digits  # slow to import: only when asked for
 
     bunch = load_digits()
-    pixels = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
+    pixels = torch.from_numpy(np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)).unsqueeze(1).contiguous()
     return MemorySource(
         name="digits",
         kind="image",
-        data=torch.from_numpy(pixels).unsqueeze(1).contiguous(),
+        data=pixels if images.size is None else images_at(pixels, images.size, images.resize),
         labels=bunch.target.astype(np.int64),
         class_names=tuple(str(k) for k in range(10)),
+        resize=images.resize,
+        resized=images.size is not None,
     )

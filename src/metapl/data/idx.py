@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.image_options import OWN_SIZE, ImageOptions
 from metapl.data.memory import digest_of, tensor_bytes
+from metapl.data.sized import images_at
 from metapl.errors import UserError
 from metapl.types import Column, Kind, Tokens
 
@@ -26,6 +28,8 @@ class IdxSource:
     The t10k rows, where there are any, are test rows: their labels are read at opening, their images when rows are
     asked for. Class names are the label values as text.
 
+    ``images`` say which size they are brought to; auto: their own.
+
     Raises:
         UserError: a file is missing, truncated or not what its name says; the message names it.
     """
@@ -34,15 +38,17 @@ class IdxSource:
     columns: tuple[Column, ...] = ()
     tokens: Tokens | None = None
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, images: ImageOptions = OWN_SIZE) -> None:
         root = Path(folder)
+        self._size, self.resize, self.resized = images.size, images.resize, images.size is not None
         if not root.is_dir():
             raise UserError("no such folder", "Check the spelling.", str(root))
         self.name = root.resolve().name
         train = read_idx(_find(root, "train-images-idx3-ubyte"), 3)
         labels = read_idx(_find(root, "train-labels-idx1-ubyte"), 1)
         _check_lengths(root, "train", len(train), len(labels))
-        self._data = torch.from_numpy(train).unsqueeze(1)
+        self._own = train.shape[1:]
+        self._data = self._sized(train)
         self._test_file, test_labels = _test_part(root)
         self._test: Tensor | None = None
         values = np.unique(labels)
@@ -93,14 +99,19 @@ class IdxSource:
             assert self._test_file is not None  # rows beyond the training rows exist only with the file
             images = read_idx(self._test_file, 3)
             _check_lengths(self._test_file.parent, "t10k", len(images), int(self.is_test.sum()))
-            if images.shape[1:] != tuple(self._data.shape[2:]):
+            if images.shape[1:] != self._own:
                 raise UserError(
                     f"the test images are {images.shape[1]} x {images.shape[2]}, the training images are not",
                     "Check that the files belong together.",
                     str(self._test_file),
                 )
-            self._test = torch.from_numpy(images).unsqueeze(1)
+            self._test = self._sized(images)
         return self._test
+
+    def _sized(self, images: Array) -> Tensor:
+        """uint8 [N, 1, height, width], at the size that is asked for."""
+        rows = torch.from_numpy(images).unsqueeze(1)
+        return rows if self._size is None else images_at(rows, self._size, self.resize)
 
 
 def read_idx(path: Path, dims: int) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from metapl.data.images import AUTO_SIDE
@@ -19,7 +20,8 @@ class ImageOptions:
     """The part of ``SourceOptions`` that is about images.
 
     Attributes:
-        image_size: "auto", a side in pixels, or "HxW".
+        image_size: a side in pixels, "HxW", or "auto": their own size if it is common to all and fits into 64 x 64,
+            else 64 x 64; "auto:96", "auto:HxW": another size in the place of 64 x 64.
         resize: "cover", "stretch" or "pad"; see ``images.decode``.
         memory: GiB of decoded training images up to which they are held; above, they are decoded when needed.
         prefetch: steps whose rows are decoded ahead in the background where images are not held; 0 = none.
@@ -38,7 +40,7 @@ class ImageOptions:
     cache: bool = False
 
     def __post_init__(self) -> None:
-        _ = self.size
+        _ = self.auto_size, self.size
         if self.resize not in RESIZES:
             raise UserError(f"resize is {self.resize!r}", nearest(str(self.resize), RESIZES), "source.resize")
         if not 0 <= self.memory < math.inf:
@@ -49,9 +51,20 @@ class ImageOptions:
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) that is asked for; None for "auto"."""
-        text = str(self.image_size)
-        if self.image_size == "auto":
-            return None
+        return None if self._auto else self._sides(str(self.image_size))
+
+    @property
+    def auto_size(self) -> tuple[int, int]:
+        """(height, width) that images of unknown sizes are brought to, and that those of a common one may have."""
+        if not self._auto or self.image_size == "auto":
+            return AUTO_SIDE, AUTO_SIDE
+        return self._sides(str(self.image_size).partition(":")[2])
+
+    @property
+    def _auto(self) -> bool:
+        return self.image_size == "auto" or str(self.image_size).startswith("auto:")
+
+    def _sides(self, text: str) -> tuple[int, int]:
         sides = [int(side) for side in text.split("x")] if re.fullmatch(r"\d{1,4}(x\d{1,4})?", text) else []
         if not sides or isinstance(self.image_size, bool) or not all(side in SIDES for side in sides):
             raise UserError(
@@ -61,9 +74,17 @@ class ImageOptions:
             )
         return sides[0], sides[-1]
 
+    def common(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int] | None:
+        """The one size of all images, where there is one and it fits into ``auto_size``."""
+        size, (height, width) = next(iter(sizes), None), self.auto_size
+        return size if size is not None and len(sizes) == 1 and size[0] <= height and size[1] <= width else None
+
     def fits(self, count: int, shape: tuple[int, ...]) -> bool:
         """Whether ``count`` rows of ``shape`` may be held in memory."""
         return count * math.prod(shape) <= self.memory * GIB
+
+
+OWN_SIZE = ImageOptions()
 
 
 class Heads:
@@ -82,7 +103,7 @@ class Heads:
     def shape(self, options: ImageOptions) -> tuple[int, int, int]:
         """(channels, height, width) that every image is brought to."""
         channels = 1 if self.sizes and self.grey else 3
-        return channels, *(options.size or self._common() or (AUTO_SIDE, AUTO_SIDE))
+        return channels, *(options.size or options.common(self.sizes) or options.auto_size)
 
     def note(self, options: ImageOptions) -> str:
         """What a user should know about ``shape``."""
@@ -91,12 +112,7 @@ class Heads:
         how = "" if options.resize == "cover" else f" ({options.resize})"
         if options.size is not None:
             return f"images are brought to {form}{how}"
-        if self._common():
+        if options.common(self.sizes):
             return f"images are {form}"
         why = "of different sizes" if len(self.sizes) > 1 else "larger"
         return f"images are {why} and are brought to {form}{how} (set source.image_size to change it)"
-
-    def _common(self) -> tuple[int, int] | None:
-        """The one size of all images, where there is one and it is small."""
-        size = next(iter(self.sizes), None)
-        return size if size is not None and len(self.sizes) == 1 and max(size) <= AUTO_SIDE else None

@@ -59,7 +59,7 @@ class ImageSource:
         shape: (channels, height, width) of a row.
         lazy: whether training rows are decoded when needed; then ``held()`` is None.
         prefetch: steps ahead that a reader should ask for rows.
-        resize: how images are brought to ``shape``.
+        resize: how images are brought to ``shape``. resized: that they are.
 
     Raises:
         UserError: too many images cannot be read, or none of a class or of the unlabelled ones.
@@ -105,7 +105,7 @@ class ImageSource:
         self.labels = labels[self._item]
         self.is_test = np.arange(len(self.ids)) >= len(kept)
         self.shape, self.lazy = self.store.shape, self.store.lazy
-        self.prefetch, self.resize = options.prefetch, options.resize
+        self.prefetch, self.resize, self.resized = options.prefetch, options.resize, True
         self.problems: list[tuple[str, str]] = [*problems]
         self.problems += [(ids[k], reason) for k, reason in sorted(self.store.facts.reason.items())]
         self.notes: tuple[str, ...] = (*([self.store.note] if self.store.note else []), *notes)

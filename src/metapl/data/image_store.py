@@ -206,7 +206,7 @@ class ImageStore:
     def _first_head(self, todo: Array, heads: Heads) -> None:
         """A first guess of the shape, from the first header that can be read."""
         for k in todo.tolist():
-            head = probe(self._stored(k))
+            head = probe(self._stored(k), max(self.options.auto_size))
             if head is not None:
                 return heads.add(*head)
 

@@ -122,12 +122,12 @@ def workers() -> int:
     return min(8, cores)
 
 
-def probe(path: Stored) -> tuple[int, int, bool] | None:
-    """(height, width, grey?) of the upright image, for the most part from the header; None where it is damaged."""
+def probe(path: Stored, side: int = AUTO_SIDE) -> tuple[int, int, bool] | None:
+    """(height, width, grey?) of the upright image, from the header alone above ``side``; None where it is damaged."""
     with quiet():
         try:
             with _opened(path, MAX_PIXELS) as (image, _):
-                if max(image.size) > AUTO_SIDE:  # the exact size makes no difference
+                if max(image.size) > side:  # the exact size makes no difference
                     return image.height, image.width, _is_grey(image)
                 grey = _is_grey(image)
                 image.load()  # cheap at this size, and only then is the orientation sure (TIFF turns itself)

@@ -67,6 +67,7 @@ class MemorySource:
     tokens: Tokens | None = None
     resize: Resize = "cover"  # how images were brought to their shape, for new ones
     white: int = 0  # what white was in images of floats, 1 or 255, for new ones
+    resized: bool = False  # whether images were brought to their shape, so that new ones of other sizes are, too
     _fingerprint: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:

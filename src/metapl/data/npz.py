@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from metapl.data.arrays import assemble
+from metapl.data.image_options import OWN_SIZE, ImageOptions
 from metapl.data.labels import encode_labels, read_lines
 from metapl.data.memory import MemorySource
 from metapl.data.rows import rows_for
@@ -66,6 +67,7 @@ def open_numpy(
     test: str = "",
     tokenizer: str = "auto",
     max_tokens: int | str = "auto",
+    images: ImageOptions = OWN_SIZE,
 ) -> MemorySource:
     """A source over one file of arrays.
 
@@ -76,6 +78,7 @@ def open_numpy(
             none; an empty line, "" , -1 and NaN mark a row without a label.
         unlabeled, test: further files: X of the first are rows without labels, X and y of the second test rows.
         tokenizer, max_tokens: for texts, see ``from_arrays``.
+        images: the size that they are brought to; auto: their own.
 
     Raises:
         UserError: a file is missing, damaged or holds Python objects, or the arrays do not fit each other.
@@ -88,7 +91,7 @@ def open_numpy(
     _add(parts, test, {"X": "X_test", "y": "y_test"}, "source.test")
     classes = _class_names(parts.pop("class_names", None), name)
     with _located(name):
-        source = assemble(parts, classes, "auto", "", tokenizer, max_tokens, name, copy=False)
+        source = assemble(parts, classes, "auto", "", tokenizer, max_tokens, name, copy=False, images=images)
     source.notes += tuple(notes)
     return source
 

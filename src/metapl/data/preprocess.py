@@ -58,7 +58,8 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
         spread = tuple(std.clamp_min(IMAGE_FLOOR).tolist())
         resize: Resize = getattr(source, "resize", "cover")
         white = int(getattr(source, "white", 0))
-        return Preprocessing("image", shape, tuple(mean.tolist()), spread, resize=resize, white=white)
+        resized = bool(getattr(source, "resized", False))
+        return Preprocessing("image", shape, tuple(mean.tolist()), spread, resize=resize, white=white, resized=resized)
     category = torch.tensor([bool(column.levels) for column in source.columns] or [False] * shape[0])
     mean = mean.masked_fill(category, 0.0)
     std = torch.where((std <= TABLE_FLOOR * mean.abs()) | category, torch.ones_like(std), std)
@@ -85,7 +86,7 @@ def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
         "std": list(preprocessing.std),
     }
     if preprocessing.kind == "image":
-        made |= {"resize": preprocessing.resize, "white": preprocessing.white}
+        made |= {"resize": preprocessing.resize, "white": preprocessing.white, "resized": preprocessing.resized}
     if preprocessing.columns:
         made["columns"] = [{"name": c.name, "levels": list(c.levels)} for c in preprocessing.columns]
     if preprocessing.missing:
@@ -112,6 +113,7 @@ def preprocessing_from_dict(stored: Mapping[str, Any]) -> Preprocessing:
             missing=tuple(int(k) for k in stored.get("missing", ())),
             resize=stored.get("resize", "cover"),
             white=int(stored.get("white", 0)),
+            resized=bool(stored.get("resized", False)),
             tokens=None if tokens is None else Tokens(**{**tokens, "special": tuple(map(int, tokens["special"]))}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from metapl.data.arrays import kind_of
 from metapl.data.features import encode_columns, is_frame, lost_columns, read_frame
+from metapl.data.image_options import SIDES
+from metapl.data.sized import images_at
 from metapl.data.tensors import new_pixels, planes, read_numbers, table_rows
 from metapl.data.texts import read_texts
 from metapl.data.tokens import tokenizer_of
@@ -35,7 +37,8 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callab
     Args:
         X: what ``from_arrays`` takes for X. The columns of a DataFrame (or of a mapping) are found by name, in any
             order, and further ones are passed over; a category that training did not hold counts as missing. Images
-            of floats are on the scale of the training's floats; where it had none, 0..1 if they stay within it.
+            of floats are on the scale of the training's floats; where it had none, 0..1 if they stay within it. Where
+            the training brought images to one size, images of other sizes are brought to it in the same way.
         preprocessing: the model's own (``Predictor.preprocessing``).
         name: what messages call ``X``.
         tell: is told what looks like a mistake; by default a ``UserWarning``.
@@ -53,7 +56,7 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callab
         raise UserError(what, f"Give {_NAMES[kind]} of the shape {list(preprocessing.shape)} per row.", name)
     if kind == "image":
         images = planes(read_numbers(X, name), name, isinstance(X, Tensor))
-        rows = new_pixels(images, preprocessing.white, name, tell)
+        rows = _at_size(new_pixels(images, preprocessing.white, name, tell), preprocessing)
     elif is_frame(X) and preprocessing.columns:
         table = read_frame(X, name)
         rows = encode_columns(table, preprocessing.columns, name)
@@ -65,6 +68,13 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callab
         what = f"its rows have the shape {list(rows.shape[1:])}, the model was trained on {list(preprocessing.shape)}"
         raise UserError(what, "Give rows of that shape.", name)
     return rows
+
+
+def _at_size(rows: Tensor, p: Preprocessing) -> Tensor:
+    """Images at the model's size, where its own were brought to it; a single image [H, W, C] is no stack of them."""
+    if not p.resized or rows.shape[1] != p.shape[0] or min(rows.shape[2:]) < SIDES.start:
+        return rows
+    return images_at(rows, (p.shape[1], p.shape[2]), p.resize)
 
 
 def _plain_table(X: Any, preprocessing: Preprocessing, name: str) -> Tensor:

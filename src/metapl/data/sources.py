@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from metapl.data.arrays import check_sized
 from metapl.data.digits import open_digits
 from metapl.data.folder import FolderSource
 from metapl.data.idx import IdxSource
@@ -27,7 +28,8 @@ class SourceOptions:
     """How rows are read.
 
     Attributes:
-        image_size: side that images are brought to, HxW, or "auto" (their own if common and at most 64, else 64).
+        image_size: side that images are brought to, HxW, or "auto" (their own if common and at most 64, else 64);
+            "auto:96" has 96 in the place of 64; arrays keep their own size under auto.
         resize: cover (scaled, cropped about the centre), stretch, or pad (scaled to fit, middle grey beside it).
         memory: GiB of decoded training images up to which they are held; above, they are decoded when needed.
         prefetch: steps for which images that are not held are decoded ahead in the background; 0 = none.
@@ -116,13 +118,13 @@ Opener = Callable[[str, SourceOptions], Source]
 def _digits(argument: str, options: SourceOptions) -> Source:
     if argument:
         raise UserError(f"'digits' takes nothing after a colon ('{argument}')", "Write 'digits'.", "data")
-    return open_digits()
+    return open_digits(options.images)
 
 
 def _idx(argument: str, options: SourceOptions) -> Source:
     if not argument:
         raise UserError("'idx' needs a folder", "Write 'idx:FOLDER'.", "data")
-    return IdxSource(Path(argument).expanduser())
+    return IdxSource(Path(argument).expanduser(), options.images)
 
 
 def _folder(argument: str, options: SourceOptions) -> Source:
@@ -179,7 +181,7 @@ def _numpy(argument: str, options: SourceOptions) -> Source:
     if not argument:
         raise UserError("a file is missing after the colon", "Write the path of a .npz or .npy file.", "data")
     more = {key: getattr(options, key) for key in ("unlabeled", "test", "tokenizer", "max_tokens")}
-    return open_numpy(argument, options.labels, **more)
+    return open_numpy(argument, options.labels, images=options.images, **more)
 
 
 def _torchvision(argument: str, options: SourceOptions) -> Source:
@@ -210,6 +212,12 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
         UserError: unknown name or path (with the nearest name), or whatever the source finds wrong.
     """
     options = options or SourceOptions()
+    source = _opened(spec, options)
+    check_sized(options.images, source.kind)
+    return source
+
+
+def _opened(spec: str, options: SourceOptions) -> Source:
     name, colon, argument = spec.partition(":")
     bare = colon or (name != "folder" and not (f".{name}" in READERS and exists(Path(spec))))
     if name in SOURCES and bare:

@@ -22,9 +22,10 @@ from metapl.errors import UserError
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.probe import probe_rows, sketch
 from metapl.models.vision import Look as Look
-from metapl.types import Preprocessing, Tokens
+from metapl.types import Preprocessing, Resize, Tokens
 
 BATCH = 64  # rows per forward
+PAD_LEVEL = 128  # middle grey, beside images that do not fill their square
 BEGIN = 2  # ids of a text's own that make its beginning
 KINDS = ("timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
 
@@ -128,8 +129,8 @@ class FrozenEncoder:
         look, x = self.look, x.float().div_(255)
         if look.channels and x.shape[1] != look.channels:
             x = x.expand(-1, look.channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
-        if look.size is not None and tuple(x.shape[2:]) != look.size:
-            x = F.interpolate(x, look.size, mode="bilinear", antialias=True, align_corners=False)
+        if look.size is not None:
+            x = at_size(x, look.size, self.takes.resize)
         if look.mean:
             mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (look.mean, look.std))
             x = (x - mean) / std
@@ -139,6 +140,28 @@ class FrozenEncoder:
         if not isinstance(self.network, HFBody):
             return self.network(x)
         return self.network(x, self.pooling)
+
+
+def at_size(x: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
+    """Images [n, C, h, w] of floats at ``size`` (height, width); ``resize`` as for files (data/images.py)."""
+    (height, width), (h, w) = size, x.shape[2:]
+    if (h, w) == size:
+        return x
+    inner = size
+    if resize == "cover":
+        scale = max(height / h, width / w)
+        tall, wide = max(1, min(h, round(height / scale))), max(1, min(w, round(width / scale)))
+        x = x[..., (h - tall) // 2 :, (w - wide) // 2 :][..., :tall, :wide]
+    elif resize == "pad":
+        scale = min(height / h, width / w)
+        inner = max(1, min(height, round(h * scale))), max(1, min(width, round(w * scale)))
+    x = F.interpolate(x, inner, mode="bilinear", antialias=True, align_corners=False)
+    if inner == size:
+        return x
+    whole = x.new_full((*x.shape[:2], *size), PAD_LEVEL / 255)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    whole[..., top : top + inner[0], left : left + inner[1]] = x
+    return whole
 
 
 _LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
