@@ -58,7 +58,8 @@ class Job:
 
     def predictor(self, model: nn.Module) -> Predictor:
         encoder = getattr(self.source, "encoder", None)
-        return Predictor(model, self.preprocessing, self.source.class_names, self.device, encoder)
+        names, files = self.source.class_names, self.config.source.written
+        return Predictor(model, self.preprocessing, names, self.device, encoder, files)
 
     def step(self, t: int) -> Mapping[str, Tensor]:
         """Step t, and before it what is fitted on the validation rows after every ``loop.eval_every`` steps."""

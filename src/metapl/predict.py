@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -193,10 +193,13 @@ def nothing(predictor: Predictor) -> Tensor:
 
 
 def fitting_options(predictor: Predictor) -> SourceOptions:
-    """How a source that knows nothing of the model is opened: images at its size, where its own were brought to it."""
-    p = predictor.takes
+    """How a source that knows nothing of the model is opened.
+
+    Images at its size, where its own were brought to it; files taken to be written as those of the training were.
+    """
+    p, files = predictor.takes, cast(Mapping[str, Any], predictor.files)
     if p.kind != "image" or not p.resized:
-        return SourceOptions()
+        return SourceOptions(**{name: files[name] for name in ("delimiter", "encoding", "decimal") if name in files})
     return SourceOptions(image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
 
 

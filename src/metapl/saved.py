@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Predictor:
     class_names: tuple[str, ...]
     device: torch.device
     encoder: FrozenEncoder | None = None  # turns raw rows into what ``preprocessing`` describes
+    files: Mapping[str, str] = field(default_factory=dict)  # ``SourceOptions.written`` of the training
 
     @property
     def takes(self) -> Preprocessing:
@@ -95,6 +97,7 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
         **({} if (combine := describe(predictor.model)) == PLAIN else {"combine": combine}),
         **({} if (made := architecture(predictor.model)) is None else {"architecture": made}),
         **({} if predictor.encoder is None else {"encoder": _encoder_to_dict(predictor.encoder)}),
+        **({"files": dict(predictor.files)} if predictor.files else {}),
         **card,
     }
     write_json(folder / "model.json", facts)
@@ -133,6 +136,7 @@ def load_model(
         check_trusted(card["model"], trust_code or network is not None, str(folder))
         if network is not None:
             build = partial(build_given, as_factory(network), card["model"], shape, len(names), preprocessing.tokens)
+        files = {str(key): str(value) for key, value in dict(card.get("files", {})).items()}
         if "encoder" in card:
             check_trusted(str(card["encoder"]["name"]), trust_code or encoder is not None, str(folder))
         model = assemble(card.get("combine", PLAIN), build, shape)
@@ -146,7 +150,7 @@ def load_model(
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the model cannot be loaded ({error})", "Train again.", str(folder)) from error
     frozen = None if frozen is None else frozen.to(device)
-    return Predictor(model.to(device).eval(), preprocessing, names, device, frozen)
+    return Predictor(model.to(device).eval(), preprocessing, names, device, frozen, files)
 
 
 def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from commands import Call, refused, sums, table
 from sklearn.datasets import load_breast_cancer
 
 from metapl.cli import main
+from metapl.predict import predict_source
+from metapl.saved import load_model
 
 QUICK = ("--steps", "40", "batch.labeled=16", "batch.unlabeled=32", "--guard", "off", "--quiet")
 SHORT = (*QUICK, "--method", "supervised")
@@ -204,3 +206,49 @@ def test_texts_and_lists_of_images(call: Call, data: Path) -> None:
     answers = table(call("predict", "images", "list.tsv").out)
     assert [row["id"] for row in answers] == [row.split("\t")[0] for row in rows]
     assert {row["label"] for row in answers} <= {path.parent.name for path in found}
+
+
+def german(path: Path, rows: int, labeled: int, codec: str = "cp1252", seed: int = 0) -> Path:
+    """As a German Excel writes it; the class decides the two lengths. Classes look like numbers."""
+    draw, lines = random.Random(seed), ["Länge;Höhe;Ort;label"]
+    for k in range(rows):
+        c = k % 3
+        numbers = [f"{draw.gauss(5 * c, 1):.3f}".replace(".", ","), f"{draw.gauss(-c, 1):.1f}".replace(".", ",")]
+        lines.append(";".join([*numbers, draw.choice(["Köln", "Zürich"]), ("1,5", "Größe", "2")[c] * (k < labeled)]))
+    path.write_bytes("\r\n".join([*lines, ""]).encode(codec))
+    return path
+
+
+def test_a_german_spreadsheet(call: Call) -> None:
+    german(Path("de.csv"), 150, 60)
+    before = sums(Path())
+    wrong = "de.csv, line 1: byte 0xe4 is no UTF-8 (in cp1252 the word is 'Länge')", "set source.encoding=cp1252"
+    refused(call("train", "de.csv", *SHORT, "--out", "run"), *wrong)
+    refused(call("check", "de.csv"), *wrong)
+    comma = "de.csv, line 2: column 'Länge'", "a number with a decimal comma", "set source.decimal=comma"
+    refused(call("train", "de.csv", "source.encoding=cp1252", *SHORT, "--out", "run"), *comma)
+    refused(call("check", "de.csv", "source.encoding=cp1252"), *comma)
+    settings = ("source.encoding=cp1252", "source.decimal=comma")
+    done = call("check", "de.csv", *settings)
+    assert done.out.startswith("OK: de.csv, 150 table rows of 3 columns, 3 classes"), done
+    done = call("train", "de.csv", *settings, *SHORT, "--steps", "100", "--out", "run")
+    assert done.code == 0, done
+    card = json.loads(Path("run/model/model.json").read_text())
+    assert card["class_names"] == ["1,5", "2", "Größe"]
+    assert [c["levels"] for c in card["preprocessing"]["columns"]] == [[], [], ["Köln", "Zürich"]]
+    assert {name: sums(Path())[name] for name in before} == before
+
+    german(Path("new.csv"), 60, 60, seed=1)
+    german(Path("new8.csv"), 60, 60, "utf-8", seed=1)
+    judged = json.loads(call("evaluate", "run", "new.csv", "--json", "-").out)
+    assert judged["accuracy"] > 0.8
+    done = call("evaluate", "run", "new8.csv", "--json", "-")
+    assert json.loads(done.out) == judged
+    assert "note: new8.csv: is in UTF-8, not in cp1252" in done.err
+    wanted = table(call("predict", "run", "new.csv").out)
+    assert {row["label"] for row in wanted} == {"1,5", "2", "Größe"}
+    found = [name for chunk in predict_source(load_model("run"), "new.csv") for name in chunk.labels]
+    assert found == [row["label"] for row in wanted]
+    Path("point.csv").write_text("Länge;Höhe;Ort\n1.5;2;Köln\n")
+    refused(call("predict", "run", "point.csv"), "point.csv, line 2: column 'Länge' has '1.5'", "Write 1,5.")
+    assert "source." not in call("predict", "run", "point.csv").err

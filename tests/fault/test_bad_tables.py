@@ -58,9 +58,24 @@ REFUSED = [
     ),
     Refused("a NUL byte", "a,b,label\n1,x,u\n2,\0,v\n3,y,v\n", "NUL byte", "line 3", ["u", "v"]),
     Refused(
-        "Latin-1", "a,b,label\n1,x,u\n2,café,v\n3,y,v\n".encode("latin-1"), "0xe9 is no UTF-8", "line 3", ["u", "v"]
+        "Latin-1",
+        "a,b,label\n1,x,u\n2,café,v\n3,y,v\n".encode("latin-1"),
+        "0xe9 is no UTF-8 (in cp1252 the word is 'café'). Save it as UTF-8, or set source.encoding=cp1252",
+        "line 3",
+        ["u", "v"],
     ),
-    Refused("UTF-16", GOOD.encode("utf-16"), "UTF-16", None),
+    Refused("an old DOS file", "a,b,label\n1,Tür,u\n".encode("cp850"), "source.encoding=cp850", "line 2"),
+    Refused("UTF-16 without a mark", GOOD.encode("utf-16-le"), "source.encoding=utf-16-le", "line 1"),
+    Refused("UTF-16, cut", GOOD.encode("utf-16")[:-1], "middle of a character", None, options={"skip_bad_rows": True}),
+    Refused("an unknown encoding", GOOD, "encoding is 'ansi'", None, options={"encoding": "ansi"}, file="x.csv"),
+    Refused("an encoding that is no text", GOOD, "encoding is 'rot13'", None, options={"encoding": "rot13"}),
+    Refused(
+        "a byte that means nothing in the encoding",
+        b"a,label\n1,u\n2,\x81\n",
+        "byte 0x81 is no CP1252",
+        "line 3",
+        options={"encoding": "cp1252"},
+    ),
     Refused("cut in a character", "a,b,label\n1,x,u\n2,y,v\n3,é".encode()[:-1], "middle of a character", None),
     Refused("two columns of one name", "a,a,label\n1,x,u\n", "two columns are called 'a'", "line 1"),
     Refused("two columns of one name but for blanks", "a,a ,label\n1,x,u\n", "two columns are called 'a'", "line 1"),
@@ -80,7 +95,39 @@ REFUSED = [
     Refused("classes that look the same", "a,label\n1.5,Cat\n2,dog\n3,cat\n", "differ only by case", "line 4"),
     Refused("a class with a blank after it", "a,label\n1.5,cat\n2,dog\n3,cat \n", "differ only by case", "line 4"),
     Refused("a label of blanks", "a,label\n1.5,u\n2,  \n3,v\n", "made of blanks", "line 3", ["u", "v"]),
-    Refused("numbers with a comma", "a;label\n1,5;u\n2;v\n", "decimal comma", "line 2"),
+    Refused("numbers with a comma", "a;label\n1,5;u\n2;v\n", "Write 1.5, or set source.decimal=comma", "line 2"),
+    Refused(
+        "many numbers with a comma",
+        "a;label\n" + "".join(f"{k},{k % 7};u\n" for k in range(1500)),
+        "Write 0.0, or set source.decimal=comma",
+        "line 2",
+    ),
+    Refused(
+        "a comma that may mark thousands",
+        "a;label\n1,500;u\n2;v\n",
+        "If the comma marks thousands, take it out",
+        "line 2",
+    ),
+    Refused("marked thousands", "a;label\n1.234,5;u\n2;v\n", "thousands marked. Write it plainly", "line 2"),
+    Refused("marked thousands, English", 'a,label\n"1,234.5",u\n2,v\n', "thousands marked", "line 2"),
+    Refused(
+        "points where commas belong", "a;label\n1,5;u\n2.5;v\n", "with a point", "line 3", options={"decimal": "comma"}
+    ),
+    Refused(
+        "a point that may mark thousands",
+        "a;label\n1,5;u\n2.500;v\n",
+        "If the point marks thousands, take it out",
+        "line 3",
+        options={"decimal": "comma"},
+    ),
+    Refused("an unknown decimal sign", GOOD, "decimal is 'dot'", None, options={"decimal": "dot"}),
+    Refused(
+        "decimal commas and no header",
+        "5,1;3,5;u\n4,9;3,0;v\n",
+        "not the names of columns",
+        "line 1",
+        options={"decimal": "comma"},
+    ),
     Refused("an infinite number", "a,label\n1,u\ninf,v\n", "infinite", "line 3"),
     Refused("a number beyond float32", "a,label\n1,u\n1e39,v\n", "too large", "line 3"),
     Refused(
@@ -135,8 +182,42 @@ REFUSED = [
     ),
     Refused("an empty JSON file", "", "no row", None, file="x.jsonl"),
 ]
+GERMAN = "Länge;Ort;label\n1,5;Köln;1,5\n-2;Zürich;2,5\n1,5E+02;Köln;\n"
 READ = [
     Read("plain", GOOD, UVN),
+    Read(
+        "a German spreadsheet",
+        GERMAN.encode("cp1252"),
+        ["1,5", "2,5", None],
+        "2 features: 'Länge', 'Ort'",
+        {"encoding": "cp1252", "decimal": "comma"},
+    ),
+    Read(
+        "UTF-8 that is said to be something else",
+        GERMAN.encode(),
+        ["1,5", "2,5", None],
+        "x.csv: is in UTF-8, not in latin-1, and read as that",
+        {"encoding": "latin-1", "decimal": "comma"},
+    ),
+    Read("UTF-16", GOOD.encode("utf-16"), UVN),
+    Read("UTF-16, big end first, said", GOOD.encode("utf-16-be"), UVN, options={"encoding": "utf-16-be"}),
+    Read("UTF-32", GOOD.encode("utf-32"), UVN, "by its first bytes, not in cp1252", {"encoding": "cp1252"}),
+    Read(
+        "Windows-1252 that is said to be Latin-1",
+        "a;label\n1;5 €\n2;6 €\n".encode("cp1252"),
+        ["5 \x80", "6 \x80"],
+        "is it in cp1252 (source.encoding)?",
+        {"encoding": "latin-1"},
+    ),
+    Read(
+        "JSON in Latin-1",
+        '{"a": 1, "label": "ü"}\n{"a": 2.5, "label": "v"}\n'.encode("latin-1"),
+        ["ü", "v"],
+        options={"encoding": "latin-1", "decimal": "comma"},
+        file="x.jsonl",
+    ),
+    Read("commas in the header", "a, cm;label\n1,5;u\n2;v\n", ["u", "v"], options={"decimal": "comma"}),
+    Read("quoted decimal commas", 'a,label\n"1,5",u\n2,v\n', ["u", "v"], options={"decimal": "comma"}),
     Read("a BOM", b"\xef\xbb\xbf" + GOOD.encode(), UVN),
     Read("CRLF", GOOD.replace("\n", "\r\n"), UVN),
     Read("CR", GOOD.replace("\n", "\r"), UVN),
@@ -217,7 +298,8 @@ def test_refused(tmp_path: Path, case: Refused) -> None:
     with pytest.raises(UserError) as error:
         open_source(path, SourceOptions(**case.options))  # type: ignore[arg-type]
     text = str(error.value)
-    assert text.startswith(f"{case.file}, {case.line}: " if case.line else f"{case.file}: ")
+    setting = next((f"source.{name}" for name in ("encoding", "decimal") if text.startswith(f"source.{name}")), "")
+    assert text.startswith(f"{case.file}, {case.line}: " if case.line else f"{setting or case.file}: ")
     assert case.words in text
     assert "\n" not in text
     assert error.value.remedy

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metapl.data import delimited
+from metapl.data import delimited, encodings
 from metapl.data.delimited import DelimitedFile
 from metapl.data.frame import ColumnBuilder, Frame, Texts, to_numbers
 from metapl.data.jsonl import JsonLinesFile
@@ -129,3 +129,33 @@ def test_a_value_that_is_no_number_is_named() -> None:
         with pytest.raises(UserError, match=rf"^FILE, line 1: .*{part}"):
             ColumnBuilder("a", "number").add(["1", value], lambda row: f"FILE, line {row}")
     assert to_numbers(["1", "NAN"]) == 1
+
+
+def test_numbers_with_a_decimal_comma(tmp_path: Path) -> None:
+    path = put(tmp_path, "a;b;c\n1,5;x;NA\n-2;1,5;,25\n 3,25 ;2;1,5e+02\n")
+    frame = whole(path, decimal="comma")
+    np.testing.assert_array_equal(frame.columns["a"], np.float32([1.5, -2, 3.25]))
+    assert frame.text("b").tolist() == ["x", "1,5", "2"], "a category keeps its text"
+    assert frame.text("b").decimal == ","
+    np.testing.assert_array_equal(frame.columns["c"], np.float32([np.nan, 0.25, 150]))
+    assert isinstance(whole(path).columns["a"], Texts)
+    assert to_numbers(["1,5", "1.5"], ",") == 1
+    assert to_numbers(["1,5,5"], ",") == to_numbers(["1,5"]) == 0
+
+
+@pytest.mark.parametrize(
+    "codec", ["cp1252", "latin-1", "mac-roman", "utf-16", "utf-16-be", "utf-32", "gbk", "shift_jis"]
+)
+def test_an_encoding_that_is_said(tmp_path: Path, codec: str) -> None:
+    text = "a,b\n" + "".join(f"{k},{'日本' if codec in ('gbk', 'shift_jis') else 'Größe'}\r\n" for k in range(3000))
+    frame = whole(put(tmp_path, text.encode(codec)), encoding=codec)
+    assert set(frame.text("b").tolist()) <= {"日本", "Größe"}
+    assert (frame.rows, frame.where(2999), frame.notes) == (3000, "x.csv, line 3001", [])
+
+
+def test_the_line_of_a_wrong_byte_beyond_the_first_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encodings, "_BLOCK", 7)  # characters are cut at the blocks' ends
+    path = put(tmp_path, "a,b\n" + "1,Größe\n" * 20)
+    assert whole(path).rows == 20
+    with pytest.raises(UserError, match=r"^x\.csv, line 22: byte 0xfc is no UTF-8"):
+        whole(put(tmp_path, path.read_bytes() + "1,Tür\n".encode("cp1252")))

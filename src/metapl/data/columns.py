@@ -14,10 +14,11 @@ from metapl.data.frame import (
     Array,
     Texts,
     Values,
+    as_categories,
     counted,
-    decimal_comma,
-    infinite,
+    meant,
     not_a_number,
+    one_group,
     parsed,
     short,
 )
@@ -141,25 +142,20 @@ def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) 
     """Whether the levels are numbers.
 
     Raises:
-        UserError: they would be, but for infinite values or decimal commas.
+        UserError: they would be, but for infinite values, or a decimal sign or marks of thousands that are not read.
     """
-    odd = [level for level in levels if level.strip() not in MARKERS and not _fits(level)]
-    if not all(map(_meant, odd)):
+    odd = [level for level in levels if level.strip() not in MARKERS and not _fits(level, values.decimal)]
+    if not all(map(meant, odd)):
         return False
     if not odd:  # what is no number stands in rows that nothing is learnt from
         return any(level.strip() not in MARKERS for level in levels)
-    error = not_a_number(name, odd[0], where(_first(values, odd[0])))
-    raise UserError(error.what, f"{error.remedy} Or set source.categorical={name}.", error.where)
+    clear = next((level for level in odd if not one_group(level)), odd[0])
+    raise as_categories(not_a_number(name, clear, where(_first(values, clear)), values.decimal), name)
 
 
-def _meant(value: str) -> bool:
-    """Whether ``value`` was meant as a number: 3,5 or inf, or too large a one."""
-    return decimal_comma(value) or infinite(value) or parsed(value) is not None
-
-
-def _fits(value: str) -> bool:
+def _fits(value: str, decimal: str) -> bool:
     """Whether ``value`` is a finite float32."""
-    number = parsed(value)
+    number = parsed(value, decimal)
     return number is not None and abs(number) <= float(np.finfo(np.float32).max)
 
 
@@ -170,7 +166,7 @@ def _first(values: Texts, level: str) -> int:
 
 def _tell_numbers(name: str, values: Texts, seen: Array, where: Where, told: Told) -> None:
     """Say so where most values are numbers: a slip of the pen may have made a category of the column."""
-    numbers = {k for k, level in enumerate(values.levels) if seen[k] and parsed(level) is not None}
+    numbers = {k for k, level in enumerate(values.levels) if seen[k] and parsed(level, values.decimal) is not None}
     others = [k for k, level in enumerate(values.levels) if seen[k] and k not in numbers and level not in MARKERS]
     count = int(seen[list(numbers)].sum()) if numbers else 0
     if others and count > int(seen[others].sum()):
@@ -224,9 +220,9 @@ def _numbers(name: str, values: Texts, where: Where) -> Array:
     table = np.full(len(values.levels), np.nan, dtype=np.float32)
     for k, level in enumerate(values.levels):
         if level.strip() not in MARKERS:
-            if not _fits(level):
-                raise not_a_number(name, level, where(_first(values, level)))
-            table[k] = float(level)
+            if not _fits(level, values.decimal):
+                raise not_a_number(name, level, where(_first(values, level)), values.decimal)
+            table[k] = parsed(level, values.decimal)
     return table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gc
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,36 +11,51 @@ from typing import IO, Any
 
 import numpy as np
 
-from metapl.data.frame import ColumnBuilder, Form, Frame, Lines, counted, parsed, short
-from metapl.data.scan import missing, shown
+from metapl.data.encodings import AUTO, find_encoding, open_text
+from metapl.data.frame import COMMA, POINT, ColumnBuilder, Form, Frame, Lines, counted, decimal_comma, parsed, short
+from metapl.data.scan import shown
 from metapl.errors import UserError
 
+DECIMALS = {"point": POINT, "comma": COMMA}
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's cache
 LONGEST = 1 << 23  # characters of one field
 SAMPLE = 20  # rows that must agree with the header where its delimiter is not clear
 MOST_LEVELS = 1000  # different texts of a column that nobody asked for
-_BLOCK = 1 << 20
 
 
 class DelimitedFile:
-    """A ``frame.TableFile`` over delimited text: UTF-8, with or without BOM, any line ends, quotes as in RFC 4180.
+    """A ``frame.TableFile`` over delimited text with any line ends, and quotes as in RFC 4180.
 
     Args:
         delimiter: "auto" (found from the header), a name in ``DELIMITERS``, or the character itself.
+        encoding: see ``encodings.find_encoding``.
+        decimal: the sign before the decimals of every number in the file, a name in ``DECIMALS`` or the sign itself.
         skip_bad: rows that cannot be read are left out and entered in ``Frame.problems`` instead of an error.
 
     Raises:
         UserError: no such file, a wrong encoding, or a header that cannot be read.
     """
 
-    def __init__(self, path: str | Path, *, delimiter: str = "auto", skip_bad: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        delimiter: str = "auto",
+        encoding: str = AUTO,
+        decimal: str = "point",
+        skip_bad: bool = False,
+    ) -> None:
         self.path, self.skip_bad = Path(path), skip_bad
         self.name = shown(self.path.name)
-        self.odd = check_bytes(self.path, skip_bad)
+        if (sign := DECIMALS.get(decimal, decimal)) not in DECIMALS.values():
+            raise UserError(f"decimal is {decimal!r}", f"Give {' or '.join(DECIMALS)}.", "source.decimal")
+        self.decimal = sign
+        self.encoding = find_encoding(self.path, encoding, skip_bad)
+        self.odd = self.encoding.odd
         self.spans: list[int] = []  # lines on which a row of several lines begins
         with self._open() as file:
-            self.delimiter = find_delimiter(file, delimiter, self.name)
+            self.delimiter = find_delimiter(file, delimiter, self.name, self.decimal)
         with self._open() as file:
             reader = self._reader(file)
             header = self._header(reader)
@@ -109,7 +123,8 @@ class DelimitedFile:
 
     def _reason(self, row: Sequence[str]) -> str:
         if self.odd and self._is_odd(row):
-            return "the row holds a NUL byte" if "\0" in "".join(row) else "the row is not valid UTF-8"
+            is_nul, codec = "\0" in "".join(row), self.encoding.codec.upper()
+            return "the row holds a NUL byte" if is_nul else f"the row is not valid {codec}"
         return f"the row has {len(row)} fields where the header has {len(self.names)}"
 
     @staticmethod
@@ -138,12 +153,7 @@ class DelimitedFile:
         return csv.reader(file, delimiter=self.delimiter, strict=True)
 
     def _open(self) -> IO[str]:
-        return open_text(self.path)
-
-
-def open_text(path: Path) -> IO[str]:
-    """The file as text with its line ends as they are; bytes that are no UTF-8 become lone surrogates."""
-    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return open_text(self.path, self.encoding)
 
 
 def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], most: Mapping[str, int]) -> Frame:
@@ -154,7 +164,7 @@ def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], mos
     full: set[str] = set()
     first = True
     while wanted:
-        builders = [(names.index(n), ColumnBuilder(n, form, most.get(n))) for n, form in wanted.items()]
+        builders = [(names.index(n), ColumnBuilder(n, form, most.get(n), file.decimal)) for n, form in wanted.items()]
         for rows, numbers, bad, passed in file.chunks():
             by_column = list(zip(*rows)) if rows else []
             for k, builder in builders:
@@ -168,7 +178,9 @@ def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], mos
         full |= {b.name for _, b in builders if b.full}
         wanted, first = {b.name: "text" for _, b in builders if b.late}, False
     where = Lines(file.name, np.concatenate(lines) if lines else np.zeros(0, dtype=np.int64))
-    notes = [f"{file.name}: {counted(blank, 'blank line')} passed over"] if blank else []
+    notes = list(file.encoding.notes)
+    if blank:
+        notes.append(f"{file.name}: {counted(blank, 'blank line')} passed over")
     if problems:
         notes.append(f"{file.name}: {counted(len(problems), 'bad row')} left out (a run's problems.csv lists them)")
     if file.spans:
@@ -207,11 +219,15 @@ def _is_data(names: Sequence[str]) -> bool:
     """Whether a header looks like a row of values; 0, 1, 2, ... is what pandas calls columns without a name."""
     if any(parsed(name) is not None and not name.lstrip("+-").isdecimal() for name in names):
         return True
+    if any(map(decimal_comma, names)):
+        return True
     return all(parsed(name) is not None for name in names) and list(names) != [str(k) for k in range(len(names))]
 
 
-def find_delimiter(file: IO[str], asked: str, name: str) -> str:
+def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -> str:
     """The character between fields: ``asked``, or the one that stands in the header.
+
+    A comma that is the decimal sign, too, is not it if another will do.
 
     Raises:
         UserError: the file has no header, ``asked`` means nothing, or several characters would do.
@@ -226,6 +242,8 @@ def find_delimiter(file: IO[str], asked: str, name: str) -> str:
         raise UserError(what, "Write the names of the columns into the first line.", f"{name}, line 1")
     widths = {mark: _widths(lines, mark) for mark in DELIMITERS.values()}
     found = [mark for mark, counts in widths.items() if counts and counts[0] > 1]
+    if len(found) > 1 and decimal in found:
+        found.remove(decimal)
     if len(found) > 1:
         found = [mark for mark in found if len(set(widths[mark])) == 1] or found
     if len(found) > 1:
@@ -248,63 +266,6 @@ def _widths(lines: Sequence[str], mark: str) -> list[int]:
 
 def _word(mark: str) -> str:
     return next(word for word, known in DELIMITERS.items() if known == mark)
-
-
-def check_bytes(path: Path, skip_bad: bool) -> bool:
-    """Look through the whole file; whether it holds NUL bytes or bytes that are no UTF-8.
-
-    Raises:
-        UserError: it cannot be opened, is in UTF-16 or UTF-32, or holds such bytes and ``skip_bad`` is not set.
-    """
-    name, odd, line = shown(path.name), False, 1
-    if path.is_dir():
-        raise UserError("this is a folder, not a file", "Give a file.", shown(path))
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\0\0\xfe\xff")):
-                raise UserError("the file is in UTF-16 or UTF-32", "Save it as UTF-8.", name)
-            file.seek(0)
-            while block := file.read(_BLOCK):
-                found = _odd_byte(block, decoder)
-                if found is not None and not skip_bad:
-                    at, what, remedy = found
-                    raise UserError(what, remedy, f"{name}, line {line + _lines_in(block[:at])}")
-                if found is not None:
-                    return True
-                line += _lines_in(block)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        if not skip_bad:
-            raise UserError("the file ends in the middle of a character", "Save it as UTF-8.", name) from error
-        odd = True
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise missing(path) from error
-        what = f"it cannot be opened ({error.strerror})"
-        raise UserError(what, "Check the path.", shown(path)) from error
-    return odd
-
-
-def _odd_byte(block: bytes, decoder: Any) -> tuple[int, str, str] | None:
-    """Position, name and remedy of the first byte in ``block`` that no text has."""
-    nul = block.find(b"\0")
-    waiting = len(decoder.getstate()[0])  # bytes of a character that the block before began
-    try:
-        decoder.decode(block if nul < 0 else block[:nul])
-    except UnicodeDecodeError as error:
-        at = max(0, error.start - waiting)
-        what = f"byte 0x{error.object[error.start]:02x} is no UTF-8 (is the file in Latin-1 or Windows-1252?)"
-        return at, what, "Save it as UTF-8, or: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW."
-    if nul < 0:
-        return None
-    return nul, "the file holds a NUL byte", "It is damaged or no text: write it anew, as UTF-8."
-
-
-def _lines_in(block: bytes) -> int:
-    """Line ends in ``block``: LF, CRLF or CR."""
-    return block.count(b"\n") or block.count(b"\r")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -15,6 +16,9 @@ Array = np.ndarray[Any, Any]
 Form = Literal["text", "number", "auto"]
 MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
 SHOWN = 40  # characters of a value in a message
+POINT, COMMA = ".", ","  # the sign before the decimals
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
+_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,12 @@ class Texts:
     Attributes:
         codes: [N] int32.
         levels: the different texts, in the order in which they first appear.
+        decimal: the sign before the decimals, where they are numbers.
     """
 
     codes: Array
     levels: tuple[str, ...]
+    decimal: str = POINT
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -124,12 +130,13 @@ class ColumnBuilder:
 
     Attributes:
         most: give up beyond so many different texts (``full`` is then set, and the column is empty); None: never.
+        decimal: the sign before the decimals of a number.
         late: a value that is no number came after a chunk of numbers alone, whose texts are gone: read the file again,
             as text.
     """
 
-    def __init__(self, name: str, form: Form, most: int | None = None) -> None:
-        self.name, self.form, self.most = name, form, most
+    def __init__(self, name: str, form: Form, most: int | None = None, decimal: str = POINT) -> None:
+        self.name, self.form, self.most, self.decimal = name, form, most, decimal
         self.full = self.late = False
         self._numbers: list[Array] = []
         self._codes: list[Array] = []
@@ -140,15 +147,16 @@ class ColumnBuilder:
         """Append a chunk; ``where`` tells the place of its k-th value.
 
         Raises:
-            UserError: the form is "number" and a value is none.
+            UserError: the form is "number" and a value is none; or a column that is to be given up holds nothing but
+                numbers, some of them written in a way that is not read.
         """
         if self.full or self.late:
             return
         if self._numeric:
-            numbers = to_numbers(values)
+            numbers = to_numbers(values, self.decimal)
             if isinstance(numbers, int):
                 if self.form == "number":
-                    raise not_a_number(self.name, values[numbers], where(numbers))
+                    raise not_a_number(self.name, values[numbers], where(numbers), self.decimal)
                 self._numeric, self.late = False, bool(self._numbers)
                 self._numbers = []
             else:
@@ -160,30 +168,41 @@ class ColumnBuilder:
                 index.setdefault(value, len(index))
             self._codes.append(np.fromiter(map(index.__getitem__, values), dtype=np.int32, count=len(values)))
             if self.most is not None and len(index) > self.most:
+                self._check_meant(values, where)
                 self.full, self._codes, self._index = True, [], {}
+
+    def _check_meant(self, values: Sequence[str], where: Callable[[int], str]) -> None:
+        """Numbers are no texts that may be given up, however they are written."""
+        odd = [v for v in self._index if v.strip() not in MARKERS and parsed(v, self.decimal) is None]
+        here = [k for k, v in enumerate(values) if v in set(odd)] if all(map(meant, odd)) else []
+        if here:
+            raise as_categories(not_a_number(self.name, values[here[0]], where(here[0]), self.decimal), self.name)
 
     def done(self) -> Array | Texts:
         """The whole column."""
         if self._numeric:
             return np.concatenate(self._numbers) if self._numbers else np.zeros(0, dtype=np.float32)
         codes = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.int32)
-        return Texts(codes, tuple(self._index))
+        return Texts(codes, tuple(self._index), self.decimal)
 
 
-def to_numbers(values: Sequence[str]) -> Array | int:
+def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
     """float32 [n], NaN for ``MARKERS``; or the position of the first value that is no finite number."""
     try:
         plain = ["nan" if value in MARKERS else value for value in values]
+        whole = "".join(plain)
+        if decimal == COMMA:
+            plain = [value.replace(COMMA, POINT) for value in plain]
         numbers = np.fromiter(map(float, plain), dtype=np.float64, count=len(values))
         # float() takes 1_000 too, and inf, and other ways to write "nan" than those that mean "missing".
         sound = int((~np.isfinite(numbers)).sum()) == plain.count("nan")
-        if sound and "_" not in "".join(plain):
+        if sound and "_" not in whole and (decimal == POINT or POINT not in whole):
             return _narrow(numbers)
     except ValueError:
         pass
     numbers = np.empty(len(values), dtype=np.float64)
     for k, value in enumerate(values):
-        number = np.nan if value.strip() in MARKERS else parsed(value)
+        number = np.nan if value.strip() in MARKERS else parsed(value, decimal)
         if number is None:
             return k
         numbers[k] = number
@@ -198,8 +217,12 @@ def _narrow(numbers: Array) -> Array | int:
     return int(over.argmax()) if over.any() else narrow
 
 
-def parsed(value: str) -> float | None:
-    """A finite number, or None."""
+def parsed(value: str, decimal: str = POINT) -> float | None:
+    """A finite number, or None; with a decimal comma, a point has no place in it."""
+    if decimal == COMMA:
+        if POINT in value:
+            return None
+        value = value.replace(COMMA, POINT, 1)
     try:
         number = float(value)
     except ValueError:
@@ -207,26 +230,60 @@ def parsed(value: str) -> float | None:
     return number if np.isfinite(number) and "_" not in value else None
 
 
-def not_a_number(column: str, value: str, where: str) -> UserError:
+def not_a_number(column: str, value: str, where: str, decimal: str = POINT) -> UserError:
     """The error that says what is wrong with a value of a column of numbers."""
-    cell = short(value)
-    if decimal_comma(value):
-        return UserError(
-            f"column '{column}' has '{cell}', a number with a decimal comma", "Write a point (3.5) instead.", where
-        )
+    cell, named = short(value), f"column '{column}' has '{short(value)}'"
     if infinite(value):
-        what, remedy = f"column '{column}' has '{cell}', which is infinite", "Give a finite number, or leave it empty."
-    elif parsed(value) is not None:
-        what, remedy = f"column '{column}' has {cell}, too large for float32", "Scale the column, or leave it empty."
-    else:
-        what, remedy = f"column '{column}' has '{cell}', which is no number", "Mend it, or leave the cell empty."
-    return UserError(what, remedy, where)
+        return UserError(f"{named}, which is infinite", "Give a finite number, or leave it empty.", where)
+    if parsed(value, decimal) is not None:
+        what = f"column '{column}' has {cell}, too large for float32"
+        return UserError(what, "Scale the column, or leave it empty.", where)
+    if grouped(value):
+        plain = "1234,5" if decimal == COMMA else "1234.5"
+        return UserError(f"{named}, a number with its thousands marked", f"Write it plainly, as {plain}.", where)
+    if decimal == POINT and decimal_comma(value):
+        return UserError(f"{named}, a number with a decimal comma", _other_sign(value, COMMA, POINT), where)
+    if decimal == COMMA and parsed(value) is not None:
+        what = f"{named}, a number with a point, where numbers have a decimal comma"
+        return UserError(what, _other_sign(value, POINT, COMMA), where)
+    return UserError(f"{named}, which is no number", "Mend it, or leave the cell empty.", where)
+
+
+def _other_sign(value: str, found: str, wanted: str) -> str:
+    """What to do where ``found`` stands for the decimal sign ``wanted``."""
+    text, word = value.strip(), "comma" if found == COMMA else "point"
+    remedy = f"Write {text.replace(found, wanted)}, or set source.decimal={word}, for all numbers of the file."
+    if one_group(text):  # not to be taken for 1.234 on our advice
+        return f"If the {word} marks thousands, take it out. {remedy}"
+    return remedy
+
+
+def one_group(value: str) -> bool:
+    """Whether ``value`` looks like 1,234 or 1.234, which may be a little more than one or than a thousand."""
+    return _ONE_GROUP.fullmatch(value.strip()) is not None
+
+
+def as_categories(error: UserError, column: str) -> UserError:
+    """The error with the other way out: the column's values are no quantities."""
+    return UserError(error.what, f"{error.remedy} Or set source.categorical={column}.", error.where)
+
+
+def meant(value: str) -> bool:
+    """Whether ``value`` was meant as a number: one that is written otherwise, or is too large, or infinite."""
+    return decimal_comma(value) or grouped(value) or infinite(value) or parsed(value) is not None
 
 
 def decimal_comma(value: str) -> bool:
-    """Whether ``value`` looks like 3,5."""
-    whole, comma, fraction = value.strip().partition(",")
-    return bool(comma) and fraction.isdecimal() and (whole.lstrip("+-") or "0").isdecimal()
+    """Whether ``value`` looks like 3,5, or like 3,5E+04."""
+    whole, comma, rest = value.strip().partition(COMMA)
+    fraction, _, power = rest.lower().partition("e")
+    sound = fraction.isdecimal() and (whole.lstrip("+-") or "0").isdecimal()
+    return bool(comma) and sound and (power.lstrip("+-") or "0").isdecimal()
+
+
+def grouped(value: str) -> bool:
+    """Whether ``value`` looks like 1.234,56 or 1,234.56 or 1,234,567: a number whose thousands are marked."""
+    return _GROUPED.fullmatch(value.strip()) is not None
 
 
 def infinite(value: str) -> bool:
@@ -251,7 +308,8 @@ def join(parts: Sequence[Values]) -> Values:
             assert isinstance(part, Texts)
             number = np.array([index.setdefault(v, len(index)) for v in part.levels], dtype=np.int32)
             codes.append(number[part.codes] if len(number) else part.codes)
-        return Texts(np.concatenate(codes), tuple(index))
+        decimal = COMMA if any(isinstance(part, Texts) and part.decimal == COMMA for part in parts) else POINT
+        return Texts(np.concatenate(codes), tuple(index), decimal)
     if isinstance(parts[0], list):
         return [value for part in parts if isinstance(part, list) for value in part]
     return np.concatenate([np.asarray(part) for part in parts])
@@ -260,7 +318,7 @@ def join(parts: Sequence[Values]) -> Values:
 def take(values: Values, rows: Array) -> Values:
     """The values at ``rows`` (numbers of rows)."""
     if isinstance(values, Texts):
-        return Texts(values.codes[rows], values.levels)
+        return Texts(values.codes[rows], values.levels, values.decimal)
     return [values[k] for k in rows.tolist()] if isinstance(values, list) else values[rows]
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metapl.data.delimited import CHUNK, check_bytes, check_names, open_text, read_columns
-from metapl.data.frame import Form, Frame, short
+from metapl.data.delimited import CHUNK, check_names, read_columns
+from metapl.data.encodings import AUTO, find_encoding, open_text
+from metapl.data.frame import POINT, Form, Frame, short
 from metapl.data.scan import shown
 from metapl.errors import UserError
 
@@ -22,10 +23,12 @@ class JsonLinesFile:
         UserError: no such file, a wrong encoding, or no line that can be read.
     """
 
-    def __init__(self, path: str | Path, *, skip_bad: bool = False) -> None:
+    decimal = POINT  # JSON knows no other
+
+    def __init__(self, path: str | Path, *, encoding: str = AUTO, skip_bad: bool = False) -> None:
         self.path, self.skip_bad = Path(path), skip_bad
         self.name = shown(self.path.name)
-        self.odd = check_bytes(self.path, skip_bad)
+        self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.spans: list[int] = []
         keys: dict[str, int] = {}
         rows = 0
@@ -65,7 +68,7 @@ class JsonLinesFile:
 
     def _rows(self, bad: list[tuple[str, str]]) -> Iterator[tuple[int, dict[str, str] | None]]:
         """Each line's number, and its values as text; None for a blank line."""
-        with open_text(self.path) as file:
+        with open_text(self.path, self.encoding) as file:
             for line, text in enumerate(file, 1):
                 if not text.strip():
                     yield line, None

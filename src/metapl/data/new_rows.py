@@ -26,7 +26,7 @@ from metapl.data.tokens import tokenizer_of
 from metapl.errors import UserError, nearest
 from metapl.types import Preprocessing, Source
 
-_SETTING = re.compile(r"(, or|\. Or) set source\.skip_bad_rows=true to leave such (rows|lines) out")
+_SETTING = re.compile(r"(, or|\. Or) set source\.(skip_bad_rows|encoding|decimal)[^.]*")
 
 
 def open_rows(

@@ -18,7 +18,7 @@ from metapl.data.npz import is_numpy, open_numpy
 from metapl.data.published import PublishedOptions, open_hf, open_torchvision
 from metapl.data.roles import AUTO, NONE, RoleOptions
 from metapl.data.scan import exists, missing, near_path, shown
-from metapl.data.table_files import READERS, TableOptions, is_table, tables_in
+from metapl.data.table_files import READERS, Decimal, TableOptions, is_table, tables_in
 from metapl.errors import UserError, nearest
 from metapl.types import Resize, Source
 
@@ -50,6 +50,9 @@ class SourceOptions:
         root: the folder that paths in a file start from, by default the file's own; for torchvision: and hf: the folder
             that holds the data or is to, by default one in ~/.cache/metapl.
         delimiter: comma, tab, semicolon or pipe; auto finds it in the header.
+        encoding: utf-8, cp1252 (Windows, Excel), latin-1 or another that Python knows; auto takes UTF-8, or what the
+            file's first bytes say. What is sound UTF-8 beyond ASCII is read as such in any case.
+        decimal: the sign before the decimals of all numbers in a CSV or TSV file: point (3.5) or comma (3,5).
         skip_bad_rows: leave bad rows of a file out (they are listed in problems.csv) instead of stopping.
         encoder: a frozen network whose features stand for the rows: timm:NAME, torchvision:NAME, hf:FOLDER or
             package.module:factory.
@@ -81,6 +84,8 @@ class SourceOptions:
     test: str = ""
     root: str = ""
     delimiter: str = "auto"
+    encoding: str = "auto"
+    decimal: Decimal = "point"
     skip_bad_rows: bool = False
     encoder: str = ""
     encoder_weights: str = ""
@@ -93,6 +98,13 @@ class SourceOptions:
     def table(self) -> TableOptions:
         """What concerns files of rows."""
         return TableOptions(RoleOptions(**self._part(RoleOptions)), **self._part(TableOptions, "roles"))
+
+    @property
+    def written(self) -> dict[str, str]:
+        """How files of rows are written, as far as it was set: new files of the kind are, too."""
+        default = SourceOptions()
+        values = {"delimiter": self.delimiter, "encoding": self.encoding, "decimal": self.decimal}
+        return {name: value for name, value in values.items() if value != getattr(default, name)}
 
     @property
     def images(self) -> ImageOptions:

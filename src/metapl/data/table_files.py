@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from metapl.data.delimited import DelimitedFile
 from metapl.data.frame import TableFile
@@ -17,6 +18,8 @@ from metapl.data.roles import RoleOptions
 from metapl.data.scan import LABELED, TEST, UNLABELED, exists, shown
 from metapl.errors import UserError
 
+Decimal = Literal["point", "comma"]
+
 
 @dataclass(frozen=True)
 class TableOptions:
@@ -27,6 +30,8 @@ class TableOptions:
     test: str = ""
     root: str = ""
     delimiter: str = "auto"
+    encoding: str = "auto"
+    decimal: Decimal = "point"
     skip_bad_rows: bool = False
     tokenizer: str = "auto"
     max_tokens: int | str = "auto"
@@ -37,11 +42,12 @@ Reader = Callable[[Path, TableOptions], TableFile]
 
 
 def _delimited(path: Path, options: TableOptions) -> TableFile:
-    return DelimitedFile(path, delimiter=options.delimiter, skip_bad=options.skip_bad_rows)
+    written = {"delimiter": options.delimiter, "encoding": options.encoding, "decimal": options.decimal}
+    return DelimitedFile(path, **written, skip_bad=options.skip_bad_rows)
 
 
 def _json_lines(path: Path, options: TableOptions) -> TableFile:
-    return JsonLinesFile(path, skip_bad=options.skip_bad_rows)
+    return JsonLinesFile(path, encoding=options.encoding, skip_bad=options.skip_bad_rows)
 
 
 def _parquet(path: Path, options: TableOptions) -> TableFile:
