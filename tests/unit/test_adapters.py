@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,6 +151,37 @@ def test_a_failed_download_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("timm:test_vit", "torchvision:squeezenet1_1"):
         with pytest.raises(UserError, match=f"weights of {name} cannot be fetched .no route to host.*weights=FILE"):
             build_model(name, RGB, 4, download=True)
+
+
+class Planted:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
+
+
+def test_fetched_weights_are_read_without_running_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's own code reads the file from torch's cache, in which everybody's programs write."""
+    models = pytest.importorskip("torchvision").models
+    name, cached = "torchvision:squeezenet1_1", tmp_path / "hub" / "checkpoints"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached.mkdir(parents=True)
+    file = cached / Path(models.SqueezeNet1_1_Weights.DEFAULT.url).name
+    torch.manual_seed(3)
+    state = build_model(name, RGB, 1000).state_dict()
+    torch.save(state, file)
+    model = build_model(name, RGB, 4, download=True)
+    assert torch.equal(model.state_dict()["features.3.squeeze.weight"], state["features.3.squeeze.weight"])
+    torch.save({**state, "more": Planted(tmp_path / "planted")}, file)
+    with pytest.raises(UserError, match=f"holds more than weights, or is damaged.*Remove {file.name}"):
+        build_model(name, RGB, 4, download=True)
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be fetched"):
+        build_model(name, RGB, 4, download=True)
+    assert not (tmp_path / "planted").exists()
 
 
 # ---- transformers --------------------------------------------------------------------------------------------------

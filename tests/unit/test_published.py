@@ -5,8 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 import sys
+import tarfile
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +154,58 @@ def test_pickled_sets_hold_arrays_and_nothing_that_runs(tmp_path: Path, monkeypa
     assert sys.modules["torchvision.datasets.cifar"].pickle is pickle
 
 
+@pytest.fixture
+def publisher(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which this machine serves it to itself."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *given: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_cifar_is_fetched_unpacked_and_kept(publisher: tuple[Path, str], tmp_path: Path, monkeypatch: Any) -> None:
+    """torchvision's own code fetches and unpacks, from this machine; a fetch that breaks off leaves nothing."""
+    folder, address = publisher
+    inner, cls = tmp_path / "cifar-10-batches-py", datasets.CIFAR10
+    inner.mkdir()
+    pixels = RNG.integers(0, 256, (4, 3072), dtype=np.uint8)
+    contents = {
+        "data_batch_1": {"data": pixels, "labels": [0, 1, 0, 1]},
+        "test_batch": {"data": pixels[:2], "labels": [1, 0]},
+        "batches.meta": {"label_names": ["airplane", "bird"]},
+    }
+    for name, content in contents.items():
+        (inner / name).write_bytes(pickle.dumps(content, protocol=2))
+    md5 = {name: hashlib.md5((inner / name).read_bytes()).hexdigest() for name in contents}
+    with tarfile.open(folder / "cifar.tar.gz", "w:gz") as archive:
+        archive.add(inner, inner.name)
+    monkeypatch.setattr(cls, "train_list", [["data_batch_1", md5["data_batch_1"]]])
+    monkeypatch.setattr(cls, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": md5["batches.meta"]})
+    monkeypatch.setattr(cls, "url", f"{address}/cifar.tar.gz")
+    monkeypatch.setattr(cls, "filename", "cifar.tar.gz")
+    monkeypatch.setattr(cls, "tgz_md5", "0" * 32)
+    monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"cannot be fetched \(RuntimeError: File not found or corrupted"):
+        open_torchvision("CIFAR10", PublishedOptions(download=True))
+    assert not list((tmp_path / "cache" / "data" / "torchvision").iterdir())
+    monkeypatch.setattr(cls, "tgz_md5", hashlib.md5((folder / "cifar.tar.gz").read_bytes()).hexdigest())
+    source = open_torchvision("CIFAR10", PublishedOptions(download=True))
+    assert torch.equal(source.data[:4].flatten(1), torch.from_numpy(pixels))
+    (folder / "cifar.tar.gz").unlink()
+    assert open_torchvision("CIFAR10", PublishedOptions()).fingerprint() == source.fingerprint()
+    assert [p.name for p in (tmp_path / "cache" / "data" / "torchvision").iterdir()] == ["cifar10"]
+
+
 def test_unknown_names_and_missing_packages(monkeypatch: Any) -> None:
     with pytest.raises(UserError, match="Did you mean 'CIFAR10'"):
         open_torchvision("CIFAR11", PublishedOptions())
@@ -229,7 +287,38 @@ def test_fetched_once_and_only_when_asked(hub: Any, tmp_path: Path, monkeypatch:
         source = open_hf("someone/glue:sst2", PublishedOptions(root=str(tmp_path), download=True))
         assert source.labels.tolist() == [0, 1, 0]
     assert calls == [("someone/glue", "sst2")]
-    assert [p.name for p in (tmp_path / "someone" / "glue").iterdir()] == ["sst2"], "nothing is left beside it"
+    assert [p.name for p in (tmp_path / "someone").iterdir()] == ["glue--sst2"], "nothing is left beside it"
+    open_hf("someone/glue", PublishedOptions(root=str(tmp_path), download=True))
+    assert calls[1:] == [("someone/glue", None)], "the set of that name alone is another one"
+
+
+def test_what_the_library_gives_is_kept_with_its_images(hub: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """The library itself reads a folder of images in the place of the hub; the folder is gone afterwards."""
+    from PIL import Image
+
+    for k in range(8):
+        folder = tmp_path / "hub" / ("train", "test")[k // 4] / ("cat", "dog")[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    real = hub.load_dataset
+    monkeypatch.setattr(hub, "load_dataset", lambda path, name, **more: real(str(tmp_path / "hub"), name, **more))
+    options = PublishedOptions(root=str(tmp_path / "kept"), download=True)
+    first = open_hf("someone/pets", options)
+    assert (first.class_names, first.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1] * 2)
+    assert first.is_test.tolist() == [False] * 4 + [True] * 4
+    shutil.rmtree(tmp_path / "hub")
+    assert open_hf("someone/pets", options).fingerprint() == first.fingerprint()
+    assert [p.name for p in (tmp_path / "kept" / "someone").iterdir()] == ["pets"]
+
+
+def test_a_set_of_several_configurations_asks_for_one(hub: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    def load_dataset(*given: Any, **more: Any) -> Any:
+        raise ValueError("Config name is missing. Please pick one among the available configs: ['cola', 'sst2']")
+
+    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match=r"'cola', 'sst2'.*Write hf:NAME:CONFIG"):
+        open_hf("glue", PublishedOptions(root=str(tmp_path), download=True))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["../up", "", "a//b"])

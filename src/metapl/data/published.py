@@ -86,12 +86,35 @@ def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
         raise UserError(f"'{shown(name)}' is none of the known data sets", nearest(name, TORCHVISION), where)
     name = known[name.lower()]
     root = Path(options.root).expanduser() if options.root else cache_folder() / "data" / "torchvision" / name.lower()
-    made = [
-        None if kind is None else _torchvision_part(getattr(datasets, name), root, kind, options.download, where)
-        for kind in TORCHVISION[name]
-    ]
-    train, test, unlabeled = made
+    cls = getattr(datasets, name)
+    if options.download and not root.exists():
+        try:
+            with _whole(root) as aside:  # a fetch that breaks off leaves nothing that would pass for the data
+                _torchvision_parts(cls, aside, TORCHVISION[name], True, where)
+        except OSError as error:
+            raise UserError(f"the data cannot be kept ({_short(error)})", "Set source.root.", where) from error
+    train, test, unlabeled = _torchvision_parts(cls, root, TORCHVISION[name], options.download, where)
     return read_dataset((train, unlabeled, test), name=f"torchvision:{name}", published=True, **options.rows)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, which takes its name if nothing goes wrong, and is gone if anything does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield aside
+        try:
+            os.replace(aside, folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _torchvision_parts(cls: Any, root: Path, kinds: _Arguments, download: bool, where: str) -> list[Any]:
+    return [None if kind is None else _torchvision_part(cls, root, kind, download, where) for kind in kinds]
 
 
 def _torchvision_part(cls: Any, root: Path, kind: Mapping[str, Any], download: bool, where: str) -> Any:
@@ -175,9 +198,10 @@ def open_hf(name: str, options: PublishedOptions) -> MemorySource:
     except ImportError as error:
         raise UserError("datasets is not installed", "Install it: pip install 'metapl[hf]'.", where) from error
     base = Path(options.root).expanduser() if options.root else cache_folder() / "data" / "hf"
-    folder = next((p for p in (Path(name).expanduser(), base / name.replace(":", "/")) if _is_saved(p)), None)
+    place = base / name.replace(":", "--")  # which no name on the hub holds
+    folder = next((p for p in (Path(name).expanduser(), place) if _is_saved(p)), None)
     if folder is None:
-        folder = base / name.replace(":", "/")
+        folder = place
         if not options.download:
             what = f"there is no such data set in {shown(str(base))}"
             remedy = "Add --download to fetch it, or name a folder that save_to_disk wrote."
@@ -199,19 +223,15 @@ def _fetch(datasets: Any, name: str, folder: Path, where: str) -> None:
     """Fetch a data set and keep it in ``folder``, which is whole or not there."""
     if any(part in ("", ".", "..") for part in name.replace(":", "/").split("/")):
         raise UserError(f"'{shown(name)}' is no name of a data set", "Write hf:NAME or hf:NAME:CONFIG.", where)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     path, _, config = name.partition(":")
     try:
-        found = datasets.load_dataset(path, config or None, cache_dir=str(aside / "cache"))
-        found.save_to_disk(str(aside / "whole"))
-        os.replace(aside / "whole", folder)
+        with _whole(folder) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".cache.") as cache:
+            found = datasets.load_dataset(path, config or None, cache_dir=cache)
+            found.save_to_disk(str(aside))
     except Exception as error:
-        raise UserError(
-            f"the data set cannot be fetched ({_short(error)})", "Check name and network.", where
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        several = not config and "config" in str(error).lower()
+        remedy = "Write hf:NAME:CONFIG." if several else "Check name and network."
+        raise UserError(f"the data set cannot be fetched ({_short(error)})", remedy, where) from error
 
 
 def _of_splits(splits: Mapping[str, Any], options: PublishedOptions, where: str) -> MemorySource:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pickle
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -106,15 +108,19 @@ def _as_rgb(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.T
 
 
 def downloaded(name: str) -> dict[str, torch.Tensor]:
-    """torchvision's own weights for ``name``, fetched (or from its cache).
+    """torchvision's own weights for ``name``, fetched (or from its cache), read without running code in them.
 
     Raises:
-        UserError: they cannot be fetched.
+        UserError: they cannot be fetched, or the file holds more than weights.
     """
-    models = library("torchvision").models
+    found = library("torchvision").models.get_model_weights(name).DEFAULT
     try:
-        state: dict[str, torch.Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
-    except (OSError, RuntimeError) as error:
+        state: dict[str, torch.Tensor] = found.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        what = f"the file of weights of torchvision:{name} holds more than weights, or is damaged"
+        remedy = f"Remove {Path(found.url).name} from torch's cache of checkpoints, and fetch it again."
+        raise UserError(what, remedy, "download") from error
+    except (OSError, RuntimeError, EOFError) as error:
         raise UserError(
             f"the weights of torchvision:{name} cannot be fetched ({error})", OFFLINE, "download"
         ) from error
