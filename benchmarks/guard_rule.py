@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from metapl.guard import Evidence, better
+from metapl.guard import Answers, Evidence, better
 
 ROWS = (10, 20, 40, 100)
 POINTS = (-20, -10, -5, -2, 0, 2, 5, 10, 15, 20, 25, 30)
@@ -30,7 +30,7 @@ def rule(wins: int, losses: int) -> float:
         return 0.5
     method = np.repeat([True, False], [wins, losses])
     p = np.full(wins + losses, 0.5)
-    return float(better(Evidence(p, p, method, ~method)))
+    return float(better(Evidence(Answers(p, method), Answers(p, ~method))))
 
 
 def more(wins: int, losses: int) -> float:

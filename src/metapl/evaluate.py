@@ -90,6 +90,11 @@ def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def best_of(figures: Mapping[str, tuple[float, float]]) -> str:
+    """The name with the highest accuracy, then the lowest log loss, then the first; ``figures``: both, by name."""
+    return min(figures, key=lambda name: (-figures[name][0], figures[name][1]))
+
+
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share: ``right`` of ``count``."""
     share, square = right / count, z * z / count

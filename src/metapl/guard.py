@@ -1,11 +1,12 @@
 """A guard against harm: is a semi-supervised result better than supervised training on the same labels?
 
 G1  baseline = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps
-G2  evidence = rows whose labels neither side was taught or chosen by, each judged by both: the validation rows by the
-    baseline and the candidate that the method prefers, whichever of its candidates these rows choose; where these are
-    fewer than ``min_validation``, also the labelled rows, fold by fold, by models trained on the other folds and the
-    validation rows for ``share`` of the steps, or ``least_steps`` if that is more (the held-out rows are then
-    unlabelled ones). Where a class has a single labelled row, labelled and validation rows are dealt out together
+G2  evidence = rows whose labels neither side was taught or chosen by, each judged by both: each half of the validation
+    rows by the baseline and the candidate that the other half chooses; where these are fewer than ``min_validation``,
+    also the labelled rows, fold by fold, by models trained on the other folds and the validation rows for ``share`` of
+    the steps, or ``least_steps`` if that is more (the held-out rows are then unlabelled ones); of the method's
+    candidates there the one that the validation rows choose in the run. Where a class has a single labelled row,
+    labelled and validation rows are dealt out together
 G3  keep the result if it is right on at least two more rows and by at least one standard error:
     wins - losses >= max(2, sqrt(wins + losses)); where no row tells them apart, the lower log loss
 G4  interval of the difference of two paired shares: Newcombe (1998), method 10
@@ -16,7 +17,7 @@ G4  interval of the difference of two paired shares: Newcombe (1998), method 10
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 from metapl.config import RunConfig
 from metapl.data.folds import fold_splits
 from metapl.errors import UserError
-from metapl.evaluate import probabilities, wilson
+from metapl.evaluate import best_of, probabilities, wilson
 from metapl.job import Job, build_job
 from metapl.pace import seconds_per_step
 from metapl.progress import Progress, clock
@@ -65,30 +66,45 @@ class Plan:
     def rows(self) -> int:
         return len(self.validation) + sum(len(fold.held) for fold in self.folds)
 
-    def steps(self, config: RunConfig) -> tuple[int, int]:
-        """Steps of the method and of supervised training, in all."""
+    def steps(self, config: RunConfig, extra: int = 0) -> tuple[int, int]:
+        """Steps of the method (each training with up to ``extra`` ones) and of supervised training, in all."""
         if self.none:
             return 0, 0
         each = fold_steps(config)
-        return len(self.folds) * each, config.steps + len(self.folds) * each
+        return len(self.folds) * (each + extra), config.steps + len(self.folds) * each
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of some rows: the probability of the true class, and whether it was named; [n] each."""
+
+    p: Array
+    right: Array
+
+    def at(self, rows: Array) -> Answers:
+        """Those of some of the rows."""
+        return Answers(self.p[rows], self.right[rows])
+
+    @property
+    def figures(self) -> tuple[float, float]:
+        """Accuracy and log loss."""
+        return float(self.right.mean()), log_loss(self.p)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Each judged row's probability of its true class and whether it was named, by either side; [n] each."""
+    """Both sides' answers about the same rows."""
 
-    method: Array
-    baseline: Array
-    method_right: Array
-    baseline_right: Array
+    method: Answers
+    baseline: Answers
 
     @property
     def wins(self) -> int:
-        return int((self.method_right & ~self.baseline_right).sum())
+        return int((self.method.right & ~self.baseline.right).sum())
 
     @property
     def losses(self) -> int:
-        return int((self.baseline_right & ~self.method_right).sum())
+        return int((self.baseline.right & ~self.method.right).sum())
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,7 @@ def _cross_fitting(job: Job) -> Plan:
     folds = []
     for fold in fold_splits(source, dealt, job.config.guard.folds, job.config.seed):
         taught = fold.labeled if together or fitted else np.union1d(fold.labeled, split.validation)
-        # The run's own validation rows go along: a method may be fitted on them.
+        # The run's own validation rows go along: a method may be fitted on them, and ends with as many candidates.
         folds.append(Fold(replace(fold, labeled=taught, validation=split.validation), fold.validation))
     return Plan(none if together else split.validation, tuple(folds))
 
@@ -148,7 +164,7 @@ def fold_steps(config: RunConfig) -> int:
 
 def check(
     job: Job,
-    result: Predictor,
+    candidates: Mapping[str, Predictor],
     progress: Progress,
     before_step: Callable[[], None] | None = None,
     pace: float | None = None,
@@ -156,7 +172,7 @@ def check(
     """Train the baseline, gather the evidence and decide; the same again from the same job.
 
     Args:
-        result: the candidate that the method prefers (the first), which no row has chosen.
+        candidates: what the method ended with, preferred first.
         before_step: called before each step; what it raises ends the guard.
         pace: seconds per step of the method where they are known.
     """
@@ -167,8 +183,8 @@ def check(
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {plan.none}"})
     _announce(job, plan, pace, progress)
     try:
-        (baseline,) = _train(job, _supervised(job.config), job.split, before_step).values()
-        evidence = _evidence(job, plan, result, baseline, progress, before_step)
+        baseline = _train(job, _supervised(job.config), job.split, before_step)
+        evidence = _evidence(job, plan, candidates, baseline, progress, before_step)
     except UserError as error:  # a training of the guard's that diverged
         progress.note(f"no guard: {error.what}")
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
@@ -182,40 +198,66 @@ def _supervised(config: RunConfig) -> RunConfig:
     return replace(config, method="supervised", settings=None)
 
 
-def _train(job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None) -> dict[str, Predictor]:
-    """The candidates at the end of the main phase, of which the preferred one is asked for."""
+def _train(
+    job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None, wanted: str = ""
+) -> Predictor:
+    """The candidate ``wanted``, or the preferred one where there is none of that name."""
     where = (job.source, split, job.preprocessing, job.device)
-    return run_trial(config, *where, before_step, job.network, main_only=True)
+    made = run_trial(config, *where, before_step, job.network, wanted)
+    return made.get(wanted, next(iter(made.values())))
 
 
 def _evidence(
     job: Job,
     plan: Plan,
-    result: Predictor,
+    candidates: Mapping[str, Predictor],
     baseline: Predictor,
     progress: Progress,
     before_step: Callable[[], None] | None,
 ) -> Evidence:
-    """G2: both sides' judgement of the validation rows, then of each fold."""
-    parts = [_judge(job.source, plan.validation, result, baseline)]
+    """G2: both sides' answers about the validation rows, then about each fold."""
+    source, rows, first = job.source, job.split.validation, next(iter(candidates))
+    judged = {name: _answers(source, rows, model) for name, model in candidates.items()}
+    sides = [(_answers(source, plan.validation, baseline), crossed(judged, source.labels[rows]))]
+    sides = sides if len(plan.validation) else []
     for number, fold in enumerate(plan.folds, 1):
-        shorter = [replace(c, steps=fold_steps(c)) for c in (job.config, _supervised(job.config))]
-        made = [_train(job, config, fold.split, before_step) for config in shorter]
-        parts.append(_judge(job.source, fold.held, *(next(iter(candidates.values())) for candidates in made)))
+        others = np.flatnonzero(~np.isin(rows, fold.held))
+        wanted = best_of({name: a.at(others).figures for name, a in judged.items()}) if len(others) else first
+        shorter = [replace(c, steps=fold_steps(c)) for c in (_supervised(job.config), job.config)]
+        made = [_train(job, config, fold.split, before_step, wanted) for config in shorter]
+        sides.append((_answers(source, fold.held, made[0]), _answers(source, fold.held, made[1])))
         progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
-    return Evidence(*(np.concatenate(columns) for columns in zip(*parts)))
+    both = [Answers(np.concatenate([a.p for a in s]), np.concatenate([a.right for a in s])) for s in zip(*sides)]
+    return Evidence(method=both[1], baseline=both[0])
 
 
-def _judge(source: Source, rows: Array, method: Predictor, baseline: Predictor) -> tuple[Array, Array, Array, Array]:
-    y, at = source.labels[rows], np.arange(len(rows))
-    p, q = (probabilities(side, source, rows).numpy() for side in (method, baseline))
-    return p[at, y], q[at, y], p.argmax(1) == y, q.argmax(1) == y
+def _answers(source: Source, rows: Array, model: Predictor) -> Answers:
+    y, p = source.labels[rows], probabilities(model, source, rows).numpy()
+    return Answers(p[np.arange(len(rows)), y], p.argmax(1) == y)
+
+
+def crossed(candidates: Mapping[str, Answers], y: Array) -> Answers:
+    """Each half of the rows as the candidate answers that is the best on the other half.
+
+    The best of several on some rows looks better on them than it is. Both halves have the same classes.
+
+    Args:
+        candidates: answers of each about the same rows, preferred first.
+        y: [n] the rows' classes.
+    """
+    order, first = np.argsort(y, kind="stable"), next(iter(candidates.values()))
+    p, right = first.p.copy(), first.right.copy()
+    for own, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+        if len(other):
+            best = candidates[best_of({name: a.at(other).figures for name, a in candidates.items()})]
+            p[own], right[own] = best.p[own], best.right[own]
+    return Answers(p, right)
 
 
 def better(e: Evidence) -> bool:
     """G3: whether the method is to be kept."""
     if not e.wins + e.losses:
-        return log_loss(e.method) < log_loss(e.baseline)
+        return log_loss(e.method.p) < log_loss(e.baseline.p)
     return e.wins - e.losses >= max(2.0, math.sqrt(e.wins + e.losses))
 
 
@@ -246,8 +288,8 @@ def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[floa
 
 def _summary(job: Job, plan: Plan, e: Evidence) -> dict[str, Any]:
     g, name, rows = job.config.guard, job.config.method, plan.rows
-    shares = {name: float(e.method_right.mean()), "supervised": float(e.baseline_right.mean())}
-    both = int((e.method_right & e.baseline_right).sum())
+    shares = {name: float(e.method.right.mean()), "supervised": float(e.baseline.right.mean())}
+    both = int((e.method.right & e.baseline.right).sum())
     interval, kept = paired_interval(e.wins, e.losses, both, rows), better(e)
     found = {
         "mode": g.mode,
@@ -257,7 +299,7 @@ def _summary(job: Job, plan: Plan, e: Evidence) -> dict[str, Any]:
         "folds": len(plan.folds),
         "steps_per_fold": fold_steps(job.config) if plan.folds else 0,
         "accuracy": shares,
-        "log_loss": {name: log_loss(e.method), "supervised": log_loss(e.baseline)},
+        "log_loss": {name: log_loss(e.method.p), "supervised": log_loss(e.baseline.p)},
         "only_method_right": e.wins,
         "only_supervised_right": e.losses,
         "difference": shares[name] - shares["supervised"],
@@ -295,7 +337,7 @@ def _text(found: dict[str, Any], name: str) -> str:
 
 def _announce(job: Job, plan: Plan, pace: float | None, progress: Progress) -> None:
     each = pace or seconds_per_step(_copy(job, job.config), PACE)
-    method_steps, supervised_steps = plan.steps(job.config)
+    method_steps, supervised_steps = plan.steps(job.config, job.extra_steps)
     seconds = each * method_steps + baseline_pace(job, PACE) * supervised_steps
     folds = f" and {len(plan.folds)}-fold cross-fitting of both ({fold_steps(job.config)} steps each)"
     what = f"supervised training for comparison{folds if plan.folds else ''}, {plan.rows} rows to judge"

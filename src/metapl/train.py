@@ -25,7 +25,7 @@ from metapl.data.split import make_split
 from metapl.device import own_generator, pick_device
 from metapl.embed import open_source
 from metapl.errors import UserError
-from metapl.evaluate import evaluate
+from metapl.evaluate import best_of, evaluate
 from metapl.job import Job, build_job, diverged, due, settled, sound
 from metapl.methods import method_class
 from metapl.models import Factory
@@ -196,14 +196,12 @@ def _finish(
     candidates = job.method.candidates()
     rows = len(job.split.validation)
     judged = {name: _validation(job, model) for name, model in candidates.items()} if rows else {}
-    # Highest accuracy, then lowest log loss; the method's order breaks what is left and decides without rows.
-    best = sorted(judged, key=lambda n: (-judged[n]["accuracy"], judged[n]["log_loss"]))
-    chosen = (best or list(candidates))[0]
+    figures = {name: (j["accuracy"], j["log_loss"]) for name, j in judged.items()}
+    chosen = best_of(figures) if figures else next(iter(candidates))  # without rows the method's order decides
     split, config = job.split, job.config
-    model, preferred = (job.predictor(candidates[name].eval()) for name in (chosen, next(iter(candidates))))
+    made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
     pace = seconds / (job.total - start) if job.total > start else None
-    # Not the chosen one: the best of several on the validation rows would be judged on the rows that chose it.
-    verdict = guard.check(job, preferred, progress, halt, pace)
+    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace)
     summary = {
         "data": config.data,
         "method": config.method,
@@ -269,7 +267,7 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     pace = measure_pace(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (time.monotonic() - began))
-    left -= pace.extra * job.extra_steps
+    left -= pace.extra * job.extra_steps * (1 + len(plan.folds))
 
     def cost(steps: int) -> float:
         config = replace(job.config, steps=steps)

@@ -25,7 +25,7 @@ def run_trial(
     device: torch.device,
     before_step: Callable[[], None] | None = None,
     network: Factory | None = None,
-    main_only: bool = False,
+    wanted: str = "",
 ) -> dict[str, Predictor]:
     """``train_job`` of a new run on ``split``. ``network``: see ``build_job``.
 
@@ -34,27 +34,28 @@ def run_trial(
         UserError: settings or data that no training can start from.
     """
     job = build_job(config, Path(), source, split, preprocessing, device, network=network)
-    return train_job(job, before_step, main_only)
+    return train_job(job, before_step, wanted)
 
 
-def train_job(job: Job, before_step: Callable[[], None] | None = None, main_only: bool = False) -> dict[str, Predictor]:
+def train_job(job: Job, before_step: Callable[[], None] | None = None, wanted: str = "") -> dict[str, Predictor]:
     """Train and give the method's candidates, preferred first. No rows are judged, nothing is written.
 
     Args:
         before_step: called before each step; what it raises ends the training.
-        main_only: leave the method's extra steps out, where only the preferred candidate is asked for: it needs none.
+        wanted: the only candidate that is asked for; the method's extra steps are left out where it needs none.
 
     Raises:
         Diverged: a loss that is no longer finite.
     """
-    steps = job.config.steps if main_only else job.total
     finite = torch.ones((), dtype=torch.bool, device=job.device)
-    for t in range(steps):
+    for t in range(job.total):
+        if t == job.config.steps and wanted in job.method.candidates():
+            break
         if before_step is not None:
             before_step()
         values = job.step(t)
         finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
-        if ((t + 1) % CHECK == 0 or t + 1 == steps) and not finite:
+        if ((t + 1) % CHECK == 0 or t + 1 in (job.config.steps, job.total)) and not finite:
             raise diverged(t + 1, values)
     models: dict[str, nn.Module] = job.method.candidates()
     return {name: job.predictor(model.eval()) for name, model in models.items()}

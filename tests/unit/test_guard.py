@@ -39,7 +39,7 @@ def table(rows: int = 700) -> MemorySource:
 
 
 def config_of(method: str = "fixmatch", steps: int = 12, **changes: Any) -> RunConfig:
-    settings = {"settings": METHODS[method].Config(finetune_steps=3)} if method == "mpl" else {}
+    settings = {"settings": METHODS[method].Config(finetune_steps=3, offer_teacher=False)} if method == "mpl" else {}
     made = RunConfig(
         "table",
         method,
@@ -180,7 +180,7 @@ def evidence(wins: int, losses: int, both: int = 0, neither: int = 0, shift: flo
     method = np.repeat([1, 0, 1, 0], [wins, losses, both, neither]).astype(bool)
     baseline = np.repeat([0, 1, 1, 0], [wins, losses, both, neither]).astype(bool)
     p = np.full(len(method), 0.5)
-    return guard.Evidence(p + shift, p, method, baseline)
+    return guard.Evidence(guard.Answers(p + shift, method), guard.Answers(p, baseline))
 
 
 @pytest.mark.parametrize(
@@ -255,6 +255,17 @@ def test_a_worse_result_is_replaced_by_supervised_training_itself(validation: bo
     assert not (off / "model-not-chosen").exists()
 
 
+class ManyEnds(FixMatch):
+    """Ends with twenty networks that never learnt anything."""
+
+    def __init__(self, config: Any, context: Any) -> None:
+        super().__init__(config, context)
+        self.untrained = {f"n{k}": context.build_model() for k in range(20)}
+
+    def candidates(self) -> dict[str, nn.Module]:
+        return dict(self.untrained)
+
+
 class TwoEnds(FixMatch):
     """Ends with its first weights, which it prefers, and with the trained ones."""
 
@@ -267,18 +278,40 @@ class TwoEnds(FixMatch):
 
 
 @pytest.mark.parametrize("min_validation", [10, 50])
-def test_the_guard_judges_no_candidate_on_the_rows_that_chose_it(min_validation: int, tmp_path: Path) -> None:
-    """The validation rows choose the trained weights; what the guard judges are the first ones, here and in folds."""
+def test_the_guard_judges_the_kind_of_candidate_that_is_returned(min_validation: int, tmp_path: Path) -> None:
+    """The validation rows choose the trained weights, not the preferred ones; so do their halves, and in the folds."""
     config = config_of(steps=100, guard=GuardConfig(min_validation=min_validation))
-    made = train(
-        dataclasses.replace(config, method=f"{__name__}:TwoEnds", settings=None), tmp_path / "run", source=table()
-    )
-    validation, found = made.summary["validation"], made.summary["guard"]
+    config = dataclasses.replace(config, method=f"{__name__}:TwoEnds", settings=None)
+    made = train(config, tmp_path / "run", source=table())
     assert made.summary["candidate"] == "ema"
-    assert validation["ema"]["accuracy"] > 0.4 > validation["first"]["accuracy"]
-    assert found["way"] == ("validation rows" if min_validation == 10 else "cross-fitting")
-    assert found["accuracy"][f"{__name__}:TwoEnds"] < 0.3 < found["accuracy"]["supervised"]
-    assert found["returned"] == "supervised baseline"
+    assert made.summary["validation"]["first"]["accuracy"] < 0.3
+    assert made.summary["guard"]["way"] == ("validation rows" if min_validation == 10 else "cross-fitting")
+    assert made.summary["guard"]["accuracy"][f"{__name__}:TwoEnds"] > 0.4
+
+
+def test_each_half_is_judged_by_the_candidate_that_is_best_on_the_other() -> None:
+    y = np.array([1, 0, 0, 1, 0, 1, 1, 0])  # halves by class in turn: rows 1, 4, 0, 5 and rows 2, 7, 3, 6
+    one, two = ([1, 4, 0, 5], [2, 7, 3, 6])
+    a, b = np.zeros(8, dtype=bool), np.zeros(8, dtype=bool)
+    a[one], b[two] = True, True  # each is right on one half alone
+    p = np.arange(8) / 10
+    found = guard.crossed({"a": guard.Answers(p, a), "b": guard.Answers(p + 0.01, b)}, y)
+    assert not found.right.any(), "what is best on one half is wrong on all of the other"
+    assert found.p[one].tolist() == (p + 0.01)[one].tolist()
+    assert found.p[two].tolist() == p[two].tolist()
+    alone = guard.crossed({"a": guard.Answers(p[:1], a[:1]), "b": guard.Answers(p[:1], ~a[:1])}, y[:1])
+    assert alone.right.tolist() == a[:1].tolist(), "one row: nothing chooses, so the preferred one answers"
+
+
+def test_the_guard_judges_no_candidate_on_the_rows_that_chose_it(tmp_path: Path) -> None:
+    """Of twenty untrained networks the validation rows choose one that looks good there by chance."""
+    config = config_of(steps=4, guard=GuardConfig(min_validation=10), split=SplitConfig(labels=8, validation=4))
+    config = dataclasses.replace(config, method=f"{__name__}:ManyEnds", settings=None)
+    made = train(config, tmp_path / "run", source=table())
+    validation, found = made.summary["validation"], made.summary["guard"]
+    looks = validation[made.summary["candidate"]]["accuracy"]
+    middle = float(np.median([v["accuracy"] for v in validation.values()]))
+    assert found["accuracy"][f"{__name__}:ManyEnds"] < (looks + middle) / 2 < looks
 
 
 def test_a_better_result_is_kept(tmp_path: Path) -> None:
@@ -300,7 +333,7 @@ def test_warn_keeps_the_result_and_says_so(tmp_path: Path) -> None:
     made = train(config_of("mpl", guard=GuardConfig("warn")), tmp_path / "run", source=table(), progress=notes)
     found = made.summary["guard"]
     assert (found["better"], found["returned"]) == (False, "mpl")
-    assert made.summary["chosen"] in ("student_ema", "student_finetuned")
+    assert made.summary["chosen"] in ("student_ema", "student_finetuned", "teacher_ema")
     assert json.loads((made.folder / "model" / "model.json").read_text())["method"] == "mpl"
     assert "mpl is not clearly better" in notes
 
@@ -451,11 +484,12 @@ def test_the_guard_opens_no_test_row(min_validation: int, tmp_path: Path) -> Non
 
 
 def test_the_folds_stop_at_the_end_of_the_main_phase() -> None:
-    """The candidate that is judged needs no fine-tuning, so none is made."""
+    """Where the candidate that is judged needs no fine-tuning, none is made."""
     plan, job = plan_of(config_of("mpl"))
     assert job.extra_steps == 3
     counted = list[int]()
-    guard.check(job, job.predictor(job.method.eval_model()), Notes(), lambda: counted.append(1), pace=0.1)
+    made = {name: job.predictor(model) for name, model in job.method.candidates().items()}  # all alike: the first
+    guard.check(job, made, Notes(), lambda: counted.append(1), pace=0.1)
     assert len(counted) == sum(plan.steps(job.config)) == job.config.steps + 4 * guard.fold_steps(job.config)
 
 
@@ -463,9 +497,9 @@ def test_the_folds_stop_at_the_end_of_the_main_phase() -> None:
     ("changes", "per_step", "extra"),
     [
         ({"mode": "off"}, 0.5, 3),
-        ({"least_steps": 1, "share": 0.5, "folds": 2}, 0.5 * 2 + 0.125 * 2, 3),
-        ({"least_steps": 1, "share": 0.25, "folds": 4}, 0.5 * 2 + 0.125 * 2, 3),
-        ({"least_steps": 600}, 0.5 * 3 + 0.125 * 3, 3),  # a run of fewer steps: its folds have them all
+        ({"least_steps": 1, "share": 0.5, "folds": 2}, 0.5 * 2 + 0.125 * 2, 9),
+        ({"least_steps": 1, "share": 0.25, "folds": 4}, 0.5 * 2 + 0.125 * 2, 15),
+        ({"least_steps": 600}, 0.5 * 3 + 0.125 * 3, 9),  # a run of fewer steps: its folds have them all
         ({"min_validation": 10}, 0.5 + 0.125, 3),
     ],
 )

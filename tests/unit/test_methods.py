@@ -242,7 +242,7 @@ def test_silenced_and_quiet_nothing_moves_the_teacher(row: Row, monkeypatch: pyt
 def test_fine_tuning_moves_the_copy_alone() -> None:
     method, stream = build(BY_NAME["mpl-exact"], net=noisy_net)
     run(method, stream, 0, STEPS)
-    assert list(method.candidates()) == ["student_ema"]
+    assert list(method.candidates()) == ["student_ema", "teacher_ema"]
     before = copy.deepcopy({k: v for k, v in method.state_dict().items() if k != "finetuned"})
     start = copy.deepcopy(vars(method)["student"].ema.model.state_dict())
     gradients = {n: p.grad for m in ("teacher", "student") for n, p in networks(method)[m].named_parameters()}
@@ -254,7 +254,7 @@ def test_fine_tuning_moves_the_copy_alone() -> None:
             assert m == "teacher" or p.grad is gradients[n]
     moved = networks(method)["finetuned"].state_dict()
     assert not [k for k in start if torch.equal(start[k], moved[k])]
-    assert list(method.candidates()) == ["student_ema", "student_finetuned"]
+    assert list(method.candidates()) == ["student_ema", "student_finetuned", "teacher_ema"]
     assert method.eval_model() is networks(method)["finetuned"]
 
 

@@ -124,7 +124,7 @@ def test_run_folder(tmp_path: Path) -> None:
     summary = json.loads((folder / "results.json").read_text())
     assert summary["rows"] == {"labeled": 20, "unlabeled": len(made.split.unlabeled), "validation": 10, "test": 359}
     assert (summary["steps"], summary["extra_steps"], summary["resumed_at"]) == (12, 5, 0)
-    assert set(summary["validation"]) == {"student_ema", "student_finetuned"}
+    assert set(summary["validation"]) == {"student_ema", "student_finetuned", "teacher_ema"}
     assert json.loads((folder / "split.json").read_text())["sha"] == made.split.sha
     assert "torch" in json.loads((folder / "env.json").read_text())
     raw = open_digits().rows(made.split.test[:9])
@@ -522,9 +522,11 @@ def test_minutes_size_the_run_and_the_steps_are_stored(tmp_path: Path) -> None:
     assert weights(again.folder) == weights(made.folder), "sizing leaves no trace in the weights"
 
 
+SPOILT = {"finetune_steps": 30, "finetune_lr": 30.0, "feedback": "none", "offer_teacher": False}
 CHOICES = [
-    ({"finetune_steps": 30, "finetune_lr": 30.0, "feedback": "none"}, 80, "student_ema"),  # fine-tuning spoils it
+    (SPOILT, 80, "student_ema"),  # fine-tuning spoils it
     ({"finetune_steps": 80, "finetune_lr": 0.3}, 2, "student_finetuned"),  # two steps teach a student nothing
+    ({"finetune_steps": 0, "student_wait": 0.95}, 60, "teacher_ema"),  # nor do three, after its teacher's sixty
 ]
 
 

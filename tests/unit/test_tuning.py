@@ -328,14 +328,15 @@ def test_the_time_limit_leaves_the_default_and_what_was_done(tmp_path: Path, mon
 
 
 def test_the_network_is_the_one_that_train_would_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With validation rows the better of student and fine-tuned student, without them the student."""
-    for validation, allowed in (("auto", {"student_ema", "student_finetuned"}), ("none", {"student_ema"})):
+    """With validation rows the best of student, fine-tuned student and teacher, without them the student."""
+    all_of_them = ["student_ema", "student_finetuned", "teacher_ema"]
+    for validation, allowed in (("auto", set(all_of_them)), ("none", {"student_ema"})):
         options = {"mpl__finetune_steps": 3, "mpl__finetune_lr": 0.1, "split__validation": validation}
         config = config_of(method="mpl", **options)
         result = metapl.tune(config, tmp_path / validation, space=["mpl.uda_threshold=0.1"], folds=2)
         assert {score.network for score in result.scores} <= allowed
         line = json.loads((tmp_path / validation / "trials.jsonl").read_text().splitlines()[0])
-        assert list(line["right"]) == ["student_ema", "student_finetuned"], "both are stored"
+        assert list(line["right"]) == all_of_them, "all are stored"
 
 
 def test_tables_and_a_threshold_that_is_no_number(tmp_path: Path) -> None:

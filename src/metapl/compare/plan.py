@@ -7,6 +7,7 @@ is refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -149,20 +150,24 @@ def make_plan(
     return Plan(**{**json.loads(json.dumps(plan.to_dict())), "seeds": plan.seeds, "splits": shas})  # as it is read back
 
 
+_CHOSEN = re.compile(r" (finetune_|offer_)")  # settings of candidates that only validation rows can choose
+
+
 def _without_twins(
     configs: Mapping[Spec, RunConfig], validated: bool, reference: str, notes: list[str]
 ) -> dict[Spec, RunConfig]:
     """Without the rows that would train the same as one before them; ``notes`` gets their names.
 
-    Without validation rows nothing is fine-tuned, so rows that differ only in that are the same.
+    Without validation rows nothing is fine-tuned and the teacher is not offered: rows that differ only in that are
+    the same.
     """
     kept: dict[Spec, RunConfig] = {}
     seen: dict[str, str] = {}
     for spec, config in configs.items():
         tree = _flat(to_dict(config))
-        key = json.dumps({k: v for k, v in tree.items() if validated or " finetune_" not in k})
+        key = json.dumps({k: v for k, v in tree.items() if validated or not _CHOSEN.search(k)})
         if spec.label != reference and key in seen:
-            why = "" if validated else ", since nothing is fine-tuned without validation rows"
+            why = "" if validated else ", since without validation rows nothing is fine-tuned and no candidate chosen"
             notes.append(f"{spec.label} is left out: here it is the same as {seen[key]}{why}")
             continue
         seen.setdefault(key, spec.label)

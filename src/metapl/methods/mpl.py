@@ -63,6 +63,7 @@ class MPL:
         teacher_lr: float = 0.0  # the teacher's peak learning rate; 0 = optim.lr
         finetune_steps: int = 100  # E7, after the main phase; 0 = off
         finetune_lr: float = 1e-3  # E7, plain SGD
+        offer_teacher: bool = True  # its average may be chosen too, by validation rows; not if it is another network
 
         def __post_init__(self) -> None:
             thresholds.check(self.uda_selection, self.uda_threshold, self.uda_selection_decay, "mpl")
@@ -80,6 +81,7 @@ class MPL:
         self.teacher = Learner((context.build_teacher or context.build_model)(), teacher_optim, context.steps)
         # The student learns from strong views only and is judged on plain rows: hence statistics of its own.
         self.student = Learner(context.build_model(), context.optim, context.steps, own_statistics=True)
+        self.offers_teacher = config.offer_teacher and context.build_teacher is None
         self.finetuned: nn.Module | None = None
         self.baseline = torch.zeros(())
         self.wait = round(config.student_wait * context.steps)  # steps
@@ -176,8 +178,10 @@ class MPL:
         return self.student.ema.model if self.finetuned is None else self.finetuned
 
     def candidates(self) -> dict[str, nn.Module]:
+        """The student is the result; a run too short for it to catch up may end with a better teacher."""
         found = {"student_ema": self.student.ema.model}
-        return found if self.finetuned is None else {**found, "student_finetuned": self.finetuned}
+        found |= {} if self.finetuned is None else {"student_finetuned": self.finetuned}
+        return {**found, "teacher_ema": self.teacher.ema.model} if self.offers_teacher else found
 
     def calibrate(self, judge: Judge) -> None:
         self.selection.fit(*judge(self.teacher.model))
