@@ -18,7 +18,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from metapl.errors import UserError
-from metapl.estimator_parts import agreement, all_numbers, check_rows, find_missing, read_targets
+from metapl.estimator_parts import agreement, all_numbers, check_rows, find_missing, numbered, read_targets
 from metapl.files import write_json
 from metapl.progress import Progress, Silent, Values, make_progress
 
@@ -143,12 +143,14 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         from metapl.store import Memory
         from metapl.train import start
 
-        named = any(is_frame(part) and not all_numbers(part) for part in (X, X_unlabeled))
+        config, network = self._config()
+        features = config.source.table.roles.named("features")
+        frames = [part for part in (X, X_unlabeled) if is_frame(part)]
+        named = bool(features) or not all(map(all_numbers, frames)) or numbered(frames)
         rows = check_rows(self, X, reset=True, named=named)
         codes, classes = read_targets(y, self.unlabeled_marker)
         check_consistent_length(rows, codes)
         more = None if X_unlabeled is None else check_rows(self, X_unlabeled, reset=False, named=named)
-        config, network = self._config()
         suited = for_encoder(config.source)
         source = from_arrays(
             rows,
@@ -156,6 +158,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             X_unlabeled=more,
             class_names=[str(value) for value in classes.tolist()],
             **suited.published.rows,
+            features=features,
         )
         noted = _Noted(make_progress() if self.verbose else Silent())
         result = start(config, lambda _: Memory(), source, noted, network=network, require_unlabeled=False)

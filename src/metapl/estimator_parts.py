@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,17 @@ def all_numbers(X: Any) -> bool:
     """Whether every column of a DataFrame holds numbers by its type."""
     kinds = [getattr(dtype, "kind", "O") for dtype in getattr(X, "dtypes", ["O"])]
     return all(kind in "uif" for kind in kinds)
+
+
+def numbered(frames: Sequence[Any]) -> bool:
+    """Whether a column of DataFrames of numbers numbers or names their rows beyond doubt: it is then known by name."""
+    from metapl.data.row_names import numbers_rows
+
+    names = [str(name) for name in frames[0].columns] if frames else []
+    if not names or any([str(name) for name in part.columns] != names for part in frames):
+        return False
+    columns = zip(names, *(np.asarray(part, dtype=np.float64).T for part in frames))
+    return any(numbers_rows(name, values)[1] for name, *values in columns)
 
 
 def _validate(estimator: Any, X: Any, **options: Any) -> Array:

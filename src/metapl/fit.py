@@ -105,7 +105,7 @@ def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:
         return read_dataset((data, rows["X_unlabeled"], rows["X_test"]), **words)
     if rows["y"] is None:
         raise UserError("y is missing", "Give one label per row; -1 or None where there is none.", "fit")
-    return from_arrays(data, **rows, **words)
+    return from_arrays(data, **rows, **words, features=config.source.table.roles.named("features"))
 
 
 def _store(out: str | Path | None, config: RunConfig) -> Memory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -198,9 +198,10 @@ def fitting_options(predictor: Predictor) -> SourceOptions:
     Images at its size, where its own were brought to it; files taken to be written as those of the training were.
     """
     p, files = predictor.takes, cast(Mapping[str, Any], predictor.files)
+    options = SourceOptions(**{name: files[name] for name in ("delimiter", "encoding", "decimal") if name in files})
     if p.kind != "image" or not p.resized:
-        return SourceOptions(**{name: files[name] for name in ("delimiter", "encoding", "decimal") if name in files})
-    return SourceOptions(image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
+        return options
+    return replace(options, image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
 
 
 def image_shape(predictor: Predictor) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from typing import Any
 
@@ -121,7 +122,8 @@ NAMES = pd.DataFrame({"name": [f"name {k}" for k in range(20)]})
 
 def test_a_column_of_texts_that_all_differ_is_left_out() -> None:
     X = NAMES.assign(size=np.arange(20) % 7, colour=["red", "blue"] * 10)
-    source = from_arrays(X, [0, 1] * 10)
+    with pytest.warns(UserWarning, match="column 'name' has another text in nearly every row"):
+        source = from_arrays(X, [0, 1] * 10)
     assert [column.name for column in source.columns] == ["size", "colour"]
     assert source.data.shape == (20, 2)
     assert any("'name' has another text in nearly every row" in note for note in source.notes)
@@ -130,8 +132,48 @@ def test_a_column_of_texts_that_all_differ_is_left_out() -> None:
 
 @pytest.mark.parametrize(("rows", "kept"), [(9, True), (10, False)])
 def test_few_rows_do_not_tell_an_id_from_a_category(rows: int, kept: bool) -> None:
-    source = from_arrays(NAMES.assign(size=1.0)[:rows], [0, 1] * (rows // 2) + [0] * (rows % 2))
+    told = contextlib.nullcontext() if kept else pytest.warns(UserWarning, match="'name' has another text")
+    with told:
+        source = from_arrays(NAMES.assign(size=1.0)[:rows], [0, 1] * (rows // 2) + [0] * (rows % 2))
     assert [column.name for column in source.columns] == (["name", "size"] if kept else ["size"])
+
+
+def test_a_column_of_too_many_texts_is_left_out_unless_it_is_a_category() -> None:
+    names = [f"name {k % 1100}" for k in range(2200)]
+    X = pd.DataFrame({"name": names, "size": np.arange(2200) % 7})
+    with pytest.warns(UserWarning, match="'name' has more than 1000 different texts and is left out"):
+        source = from_arrays(X, [0, 1] * 1100)
+    assert [column.name for column in source.columns] == ["size"]
+    source = from_arrays(X.astype({"name": "category"}), [0, 1] * 1100)
+    assert len(source.columns[0].levels) == 1100
+    assert len(from_arrays(X, [0, 1] * 1100, features=["name"]).columns[0].levels) == 1100
+
+
+def test_features_alone_are_used_whatever_they_hold() -> None:
+    X = pd.DataFrame({"n": range(60), "a": np.arange(60) % 7, "b": 1.5})
+    source = from_arrays(X, [0, 1] * 30, features=["b", "n"], X_unlabeled=X)
+    assert [column.name for column in source.columns] == ["b", "n"]
+    assert source.data[:60].tolist() == X[["b", "n"]].to_numpy().tolist()
+    assert source.notes == ()
+    fitted = SemiSupervisedClassifier(steps=3, options={"source.features": "n,b"}).fit(X, [0, 1] * 30)
+    assert fitted.predictor_.takes.columns == (Column("n"), Column("b"))
+    assert fitted.predict(X).shape == (60,)
+
+
+def test_columns_that_number_the_rows_are_left_out_by_the_estimator_too() -> None:
+    X = pd.DataFrame({"kunde": np.random.default_rng(0).permutation(100)[:80] + 7000, "a": np.arange(80) % 7})
+    with pytest.warns(UserWarning, match=r"column 'kunde' numbers the rows .* and is left out") as told:
+        fitted = SemiSupervisedClassifier(steps=3).fit(X, [0, 1] * 40)
+    assert told[0].filename == __file__
+    assert fitted.predictor_.takes.columns == (Column("a"),)
+    assert any("'kunde' numbers the rows" in note for note in fitted.notes_)
+    assert fitted.n_features_in_ == 2
+    assert fitted.predict(X).shape == (80,)
+    source = from_arrays(X.to_numpy(), [0, 1] * 40)
+    assert source.data.shape == (80, 2)
+    assert source.notes == (
+        "column 0 of X numbers the rows (another whole number in each, with few gaps): to leave it out, drop it",
+    )
 
 
 def test_a_column_called_a_category_stays() -> None:
@@ -169,7 +211,14 @@ def test_the_empty_text_is_a_class_where_it_is_named_as_one() -> None:
         ({"X": frame().iloc[:0], "y": []}, "no rows"),
         ({"X": pd.concat([frame(), frame()], axis=1)}, "two columns are named 'age'"),
         ({"X": {"a": [1, 2], "b": [1, 2, 3]}}, "different lengths"),
-        ({"X": pd.DataFrame({"a": [f"name {k}" for k in range(1001)] * 2}), "y": [0] * 2002}, "1001 different texts"),
+        (
+            {"X": pd.DataFrame({"a": [f"name {k}" for k in range(1001)] * 2}), "y": [0] * 2002},
+            "has more than 1000 different texts",
+        ),
+        ({"X": pd.DataFrame({"a": ["1,5", "2", "NA"]})}, "column 'a' holds the text '1,5' and others that are numbers"),
+        ({"X": pd.DataFrame({"a": ["1.234,5", "2", None]})}, "the text '1.234,5'"),
+        ({"features": ["agee"]}, "X: there is no column 'agee'"),
+        ({"X": np.zeros((3, 2)), "features": ["a"]}, "features names columns, and X has none"),
         ({"X": NAMES, "y": [0, 1] * 10}, "pass the column itself: X['name']"),
         ({"X_unlabeled": frame().drop(columns="colour")}, "X_unlabeled: there is no column 'colour'"),
         ({"X_unlabeled": frame().rename(columns={"age": "Age"})}, "Did you mean 'Age'"),

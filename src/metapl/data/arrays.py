@@ -9,14 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.features import categorical, encode_columns, fit_columns, is_frame, lost_columns, read_frame
+from metapl.data.features import (
+    categorical,
+    column_of,
+    encode_columns,
+    fit_columns,
+    is_frame,
+    lost_columns,
+    read_frame,
+)
 from metapl.data.image_options import OWN_SIZE, ImageOptions
 from metapl.data.labels import encode_labels
 from metapl.data.memory import MemorySource
+from metapl.data.row_names import numbers_rows
 from metapl.data.sized import how, images_at
 from metapl.data.tensors import pixels, planes, read_numbers, table_rows
 from metapl.data.texts import is_texts, read_texts
 from metapl.data.tokens import encode_texts, tokenizer_of
+from metapl.data.warned import warn
 from metapl.errors import UserError
 from metapl.types import Column, Kind, Resize, Tokens
 
@@ -38,6 +48,7 @@ def from_arrays(
     max_tokens: int | str = "auto",
     image_size: int | str = "auto",
     resize: Resize = "cover",
+    features: Sequence[str] = (),
 ) -> MemorySource:
     """A source over data in memory; they are copied, never written to.
 
@@ -46,8 +57,9 @@ def from_arrays(
             where a value is missing; a DataFrame (or a mapping of columns); or N texts. Image values are whole
             numbers 0..255, or floats that either stay within 0..1 or reach above 1 and stay within 0..255. Where both
             positions of C fit, NumPy arrays are read channels last, tensors channels first. A DataFrame's columns of
-            texts, categories or True/False become categories with the levels that X and X_unlabeled hold, one with
-            another text in nearly every row is left out; its index names the rows where it is made of differing texts.
+            texts, categories or True/False become categories with the levels that X and X_unlabeled hold; one that
+            names or numbers the rows, or holds more than 1000 different texts, is left out, with a warning. Its index
+            names the rows where it is made of differing texts.
         y: [N] labels; -1 and the empty text, and in lists, object arrays and series also None, NaN or NA, mark a row
             without a label.
         X_unlabeled: more rows, without labels. A DataFrame's columns are matched by name, in any order.
@@ -59,6 +71,7 @@ def from_arrays(
         tokenizer, max_tokens: for texts, as the settings ``source.tokenizer`` and ``source.max_tokens``.
         image_size: side in pixels or "HxW" that images are brought to, as files would be; auto: their own.
         resize: "cover", "stretch" or "pad", as the setting ``source.resize``.
+        features: columns of a DataFrame: these alone are used, whatever they hold.
 
     Raises:
         UserError: shapes, values or labels do not fit, or a size is set for rows that are no images; the message names
@@ -66,7 +79,7 @@ def from_arrays(
     """
     sized = ImageOptions(image_size, resize)
     given = {"X": X, "y": y, "X_unlabeled": X_unlabeled, "X_test": X_test, "y_test": y_test}
-    return assemble(given, class_names, kind, unlabeled, tokenizer, max_tokens, images=sized)
+    return assemble(given, class_names, kind, unlabeled, tokenizer, max_tokens, images=sized, features=features)
 
 
 def assemble(
@@ -79,6 +92,7 @@ def assemble(
     name: str = "arrays",
     copy: bool = True,
     images: ImageOptions = OWN_SIZE,
+    features: Sequence[str] = (),
 ) -> MemorySource:
     """``from_arrays`` for arguments by name; without ``copy`` a source of one array may share its memory."""
     X, y, X_test, y_test = given["X"], given["y"], given.get("X_test"), given.get("y_test")
@@ -99,10 +113,14 @@ def assemble(
         resized = images.size is not None
         tensors = _brought(tensors, images, notes)
     elif is_frame(X):
-        tensors, columns = _frames(parts, notes)
+        tensors, columns = _frames(parts, notes, features)
     else:
         tensors = {k: table_rows(read_numbers(part, k), k, copy) for k, part in parts.items()}
+    if features and not columns:
+        raise UserError("features names columns, and X has none", "Give a DataFrame.", "features")
     _check_same_shape(tensors)
+    if made_kind == "table" and not columns:
+        notes += _numbering([tensors[k].numpy() for k in tensors if k != "X_test"])
     counts = {part: len(tensor) for part, tensor in tensors.items()}
     _check_order(X, y, "y")
     _check_order(X_test, y_test, "y_test")
@@ -166,18 +184,32 @@ def _texts(
     return tensors, tokens
 
 
-def _frames(parts: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Tensor], tuple[Column, ...]]:
-    """Rows of every part, its columns in the order of X."""
+def _numbering(parts: Sequence[Array]) -> list[str]:
+    """A note on each column that numbers the rows; it stays, since columns without names go by their position."""
+    found = {k: numbers_rows("", [part[:, k] for part in parts]) for k in range(parts[0].shape[1])}
+    return [f"column {k} of X {why}: to leave it out, drop it" for k, (why, sure) in found.items() if sure]
+
+
+def _frames(
+    parts: Mapping[str, Any], notes: list[str], features: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], tuple[Column, ...]]:
+    """Rows of every part, its columns in the order of X, or those of ``features``."""
     for name, part in parts.items():
         if not is_frame(part):
             raise UserError("X has named columns, this has none", "Give a DataFrame with the same columns.", name)
     tables = {name: read_frame(part, name) for name, part in parts.items()}
     train = [name for name in tables if name != "X_test"]
-    keep = frozenset[str]().union(*(categorical(parts[name]) for name in train))
-    columns = fit_columns([tables[name] for name in train], train, notes, keep)
+    keep = frozenset[str](features).union(*(categorical(parts[name]) for name in train))
+    if features:
+        tables["X"] = {name: column_of(tables["X"], name, "X") for name in dict.fromkeys(features)}
+    told: list[str] = []
+    columns = fit_columns([tables[name] for name in train], train, told, keep)
+    for text in told:
+        warn(text)
+    notes += told
     for name, table in tables.items():
         further = [column for column in table if column not in tables["X"]]
-        if further:
+        if further and not features:
             notes.append(f"{name} has columns that X has not, passed over: {', '.join(further[:5])}")
     tensors = {name: encode_columns(table, columns, name) for name, table in tables.items()}
     for name, table in tables.items():

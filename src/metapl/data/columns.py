@@ -23,6 +23,7 @@ from metapl.data.frame import (
     short,
 )
 from metapl.data.roles import hint, listing
+from metapl.data.row_names import FEW, numbers_rows
 from metapl.data.scan import folded
 from metapl.errors import UserError
 from metapl.types import Column
@@ -30,7 +31,6 @@ from metapl.types import Column
 Where = Callable[[int], str]
 MOST_LEVELS = 1000  # of a category that nobody asked for
 UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
-FEW = 10  # rows below which that is not judged
 DIFFER = "has another text in nearly every row"
 
 
@@ -61,7 +61,14 @@ def _counts(found: Mapping[str, int], most: int = 8) -> str:
 
 
 def fit_column(
-    name: str, values: Values, train: Array, where: Where, told: Told, category: bool = False, keep: bool = False
+    name: str,
+    values: Values,
+    train: Array,
+    where: Where,
+    told: Told,
+    category: bool = False,
+    keep: bool = False,
+    part: Array | None = None,
 ) -> Column | None:
     """What the training rows make of a column; None where it is left out, which is said in ``told``.
 
@@ -70,6 +77,7 @@ def fit_column(
         where: row -> the place that a message names.
         category: read numbers as categories, too.
         keep: the user named the column: it stays whatever it holds.
+        part: [N] the file that each row comes from; None: one.
 
     Raises:
         UserError: values that are neither plain numbers nor clearly categories.
@@ -84,17 +92,22 @@ def fit_column(
     if not len(there):
         told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
         return None
-    if not keep and _counts_rows(own):
+    why, sure = ("", False) if keep else numbers_rows(name, _by_part(values, train, part))
+    if sure:
         remedy = f"to keep it, name the columns in source.features, '{short(name)}' among them"
-        told.notes.append(f"column '{short(name)}' only counts the rows and is left out ({remedy})")
+        told.notes.append(f"column '{short(name)}' {why} and is left out ({remedy})")
         return None
+    if why:
+        told.notes.append(f"column '{short(name)}' {why}: to leave it out, source.ignore={short(name)}")
     if len(there) == len(own) and there.min() == there.max():
         told.constant.append(name)
     return Column(name)
 
 
-def _counts_rows(values: Array) -> bool:
-    return len(values) >= FEW and float(values[0]).is_integer() and bool(np.all(np.diff(values) == 1))
+def _by_part(values: Array, train: Array, part: Array | None) -> list[Array]:
+    """The values of the training rows, by file."""
+    own = values[train]
+    return [own] if part is None else [own[part[train] == k] for k in np.unique(part[train]).tolist()]
 
 
 def _fit_texts(

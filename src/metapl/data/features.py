@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.columns import DIFFER, nearly_all_differ
+from metapl.data.columns import DIFFER, MOST_LEVELS, nearly_all_differ
+from metapl.data.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
+from metapl.data.row_names import NO_REASON, numbers_rows
 from metapl.errors import UserError, nearest
 from metapl.types import Column
 
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
-MAX_LEVELS = 1000  # more different texts are a name, an address or a sentence, not a category
 _TRUTH = {"1": "true", "0": "false"}
 _NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
 
@@ -115,34 +116,46 @@ def _is_categorical(values: Any) -> bool:
 
 
 def fit_columns(
-    parts: Sequence[Table], where: Sequence[str], notes: list[str], keep: Collection[str] = ()
+    parts: Sequence[Table], where: Sequence[str], told: list[str], keep: Collection[str] = ()
 ) -> tuple[Column, ...]:
     """The columns of the first part, in its order, with the levels that occur in any part, sorted.
 
-    A column with another text in nearly every row is left out, as in a file of rows, unless it is one of ``keep``; that
-    is appended to ``notes``.
+    What would be left out of a file of rows is left out here, too, unless it is one of ``keep``; that, and what looks
+    like a mistake, is appended to ``told``.
 
     Raises:
-        UserError: a part lacks a column, a column is numbers in one part and text in another, or has too many levels,
-            or none is left.
+        UserError: a part lacks a column, a column is numbers in one part and text in another, or numbers written as
+            texts that are not read, or none is left.
     """
-    fitted = {name: _fit_column(name, parts, where, name in keep) for name in parts[0]}
-    left_out = [name for name, column in fitted.items() if column is None]
-    if len(left_out) == len(fitted):
-        what = f"no column is left for the classifier to see: '{left_out[0]}' {DIFFER}"
-        remedy = f"To train on it as text, pass the column itself: {where[0]}['{left_out[0]}']."
-        raise UserError(what, remedy, where[0])
-    for name in left_out:
-        keeping = "to keep it as a category: astype('category')"
-        notes.append(f"column '{name}' {DIFFER} (an id or free text?) and is left out ({keeping})")
-    return tuple(column for column in fitted.values() if column is not None)
+    fitted, why = list[Column](), dict[str, str]()
+    for name in parts[0]:
+        column, reason = _fit_column(name, parts, where, name in keep)
+        if column is not None:
+            fitted.append(column)
+            told += [f"column '{name}' {reason}: to leave it out, drop it"] if reason else []
+        else:
+            why[name] = reason
+            told.append(f"column '{name}' {reason} and is left out ({_keeping(reason)})")
+    if not fitted:
+        name = next(iter(why))
+        what = f"no column is left for the classifier to see: '{name}' {why[name]}"
+        remedy = f"To train on it as text, pass the column itself: {where[0]}['{name}']."
+        raise UserError(what, remedy if "text" in why[name] else "Give other columns, too.", where[0])
+    return tuple(fitted)
 
 
-def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> Column | None:
+def _keeping(reason: str) -> str:
+    if "text" in reason:
+        return "to keep it as a category: astype('category')"
+    return "to keep it, name the columns in features (of from_arrays; source.features elsewhere), this one among them"
+
+
+def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Column | None, str]:
+    """The column, or None where it is left out; and what is to be said of it."""
     levels: set[str] = set()
     numbers, total = "", 0
     for part, place in zip(parts, where):
-        values = _column(part, name, place)
+        values = column_of(part, name, place)
         if values.dtype == object:
             texts = [value for value in values.tolist() if value is not None]
             levels.update(texts)
@@ -152,12 +165,30 @@ def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: b
     if levels and numbers:
         what = f"column '{name}' is numbers in {numbers} and text elsewhere"
         raise UserError(what, "Bring it to one kind.", where[0])
-    if not keep and nearly_all_differ(len(levels), total):
-        return None
-    if len(levels) > MAX_LEVELS:
-        what = f"column '{name}' has {len(levels)} different texts, above the limit of {MAX_LEVELS}"
-        raise UserError(what, "Leave it out, group its values, or train on it as text (kind='text').", where[0])
-    return Column(name, tuple(sorted(levels)))
+    if keep or not levels:
+        reason, sure = NO_REASON if keep or not numbers else numbers_rows(name, [part[name] for part in parts])
+        return (None if sure else Column(name, tuple(sorted(levels)))), reason
+    _check_written(name, levels, where[0])
+    if nearly_all_differ(len(levels), total):
+        return None, f"{DIFFER} (an id or free text?)"
+    if len(levels) > MOST_LEVELS:
+        return None, f"has more than {MOST_LEVELS} different texts"
+    return Column(name, tuple(sorted(levels))), ""
+
+
+def _check_written(name: str, levels: Collection[str], where: str) -> None:
+    """Refuse numbers that are no numbers to Python: 3,5 or 1.234,5.
+
+    Raises:
+        UserError: every value is a number, and some are written so.
+    """
+    if not all(meant(level) or level.strip() in MARKERS for level in levels):
+        return
+    odd = sorted(level for level in levels if parsed(level, POINT) is None and (decimal_comma(level) or grouped(level)))
+    if odd:
+        what = f"column '{name}' holds the text '{odd[0]}' and others that are numbers with a comma"
+        remedy = "Turn them into numbers (pandas.read_csv(..., decimal=','), or str.replace), or astype('category')."
+        raise UserError(what, remedy, where)
 
 
 def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tensor:
@@ -171,7 +202,7 @@ def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tenso
     rows = len(next(iter(table.values()), ()))
     made = np.empty((rows, len(columns)), dtype=np.float32)
     for k, column in enumerate(columns):
-        values = _column(table, column.name, where)
+        values = column_of(table, column.name, where)
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
             made[:, k] = _levels(values, column.levels) if column.levels else _numbers(values, column.name, where)
         bad = np.flatnonzero(np.isinf(made[:, k]))
@@ -218,7 +249,12 @@ def _numbers(values: Array, name: str, where: str) -> Array:
     return np.full(len(values), np.nan)
 
 
-def _column(table: Table, name: str, where: str) -> Array:
+def column_of(table: Table, name: str, where: str) -> Array:
+    """The column of that name.
+
+    Raises:
+        UserError: there is none.
+    """
     if name not in table:
         raise UserError(f"there is no column '{name}'", nearest(name, table), where)
     return table[name]

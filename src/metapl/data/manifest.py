@@ -228,7 +228,7 @@ def _table(
             told.notes.append(too_many(column))
             continue
         category, keep = column in options.roles.named("categorical"), column in roles.chosen
-        fitted = fit_column(column, rows.columns[column], train, rows.place, told, category, keep)
+        fitted = fit_column(column, rows.columns[column], train, rows.place, told, category, keep, rows.part)
         if fitted is not None:
             columns.append(fitted)
     if not columns:

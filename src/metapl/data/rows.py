@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +14,11 @@ from metapl.data.sized import images_at
 from metapl.data.tensors import new_pixels, planes, read_numbers, table_rows
 from metapl.data.texts import read_texts
 from metapl.data.tokens import tokenizer_of
+from metapl.data.warned import warn
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 
-PACKAGE = __name__.split(".")[0]
 _NAMES = {"image": "images", "table": "a table", "text": "texts"}
-
-
-def warn(text: str) -> None:
-    """Tell whoever called ``predict``, however many calls of this package lie between."""
-    frame, depth = sys._getframe(), 1
-    while (outer := frame.f_back) is not None and frame.f_globals.get("__name__", "").split(".")[0] == PACKAGE:
-        frame, depth = outer, depth + 1
-    warnings.warn(text, UserWarning, stacklevel=depth)
 
 
 def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callable[[str], None] = warn) -> Tensor:

@@ -1,0 +1,16 @@
+"""Warnings that name the line of whoever called this package."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+PACKAGE = __name__.split(".")[0]
+
+
+def warn(text: str) -> None:
+    """Tell whoever called, however many calls of this package lie between."""
+    frame, depth = sys._getframe(), 1
+    while (outer := frame.f_back) is not None and frame.f_globals.get("__name__", "").split(".")[0] == PACKAGE:
+        frame, depth = outer, depth + 1
+    warnings.warn(text, UserWarning, stacklevel=depth)

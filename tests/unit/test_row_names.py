@@ -1,0 +1,102 @@
+"""Columns that name or number the rows, told from quantities; the same from files and from memory."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metapl.data import from_arrays, open_source
+from metapl.data.row_names import named_id, numbers_rows
+from metapl.types import Source
+
+DRAW = np.random.default_rng(0)
+OUT, TOLD, KEPT = "is left out", "to leave it out", ""
+COLUMNS = {
+    "counts": ("n", np.arange(80.0), OUT),
+    "counts from 1000": ("n", 1000 + np.arange(80.0), OUT),
+    "counts with gaps": ("n", np.sort(DRAW.permutation(120)[:80]), OUT),
+    "counts, shuffled": ("n", DRAW.permutation(100)[:80], OUT),
+    "counts long numbers": ("n", 1_000_000_000 + np.arange(1000.0), OUT),
+    "grows with wide gaps": ("n", np.cumsum(DRAW.integers(1, 50, 80)), TOLD),
+    "differs, and is called an id": ("Kunden-Nr", DRAW.permutation(5000)[:80], OUT),
+    "repeats, and is called an id": ("region_id", DRAW.integers(0, 5, 80), TOLD),
+    "an income": ("income", DRAW.permutation(90_000)[:80] + 10_000, KEPT),
+    "an age": ("age", DRAW.integers(18, 90, 80), KEPT),
+    "a length": ("length", np.arange(80) / 10, KEPT),
+    "years": ("year", np.repeat(np.arange(1980, 2000), 4), KEPT),
+    "one value": ("n", np.full(80, 4.0), KEPT),
+    "few rows": ("n", np.arange(9.0), KEPT),
+    "numbers with gaps in them": ("n", np.where(np.arange(80) % 9, np.arange(80.0), np.nan), KEPT),
+}
+
+
+def csv_file(folder: Path, frame: pd.DataFrame) -> Source:
+    frame.to_csv(folder / "x.csv", index=False)
+    return open_source(str(folder / "x.csv"))
+
+
+def parquet(folder: Path, frame: pd.DataFrame) -> Source:
+    frame.to_parquet(folder / "x.parquet")
+    return open_source(str(folder / "x.parquet"))
+
+
+def memory(folder: Path, frame: pd.DataFrame) -> Source:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return from_arrays(frame.drop(columns="label"), frame["label"])
+
+
+@pytest.mark.parametrize("opener", [csv_file, parquet, memory])
+@pytest.mark.parametrize("case", COLUMNS)
+def test_the_same_from_everywhere(tmp_path: Path, case: str, opener: Callable[[Path, pd.DataFrame], Source]) -> None:
+    name, values, wanted = COLUMNS[case]
+    labels = np.where(np.arange(len(values)) % 2, "u", "v")
+    source = opener(tmp_path, pd.DataFrame({name: values, "a": np.arange(len(values)) % 7, "label": labels}))
+    assert [column.name for column in source.columns] == (["a"] if wanted == OUT else [name, "a"])
+    notes = [note for note in source.notes if note.startswith(f"column '{name}'")]
+    assert len(notes) == bool(wanted)
+    assert not wanted or wanted in notes[0]
+
+
+def test_rows_numbered_anew_in_each_file(tmp_path: Path) -> None:
+    numbers, short = np.arange(80.0), np.arange(20.0)
+    assert numbers_rows("n", [numbers, numbers]) == ("only counts the rows", True)
+    assert numbers_rows("n", [short * 7, numbers * 3]) == ("has another whole number in every row, in order", False)
+    assert numbers_rows("n", [numbers, numbers % 7]) == ("", False)
+    folder = tmp_path / "x"
+    folder.mkdir()
+    for name, count in (("labelled", 60), ("unlabelled", 90)):
+        pd.DataFrame({"n": range(count), "a": 1.5, "label": ["u", "v"] * (count // 2)}).to_csv(
+            folder / f"{name}.csv", index=False
+        )
+    assert [column.name for column in open_source(str(folder)).columns] == ["a"]
+
+
+def test_warned_where_no_note_would_be_seen() -> None:
+    X = pd.DataFrame({"n": range(80), "m": np.arange(80) ** 2, "a": 1.5})
+    with pytest.warns(UserWarning, match="every row|counts the rows") as told:
+        from_arrays(X, [0, 1] * 40)
+    assert [str(w.message).split(" and is")[0] for w in told] == [
+        "column 'n' only counts the rows",
+        "column 'm' has another whole number in every row, in order: to leave it out, drop it",
+    ]
+    with contextlib.nullcontext():  # warnings are errors in tests
+        from_arrays(X[["a"]], [0, 1] * 40)
+
+
+@pytest.mark.parametrize(
+    "name", ["id", "ID", "user_id", "userId", "userID", "Kunden-Nr", "index", "Unnamed: 0", "uuid"]
+)
+def test_names_of_ids(name: str) -> None:
+    assert named_id(name)
+
+
+@pytest.mark.parametrize("name", ["grid", "paid", "Humid", "body_mass_index", "key", "number", "a", "ids_total"])
+def test_names_of_quantities(name: str) -> None:
+    assert not named_id(name)
