@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from metapl.cache import LIMIT, cache_folder, has_room, locked, tidy, used
 from metapl.data.arrays import check_sized
 from metapl.data.image_options import ImageOptions
+from metapl.data.image_store import telling
 from metapl.data.sources import SourceOptions
 from metapl.data.sources import open_source as open_raw
 from metapl.device import pick_device
@@ -296,14 +297,16 @@ def open_source(
     if not options.encoder:
         if options.encoder_weights:
             raise UserError("encoder_weights is set, and encoder is not", "Name the encoder.", "source.encoder_weights")
-        return given or open_raw(spec, options)
+        with telling(tell):
+            return given or open_raw(spec, options)
     if isinstance(given, EmbeddedSource):
         return given
     if options.download and not options.encoder_weights and options.encoder.startswith(("timm:", "torchvision:")):
         remedy = "Fetch them into a file once (docs/models.md) and give it as source.encoder_weights."
         raise UserError("the weights of an encoder are not fetched", remedy, "source.encoder")
     if given is None:
-        given = open_raw(spec, for_encoder(options))
+        with telling(tell):
+            given = open_raw(spec, for_encoder(options))
     size = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
     weights, pooling = options.encoder_weights, options.encoder_pooling
     return embed(given, options.encoder, weights=weights, size=size, pooling=pooling, tell=tell)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from metapl.data.parquet import ParquetFile
+from metapl.data.sources import open_source
 from metapl.errors import UserError
 
 
@@ -83,3 +89,42 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         ParquetFile(tmp_path / "none.parquet")
     with pytest.raises(UserError):
         ParquetFile(tmp_path)
+
+
+def picture(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((30, 40), shade).save(file, format="PNG")
+    return file.getvalue()
+
+
+PICTURES = [picture(20 + 10 * k) for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([base64.b64encode(p).decode() for p in PICTURES], r"row 0: the path is a text of .*Store the image's bytes"),
+        (
+            ["data:image/png;base64," + base64.b64encode(p).decode()[:90] for p in PICTURES],
+            r"row 0: .*'data:image/png.*base64\?",
+        ),
+        ([list(p[:40]) for p in PICTURES], "holds list<.*Store the bytes of PNG or JPEG files there"),
+        ([bytes(1200)] * 8, "8 of 8 images cannot be read, the first is 0: not an image in a known format"),
+        ([{"bytes": None, "path": f"{k}.png"} for k in range(8)], r"0\.png: cannot be opened"),
+    ],
+)
+def test_images_in_other_forms(tmp_path: Path, images: list[Any], words: str) -> None:
+    pq.write_table(pa.table({"image": images, "label": ["a", "b"] * 4}), tmp_path / "odd.parquet")
+    with pytest.raises(UserError, match=words) as error:
+        open_source(str(tmp_path / "odd.parquet"))
+    assert len(str(error.value)) < 400
+
+
+def test_names_of_columns_that_published_files_have(tmp_path: Path) -> None:
+    table = pa.table({"img": PICTURES, "label": [0, 1] * 4})
+    pq.write_table(table, tmp_path / "cifar.parquet")
+    source = open_source(str(tmp_path / "cifar.parquet"))
+    assert source.rows(np.arange(2)).shape == (2, 1, 40, 30)
+    pq.write_table(table.rename_columns(["img", "fine"]), tmp_path / "other.parquet")
+    with pytest.raises(UserError, match=r"'img', 'fine'.*Set source\.label=NAME\.$"):
+        open_source(str(tmp_path / "other.parquet"))

@@ -222,3 +222,17 @@ def test_opened_images_do_not_pile_up_and_each_is_decoded_once(pictures: Path, m
     assert len(decoded) == len(set(decoded)) == 8
     assert len(source.store._others) <= 3
     assert torch.equal(source.rows(test), FolderSource(pictures).rows(test))
+
+
+def test_decoding_that_takes_long_says_how_far_it_is(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metapl.data.sources import SourceOptions
+    from metapl.embed import open_source
+
+    told: list[str] = []
+    open_source(str(pictures), SourceOptions(cache=False), tell=told.append)
+    assert told == [], "nothing where it is quick"
+    monkeypatch.setattr(image_store, "SLOW", -1.0)
+    open_source(str(pictures), SourceOptions(cache=False), tell=told.append)
+    assert told == ["0 of 48 images are decoded"]
+    FolderSource(pictures)
+    assert len(told) == 1, "nobody is told afterwards"

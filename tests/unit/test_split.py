@@ -143,6 +143,7 @@ def test_validation_rule(counts: list[int], validation: Any, expected: list[int]
         (source_of([20, 20, 20]), {"labels_total": 2}, ["2 labels", "3 classes"]),
         (source_of([20, 20]), {}, ["no unlabelled rows"]),
         (source_of([20, 20]), {"labels": 16}, ["no unlabelled rows"]),
+        (source_of([20, 20]), {"labels": 17}, ["16 labelled rows", "beside 4 that are held out as test rows"]),
         (source_of([20]), {"labels": 2}, ["only one class"]),
         (source_of([20, 0], unlabeled=3), {}, ["'b'", "no labelled row"]),
         (source_of([0, 0], unlabeled=3), {}, ["no labelled rows"]),

@@ -127,7 +127,7 @@ def compare(
     numbers = _seeds(seeds, next(iter(configs.values())).seed)
     progress, kept = progress or Silent(), source
     first = next(iter(configs.values()))
-    source = open_source(first.data, first.source, source)
+    source = open_source(first.data, first.source, source, progress.note)
     plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.compare(...)")
     out = Path(out).expanduser() if out is not None else _free_folder(first.data)
     stored = load_plan(out)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,19 @@ from metapl.data.images import PIECE, Decoded, Stored, Unreadable, decode_many, 
 
 Array = np.ndarray[Any, Any]
 KEPT_BYTES = GIB // 2  # decoded rows beyond the held ones that are kept for the next call
+SLOW, BETWEEN = 3.0, 10.0  # seconds of decoding after which something is said, and between two lines
+_TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
 WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in the cache
+
+
+@contextmanager
+def telling(tell: Callable[[str], None] | None) -> Iterator[None]:
+    """What is opened in here tells ``tell`` how far it is, where it takes long."""
+    token = _TELL.set(tell)
+    try:
+        yield
+    finally:
+        _TELL.reset(token)
 
 
 @dataclass(frozen=True)
@@ -189,8 +203,11 @@ class ImageStore:
         shape = heads.shape(self.options)
         held = len(todo) == self.count and self.options.fits(self.count, shape)
         data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
-        good = 0
-        for k, result in zip(todo.tolist(), self._decoded(todo, shape, with_digest=True)):
+        good, next_word = 0, time.monotonic() + SLOW
+        for done, (k, result) in enumerate(zip(todo.tolist(), self._decoded(todo, shape, with_digest=True))):
+            if time.monotonic() > next_word and (tell := _TELL.get()) is not None:
+                tell(f"{done} of {len(todo)} images are decoded")
+                next_word = time.monotonic() + BETWEEN
             self.facts.enter(k, result)
             if isinstance(result, Unreadable):
                 continue

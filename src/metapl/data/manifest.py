@@ -23,6 +23,7 @@ from metapl.errors import UserError, nearest
 from metapl.types import Column, Source
 
 TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
+LONG = 1024  # characters above which a path without a suffix is taken for something else
 CLASSES = 20  # different labels with a decimal point from which they are taken for a quantity
 
 
@@ -43,7 +44,8 @@ def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "",
     roles = find_roles(main.names, options.roles, main.name)
     if roles.label is None:
         what = f"no column holds the label (there are {listing(main.names)})"
-        raise UserError(what, "Set source.label=NAME. (Is the delimiter the right one?)", main.name)
+        more = " (Is the delimiter the right one?)" if len(main.names) == 1 else ""
+        raise UserError(what, f"Set source.label=NAME.{more}", main.name)
     forms = [_forms(file, part, roles, options) for file, part in zip(files, parts)]
     rows = read_joined(files, forms, options.skip_bad_rows, MOST_LEVELS)
     rows.notes[:0] = roles.notes
@@ -208,12 +210,19 @@ def _root(path: Path, options: TableOptions) -> str:
 def check_paths(rows: Joined, column: str, roots: Sequence[str]) -> None:
     """Refuse paths that lead out of their root, and files that are named twice, however their paths are written."""
 
+    def encoded(value: str) -> str | None:
+        if not value.startswith("data:") and (len(value) <= LONG or os.path.splitext(value)[1]):
+            return None
+        return f"the path is a text of {len(value)} characters, '{short(value)}': is it an image as base64?"
+
     def odd(value: str) -> str | None:
         if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] != "..":
             return None
         return f"the path '{short(value)}' leads out of the folder"
 
     for part in range(len(roots)):
+        remedy = "Store the image's bytes (base64.b64decode) in a Parquet file, or name its file."
+        rows.refuse_levels(column, rows.part == part, encoded, remedy)
         rows.refuse_levels(column, rows.part == part, odd, "Write it absolute, or set source.root=DIR.")
     rows.refuse_twice(column, "path", lambda path, part: os.path.normpath(os.path.join(roots[part], path)))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from metapl.data.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
+from metapl.data.roles import PATHS
 from metapl.data.scan import missing, shown
 from metapl.errors import UserError
 
@@ -85,6 +86,8 @@ class ParquetFile:
                 return _blobs(values)
             if pa.types.is_nested(kind):
                 what, remedy = f"column '{shown(name)}' holds {kind}", "Spread it over columns, or leave it out."
+                if name.lower() in PATHS:
+                    remedy = "Store the bytes of PNG or JPEG files there, or give the pixels as a .npz file."
                 raise UserError(what, remedy, self.name)
             if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
                 if form != "text":

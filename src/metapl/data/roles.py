@@ -13,7 +13,7 @@ from metapl.types import Kind
 
 LABELS = ("label", "labels", "class", "target", "category", "y")
 SURE = LABELS[:2]  # names that no feature has: they win over the others
-PATHS = ("path", "file", "filename", "filepath", "image", "image_path")
+PATHS = ("path", "file", "filename", "filepath", "image", "img", "image_path")
 TEXTS = ("text", "sentence", "question", "document", "content")
 TRAIN, TEST = ("train", "labelled", "labeled"), ("test",)
 SPLITS = (*TRAIN, *UNLABELED, *TEST)

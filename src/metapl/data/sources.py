@@ -38,7 +38,7 @@ class SourceOptions:
         tokenizer: texts: words (hashed, nothing to download), hf:FOLDER, or auto (the model's own, else words).
         max_tokens: texts: token ids per text, or auto (the longest text's, at most 256); longer texts are cut.
         label: files of rows: the column of the classes; auto takes label, labels, class, target, category or y.
-        path: the column of image paths, or none; auto takes path, file, filename, filepath, image or image_path.
+        path: the column of image paths, or none; auto takes path, file, filename, filepath, image, img or image_path.
         text: the column of texts, or none; auto takes text, sentence, question, document or content.
         features: the columns of features, between commas; by default all that have no other role.
         ignore: columns that are not used, between commas.

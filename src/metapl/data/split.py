@@ -206,8 +206,10 @@ def _draw_labels(source: Source, rest: Array, config: SplitConfig, seed: int) ->
                 f"class '{name}' has no labelled row for training", "Label at least one row of it.", source.name
             )
         if quota is not None and len(rows) < quota[k]:
+            away = int(((source.labels == k) & ~source.is_test).sum()) - len(rows)
+            held = f" (beside {away} that are held out as test rows)" if away else ""
             raise UserError(
-                f"class '{name}' has {len(rows)} labelled rows for training, fewer than the {quota[k]} asked for",
+                f"class '{name}' has {len(rows)} labelled rows for training{held}, fewer than the {quota[k]} asked for",
                 f"Ask for at most {len(rows)} per class, or label more rows.",
                 source.name,
             )
