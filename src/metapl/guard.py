@@ -8,7 +8,8 @@ G2  evidence = rows whose labels neither side was taught or chosen by, each judg
     candidates there the one that the validation rows choose in the run. Where a class has a single labelled row,
     labelled and validation rows are dealt out together
 G3  keep the result if it is right on at least two more rows and by at least one standard error:
-    wins - losses >= max(2, sqrt(wins + losses)); where no row tells them apart, the lower log loss
+    wins - losses >= max(2, errors * sqrt(wins + losses)), errors = 1, or 2 where an alarm says that classes are lost
+    or the pool has others; where no row tells them apart, the lower log loss
 G4  interval of the difference of two paired shares: Newcombe (1998), method 10
 
 ``docs/guard.md`` has the reasons, the rule's error rates and what it costs.
@@ -17,7 +18,7 @@ G4  interval of the difference of two paired shares: Newcombe (1998), method 10
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,7 @@ from metapl.types import Calibrated, Source, Split
 
 Array = np.ndarray[Any, Any]
 BASELINE = "supervised baseline"
+DOUBTS = frozenset({"class_shift", "class_missing"})  # alarms under which more is asked for
 LEAST_ROWS = 10  # judged rows below which no verdict is given
 PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
 
@@ -168,6 +170,7 @@ def check(
     progress: Progress,
     before_step: Callable[[], None] | None = None,
     pace: float | None = None,
+    alarms: Collection[str] = (),
 ) -> Verdict:
     """Train the baseline, gather the evidence and decide; the same again from the same job.
 
@@ -175,6 +178,7 @@ def check(
         candidates: what the method ended with, preferred first.
         before_step: called before each step; what it raises ends the guard.
         pace: seconds per step of the method where they are known.
+        alarms: names of those that the run has raised.
     """
     plan, mode = make_plan(job), job.config.guard.mode
     if plan.none:
@@ -188,7 +192,7 @@ def check(
     except UserError as error:  # a training of the guard's that diverged
         progress.note(f"no guard: {error.what}")
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
-    summary = _summary(job, plan, evidence)
+    summary = _summary(job, plan, evidence, sorted(DOUBTS & set(alarms)))
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
     return Verdict(summary, baseline)
 
@@ -254,11 +258,11 @@ def crossed(candidates: Mapping[str, Answers], y: Array) -> Answers:
     return Answers(p, right)
 
 
-def better(e: Evidence) -> bool:
-    """G3: whether the method is to be kept."""
+def better(e: Evidence, errors: float = 1.0) -> bool:
+    """G3: whether the method is to be kept; ``errors``: how many standard errors it must be ahead."""
     if not e.wins + e.losses:
         return log_loss(e.method.p) < log_loss(e.baseline.p)
-    return e.wins - e.losses >= max(2.0, math.sqrt(e.wins + e.losses))
+    return e.wins - e.losses >= max(2.0, errors * math.sqrt(e.wins + e.losses))
 
 
 def log_loss(p: Array) -> float:
@@ -286,11 +290,11 @@ def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[floa
     return p1 - p2 - low, p1 - p2 + high
 
 
-def _summary(job: Job, plan: Plan, e: Evidence) -> dict[str, Any]:
+def _summary(job: Job, plan: Plan, e: Evidence, doubts: list[str]) -> dict[str, Any]:
     g, name, rows = job.config.guard, job.config.method, plan.rows
     shares = {name: float(e.method.right.mean()), "supervised": float(e.baseline.right.mean())}
-    both = int((e.method.right & e.baseline.right).sum())
-    interval, kept = paired_interval(e.wins, e.losses, both, rows), better(e)
+    both, errors = int((e.method.right & e.baseline.right).sum()), 2 if doubts else 1
+    interval, kept = paired_interval(e.wins, e.losses, both, rows), better(e, errors)
     found = {
         "mode": g.mode,
         "way": "cross-fitting" if plan.folds else "validation rows",
@@ -305,6 +309,8 @@ def _summary(job: Job, plan: Plan, e: Evidence) -> dict[str, Any]:
         "difference": shares[name] - shares["supervised"],
         "difference_95": list(interval),
         "interval": "Newcombe (1998), method 10",
+        "standard_errors": errors,
+        "alarms": doubts,
         "better": kept,
         "returned": name if kept or g.mode == "warn" else BASELINE,
     }
@@ -323,8 +329,13 @@ def _text(found: dict[str, Any], name: str) -> str:
         f"95 % interval {100 * low:+.0f} to {100 * high:+.0f}"
     )
     if found["better"]:
-        beyond = "" if low > 0 else ", which chance alone may give: the rule asks for two rows and one standard error"
+        asked = "two standard errors" if found["alarms"] else "one standard error"
+        beyond = "" if low > 0 else f", which chance alone may give: the rule asks for two rows and {asked}"
         return f"guard: {name} is kept and stands in model. {figures}{beyond}"
+    if found["alarms"]:
+        figures += (
+            f". Two standard errors are asked for instead of one, since the run raised {' and '.join(found['alarms'])}"
+        )
     advice = (
         "Check that the unlabelled rows are of the same classes and kind as the labelled ones, train longer, try "
         "another method or threshold, or label more rows; guard.mode=warn keeps the model all the same"

@@ -200,8 +200,8 @@ def _finish(
     chosen = best_of(figures) if figures else next(iter(candidates))  # without rows the method's order decides
     split, config = job.split, job.config
     made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
-    pace = seconds / (job.total - start) if job.total > start else None
-    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace)
+    pace, raised = seconds / (job.total - start) if job.total > start else None, _alarms(job, store)
+    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace, [alarm["name"] for alarm in raised])
     summary = {
         "data": config.data,
         "method": config.method,
@@ -217,7 +217,7 @@ def _finish(
         "candidate": chosen,
         "validation": {n: {k: j[k] for k in ("accuracy", "log_loss")} for n, j in judged.items()},
         "guard": verdict.summary,
-        "alarms": _alarms(job, store),
+        "alarms": raised,
     }
     predictor = _keep(job, store, chosen, model, verdict)
     store.finish(summary, job.source.problems)

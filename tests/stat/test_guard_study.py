@@ -55,13 +55,23 @@ def test_the_cases_are_what_they_are_called():
     assert counts.max() / counts.sum() == pytest.approx(0.9, abs=0.01)
 
 
+def _run(seed, unguarded, wins, losses, *alarms):
+    found = {"only_method_right": wins, "only_supervised_right": losses, "log_loss": {"mpl": 0.5, "supervised": 0.6}}
+    case = {"case": "good", "method": "mpl", "labels": 20, "seed": seed, "alarms": [*alarms], "guard": found}
+    return {**case, "supervised": 70.0, "unguarded": unguarded}
+
+
+def test_the_study_decides_by_the_rule_as_it_stands():
+    decided = _benchmark("guard_cases").decided
+    assert decided(_run(0, 90.0, 5, 2))["guarded"] == 90
+    assert decided(_run(0, 90.0, 5, 2, "gap"))["guarded"] == 90
+    assert decided(_run(0, 90.0, 5, 2, "class_shift"))["guarded"] == 70, "two standard errors"
+    assert decided(_run(0, 90.0, 0, 0))["guarded"] == 90, "the lower log loss"
+
+
 def test_the_table_pairs_and_counts():
     study = _benchmark("guard_cases")
-    rows = [
-        {"case": "good", "method": "mpl", "labels": 20, "seed": s, "supervised": 70.0, "unguarded": u, "guarded": g,
-         "returned": g == 70.0, "alarms": ["gap"] * (g == 70.0)}
-        for s, u, g in ((0, 90.0, 90.0), (1, 60.0, 70.0), (2, 64.0, 64.0))
-    ]  # fmt: skip
+    rows = [_run(0, 90.0, 9, 1), _run(1, 60.0, 1, 9, "gap"), _run(2, 64.0, 5, 2)]
     (line,) = study.table(rows)
     assert line["seeds"] == 3
     assert line["baseline_returned"] == line["with_alarm"] == 1

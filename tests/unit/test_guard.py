@@ -73,10 +73,6 @@ def results(folder: Path) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in ("seconds", "resumed_at")}
 
 
-def always(answer: bool) -> Callable[[Any], bool]:
-    return lambda evidence: answer
-
-
 # ---- the plan --------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +212,14 @@ def test_the_interval_is_newcombes() -> None:
         assert high - low > 0.05, "no certainty from twenty rows"
 
 
+def test_under_an_alarm_twice_as_much_is_asked_for() -> None:
+    assert guard.better(evidence(5, 1))
+    assert not guard.better(evidence(5, 1), errors=2)  # 4 rows ahead, 2 * sqrt(6) = 4.9
+    assert guard.better(evidence(6, 1), errors=2) is False  # 5 < 5.3
+    assert guard.better(evidence(7, 1), errors=2)
+    assert guard.better(evidence(4, 0), errors=2)
+
+
 @pytest.mark.parametrize("count", [20, 100])
 def test_the_interval_covers(count: int) -> None:
     draws = np.random.default_rng(0).multinomial(count, [0.2, 0.1, 0.6, 0.1], 4000)
@@ -326,6 +330,20 @@ def test_a_better_result_is_kept(tmp_path: Path) -> None:
     assert weights(made.folder) == weights(off)
     assert (made.folder / "model-not-chosen" / "weights.safetensors").exists()
     assert "uda is kept" in notes
+
+
+def test_an_alarm_that_doubts_the_classes_reaches_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, asked = importlib.import_module("metapl.train"), list[float]()
+    alarms = [{"name": n, "step": 9, "value": 0.6, "text": "..."} for n in ("gap", "class_shift")]
+    monkeypatch.setattr(guard, "better", lambda e, errors=1.0: asked.append(errors) or False)
+    monkeypatch.setattr(module, "_alarms", lambda *_: alarms[:1])
+    train(config_of(), tmp_path / "calm", source=table())
+    monkeypatch.setattr(module, "_alarms", lambda *_: alarms)
+    made = train(config_of(), tmp_path / "run", source=table())
+    assert asked == [1, 2]
+    found = made.summary["guard"]
+    assert (found["standard_errors"], found["alarms"]) == (2, ["class_shift"])
+    assert "Two standard errors are asked for instead of one, since the run raised class_shift" in found["text"]
 
 
 def test_warn_keeps_the_result_and_says_so(tmp_path: Path) -> None:
