@@ -82,10 +82,11 @@ def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
         y: labels; None, NaN, NA and "" mark a row without one, and so does ``marker`` unless it is None.
 
     Raises:
-        UserError: no label, labels of mixed kinds, or of one class only.
+        UserError: no label, labels of mixed kinds, of one class only, or whole numbers that are a quantity.
         ValueError: not one label per row, or labels that are no classes (numbers with fractions, say).
     """
     from metapl.data.features import is_missing
+    from metapl.data.labels import check_classes
 
     array, missing = find_missing(y, marker)
     given = _one_kind(array[~missing])
@@ -93,6 +94,9 @@ def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
         given = given.astype(np.int64)  # pandas' whole numbers with gaps
     if given.dtype.kind == "f" and np.isinf(given).any():
         raise UserError("a label is infinite", "Labels are whole numbers, text, or True and False.", "y")
+    if given.dtype.kind in "iu":
+        order = [str(value) for value in np.unique(given).tolist()]
+        check_classes(order, len(given), bool((np.diff(given) == 1).all()), True)
     check_classification_targets(given)
     classes, numbers = np.unique(given, return_inverse=True)
     if len(classes) < 2:

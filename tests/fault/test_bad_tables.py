@@ -147,6 +147,26 @@ REFUSED = [
     Refused(
         "a quantity as label", "a,y\n" + "".join(f"{k},{k}.5\n" for k in range(30)), "a quantity, no class", "line 2"
     ),
+    Refused(
+        "a quantity of commas as label",
+        "a;y\n" + "".join(f"{k};{k},5\n" for k in range(30)),
+        "a quantity, no class",
+        "line 2",
+    ),
+    Refused(
+        "ages as label",
+        "sex,age\n" + "".join(f"{'mf'[k % 2]},{18 + k * 7 % 61}\n" for k in range(60)),
+        "number of the rows, no class. Name the column of classes with source.label; few different values are in 'sex'",
+        "line 2",
+        options={"label": "age"},
+    ),
+    Refused(
+        "row numbers as label",
+        "n,target\n" + "".join(f"{k},{'uv'[k % 2]}\n" for k in range(30)),
+        "no class. Did you mean source.label=target?",
+        "line 2",
+        options={"label": "n"},
+    ),
     Refused("a path out of the folder", "path,label\n../a.png,u\nb.png,v\n", "leads out of", "line 2"),
     Refused(
         "a path twice, written otherwise",
@@ -255,6 +275,23 @@ READ = [
         "a,label\n1,u\n2,v\n3,u\nl0,v\n",
         ["u", "v", "u", "v"],
         "but 'l0' (x.csv, line 5) is none",
+    ),
+    Read(
+        "many class numbers, one row each",  # not in their order, as row numbers would be
+        "a,label\n" + "".join(f"{k % 3}.5,{k * 7 % 30}\n" for k in range(30)),
+        [str(k * 7 % 30) for k in range(30)],
+        "the label column 'label' has 30 different values in 30 labelled rows, such as '0' and '29'",
+    ),
+    Read(
+        "many class numbers, some rows each",
+        "a,label\n" + "".join(f"{k % 3}.5,{k % 30}\n" for k in range(90)),
+        [str(k % 30) for k in range(90)],
+    ),
+    Read(
+        "many names, one row each",
+        "a,label\n" + "".join(f"{k % 3}.5,name {k:02}\n" for k in range(30)),
+        [f"name {k:02}" for k in range(30)],
+        "has 30 different values in 30 labelled rows, such as 'name 00' and 'name 29'. Name the column of classes",
     ),
     Read("long fields", f"a,b,label\n1,{'x' * 200_000},u\n2,y,v\n", ["u", "v"]),
     Read("names of columns that pandas gives", "0,1,label\n1,5,u\n2,4,v\n", ["u", "v"]),

@@ -192,6 +192,23 @@ def test_a_table_of_one_column_of_texts_says_what_to_pass() -> None:
     assert "X['name']" in error.value.remedy
 
 
+def test_quantities_are_no_labels() -> None:
+    X, ages = np.zeros((60, 2)), np.arange(60) * 7 % 61 + 18
+    words = r"y: it has 60 different values in 60 labelled rows, such as '18' and '78': a quantity"
+    with pytest.raises(UserError, match=words):
+        from_arrays(X, ages)
+    with pytest.raises(UserError, match=words):
+        SemiSupervisedClassifier().fit(X, ages)
+    source = from_arrays(X, ages.astype(str))
+    assert len(source.class_names) == 60
+    assert source.notes == (
+        f"y has {source.notes[0][6:].removesuffix(': are these the classes?')}: are these the classes?",
+    )
+    assert from_arrays(X, ages % 25).notes == (), "class numbers, two rows each"
+    assert "y has 25 different values" in from_arrays(X, ages % 25 * 4).notes[0]
+    assert len(from_arrays(X[:30], np.arange(30)[::-1].copy()).notes) == 1
+
+
 def test_the_empty_text_is_a_class_where_it_is_named_as_one() -> None:
     source = from_arrays(np.zeros((3, 2)), ["a", "", None], class_names=["", "a"])
     assert source.labels.tolist() == [1, 0, -1]

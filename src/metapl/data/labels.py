@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from metapl.data.features import as_array, is_missing
+from metapl.data.frame import COMMA, parsed
 from metapl.data.scan import folded, shown
 from metapl.errors import UserError, nearest
 
 Array = np.ndarray[Any, Any]
+CLASSES = 20  # different labels up to which nothing is said of their number
 NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file that say that a row has no label
 Values = list[int | str | None]  # one per row; None: no label
 
@@ -43,6 +46,8 @@ def encode_labels(
     test = read_labels(y_test, test_rows, "y_test", marks) if y_test is not None else []
     _check_one_kind(values, test)
     order = _classes(values, class_names)
+    if class_names is None:
+        _check_classes(values, order, notes)
     number = {value: k for k, value in enumerate(order)}
     coded = _encode(values, number, "y") + _encode(test, number, "y_test")
     names = tuple(class_names) if class_names is not None else tuple(str(value) for value in order)
@@ -50,6 +55,39 @@ def encode_labels(
         if name in names:
             notes.append(f"'{name}' is taken for a class name; unlabelled text rows need dtype=object and None")
     return np.array(coded, dtype=np.int64), names
+
+
+def doubt(names: Sequence[str], rows: int, counting: bool) -> tuple[str, bool]:
+    """What is to be said of so many classes, "" for nothing; and whether they can be none at all.
+
+    Numbers with decimals are no classes, and neither are whole ones with fewer than two rows each, unless they run
+    from 0 or 1 without a gap, as class numbers do.
+
+    Args:
+        names: of the classes; rows: with a label.
+        counting: the labels count the rows: 1, 2, 3, ... from row to row.
+    """
+    count = len(names)
+    if count <= CLASSES:
+        return "", False
+    values = {name: value for name in names if (value := _number(name)) is not None}
+    few, found, ordered = 2 * count > rows, list(values.values()), list(names)
+    if len(found) == count:
+        ordered.sort(key=values.__getitem__)
+    said = f"{count} different values in {rows} labelled rows, such as '{shown(ordered[0])}' and '{shown(ordered[-1])}'"
+    if len(found) < count:
+        return (said if few else ""), False
+    if any(value % 1 for value in found):
+        return f"{said}: a quantity, no class", True
+    run = max(found) - min(found) == count - 1 and min(found) in (0, 1)
+    if few and (counting or not run):
+        return f"{said}: a quantity or a number of the rows, no class", True
+    return (said if few or not run else ""), False
+
+
+def _number(name: str) -> float | None:
+    number = parsed(name)
+    return parsed(name, COMMA) if number is None else number
 
 
 def read_labels(y: Any, rows: int, name: str, marks: Sequence[Any] = ()) -> Values:
@@ -114,6 +152,32 @@ def _check_one_kind(values: Values, test: Values) -> None:
     kinds = {type(value).__name__ for value in [*values, *test] if value is not None}
     if len(kinds) > 1:
         raise UserError("labels are partly numbers, partly text", "Use one kind.", "y")
+
+
+def _check_classes(values: Values, order: Sequence[int | str], notes: list[str]) -> None:
+    """Say so where labels are hardly classes.
+
+    Raises:
+        UserError: they can be none.
+    """
+    labeled = [value for value in values if value is not None]
+    counting = all(isinstance(b, int) and b - int(a) == 1 for a, b in pairwise(labeled))
+    told = check_classes(
+        [str(value) for value in order], len(labeled), counting, bool(order) and isinstance(order[0], int)
+    )
+    notes += [told] if told else []
+
+
+def check_classes(names: Sequence[str], rows: int, counting: bool, numbers: bool) -> str:
+    """What is to be said of labels in memory; ``numbers``: they are no texts. For the others see ``doubt``.
+
+    Raises:
+        UserError: they can be no classes.
+    """
+    said, refused = doubt(names, rows, counting)
+    if refused and numbers:
+        raise UserError(f"it has {said}", "Give the classes. (If these are classes, give them as texts.)", "y")
+    return f"y has {said}: are these the classes?" if said else ""
 
 
 def _classes(values: Values, class_names: Sequence[str] | None) -> list[int | str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 
 from metapl.data.columns import MOST_LEVELS, Told, encode_column, fit_column, too_many
-from metapl.data.frame import MARKERS, Array, Form, TableFile, Texts, counted, parsed, short
+from metapl.data.frame import MARKERS, Array, Form, TableFile, Texts, Values, counted, parsed, short
 from metapl.data.image_source import ImageSource
 from metapl.data.joined import Joined, read_joined
+from metapl.data.labels import CLASSES, doubt
 from metapl.data.memory import MemorySource
-from metapl.data.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, listing
+from metapl.data.roles import LABELS, SPLITS, TEST, TRAIN, Roles, find_roles, hint, listing
 from metapl.data.scan import UNLABELED, folded
 from metapl.data.table_files import PARTS, TableOptions, open_file
 from metapl.data.tokens import encode_texts, tokenizer_of
@@ -24,7 +26,6 @@ from metapl.types import Column, Source
 
 TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
 LONG = 1024  # characters above which a path without a suffix is taken for something else
-CLASSES = 20  # different labels with a decimal point from which they are taken for a quantity
 
 
 def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "", suffix: str = "") -> Source:
@@ -169,10 +170,14 @@ def _labels(rows: Joined, column: str, use: Array) -> tuple[Array, tuple[str, ..
             first = int(np.argmax((labels.codes == labels.levels.index(name)) & (use == TRAINING)))
             what = f"the classes '{short(twin)}' and '{short(name)}' differ only by case, spaces or accents' encoding"
             raise UserError(what, "Write both the same way.", rows.place(first))
-    quantities = [name for name in names if not name.isdecimal() and parsed(name) is not None]
-    if len(quantities) > CLASSES and len(quantities) == len(names):
-        what = f"column '{short(column)}' holds {len(names)} different numbers such as {names[0]}: a quantity, no class"
-        raise UserError(what, "Name the column of classes with source.label.", rows.place(0))
+    own = labels.codes[filled(labels) & (use == TRAINING)]
+    said, refused = doubt(names, len(own), _counts_up(own, labels.levels))
+    if refused:
+        what = f"the label column '{short(column)}' has {said}"
+        remedy = f"{_other_label(rows, column)} (If these are classes, write them as texts.)"
+        raise UserError(what, remedy, rows.place(0))
+    if said:
+        rows.notes.append(f"the label column '{short(column)}' has {said}. {_other_label(rows, column)}")
     if all(name.isdecimal() for name in names):
         names.sort(key=lambda name: (int(name), name))
     else:
@@ -186,6 +191,29 @@ def _labels(rows: Joined, column: str, use: Array) -> tuple[Array, tuple[str, ..
     number = {name: k for k, name in enumerate(names)}
     coded = np.array([number.get(level, -1) for level in labels.levels], dtype=np.int64)[labels.codes]
     return np.where(use == POOL, -1, coded), tuple(names)
+
+
+def _counts_up(codes: Array, levels: Sequence[str]) -> bool:
+    """Whether the labels count the rows, 1, 2, 3, ... from one row to the next."""
+    numbers = [parsed(levels[code]) for code in codes.tolist()]
+    return all(a is not None and b is not None and b - a == 1 for a, b in pairwise(numbers))
+
+
+def _other_label(rows: Joined, column: str) -> str:
+    """The remedy for a label column that is none: those whose values are few, as classes are."""
+    few = [name for name, values in rows.columns.items() if name != column and 2 <= _different(values) <= CLASSES]
+    named = [name for name in few if name.lower() in LABELS]
+    remedy = "Name the column of classes with source.label"
+    if named:
+        return f"Did you mean source.label={short(named[0])}?"
+    return f"{remedy}; few different values are in {listing(few, 4)}." if few else f"{remedy}."
+
+
+def _different(values: Values) -> int:
+    """How many different values a column holds, without missing ones."""
+    if isinstance(values, Texts):
+        return sum(level not in MARKERS for level in values.levels)
+    return 0 if isinstance(values, list) else len(np.unique(values[~np.isnan(values)]))
 
 
 def filled(texts: Texts) -> Array:
