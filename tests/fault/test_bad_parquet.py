@@ -106,7 +106,7 @@ PICTURES = [picture(20 + 10 * k) for k in range(8)]
         ([base64.b64encode(p).decode() for p in PICTURES], r"row 0: the path is a text of .*Store the image's bytes"),
         (
             ["data:image/png;base64," + base64.b64encode(p).decode()[:90] for p in PICTURES],
-            r"row 0: .*'data:image/png.*base64\?",
+            r"row 0: .*'data:image/png.*looks like base64",
         ),
         ([list(p[:40]) for p in PICTURES], "holds list<.*Store the bytes of PNG or JPEG files there"),
         ([bytes(1200)] * 8, "8 of 8 images cannot be read, the first is 0: not an image in a known format"),

@@ -241,7 +241,7 @@ def check_paths(rows: Joined, column: str, roots: Sequence[str]) -> None:
     def encoded(value: str) -> str | None:
         if not value.startswith("data:") and (len(value) <= LONG or os.path.splitext(value)[1]):
             return None
-        return f"the path is a text of {len(value)} characters, '{short(value)}': is it an image as base64?"
+        return f"the path is a text of {len(value)} characters, '{short(value)}', which looks like base64"
 
     def odd(value: str) -> str | None:
         if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] != "..":
