@@ -197,3 +197,24 @@ def test_a_csv_file_of_numbers(call: Call, tmp_path: Path) -> None:
     assert any("'number' only counts the rows" in note for note in result["notes"]), "so it hides no copy"
     assert result["copies"]["within labelled"] == {"exact": 5, "near": 0}
     assert [f["kind"] for f in result["findings"]] == ["labelled_copies"]
+
+
+def test_columns_are_told_as_train_tells_them(call: Call, tmp_path: Path) -> None:
+    rows = [[k, k * 2.5, "xyz"[k % 3], 7 * k % 71, f"note {k}", "?", "ab"[k % 2]] for k in range(60)]
+    with open(tmp_path / "t.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "size", "shape", "user_id", "remark", "empty", "label"), *rows])
+    told = call("check", tmp_path / "t.csv", "source.ignore=empty").out.split("\nas train reads them:\n")[1]
+    lines = [line.removeprefix("- ") for line in told.splitlines() if line.startswith("- ")]
+    assert lines == [
+        "4 features: 'size', 'shape', 'user_id', 'remark'; label: 'label'; id: 'id'",
+        "columns not used: 'empty'",
+        "numbers: 'size'; categories: 'shape' (3 levels)",
+        "column 'user_id' numbers the rows (another whole number in each, with few gaps) and is left out (to keep it, "
+        "name the columns in source.features, 'user_id' among them)",
+        "column 'remark' has another text in nearly every row (an id or free text?) and is left out (to keep it, as a "
+        "text: source.text=remark; as categories: source.categorical=remark)",
+    ]
+    quick = ("--labels", "5", "--steps", "2", "--guard", "off", "--method", "supervised", "--out", tmp_path / "run")
+    trained = call("train", tmp_path / "t.csv", "source.ignore=empty", *quick)
+    assert trained.code == 0, trained
+    assert not [line for line in lines if line not in trained.err]

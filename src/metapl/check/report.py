@@ -16,6 +16,7 @@ from metapl.run import write_csv
 
 MOST = 6  # findings on the screen
 CLASSES = 12  # classes on the screen
+NOTES = 12  # notes of the source on the screen
 FORMAT = 1
 FACTS, LIST = "check.json", "problems.csv"
 HEADER = ("kind", "id", "other id", "detail")  # of the list
@@ -78,7 +79,15 @@ class Check:
     def __str__(self) -> str:
         head = f"{self.verdict}: {_what(self.facts)}"
         return "\n".join(
-            [head, *_told(self.findings), "", _table(self.facts), *_rest(self.facts), *_where(self.problems)]
+            [
+                head,
+                *_told(self.findings),
+                "",
+                _table(self.facts),
+                *_read_as(self.facts),
+                *_rest(self.facts),
+                *_where(self.problems),
+            ]
         )
 
 
@@ -147,6 +156,14 @@ def _table(facts: dict[str, Any]) -> str:
 
 def _count(counts: dict[str, int], part: str) -> str:
     return f"{counts[part]:,}" if part in counts else ""
+
+
+def _read_as(facts: dict[str, Any]) -> list[str]:
+    """What ``train`` would say of how the data were read: the roles of columns, what is left out, and why."""
+    notes = facts["notes"]
+    more = [f"- and {len(notes) - NOTES} more, see check.json (--out DIR)"] if len(notes) > NOTES else []
+    listed = [f"- {show.one_line(note)}" for note in notes[:NOTES]]
+    return ["", "as train reads them:", *listed, *more] if notes else []
 
 
 def _rest(facts: dict[str, Any]) -> list[str]:

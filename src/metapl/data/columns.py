@@ -136,6 +136,17 @@ def _fit_texts(
     return Column(name, tuple(sorted(levels)))
 
 
+def described(columns: Sequence[Column], most: int = 12) -> str:
+    """Which columns are numbers and which categories, with how many levels."""
+    numbers = [column.name for column in columns if not column.levels]
+    levels = [f"'{short(column.name)}' ({len(column.levels)} levels)" for column in columns if column.levels]
+    said = [f"numbers: {listing(numbers, most)}"] if numbers else []
+    if levels:
+        more = f" and {len(levels) - most} more" if len(levels) > most else ""
+        said.append(f"categories: {', '.join(levels[:most])}{more}")
+    return "; ".join(said)
+
+
 def nearly_all_differ(levels: int, total: int) -> bool:
     """Whether ``levels`` different texts in ``total`` rows that hold one are an id or free text, and no category."""
     return total >= FEW and levels > UNIQUE * total

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metapl.data.columns import MOST_LEVELS, Told, encode_column, fit_column, too_many
+from metapl.data.columns import MOST_LEVELS, Told, described, encode_column, fit_column, too_many
 from metapl.data.frame import MARKERS, Array, Form, TableFile, Texts, Values, counted, parsed, short
 from metapl.data.image_source import ImageSource
 from metapl.data.joined import Joined, read_joined
@@ -271,7 +271,7 @@ def _table(
     if not columns:
         raise UserError("no feature is left", f"{told.notes[0]}." if told.notes else "", name)
     data = features(columns, rows, told)
-    notes = (*rows.notes, *told.lines(rows.rows))
+    notes = (*rows.notes, described(columns), *told.lines(rows.rows))
     tensor = torch.from_numpy(data)
     return MemorySource(name, "table", tensor, columns=tuple(columns), notes=notes, problems=rows.problems, **facts)
 

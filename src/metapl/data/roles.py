@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from metapl.data.frame import counted, short
@@ -96,7 +96,7 @@ def find_roles(names: Sequence[str], options: RoleOptions, where: str) -> Roles:
     if not contents:
         raise _nothing(names, label, where)
     guessed = column is not None and (options.path if kind == "image" else options.text) == AUTO
-    notes = _notes(kind, label, contents, rest)
+    notes = _notes(kind, {"label": label, **others}, contents, rest)
     return Roles(kind, label, others["id"], others["split"], contents, frozenset(listed), guessed, notes)
 
 
@@ -162,9 +162,12 @@ def _nothing(names: Sequence[str], label: str | None, where: str) -> UserError:
     return UserError("no column is left for the classifier to see", "Name some with source.features.", where)
 
 
-def _notes(kind: Kind, label: str | None, contents: Sequence[str], rest: Sequence[str]) -> tuple[str, ...]:
+def _notes(
+    kind: Kind, single: Mapping[str, str | None], contents: Sequence[str], rest: Sequence[str]
+) -> tuple[str, ...]:
     what = {"image": "images", "text": "texts", "table": counted(len(contents), "feature")}[kind]
-    told = [f"{what}: {listing(contents)}; label: " + (f"'{short(label)}'" if label else "none")]
+    named = [f"{role}: '{short(name)}'" for role, name in single.items() if name]
+    told = ["; ".join([f"{what}: {listing(contents)}", *named])]
     if rest:
         told.append(f"columns not used: {listing(rest)}")
     return tuple(told)
