@@ -1,0 +1,76 @@
+"""How far mpl's student is behind its teacher along a run, and what fine-tuning then makes good.
+
+    python benchmarks/student_lag.py --task fashion --seeds 1000 1001 --set steps=500
+    python benchmarks/student_lag.py --task fashion --seeds 1000 1001 --set steps=500 'mpl.feedback="none"'
+
+Tasks are those of ``feedback_study.py``. One JSON line per look (ten per run): accuracy in percent, on at most 3000
+unlabelled rows, of both averages; after the last step also of the student fine-tuned for 100 steps at several rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from feedback_study import TASKS, prepare
+from torch import nn
+
+from metapl.data import fit_preprocessing
+from metapl.evaluate import evaluate
+from metapl.job import build_job
+from metapl.methods.base import descend
+from metapl.methods.mpl import MPL
+
+ROWS, FINETUNE, RATES = 3000, 100, (0.001, 0.01, 0.05)
+
+
+def follow(task: str, seed: int, options: dict[str, Any]) -> None:
+    """One run, printed as it goes."""
+    torch.set_num_threads(1)
+    config, shown, truth, split = prepare(TASKS[task], seed, {"method": "mpl", **options})
+    preprocessing = fit_preprocessing(shown, np.union1d(split.labeled, split.unlabeled))
+    job = build_job(config, Path(), shown, split, preprocessing, torch.device("cpu"))
+    method, pool = job.method, np.setdiff1d(split.unlabeled, split.labeled)
+    assert isinstance(method, MPL)
+    pool = pool[truth.labels[pool] >= 0][:ROWS]
+
+    def judged(model: nn.Module) -> float:
+        was_training = model.training
+        accuracy = 100 * evaluate(job.predictor(model.eval()), truth, pool)["accuracy"]
+        model.train(was_training)
+        return round(accuracy, 1)
+
+    for t in range(config.steps):
+        job.step(t)
+        if (t + 1) % max(1, config.steps // 10) == 0:
+            found: dict[str, Any] = {"task": task, "options": options, "seed": seed, "step": t + 1}
+            found |= {"student": judged(method.student.ema.model), "teacher": judged(method.teacher.ema.model)}
+            if t + 1 == config.steps:
+                found["finetuned"] = {rate: judged(_finetuned(job, rate)) for rate in RATES}
+            print(json.dumps(found), flush=True)
+
+
+def _finetuned(job: Any, rate: float) -> nn.Module:
+    model = copy.deepcopy(job.method.student.ema.model).requires_grad_(True)
+    for k in range(FINETUNE):
+        descend(model, job.stream(job.config.steps + k, frozenset()), rate)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings, such as steps=500")
+    a = parser.parse_args()
+    for seed in a.seeds:
+        follow(a.task, seed, {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in a.set)})
+
+
+if __name__ == "__main__":
+    main()
