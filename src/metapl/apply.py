@@ -50,8 +50,10 @@ from metapl.predict import (
 )
 from metapl.run import csv_text, left_out, load_split, open_run, write_problems
 from metapl.saved import Predictor, load_model
+from metapl.seen import seen_rows
 from metapl.types import Source, Split
 
+Array = np.ndarray[Any, Any]
 Tell = Callable[[str], None]
 Judged = tuple[dict[str, Any], list[Problem], str]
 
@@ -122,11 +124,13 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, t
     if _same(data, config.data):
         return judge_own(run, device, trust_code, data)
     data = _judged_file(data)
-    if any(_same(data, other) for other in _trained_files(config)):
+    named = any(_same(data, other) for other in _trained_files(config))
+    if named:
         tell(f"{shown(data)} holds rows that the model was trained on")
     rows = _rows(data, config, predictor, labels=True)
     if rows is not None:
-        for note in rows.notes:
+        seen = "" if named else seen_rows(run, config, predictor, rows, _judged_rows(rows))
+        for note in filter(None, [*rows.notes, seen]):
             tell(note)
         judged, found, where = judge_source(predictor, rows)
         return judged, [*rows.problems[: len(rows.problems) - len(found)], *found], where
@@ -182,6 +186,12 @@ def judge_folder(predictor: Predictor, root: Path) -> tuple[dict[str, Any], list
     return judge(torch.cat(parts), torch.tensor(truth), predictor.class_names), problems, shown(root)
 
 
+def _judged_rows(source: Source) -> Array:
+    """Its test rows that have a label, or all labelled rows where it has none."""
+    own = source.is_test & (source.labels >= 0)
+    return np.flatnonzero(own if own.any() else source.labels >= 0)
+
+
 def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], list[Problem], str]:
     """Evaluate on a source's own test rows, or on all of its labelled rows where it has none; classes by name.
 
@@ -189,15 +199,14 @@ def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], 
         UserError: a class that the model does not know, or no labelled row.
     """
     number = class_numbers(predictor, source)
-    own = source.is_test & (source.labels >= 0)
-    index = np.flatnonzero(own if own.any() else source.labels >= 0)
+    index = _judged_rows(source)
     if not len(index):
         raise UserError("there are no labelled rows", "Give labelled data.", source.name)
     known = len(source.problems)
     index = source.readable(index)
     parts = [chunk.probabilities for chunk in predict_source(predictor, source, index)]
     truth = torch.from_numpy(number[source.labels[index]])
-    where = f"the {'test' if own.any() else 'labelled'} rows of {source.name}"
+    where = f"the {'test' if source.is_test[index].all() else 'labelled'} rows of {source.name}"
     p = torch.cat(parts) if parts else nothing(predictor)
     return judge(p, truth, predictor.class_names), source.problems[known:], where
 

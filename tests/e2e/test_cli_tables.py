@@ -252,3 +252,34 @@ def test_a_german_spreadsheet(call: Call) -> None:
     Path("point.csv").write_text("Länge;Höhe;Ort\n1.5;2;Köln\n")
     refused(call("predict", "run", "point.csv"), "point.csv, line 2: column 'Länge' has '1.5'", "Write 1,5.")
     assert "source." not in call("predict", "run", "point.csv").err
+
+
+def test_evaluated_rows_that_were_trained_on_are_counted(call: Call) -> None:
+    draw = random.Random(3)
+    rows = [
+        {"a": round(draw.gauss(3 * (k % 2), 1), 4), "b": draw.choice(["x", "y", ""]), "label": "uv"[k % 2] * (k < 40)}
+        for k in range(140)
+    ]
+    write(Path("own.csv"), rows, ["a", "b", "label"])
+    assert call("train", "own.csv", *SHORT, "--out", "run").code == 0
+    new = [{**row, "a": row["a"] + 50} for row in rows[:20]]
+    hidden = [{**row, "label": "u"} for row in rows[100:107]]
+    told = "stand among the rows that the model was trained on"
+    write(Path("other.csv"), [*new, *rows[:10], *hidden], ["label", "b", "a"])
+    done = call("evaluate", "run", "other.csv")
+    assert f"note: 17 of these 37 rows {told} (10 with their label): they make the figures too good" in done.err, done
+    write(Path("new.csv"), new, ["label", "b", "a"])
+    assert told not in call("evaluate", "run", "new.csv").err
+    write(Path("own.csv"), rows[1:], ["a", "b", "label"])  # changed since: nothing is known
+    done = call("evaluate", "run", "other.csv")
+    assert (done.code, told in done.err) == (0, False)
+
+
+def test_evaluated_texts_that_were_trained_on_are_counted(call: Call) -> None:
+    rows = [
+        {"text": f"{'good' if k % 2 else 'bad'} thing number {k}", "label": "uv"[k % 2] * (k < 40)} for k in range(90)
+    ]
+    write(Path("own.csv"), rows, ["text", "label"])
+    assert call("train", "own.csv", *SHORT, "--out", "run").code == 0
+    write(Path("other.csv"), [*rows[:4], {"text": "a good thing", "label": "v"}], ["text", "label"])
+    assert "4 of these 5 rows stand among the rows" in call("evaluate", "run", "other.csv").err

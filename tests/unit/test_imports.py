@@ -34,7 +34,7 @@ LAYERS = (
     {"guard", "alarms", "train"},
     {"jobs", "fit"},
     {"estimator", "estimator_parts"},
-    {"predict", "demo", "describe", "tuning"},
+    {"predict", "seen", "demo", "describe", "tuning"},
     {"apply", "show", "compare", "check"},
     {"cli"},
     {"__main__"},
