@@ -15,6 +15,7 @@ import pytest
 from metapl.data import SourceOptions, open_source
 from metapl.errors import UserError
 
+SETTINGS = ("source.encoding", "source.decimal", "source.delimiter")  # such a mistake lies in no file
 GOOD = "a,b,label\n1,x,u\n2,y,v\n3,x,\n"
 
 
@@ -167,6 +168,8 @@ REFUSED = [
         "line 2",
         options={"label": "n"},
     ),
+    Refused("a bad row after Excel's word", "sep=;\na;label\n1;u;3\n2;v\n3;u\n", "3 fields", "line 3", ["v", "u"]),
+    Refused("another delimiter by Excel's word", "sep=x\naxlabel\n1xu\n", "delimiter is 'x'", None),
     Refused("a path out of the folder", "path,label\n../a.png,u\nb.png,v\n", "leads out of", "line 2"),
     Refused(
         "a path twice, written otherwise",
@@ -242,6 +245,8 @@ READ = [
     Read("CRLF", GOOD.replace("\n", "\r\n"), UVN),
     Read("CR", GOOD.replace("\n", "\r"), UVN),
     Read("no line end at the end", GOOD.rstrip("\n"), UVN),
+    Read("Excel's own word on the delimiter", "sep=;\r\n" + GOOD.replace(",", ";"), UVN),
+    Read("Excel's own word, a tab, in quotes", '"sep=\t"\n' + GOOD.replace(",", "\t"), UVN),
     Read("semicolons in a .csv", GOOD.replace(",", ";"), UVN),
     Read("commas in a .tsv", GOOD, UVN, file="x.tsv"),
     Read("blank lines", GOOD.replace("\n2", "\n\n\n2"), UVN, "2 blank lines passed over"),
@@ -335,7 +340,9 @@ def test_refused(tmp_path: Path, case: Refused) -> None:
     with pytest.raises(UserError) as error:
         open_source(path, SourceOptions(**case.options))  # type: ignore[arg-type]
     text = str(error.value)
-    setting = next((f"source.{name}" for name in ("encoding", "decimal") if text.startswith(f"source.{name}")), "")
+    setting = next(
+        (f"source.{name}" for name in ("encoding", "decimal", "delimiter") if text.startswith(f"source.{name}")), ""
+    )
     assert text.startswith(f"{case.file}, {case.line}: " if case.line else f"{setting or case.file}: ")
     assert case.words in text
     assert "\n" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from metapl.data.frame import COMMA, POINT, ColumnBuilder, Form, Frame, Lines, c
 from metapl.data.scan import shown
 from metapl.errors import UserError
 
+_SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # what Excel may write into the first line
 DECIMALS = {"point": POINT, "comma": COMMA}
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's cache
@@ -55,11 +57,15 @@ class DelimitedFile:
         self.odd = self.encoding.odd
         self.spans: list[int] = []  # lines on which a row of several lines begins
         with self._open() as file:
-            self.delimiter = find_delimiter(file, delimiter, self.name, self.decimal)
+            told = _SEP.fullmatch(file.readline().rstrip("\r\n"))
+        self.told = told is not None  # the header then is the second line
+        with self._open() as file:
+            asked = told[1] if told and delimiter == AUTO else delimiter
+            self.delimiter = find_delimiter(file, asked, self.name, self.decimal)
         with self._open() as file:
             reader = self._reader(file)
             header = self._header(reader)
-        self.names = check_names(header, f"{self.name}, line 1")
+        self.names = check_names(header, f"{self.name}, line {1 + self.told}")
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
@@ -136,7 +142,7 @@ class DelimitedFile:
         return f"{self.name}, line {line}" if last <= line else f"{self.name}, lines {line} to {last}"
 
     def _header(self, reader: Any) -> list[str]:
-        """The first row.
+        """The first row, or the one after Excel's ``sep=;``.
 
         Raises:
             UserError: it cannot be read, or a quote in it is not closed.
@@ -144,6 +150,7 @@ class DelimitedFile:
         try:
             with _limit():
                 header: list[str] = next(reader, [])
+                header = next(reader, []) if self.told else header
         except csv.Error as error:
             why = self._broken(error, 1, reader.line_num)
             raise UserError(why, "Mend the header.", f"{self.name}, line 1") from error
