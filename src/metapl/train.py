@@ -100,7 +100,12 @@ def start(
     progress, device = progress or Silent(), pick_device(config.device)
     source = open_source(config.data, config.source, source, progress.note)
     required = require_unlabeled and bool(method_class(config.method).needs)
-    split = make_split(source, config.split, config.seed, require_unlabeled=required)
+    try:
+        split = make_split(source, config.split, config.seed, require_unlabeled=required)
+    except UserError:
+        for note in source.notes:  # the reason may stand there: a wrong column of labels, say
+            progress.note(note)
+        raise
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     config = settled(config, preprocessing)  # stored as it is run
     with own_generator(device):

@@ -283,3 +283,15 @@ def test_evaluated_texts_that_were_trained_on_are_counted(call: Call) -> None:
     assert call("train", "own.csv", *SHORT, "--out", "run").code == 0
     write(Path("other.csv"), [*rows[:4], {"text": "a good thing", "label": "v"}], ["text", "label"])
     assert "4 of these 5 rows stand among the rows" in call("evaluate", "run", "other.csv").err
+
+
+def test_a_doubtful_column_of_labels_is_told_before_the_run_stops(call: Call) -> None:
+    rows = [{"age": 18 + k % 60, "size": k % 7 + 0.5, "sick": "no" if k % 3 else "yes"} for k in range(180)]
+    write(Path("x.csv"), rows, ["age", "size", "sick"])
+    done = call("train", "x.csv", "source.label=age", "--steps", "5", "--out", "run")
+    assert done.code == 2, done
+    lines = done.err.splitlines()
+    told = "the label column 'age' has 60 different values in 180 labelled rows, such as '18' and '77'"
+    wanted = f"{told}. Name the column of classes with source.label; few different values are in 'size', 'sick'"
+    assert any(wanted in line for line in lines[:-1]), done
+    assert lines[-1].startswith("error: ")

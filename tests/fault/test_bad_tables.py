@@ -340,9 +340,7 @@ def test_refused(tmp_path: Path, case: Refused) -> None:
     with pytest.raises(UserError) as error:
         open_source(path, SourceOptions(**case.options))  # type: ignore[arg-type]
     text = str(error.value)
-    setting = next(
-        (f"source.{name}" for name in ("encoding", "decimal", "delimiter") if text.startswith(f"source.{name}")), ""
-    )
+    setting = next((name for name in SETTINGS if text.startswith(name)), "")
     assert text.startswith(f"{case.file}, {case.line}: " if case.line else f"{setting or case.file}: ")
     assert case.words in text
     assert "\n" not in text

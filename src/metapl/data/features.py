@@ -147,7 +147,7 @@ def fit_columns(
 def _keeping(reason: str) -> str:
     if "text" in reason:
         return "to keep it as a category: astype('category')"
-    return "to keep it, name the columns in features (of from_arrays; source.features elsewhere), this one among them"
+    return "to keep it, name the columns to use, this one among them: features of from_arrays, or source.features"
 
 
 def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Column | None, str]:
