@@ -100,24 +100,28 @@ def run_one(case: str, method: str, labels: int, seed: int, options: dict[str, A
             card = json.loads((result.folder / place / "model.json").read_text(encoding="utf-8"))
             judged = evaluate(load_model(result.folder / place), source, result.split.test)
             accuracy[card["method"]] = accuracy[place] = 100 * judged["accuracy"]
+        rows = (result.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        shift = [row["class_shift"] for row in map(json.loads, rows) if "class_shift" in row][-1]
     return {
         "case": case, "method": method, "labels": labels, "seed": seed, "options": options,
         "supervised": accuracy["supervised"], "unguarded": accuracy[method], "guarded": accuracy["model"],
-        "returned": verdict["returned"] != method, "guard": verdict,
+        "returned": verdict["returned"] != method, "guard": verdict, "class_shift": shift,
         "alarms": [a["name"] for a in result.summary["alarms"]], "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
 
 
 def decided(row: dict[str, Any]) -> dict[str, Any]:
     """The run with what the present rule returns on its evidence."""
-    from metapl.guard import DOUBTS, Answers, Evidence, better
+    from metapl.alarms import DOUBT
+    from metapl.guard import DOUBTED, ERRORS, Answers, Evidence, better
 
     found, (method, baseline) = row["guard"], (row["method"], "supervised")
     wins, losses = found["only_method_right"], found["only_supervised_right"]
     right = np.repeat([True, False], [wins, losses]) if wins + losses else np.array([True])
     p = {side: np.full(len(right), np.exp(-found["log_loss"][side])) for side in (method, baseline)}
     sides = (Answers(p[method], right), Answers(p[baseline], ~right if wins + losses else right))
-    kept = better(Evidence(*sides), 2 if DOUBTS & set(row["alarms"]) else 1)
+    doubt = row.get("class_shift", 0.0) > DOUBT or {"class_shift", "class_missing"} & set(row["alarms"])
+    kept = better(Evidence(*sides), DOUBTED if doubt else ERRORS)
     return {**row, "returned": not kept, "guarded": row["unguarded"] if kept else row["supervised"]}
 
 

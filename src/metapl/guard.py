@@ -8,8 +8,8 @@ G2  evidence = rows whose labels neither side was taught or chosen by, each judg
     candidates there the one that the validation rows choose in the run. Where a class has a single labelled row,
     labelled and validation rows are dealt out together
 G3  keep the result if it is right on at least two more rows and by at least one standard error:
-    wins - losses >= max(2, errors * sqrt(wins + losses)), errors = 1, or 2 where an alarm says that classes are lost
-    or the pool has others; where no row tells them apart, the lower log loss
+    wins - losses >= max(2, errors * sqrt(wins + losses)), errors = 1, or 3 where classes seem lost or the pool seems to
+    have others (``alarms.doubt``); where no row tells them apart, the lower log loss
 G4  interval of the difference of two paired shares: Newcombe (1998), method 10
 
 ``docs/guard.md`` has the reasons, the rule's error rates and what it costs.
@@ -18,7 +18,7 @@ G4  interval of the difference of two paired shares: Newcombe (1998), method 10
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +37,7 @@ from metapl.types import Calibrated, Source, Split
 
 Array = np.ndarray[Any, Any]
 BASELINE = "supervised baseline"
-DOUBTS = frozenset({"class_shift", "class_missing"})  # alarms under which more is asked for
+ERRORS, DOUBTED = 1, 3  # standard errors to be ahead by, and in doubt
 LEAST_ROWS = 10  # judged rows below which no verdict is given
 PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
 
@@ -170,7 +170,7 @@ def check(
     progress: Progress,
     before_step: Callable[[], None] | None = None,
     pace: float | None = None,
-    alarms: Collection[str] = (),
+    doubt: str = "",
 ) -> Verdict:
     """Train the baseline, gather the evidence and decide; the same again from the same job.
 
@@ -178,7 +178,7 @@ def check(
         candidates: what the method ended with, preferred first.
         before_step: called before each step; what it raises ends the guard.
         pace: seconds per step of the method where they are known.
-        alarms: names of those that the run has raised.
+        doubt: why more than usual is asked for, if it is.
     """
     plan, mode = make_plan(job), job.config.guard.mode
     if plan.none:
@@ -192,7 +192,7 @@ def check(
     except UserError as error:  # a training of the guard's that diverged
         progress.note(f"no guard: {error.what}")
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
-    summary = _summary(job, plan, evidence, sorted(DOUBTS & set(alarms)))
+    summary = _summary(job, plan, evidence, doubt)
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
     return Verdict(summary, baseline)
 
@@ -258,7 +258,7 @@ def crossed(candidates: Mapping[str, Answers], y: Array) -> Answers:
     return Answers(p, right)
 
 
-def better(e: Evidence, errors: float = 1.0) -> bool:
+def better(e: Evidence, errors: float = ERRORS) -> bool:
     """G3: whether the method is to be kept; ``errors``: how many standard errors it must be ahead."""
     if not e.wins + e.losses:
         return log_loss(e.method.p) < log_loss(e.baseline.p)
@@ -290,10 +290,10 @@ def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[floa
     return p1 - p2 - low, p1 - p2 + high
 
 
-def _summary(job: Job, plan: Plan, e: Evidence, doubts: list[str]) -> dict[str, Any]:
+def _summary(job: Job, plan: Plan, e: Evidence, doubt: str) -> dict[str, Any]:
     g, name, rows = job.config.guard, job.config.method, plan.rows
     shares = {name: float(e.method.right.mean()), "supervised": float(e.baseline.right.mean())}
-    both, errors = int((e.method.right & e.baseline.right).sum()), 2 if doubts else 1
+    both, errors = int((e.method.right & e.baseline.right).sum()), DOUBTED if doubt else ERRORS
     interval, kept = paired_interval(e.wins, e.losses, both, rows), better(e, errors)
     found = {
         "mode": g.mode,
@@ -310,7 +310,7 @@ def _summary(job: Job, plan: Plan, e: Evidence, doubts: list[str]) -> dict[str, 
         "difference_95": list(interval),
         "interval": "Newcombe (1998), method 10",
         "standard_errors": errors,
-        "alarms": doubts,
+        "doubt": doubt,
         "better": kept,
         "returned": name if kept or g.mode == "warn" else BASELINE,
     }
@@ -329,13 +329,11 @@ def _text(found: dict[str, Any], name: str) -> str:
         f"95 % interval {100 * low:+.0f} to {100 * high:+.0f}"
     )
     if found["better"]:
-        asked = "two standard errors" if found["alarms"] else "one standard error"
+        asked = "three standard errors" if found["doubt"] else "one standard error"
         beyond = "" if low > 0 else f", which chance alone may give: the rule asks for two rows and {asked}"
         return f"guard: {name} is kept and stands in model. {figures}{beyond}"
-    if found["alarms"]:
-        figures += (
-            f". Two standard errors are asked for instead of one, since the run raised {' and '.join(found['alarms'])}"
-        )
+    if found["doubt"]:
+        figures += f". Three standard errors are asked for instead of one: {found['doubt']}"
     advice = (
         "Check that the unlabelled rows are of the same classes and kind as the labelled ones, train longer, try "
         "another method or threshold, or label more rows; guard.mode=warn keeps the model all the same"

@@ -206,7 +206,7 @@ def _finish(
     split, config = job.split, job.config
     made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
     pace, raised = seconds / (job.total - start) if job.total > start else None, _alarms(job, store)
-    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace, [alarm["name"] for alarm in raised])
+    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace, alarms.doubt(store.rows(), raised))
     summary = {
         "data": config.data,
         "method": config.method,

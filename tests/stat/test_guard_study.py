@@ -65,7 +65,9 @@ def test_the_study_decides_by_the_rule_as_it_stands():
     decided = _benchmark("guard_cases").decided
     assert decided(_run(0, 90.0, 5, 2))["guarded"] == 90
     assert decided(_run(0, 90.0, 5, 2, "gap"))["guarded"] == 90
-    assert decided(_run(0, 90.0, 5, 2, "class_shift"))["guarded"] == 70, "two standard errors"
+    assert decided(_run(0, 90.0, 6, 0, "class_shift"))["guarded"] == 70, "three standard errors"
+    assert decided(_run(0, 90.0, 6, 0) | {"class_shift": 0.4})["guarded"] == 70
+    assert decided(_run(0, 90.0, 6, 0) | {"class_shift": 0.2})["guarded"] == 90
     assert decided(_run(0, 90.0, 0, 0))["guarded"] == 90, "the lower log loss"
 
 

@@ -212,12 +212,12 @@ def test_the_interval_is_newcombes() -> None:
         assert high - low > 0.05, "no certainty from twenty rows"
 
 
-def test_under_an_alarm_twice_as_much_is_asked_for() -> None:
-    assert guard.better(evidence(5, 1))
-    assert not guard.better(evidence(5, 1), errors=2)  # 4 rows ahead, 2 * sqrt(6) = 4.9
-    assert guard.better(evidence(6, 1), errors=2) is False  # 5 < 5.3
-    assert guard.better(evidence(7, 1), errors=2)
-    assert guard.better(evidence(4, 0), errors=2)
+def test_in_doubt_three_times_as_much_is_asked_for() -> None:
+    assert guard.better(evidence(6, 0))
+    assert not guard.better(evidence(6, 0), guard.DOUBTED)  # 6 rows ahead, 3 * sqrt(6) = 7.3
+    assert not guard.better(evidence(11, 1), guard.DOUBTED)  # 10 < 10.4
+    assert guard.better(evidence(12, 1), guard.DOUBTED)
+    assert guard.better(evidence(9, 0), guard.DOUBTED)
 
 
 @pytest.mark.parametrize("count", [20, 100])
@@ -332,18 +332,17 @@ def test_a_better_result_is_kept(tmp_path: Path) -> None:
     assert "uda is kept" in notes
 
 
-def test_an_alarm_that_doubts_the_classes_reaches_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, asked = importlib.import_module("metapl.train"), list[float]()
-    alarms = [{"name": n, "step": 9, "value": 0.6, "text": "..."} for n in ("gap", "class_shift")]
-    monkeypatch.setattr(guard, "better", lambda e, errors=1.0: asked.append(errors) or False)
-    monkeypatch.setattr(module, "_alarms", lambda *_: alarms[:1])
+def test_a_doubt_about_the_classes_reaches_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[float]()
+    monkeypatch.setattr(guard, "better", lambda e, errors: asked.append(errors) or False)
+    monkeypatch.setattr("metapl.alarms.doubt", lambda rows, found: "")
     train(config_of(), tmp_path / "calm", source=table())
-    monkeypatch.setattr(module, "_alarms", lambda *_: alarms)
+    monkeypatch.setattr("metapl.alarms.doubt", lambda rows, found: "it raised the alarm x" * (len(rows) > 0))
     made = train(config_of(), tmp_path / "run", source=table())
-    assert asked == [1, 2]
+    assert asked == [1, 3]
     found = made.summary["guard"]
-    assert (found["standard_errors"], found["alarms"]) == (2, ["class_shift"])
-    assert "Two standard errors are asked for instead of one, since the run raised class_shift" in found["text"]
+    assert (found["standard_errors"], found["doubt"]) == (3, "it raised the alarm x")
+    assert "Three standard errors are asked for instead of one: it raised the alarm x" in found["text"]
 
 
 def test_warn_keeps_the_result_and_says_so(tmp_path: Path) -> None:
