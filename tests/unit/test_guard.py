@@ -307,6 +307,25 @@ def test_each_half_is_judged_by_the_candidate_that_is_best_on_the_other() -> Non
     assert alone.right.tolist() == a[:1].tolist(), "one row: nothing chooses, so the preferred one answers"
 
 
+def test_a_fold_is_judged_by_the_candidate_that_validation_rows_outside_it_choose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Labelled and validation rows are dealt out together; each candidate is right in one fold alone."""
+    plan, job = plan_of(config_of(split=SplitConfig(labels=2)))
+    inside, wanted = plan.folds[0].held, list[str]()
+    assert 0 < np.isin(job.split.validation, inside).sum() < len(job.split.validation)
+
+    def answers(source: Any, rows: Any, model: str) -> guard.Answers:
+        right = np.isin(rows, inside) == (model == "inside")
+        return guard.Answers(np.full(len(rows), 0.5), right)
+
+    monkeypatch.setattr(guard, "_answers", answers)
+    monkeypatch.setattr(guard, "_train", lambda *rest: wanted.append(rest[-1]) or "trained")
+    made: Any = {"inside": "inside", "outside": "outside"}
+    guard._evidence(job, plan, made, "baseline", Notes(), None)  # type: ignore[arg-type]
+    assert wanted == ["outside", "outside", "inside", "inside"], "each side's training, fold by fold"
+
+
 def test_the_guard_judges_no_candidate_on_the_rows_that_chose_it(tmp_path: Path) -> None:
     """Of twenty untrained networks the validation rows choose one that looks good there by chance."""
     config = config_of(steps=4, guard=GuardConfig(min_validation=10), split=SplitConfig(labels=8, validation=4))
