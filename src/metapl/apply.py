@@ -21,9 +21,10 @@ from metapl.config import RunConfig
 from metapl.data.chunks import rows_at_once
 from metapl.data.image_source import known_images
 from metapl.data.image_store import Known
+from metapl.data.labels import known_classes
 from metapl.data.made import is_made
 from metapl.data.new_rows import open_spec
-from metapl.data.npz import is_numpy, open_numpy_rows
+from metapl.data.npz import named_file, open_numpy_rows
 from metapl.data.scan import LABELED, TEST, clean, exists, missing, shown
 from metapl.data.sources import PUBLISHED, SOURCES
 from metapl.data.table_files import READERS, tables_in
@@ -137,7 +138,13 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, t
     folder = _folder(data)
     if folder is not None:
         return judge_folder(predictor, folder)
-    return judge_source(predictor, open_source(data, fitting_options(predictor)))
+    return judge_source(predictor, _other_source(data, predictor))
+
+
+def _other_source(data: str, predictor: Predictor) -> Source:
+    """A source that knows nothing of the model."""
+    with known_classes():
+        return open_source(data, fitting_options(predictor))
 
 
 def _judged_file(data: str) -> str:
@@ -278,7 +285,7 @@ def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell)
         return predict_source(predictor, rows), list(rows.problems)
     folder = _folder(data)
     made = (
-        predict_source(predictor, open_source(data, fitting_options(predictor)))
+        predict_source(predictor, _other_source(data, predictor))
         if folder is None
         else predict_folder(predictor, folder)
     )
@@ -288,8 +295,8 @@ def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell)
 def _rows(data: str, config: RunConfig, predictor: Predictor, labels: bool = False) -> Source | None:
     """The rows of a file or of a published data set, read as the model wants them; None where ``data`` is neither."""
     p = predictor.takes
-    if is_numpy(data):
-        return open_numpy_rows(data, p)
+    if arrays := named_file(data):
+        return open_numpy_rows(arrays, p)
     name, _, argument = data.partition(":")
     if name not in PUBLISHED:
         return open_spec(data, config.source.table, p, predictor.class_names, labels=labels)
@@ -298,7 +305,8 @@ def _rows(data: str, config: RunConfig, predictor: Predictor, labels: bool = Fal
         options = replace(options, image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
     elif p.tokens is not None:
         options = replace(options, tokenizer=p.tokens.tokenizer, max_tokens=p.tokens.length)
-    return SOURCES[name](argument, options)
+    with known_classes():
+        return SOURCES[name](argument, options)
 
 
 def _list_problems(target: Path, problems: list[Problem]) -> Path | None:

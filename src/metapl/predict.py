@@ -20,8 +20,10 @@ from torch import Tensor
 from metapl.data.chunks import rows_at_once
 from metapl.data.columns import matching
 from metapl.data.images import SUFFIXES, Unreadable, decode_many
+from metapl.data.labels import known_classes
 from metapl.data.made import is_made
 from metapl.data.new_rows import open_spec
+from metapl.data.npz import named_file, open_numpy_rows
 from metapl.data.scan import clean, exists, missing, shown
 from metapl.data.sources import SourceOptions, open_source
 from metapl.errors import UserError
@@ -82,10 +84,18 @@ def predict_source(
     """
     if isinstance(source, str | Path):
         spec, options = str(source), fitting_options(predictor)
-        rows = open_spec(spec, options.table, predictor.takes, predictor.class_names)
-        source = open_source(spec, options) if rows is None else rows
+        with known_classes():
+            source = _opened(predictor, spec, options)
     fit = matching(source.columns, predictor.takes.columns, source.name)
     return _source_chunks(predictor, source, fit, index)
+
+
+def _opened(predictor: Predictor, spec: str, options: SourceOptions) -> Source:
+    """Rows in files as the model wants them, and any other source as it is."""
+    if arrays := named_file(spec):
+        return open_numpy_rows(arrays, predictor.takes)
+    rows = open_spec(spec, options.table, predictor.takes, predictor.class_names)
+    return open_source(spec, options) if rows is None else rows
 
 
 def _source_chunks(

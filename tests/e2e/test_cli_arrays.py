@@ -15,6 +15,8 @@ from commands import QUICK, Call, refused, sums, table
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from metapl import load_model, predict_source
+
 TRAIN, TEST = slice(0, 200), slice(200, 300)
 
 
@@ -63,6 +65,27 @@ def test_arrays_in_one_file(call: Call, tmp_path: Path, digits: Any) -> None:
     np.save(tmp_path / "odd.npy", images[TEST, :5])
     refused(call("predict", "run", tmp_path / "odd.npy"), "odd.npy, X", "[1, 5, 8]", "[1, 8, 8]")
     refused(call("predict", "run", tmp_path / "none.npy"), "none.npy")
+
+
+def test_a_few_rows_of_many_classes(call: Call, tmp_path: Path) -> None:
+    numbers = np.arange(100) * 37 + 5
+    X = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    np.savez(tmp_path / "train.npz", X=X, y=np.repeat(numbers, 6))
+    done = call("train", tmp_path / "train.npz", "--method", "supervised", *QUICK[:4], "--out", "run")
+    assert done.code == 0, done.err
+    np.savez(tmp_path / "new.npz", X=X[:30], y=numbers[20:50])
+    judged = call("evaluate", "run", tmp_path / "new.npz", "--json", "-")
+    assert judged.code == 0, judged.err
+    assert json.loads(judged.out)["rows"] == 30
+    assert "different values" not in judged.err
+    told = call("predict", "run", tmp_path / "new.npz")
+    assert told.code == 0, told.err
+    assert "different values" not in told.err
+    assert len(table(told.out)) == 30
+    predictor = load_model("run/model")
+    for name in (str(tmp_path / "new.npz"), f"npz:{tmp_path / 'new.npz'}"):
+        [chunk] = predict_source(predictor, name)
+        assert list(chunk.labels) == [row["label"] for row in table(told.out)]
 
 
 def test_a_lone_array_and_its_labels(call: Call, tmp_path: Path, digits: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +19,20 @@ Array = np.ndarray[Any, Any]
 CLASSES = 20  # different labels up to which nothing is said of their number
 NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file that say that a row has no label
 Values = list[int | str | None]  # one per row; None: no label
+_LEARNT: ContextVar[bool] = ContextVar("labels are learnt", default=True)
+
+
+@contextmanager
+def known_classes() -> Iterator[None]:
+    """Labels of sources that are opened in here are of a trained model's classes: it is not asked whether they are any.
+
+    A few rows of many classes would else look like a quantity.
+    """
+    token = _LEARNT.set(False)
+    try:
+        yield
+    finally:
+        _LEARNT.reset(token)
 
 
 def encode_labels(
@@ -61,14 +77,14 @@ def doubt(names: Sequence[str], rows: int, counting: bool) -> tuple[str, bool]:
     """What is to be said of so many classes, "" for nothing; and whether they can be none at all.
 
     Numbers with decimals are no classes, and neither are whole ones with fewer than two rows each, unless they run
-    from 0 or 1 without a gap, as class numbers do.
+    from 0 or 1 without a gap, as class numbers do. Of the rows of a trained model nothing is said (``known_classes``).
 
     Args:
         names: of the classes; rows: with a label.
         counting: the labels count the rows: 1, 2, 3, ... from row to row.
     """
     count = len(names)
-    if count <= CLASSES:
+    if count <= CLASSES or not _LEARNT.get():
         return "", False
     values = {name: value for name in names if (value := _number(name)) is not None}
     few, found, ordered = 2 * count > rows, list(values.values()), list(names)

@@ -13,7 +13,7 @@ import numpy as np
 
 from metapl.data.arrays import assemble
 from metapl.data.image_options import OWN_SIZE, ImageOptions
-from metapl.data.labels import encode_labels, read_lines
+from metapl.data.labels import encode_labels, known_classes, read_lines
 from metapl.data.memory import MemorySource
 from metapl.data.rows import rows_for
 from metapl.data.scan import exists, missing, shown
@@ -57,6 +57,14 @@ NAMES: dict[str, tuple[str, ...]] = {
 def is_numpy(path: str | Path) -> bool:
     """Whether the path names a file of arrays, by its suffix."""
     return Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
+
+
+def named_file(spec: str) -> str:
+    """The file of arrays that the name of a source means, ``x.npz`` or ``npz:x.npz``; "" where it means another."""
+    kind, colon, argument = spec.partition(":")
+    if colon and f".{kind}" in SUFFIXES:
+        return argument
+    return spec if is_numpy(spec) else ""
 
 
 def open_numpy(
@@ -104,7 +112,7 @@ def open_numpy_rows(path: str | Path, preprocessing: Preprocessing, labels: str 
     """
     name, parts, notes = _parts(Path(path).expanduser(), labels)
     classes = _class_names(parts.pop("class_names", None), name)
-    with _located(name):
+    with _located(name), known_classes():
         rows = {
             k: rows_for(parts[k], preprocessing, k, notes.append) for k in ("X", "X_unlabeled", "X_test") if k in parts
         }
