@@ -73,6 +73,24 @@ def test_a_column_of_too_many_texts_is_given_up(tmp_path: Path) -> None:
     assert list(frame.columns) == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("decimal", "odd"), [("point", "3,5"), ("point", "1e39"), ("comma", "1.5"), ("comma", "1.234,5")]
+)
+@pytest.mark.parametrize("at", [4, 25, 49])
+def test_one_number_written_otherwise_costs_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decimal: str, odd: str, at: int
+) -> None:
+    monkeypatch.setattr(delimited, "CHUNK", 5)
+    values = [str(k) for k in range(50)]
+    values[at] = odd
+    file = DelimitedFile(put(tmp_path, "a;b\n" + "".join(f"{v};x\n" for v in values)), decimal=decimal)
+    with pytest.raises(UserError, match=rf"^x\.csv, line {at + 2}: column 'a' has '?{odd}'?, .*source\.categorical=a"):
+        file.read({"a": "auto"}, most={"a": 10})
+    values[40] = "x"
+    file = DelimitedFile(put(tmp_path, "a;b\n" + "".join(f"{v};x\n" for v in values)), decimal=decimal)
+    assert file.read({"a": "auto"}, most={"a": 10}).full == {"a"}
+
+
 def test_bad_rows_are_refused_or_left_out_with_their_lines(tmp_path: Path) -> None:
     path = put(tmp_path, b'a,b\n1,x\n2\n3,"y\nz"k\n4,\xe9\n5,\0\n6,w,v\n\n7,last\n')
     with pytest.raises(UserError, match=r"^x\.csv, line 6: byte 0xe9"):

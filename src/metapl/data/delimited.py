@@ -181,6 +181,8 @@ def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], mos
                 lines.append(np.array(numbers, dtype=np.int64))
                 problems += bad
                 blank += passed
+        for _, builder in builders:
+            builder.check()
         columns |= {b.name: b.done() for _, b in builders if not b.late and not b.full}
         full |= {b.name for _, b in builders if b.full}
         wanted, first = {b.name: "text" for _, b in builders if b.late}, False

@@ -141,16 +141,20 @@ class ColumnBuilder:
         self._numbers: list[Array] = []
         self._codes: list[Array] = []
         self._index: dict[str, int] = {}
+        self._odd: tuple[str, str] | None = None  # the first value that is not read as a number, and its place
+        self._texts = False  # whether a value was not even meant as one
         self._numeric = form != "text"
 
     def add(self, values: Sequence[str], where: Callable[[int], str]) -> None:
         """Append a chunk; ``where`` tells the place of its k-th value.
 
         Raises:
-            UserError: the form is "number" and a value is none; or a column that is to be given up holds nothing but
-                numbers, some of them written in a way that is not read.
+            UserError: the form is "number" and a value is none.
         """
-        if self.full or self.late:
+        if self.late:
+            return
+        if self.full:
+            self._look(values, where)
             return
         if self._numeric:
             numbers = to_numbers(values, self.decimal)
@@ -167,16 +171,28 @@ class ColumnBuilder:
             for value in dict.fromkeys(values):
                 index.setdefault(value, len(index))
             self._codes.append(np.fromiter(map(index.__getitem__, values), dtype=np.int32, count=len(values)))
-            if self.most is not None and len(index) > self.most:
-                self._check_meant(values, where)
+            if self.most is None:
+                return
+            self._look(values, where)
+            if len(index) > self.most:
                 self.full, self._codes, self._index = True, [], {}
 
-    def _check_meant(self, values: Sequence[str], where: Callable[[int], str]) -> None:
-        """Numbers are no texts that may be given up, however they are written."""
-        odd = [v for v in self._index if v.strip() not in MARKERS and parsed(v, self.decimal) is None]
-        here = [k for k, v in enumerate(values) if v in set(odd)] if all(map(meant, odd)) else []
-        if here:
-            raise as_categories(not_a_number(self.name, values[here[0]], where(here[0]), self.decimal), self.name)
+    def _look(self, values: Sequence[str], where: Callable[[int], str]) -> None:
+        """Remember the first value that is not read as a number, and whether there is one that was not meant as one."""
+        if self._texts or not isinstance(to_numbers(values, self.decimal), int):
+            return
+        odd = [v for v in dict.fromkeys(values) if isinstance(to_numbers([v], self.decimal), int)]
+        self._odd = self._odd or (odd[0], where(values.index(odd[0])))
+        self._texts = not all(map(meant, odd))
+
+    def check(self) -> None:
+        """Numbers are no texts that may be given up, however they are written; to be called after the last chunk.
+
+        Raises:
+            UserError: the column is given up, and it holds nothing but numbers, some of them not to be read.
+        """
+        if self.full and self._odd and not self._texts:
+            raise as_categories(not_a_number(self.name, *self._odd, self.decimal), self.name)
 
     def done(self) -> Array | Texts:
         """The whole column."""
