@@ -69,6 +69,24 @@ REFUSED = [
     Refused("UTF-16 without a mark", GOOD.encode("utf-16-le"), "source.encoding=utf-16-le", "line 1"),
     Refused("UTF-16, cut", GOOD.encode("utf-16")[:-1], "middle of a character", None, options={"skip_bad_rows": True}),
     Refused("an unknown encoding", GOOD, "encoding is 'ansi'", None, options={"encoding": "ansi"}, file="x.csv"),
+    Refused(
+        "UTF-16 said, and no mark",
+        GOOD.encode("utf-16-le"),
+        "which UTF-16 it is in. Save it as UTF-8, or set source.encoding=utf-16-le (as on Windows) or utf-16-be",
+        None,
+        options={"encoding": "utf-16"},
+    ),
+    Refused(
+        "UTF-32 said, and no mark",
+        GOOD.encode("utf-32-le"),
+        "source.encoding=utf-32-le (as on Windows) or utf-32-be",
+        None,
+        options={"encoding": "utf-32"},
+    ),
+    *(
+        Refused(f"the encoding {name}", GOOD, f"encoding is '{name}'", None, options={"encoding": name})
+        for name in ("idna", "unicode_escape", "raw_unicode_escape", "Unicode-Escape")
+    ),
     Refused("an encoding that is no text", GOOD, "encoding is 'rot13'", None, options={"encoding": "rot13"}),
     Refused(
         "a byte that means nothing in the encoding",

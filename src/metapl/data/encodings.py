@@ -20,6 +20,7 @@ _MARKS = (  # the first four bytes of what can be nothing else; UTF-32 first, si
     ((codecs.BOM_UTF8,), "utf-8"),
 )
 _WIDE = ("utf-16", "utf-32")  # in these a wrong byte leaves no sound row behind
+_OTHER = ("idna", "unicode_escape", "raw_unicode_escape")  # in Python's list, but no file of text is in them
 _CONTROLS = re.compile(b"[\x80-\x9f]")  # in Latin-1 no characters, in Windows-1252 the euro sign, dashes and quotes
 _ENDS = re.compile(rb"[\s,;|\"']")
 
@@ -102,6 +103,8 @@ def known(asked: str) -> str:
     printable = bytes(range(32, 127))
     try:
         codec = codecs.lookup(asked).name
+        if codec.replace("-", "_") in _OTHER:
+            raise LookupError(codec)
         if codec.startswith(_WIDE) or printable.decode(codec) == printable.decode():
             return "utf-8" if codec == "utf-8-sig" else codec
     except (LookupError, ValueError, TypeError):
@@ -129,6 +132,8 @@ def _scan(path: Path, codec: str) -> _Scan:
             except UnicodeDecodeError as error:
                 line += _lines_in(error.object[: error.start].decode(codec, "replace"))
                 return replace(seen, bad=_no_text(error, codec), line=line)
+            except UnicodeError:  # utf-16 and utf-32 alone, where Python must be told by the file which they are
+                return replace(seen, bad=_unmarked(codec))
             if (nul := text.find("\0")) >= 0:
                 return replace(seen, bad=_nul(text), line=line + _lines_in(text[:nul]))
             line += _lines_in(text)
@@ -139,6 +144,11 @@ def _scan(path: Path, codec: str) -> _Scan:
     except UnicodeDecodeError:
         return replace(seen, bad=("the file ends in the middle of a character", "It is cut: fetch or write it again."))
     return seen
+
+
+def _unmarked(codec: str) -> tuple[str, str]:
+    what = f"the file does not begin with the mark that tells which {codec.upper()} it is in"
+    return what, f"Save it as UTF-8, or set source.encoding={codec}-le (as on Windows) or {codec}-be."
 
 
 def _no_text(error: UnicodeDecodeError, codec: str) -> tuple[str, str]:
