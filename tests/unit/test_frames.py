@@ -17,6 +17,7 @@ from metapl.data import fit_preprocessing, from_arrays, tensors
 from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dict
 from metapl.data.rows import rows_for
 from metapl.errors import UserError
+from metapl.estimator_parts import read_targets
 from metapl.types import Column, Preprocessing
 
 NAN = float("nan")
@@ -194,19 +195,32 @@ def test_a_table_of_one_column_of_texts_says_what_to_pass() -> None:
 
 def test_quantities_are_no_labels() -> None:
     X, ages = np.zeros((60, 2)), np.arange(60) * 7 % 61 + 18
-    words = r"y: it has 60 different values in 60 labelled rows, such as '18' and '78': a quantity"
+    words = r"y: it has 60 different values in 60 labelled rows, such as '1818' and '7818': a quantity"
+    with pytest.raises(UserError, match=words) as error:
+        from_arrays(X, ages * 100 + 18)
+    assert error.value.remedy.startswith("If these are classes, give them as texts.")
     with pytest.raises(UserError, match=words):
-        from_arrays(X, ages)
-    with pytest.raises(UserError, match=words):
-        SemiSupervisedClassifier().fit(X, ages)
+        SemiSupervisedClassifier().fit(X, ages * 100 + 18)
     source = from_arrays(X, ages.astype(str))
     assert len(source.class_names) == 60
-    assert source.notes == (
-        f"y has {source.notes[0][6:].removesuffix(': are these the classes?')}: are these the classes?",
-    )
+    said = "y has 60 different values in 60 labelled rows, such as '18' and '78': a quantity or a number of the rows"
+    assert source.notes == (f"{said}, no class: are these the classes?",)
     assert from_arrays(X, ages % 25).notes == (), "class numbers, two rows each"
     assert "y has 25 different values" in from_arrays(X, ages % 25 * 4).notes[0]
     assert len(from_arrays(X[:30], np.arange(30)[::-1].copy()).notes) == 1
+
+
+@pytest.mark.parametrize("y", [np.arange(40), np.arange(40) + 1, np.arange(40) * 2 + 3])
+def test_one_row_of_each_class_is_told_and_taken(y: np.ndarray[Any, Any]) -> None:
+    X, labels = np.zeros((80, 2)), np.concatenate([y, np.full(40, -1)])
+    source = from_arrays(X, labels)
+    assert source.labels.tolist() == [*range(40), *[-1] * 40]
+    said = f"40 different values in 40 labelled rows, such as '{y[0]}' and '{y[-1]}'"
+    told = f"y has {said}: a quantity or a number of the rows"
+    assert source.notes == (f"if these are no classes, give others: {told}",)
+    with pytest.warns(UserWarning, match="could represent a regression problem"):  # by scikit-learn
+        codes, _ = read_targets(labels, -1)
+    assert codes.tolist() == source.labels.tolist()
 
 
 def test_the_empty_text_is_a_class_where_it_is_named_as_one() -> None:

@@ -17,6 +17,7 @@ from metapl.errors import UserError, nearest
 
 Array = np.ndarray[Any, Any]
 CLASSES = 20  # different labels up to which nothing is said of their number
+SPREAD = 10  # times the number of classes that class numbers in memory may reach with hardly a row each
 NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file that say that a row has no label
 Values = list[int | str | None]  # one per row; None: no label
 _LEARNT: ContextVar[bool] = ContextVar("labels are learnt", default=True)
@@ -185,14 +186,19 @@ def _check_classes(values: Values, order: Sequence[int | str], notes: list[str])
 
 
 def check_classes(names: Sequence[str], rows: int, counting: bool, numbers: bool) -> str:
-    """What is to be said of labels in memory; ``numbers``: they are no texts. For the others see ``doubt``.
+    """What is to be said of labels in memory; ``numbers``: they are whole numbers, no texts. For others see ``doubt``.
+
+    Numbers of a row each that may be class numbers by their size are told, not refused: people count classes before
+    they draw one row of each.
 
     Raises:
         UserError: they can be no classes.
     """
     said, refused = doubt(names, rows, counting)
     if refused and numbers:
-        raise UserError(f"it has {said}", "Give the classes. (If these are classes, give them as texts.)", "y")
+        if max(map(int, names)) >= SPREAD * len(names):
+            raise UserError(f"it has {said}", "If these are classes, give them as texts. Else give the classes.", "y")
+        return f"if these are no classes, give others: y has {said.removesuffix(', no class')}"
     return f"y has {said}: are these the classes?" if said else ""
 
 
