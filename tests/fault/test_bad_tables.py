@@ -128,6 +128,7 @@ REFUSED = [
         "line 2",
     ),
     Refused("marked thousands", "a;label\n1.234,5;u\n2;v\n", "thousands marked. Write it plainly", "line 2"),
+    Refused("marked thousands, many", "a;label\n192.168.100.300;u\n2;v\n", "thousands marked", "line 2"),
     Refused("marked thousands, English", 'a,label\n"1,234.5",u\n2,v\n', "thousands marked", "line 2"),
     Refused(
         "points where commas belong", "a;label\n1,5;u\n2.5;v\n", "with a point", "line 3", options={"decimal": "comma"}
@@ -241,6 +242,11 @@ READ = [
         {"encoding": "latin-1", "decimal": "comma"},
     ),
     Read("UTF-16", GOOD.encode("utf-16"), UVN),
+    Read(
+        "addresses of computers, no marked thousands",
+        "a,label\n192.168.100.100,u\n192.168.100.101,v\n192.168.100.100,\n",
+        UVN,
+    ),
     Read("UTF-16, big end first, said", GOOD.encode("utf-16-be"), UVN, options={"encoding": "utf-16-be"}),
     Read("UTF-32", GOOD.encode("utf-32"), UVN, "by its first bytes, not in cp1252", {"encoding": "cp1252"}),
     Read(

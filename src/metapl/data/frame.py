@@ -18,6 +18,7 @@ MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cel
 SHOWN = 40  # characters of a value in a message
 POINT, COMMA = ".", ","  # the sign before the decimals
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
+_ADDRESS = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d)")
 _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 
 
@@ -298,8 +299,12 @@ def decimal_comma(value: str) -> bool:
 
 
 def grouped(value: str) -> bool:
-    """Whether ``value`` looks like 1.234,56 or 1,234.56 or 1,234,567: a number whose thousands are marked."""
-    return _GROUPED.fullmatch(value.strip()) is not None
+    """Whether ``value`` looks like 1.234,56 or 1,234.56 or 1,234,567: a number whose thousands are marked.
+
+    What may be the address of a computer, as 192.168.100.100, is taken for one: few columns hold such large numbers.
+    """
+    text = value.strip()
+    return _GROUPED.fullmatch(text) is not None and not _ADDRESS.fullmatch(text)
 
 
 def infinite(value: str) -> bool:
