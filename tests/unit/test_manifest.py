@@ -168,6 +168,21 @@ def test_more_than_a_thousand_texts_are_left_out(tmp_path: Path) -> None:
     assert told(source, f"'c' has more than 1000 different texts and is left out ({how})")
 
 
+@pytest.mark.parametrize(("cell", "value"), [("1.5", 1.5), ("1,234", None), ("2", 2.0), ("2,5", None), ("7.5", None)])
+def test_a_decimal_comma_of_one_file_is_none_of_another(tmp_path: Path, cell: str, value: float | None) -> None:
+    put(tmp_path, "label;a\n" + "u;2,5\nv;2\nu;-1\nv;7\n", "labeled.csv")
+    put(tmp_path, json.dumps({"a": cell}) + "\n" + json.dumps({"a": "7.25"}) + "\n", "unlabeled.jsonl")
+    options = SourceOptions(decimal="comma")
+    if cell == "7.5":
+        put(tmp_path, "label;a\nu;7.5\nv;2,5\n", "labeled.csv")
+    if value is None:
+        with pytest.raises(UserError, match=f"column 'a' has '{cell}', a number with a "):
+            open_source(str(tmp_path), options)
+    else:
+        source = open_source(str(tmp_path), options)
+        np.testing.assert_array_equal(source.rows(np.arange(6))[:, 0], np.float32([2.5, 2, -1, 7, value, 7.25]))
+
+
 @pytest.mark.parametrize(("cell", "part"), [("3,5", "decimal comma"), ("inf", "infinite"), ("1e60", "too large")])
 def test_numbers_written_in_another_way_are_no_categories(tmp_path: Path, cell: str, part: str) -> None:
     text = f"a;y\n1.5;u\n2;v\n{cell};u\n"

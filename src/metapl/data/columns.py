@@ -17,9 +17,7 @@ from metapl.data.frame import (
     as_categories,
     counted,
     meant,
-    not_a_number,
     one_group,
-    parsed,
     short,
 )
 from metapl.data.roles import hint, listing
@@ -168,18 +166,17 @@ def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) 
     Raises:
         UserError: they would be, but for infinite values, or a decimal sign or marks of thousands that are not read.
     """
-    odd = [level for level in levels if level.strip() not in MARKERS and not _fits(level, values.decimal)]
+    odd = [level for level in levels if level.strip() not in MARKERS and not _fits(values.number(level))]
     if not all(map(meant, odd)):
         return False
     if not odd:  # what is no number stands in rows that nothing is learnt from
         return any(level.strip() not in MARKERS for level in levels)
     clear = next((level for level in odd if not one_group(level)), odd[0])
-    raise as_categories(not_a_number(name, clear, where(_first(values, clear)), values.decimal), name)
+    raise as_categories(values.not_a_number(name, clear, where(_first(values, clear))), name)
 
 
-def _fits(value: str, decimal: str) -> bool:
-    """Whether ``value`` is a finite float32."""
-    number = parsed(value, decimal)
+def _fits(number: float | None) -> bool:
+    """Whether it is a finite float32."""
     return number is not None and abs(number) <= float(np.finfo(np.float32).max)
 
 
@@ -190,7 +187,7 @@ def _first(values: Texts, level: str) -> int:
 
 def _tell_numbers(name: str, values: Texts, seen: Array, where: Where, told: Told) -> None:
     """Say so where most values are numbers: a slip of the pen may have made a category of the column."""
-    numbers = {k for k, level in enumerate(values.levels) if seen[k] and parsed(level, values.decimal) is not None}
+    numbers = {k for k, level in enumerate(values.levels) if seen[k] and values.number(level) is not None}
     others = [k for k, level in enumerate(values.levels) if seen[k] and k not in numbers and level not in MARKERS]
     count = int(seen[list(numbers)].sum()) if numbers else 0
     if others and count > int(seen[others].sum()):
@@ -244,9 +241,9 @@ def _numbers(name: str, values: Texts, where: Where) -> Array:
     table = np.full(len(values.levels), np.nan, dtype=np.float32)
     for k, level in enumerate(values.levels):
         if level.strip() not in MARKERS:
-            if not _fits(level, values.decimal):
-                raise not_a_number(name, level, where(_first(values, level)), values.decimal)
-            table[k] = parsed(level, values.decimal)
+            if not _fits(values.number(level)):
+                raise values.not_a_number(name, level, where(_first(values, level)))
+            table[k] = values.number(level)
     return table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
 
 

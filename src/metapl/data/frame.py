@@ -30,11 +30,24 @@ class Texts:
         codes: [N] int32.
         levels: the different texts, in the order in which they first appear.
         decimal: the sign before the decimals, where they are numbers.
+        signs: texts that come from a file with another sign, and the signs of all files that hold them.
     """
 
     codes: Array
     levels: tuple[str, ...]
     decimal: str = POINT
+    signs: Mapping[str, str] = field(default_factory=dict)
+
+    def number(self, level: str) -> float | None:
+        """The finite number that a level is in every file that holds it, or None."""
+        found = {parsed(level, sign) for sign in self.signs.get(level, self.decimal)}
+        return found.pop() if len(found) == 1 else None
+
+    def not_a_number(self, name: str, level: str, where: str) -> UserError:
+        """``not_a_number`` by the sign of a file that holds the level, one in which it is none."""
+        signs = self.signs.get(level, self.decimal)
+        sign = next((sign for sign in signs if parsed(level, sign) is None), signs[0])
+        return not_a_number(name, level, where, sign)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -329,17 +342,25 @@ def join(parts: Sequence[Values]) -> Values:
             assert isinstance(part, Texts)
             number = np.array([index.setdefault(v, len(index)) for v in part.levels], dtype=np.int32)
             codes.append(number[part.codes] if len(number) else part.codes)
-        decimal = COMMA if any(isinstance(part, Texts) and part.decimal == COMMA for part in parts) else POINT
-        return Texts(np.concatenate(codes), tuple(index), decimal)
+        return Texts(np.concatenate(codes), tuple(index), *_signs([part for part in parts if isinstance(part, Texts)]))
     if isinstance(parts[0], list):
         return [value for part in parts if isinstance(part, list) for value in part]
     return np.concatenate([np.asarray(part) for part in parts])
 
 
+def _signs(parts: Sequence[Texts]) -> tuple[str, dict[str, str]]:
+    """``Texts.decimal`` and ``Texts.signs`` of columns one after another."""
+    commas = {level for part in parts if part.decimal == COMMA for level in part.levels}
+    if not commas:
+        return POINT, {}
+    points = (level for part in parts if part.decimal == POINT for level in part.levels)
+    return COMMA, {level: COMMA + POINT if level in commas else POINT for level in points}
+
+
 def take(values: Values, rows: Array) -> Values:
     """The values at ``rows`` (numbers of rows)."""
     if isinstance(values, Texts):
-        return Texts(values.codes[rows], values.levels, values.decimal)
+        return Texts(values.codes[rows], values.levels, values.decimal, values.signs)
     return [values[k] for k in rows.tolist()] if isinstance(values, list) else values[rows]
 
 
