@@ -98,6 +98,12 @@ class RunConfig:
             raise UserError(f"minutes is {self.minutes}", "Give more than 0, or 0 to go by steps.", "minutes")
 
 
+DATA_FORMS = (
+    "Give a folder of images, a file of rows (.csv, .tsv, .jsonl, .parquet) or of arrays (.npz, .npy), "
+    "torchvision:NAME, hf:NAME, idx:FOLDER or digits."
+)
+
+
 def make_config(
     data: str | None = None,
     *,
@@ -126,7 +132,7 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
     """The config that ``to_dict`` (or a YAML file) describes; what is left out takes its default."""
     tree = dict(tree)
     if not isinstance(tree.get("data"), str):
-        raise UserError("no data is named", "Give digits, idx:FOLDER or a folder.", where)
+        raise UserError("no data is named", DATA_FORMS, where)
     method = tree.get("method", "mpl")
     if not isinstance(method, str):
         raise UserError(f"method is {method!r}", "Give a method's name.", where)

@@ -25,5 +25,7 @@ class UserError(ValueError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known word closest to ``word``, or the whole list when none is close."""
     known = sorted(known)
+    if inside := [name for name in known if name.rpartition(".")[2] == word != name]:
+        return f"Did you mean {' or '.join(repr(name) for name in inside[:3])}?"
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."

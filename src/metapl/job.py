@@ -21,7 +21,7 @@ from metapl.methods import method_class
 from metapl.models import Factory, auto_name, build_given, build_model
 from metapl.optim import Learner
 from metapl.saved import CHUNK, Predictor
-from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split
+from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
 
 JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
 
@@ -68,7 +68,11 @@ class Job:
             method.calibrate(self.judge)
         needs = method.needs if t < self.config.steps else frozenset()
         torch.manual_seed(derive_seed(self.config.seed, "step", t))
-        return method.step(self.stream(t, needs), t).values
+        report: Any = method.step(self.stream(t, needs), t)
+        if not isinstance(report, StepReport):
+            what = f"step gave back a {type(report).__name__}"
+            raise UserError(what, 'Return metapl.types.StepReport({"loss": loss.detach(), ...}).', self.config.method)
+        return report.values
 
     @torch.no_grad()
     def judge(self, model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,8 @@ class Result:
         ran = f"{told['method']}, {told['steps']} steps on {self.source.name}"
         place = "in memory" if self.folder is None else str(self.folder)
         judged = told["validation"].get(told["candidate"])
-        right = f"{told['candidate']}: accuracy {judged['accuracy']:.3f} on {rows} validation rows" if judged else ""
+        best = told["candidate"] + ("" if told["chosen"] == told["candidate"] else " (not returned)")
+        right = f"{best}: accuracy {judged['accuracy']:.3f} on {rows} validation rows" if judged else ""
         guard = told.get("guard", {})
         verdict = "guard: off" if guard.get("mode", "off") == "off" else str(guard["text"]).split(". ")[0]
         return f"Result({ran}, {place}; chosen: {told['chosen']}\n  {right or 'no validation rows'}\n  {verdict})"

@@ -80,14 +80,15 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
     head = f"trained {summary['method']} ({summary['model']}) for {_steps(summary)}{took}"
     lines = [head]
     judged = summary["validation"]
+    word = "chosen" if summary["chosen"] == summary["candidate"] else f"best of {summary['method']}"
     if judged:
         cells = [(n, percent(j["accuracy"]), f"{j['log_loss']:.3f}", _mark(n, summary)) for n, j in judged.items()]
         lines.append(table(("network", "validation accuracy", "log loss", ""), cells))
         lines.append(
-            f"chosen: {summary['candidate']}, by accuracy, then log loss, on {rows['validation']} validation rows"
+            f"{word}: {summary['candidate']}, by accuracy, then log loss, on {rows['validation']} validation rows"
         )
     else:
-        lines.append(f"chosen: {summary['candidate']}, the method's default: there are no validation rows")
+        lines.append(f"{word}: {summary['candidate']}, the method's default: there are no validation rows")
     if summary["method"] != "supervised" and summary["guard"]["mode"] != "off":
         lines.append(one_line(summary["guard"]["text"]))
     lines += [f"alarm at step {alarm['step']}: {one_line(alarm['text'])}" for alarm in summary["alarms"]]
@@ -102,7 +103,9 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _mark(name: str, summary: Mapping[str, Any]) -> str:
-    return "<- chosen" if name == summary["candidate"] else ""
+    """The best candidate; whether it stands in ``model`` is for the guard to say."""
+    mark = "chosen" if summary["chosen"] == summary["candidate"] else f"best of {summary['method']}"
+    return f"<- {mark}" if name == summary["candidate"] else ""
 
 
 def evaluation(result: Mapping[str, Any], headline: str, where: str) -> str:

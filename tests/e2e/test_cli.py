@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,6 +275,57 @@ def test_own_model_from_a_file_in_the_working_folder(call: Call, monkeypatch: py
     refused(call("evaluate", "run"), "my_own_net:build", "--trust-code")
     assert call("evaluate", "run", "--trust-code").code == 0
     refused(call("train", "digits", "--labels", "4", "--model", "my_own_net:bild"), "my_own_net:bild")
+
+
+OWN_METHOD = """from metapl.methods.supervised import Supervised
+
+
+class Raises(Supervised):
+    def step(self, batch, t):
+        raise ZeroDivisionError("boom")
+
+
+class GivesADict(Supervised):
+    def step(self, batch, t):
+        return dict(super().step(batch, t).values)
+
+
+class Mistyped(Supervised):
+    needs = frozenset({"waek"})
+"""
+OWN_MISTAKES = {
+    "Raises": (r"my_method.py, line 6: ZeroDivisionError: boom. The traceback is in",),
+    "GivesADict": ("step gave back a dict", "Return metapl.types.StepReport"),
+    "Mistyped": ("needs the views 'waek'", "Views are 'weak' and 'strong'"),
+}
+
+
+@pytest.mark.parametrize(("name", "parts"), OWN_MISTAKES.items())
+def test_mistakes_in_a_method_of_ones_own_are_told_as_such(
+    call: Call, monkeypatch: pytest.MonkeyPatch, name: str, parts: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "my_method", None)  # type: ignore[arg-type]
+    del sys.modules["my_method"]
+    Path("my_method.py").write_text(OWN_METHOD)
+    done = call("train", "digits", "--labels", "4", *QUICK[:2], "--method", f"my_method:{name}", "--out", "run")
+    refused(done, *parts)
+    assert "This is a bug" not in done.err
+
+
+def test_folders_are_known_in_any_case(call: Call, data: Path, tmp_path: Path) -> None:
+    """``Labelled`` beside ``Unlabelled`` are no two classes."""
+    for name in ("labelled", "unlabelled", "test"):
+        shutil.copytree(data / "tree" / name, tmp_path / "pictures" / name.capitalize())
+    places = ((data / "tree", "a"), (tmp_path / "pictures", "b"))
+    lower, upper = (call("train", place, *QUICK, "--out", out) for place, out in places)
+    assert (lower.code, upper.code) == (0, 0)
+    rows = [json.loads(Path(out, "results.json").read_text())["rows"] for out in "ab"]
+    assert rows[0] == rows[1]
+
+
+def test_a_setting_named_without_its_group_is_recognised(call: Call) -> None:
+    refused(call("train", "digits", "label=Status"), "unknown setting 'label'", "Did you mean 'source.label'?")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "methods", "one method", "models"])

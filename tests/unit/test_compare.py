@@ -464,6 +464,12 @@ def test_an_only_baseline_is_held_against_nothing() -> None:
     assert said.startswith("supervised has the highest mean, 95.5 %. mpl is number 2 of 2, 72.5 %: -23.0 points")
 
 
+def test_of_equal_means_none_wins() -> None:
+    plan, runs = made_up({"supervised": [70.0, 72.0], "fixmatch": [72.0, 70.0]})
+    said = verdict(plan, make_table(plan, runs))
+    assert said.startswith("supervised and fixmatch have the same mean, 71.0 %, the highest.")
+
+
 def test_failed_runs_stay_in_the_table() -> None:
     plan, runs = made_up({**ACCURACY, "mpl": [90.0, None, 91.0], "uda": [None, None, None]})
     rows = {row["method"]: row for row in make_table(plan, runs)}

@@ -104,6 +104,17 @@ def test_test_rows_are_never_read_and_all_others_are(tuned: Any) -> None:
         source.rows(np.array(sorted(source.forbidden)[:1]))
 
 
+def test_rows_in_memory_need_no_config(tmp_path: Path) -> None:
+    draw, y = np.random.default_rng(0), np.repeat([0, 1], 20)
+    source = metapl.from_arrays(draw.normal(size=(40, 3)).astype("float32") + 3 * y[:, None], y)
+    with pytest.raises(UserError, match="no unlabelled"):
+        metapl.tune(out=tmp_path / "t", source=source, space=["views.noise=0.1"], folds=2)
+    with pytest.raises(UserError, match=r"no data is named.*a folder of images"):
+        metapl.tune(out=tmp_path / "t", space=["views.noise=0.1"])
+    with pytest.raises(UserError, match="nowhere"):
+        metapl.tune("nowhere.csv", tmp_path / "t")
+
+
 def test_the_best_settings_are_a_settings_file(tuned: Any) -> None:
     result, _ = tuned
     assert load_config(result.folder / "best.yaml") == result.config

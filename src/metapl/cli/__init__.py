@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -76,6 +78,18 @@ def _failed(text: str, code: int) -> int:
     return code
 
 
+def _own_code(error: Exception) -> str:
+    """``FILE, line N`` of the user's innermost line on the way to ``error``; empty where only installed code ran.
+
+    Methods, networks and factories of one's own run inside metapl: their mistakes are not its bugs.
+    """
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    theirs = (str(Path(__file__).parents[1]), *map(str, installed))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_file()]
+    own = [f for f in frames if not any(Path(f.filename).is_relative_to(place) for place in theirs)]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
+
+
 def _crashed(error: Exception) -> int:
     """A bug: the traceback goes to a file, in the run folder if there is one, and its name to the screen."""
     inside = State.folder if State.folder is not None and (State.folder / "config.yaml").is_file() else None
@@ -89,6 +103,8 @@ def _crashed(error: Exception) -> int:
         errors="backslashreplace",
     ) as log:
         log.write(f"metapl {__version__}, python {sys.version}\n{sys.argv}\n\n{traceback.format_exc()}")
+    if place := _own_code(error):
+        return _failed(f"{place}: {type(error).__name__}: {error}. The traceback is in {log.name}", 2)
     return _failed(f"unexpected {type(error).__name__}: {error}. This is a bug; the traceback is in {log.name}", 1)
 
 

@@ -108,7 +108,7 @@ def compare(
         minutes: of training per run, with that budget.
         reference: the method that all are held against; by default supervised, or else the first.
         workers: runs at a time, one thread each; by default as many as there are cores, and one on a GPU.
-        source: rows in memory instead of ``data`` (which then only names them).
+        source: rows in memory instead of ``data``, which then only names them and can be left out.
         progress: what to show; by default nothing.
         command: written beside the results.
 
@@ -118,7 +118,7 @@ def compare(
     """
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}", "Give at least 1.", "--workers")
-    base = _base(data, file, options, settings)
+    base = _base(ARRAYS if data is None and source is not None else data, file, options, settings)
     specs = parse(methods)
     check_base(base, specs)
     configs = {spec: anchored(configure(base, spec, _guard_off(spec.method))) for spec in specs}
@@ -165,6 +165,9 @@ def is_comparison(folder: Path) -> bool:
 
 
 # ---- the question --------------------------------------------------------------------------------------------
+
+
+ARRAYS = "arrays"  # what rows in memory are called
 
 
 def _base(

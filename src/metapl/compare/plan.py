@@ -246,6 +246,9 @@ def _holding_out(config: RunConfig, source: Source) -> RunConfig:
     counts = [int((source.labels == k).sum()) for k in range(len(source.class_names))]
     taken = sum(round(HOLD_OUT * n) for n in counts)
     if taken < FEWEST or min(counts) < 2:
-        what = f"there are no test rows, and {sum(counts)} labelled rows are too few to hold {FEWEST} out"
+        few = f"{100 * HOLD_OUT:.0f} % of {sum(counts)} labelled rows are {taken} to judge by, fewer than {FEWEST}"
+        what = f"there are no test rows, and {few if min(counts) > 1 else 'a class has a single labelled row'}"
+        if min(counts) > 1:
+            remedy = remedy.removesuffix(".") + ", or set split.hold_out to a larger share, such as 0.5."
         raise UserError(what, remedy, source.name)
     return replace(config, split=replace(config.split, hold_out=HOLD_OUT))

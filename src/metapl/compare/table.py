@@ -135,7 +135,12 @@ def verdict(plan: Plan, rows: Sequence[Row]) -> str:
     if not any(r["seeds"] for r in rows):
         return "No run finished."
     said = list[str]()
-    if order:
+    first = [r["method"] for r in order if r["mean"] == order[0]["mean"]]
+    if len(first) > 1:
+        said.append(
+            f"{', '.join(first[:-1])} and {first[-1]} have the same mean, {order[0]['mean']:.1f} %, the highest."
+        )
+    elif order:
         said.append(f"{order[0]['method']} has the highest mean, {order[0]['mean']:.1f} %{_gap(order[0])}.")
     else:
         said.append(f"No method finished all {len(plan.seeds)} seeds, so none is the best.")

@@ -89,7 +89,7 @@ def scan(root: Path) -> Found:
     if not root.is_dir():
         raise UserError("this is a file, not a folder", "Give the folder that holds the images.", shown(root))
     found = Found(root)
-    top = {path.name: path for path in _folders(root, found)}
+    top = _known_by_any_case({path.name: path for path in _folders(root, found)})
     labeled, unlabeled = _parts(root, top)
     if labeled is None:
         _scan_plain(found, top)
@@ -100,6 +100,13 @@ def scan(root: Path) -> Found:
         found.notes.append(f"{found.others} files that are no images by their suffix are ignored")
     found.notes = list(dict.fromkeys(found.notes))  # a folder may have been looked at twice
     return found
+
+
+def _known_by_any_case(top: dict[str, Path]) -> dict[str, Path]:
+    """``Labelled`` and ``Unlabelled`` under the names that are looked for; beside one of them ``Test``, too."""
+    parts = {*LABELED[:2], *UNLABELED}
+    parts |= {TEST} if any(name.lower() in parts for name in top) else set()
+    return {low if (low := name.lower()) in parts and low not in top else name: path for name, path in top.items()}
 
 
 def _parts(root: Path, top: dict[str, Path]) -> tuple[Path | None, Path | None]:
@@ -147,8 +154,7 @@ def _scan_tree(found: Found, top: dict[str, Path], labeled: Path, unlabeled: Pat
         without = sorted(set(found.classes) - set(found.test))
         if without:
             found.notes.append(f"{len(without)} classes have no test image: {', '.join(map(shown, without[:5]))}")
-    known = {labeled.name, unlabeled.name if unlabeled else "", TEST}
-    extra = sorted(set(top) - known)
+    extra = sorted(path.name for path in top.values() if path not in (labeled, unlabeled, top.get(TEST)))
     if extra:
         found.notes.append(f"folders beside '{labeled.name}' are ignored: {', '.join(map(shown, extra))}")
 

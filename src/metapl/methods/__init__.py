@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, get_args
 
 from metapl.errors import UserError, nearest
 from metapl.methods.co_training import CoTraining as CoTraining
@@ -19,6 +19,7 @@ from metapl.methods.self_training import SelfTraining as SelfTraining
 from metapl.methods.softmatch import SoftMatch as SoftMatch
 from metapl.methods.supervised import Supervised as Supervised
 from metapl.methods.uda import UDA as UDA
+from metapl.types import View
 
 METHODS: dict[str, Any] = {
     "supervised": Supervised,
@@ -73,4 +74,8 @@ def _own(name: str) -> Any:
     if missing or not isinstance(found, type):
         what = f"'{name}' lacks {', '.join(missing)}" if missing else f"'{name}' is no class"
         raise UserError(what, "See metapl.types.Method, and metapl.methods.base.OneNetwork for a start.", "method")
+    needs: Any = getattr(found, "needs", ())
+    if unknown := set(needs) - set(get_args(View)):
+        what = f"'{name}' needs the views {', '.join(sorted(map(repr, unknown)))}, which there are not"
+        raise UserError(what, f"Views are {' and '.join(map(repr, get_args(View)))}.", "method")
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from metapl._version import __version__
-from metapl.config import RunConfig, to_dict
+from metapl.config import RunConfig, make_config, to_dict
 from metapl.data.split import make_split
 from metapl.embed import open_source
 from metapl.errors import UserError
@@ -50,7 +50,7 @@ class Tuning:
 
 
 def tune(
-    config: RunConfig,
+    config: RunConfig | str | None = None,
     out: str | Path | None = None,
     *,
     space: Space | None = None,
@@ -68,7 +68,8 @@ def tune(
     arguments and the same ``out``, it goes on where it was stopped.
 
     Args:
-        config: the run whose settings are varied; as it stands it is the default that the others are compared with.
+        config: the run whose settings are varied (``make_config``); as it stands it is the default that the others are
+            compared with. A text is where the data are, all else as in ``train``.
         out: folder for the results, new, empty or of the same tuning; by default a free name under ``tuned/``.
         space: what is tried, see ``tuning.space.make_space``; by default the method's own list.
         trials: settings at most, beside the default.
@@ -76,7 +77,7 @@ def tune(
         folds: K; by default as many as the rarest class has labelled rows, 2 to 5.
         minutes: begin no setting that would not be done by then, earlier starts included; 0 = no limit.
         workers: trainings side by side, each in a process of one thread; 1 = one after the other in this process.
-        source: rows in memory instead of ``config.data``.
+        source: rows in memory instead of ``config.data``; ``config`` can then be left out.
         progress: what to show; by default nothing.
 
     Raises:
@@ -84,6 +85,8 @@ def tune(
         JobsStopped: asked to stop (only with several workers); what is done is stored.
     """
     progress = progress or Silent()
+    if not isinstance(config, RunConfig):
+        config = make_config("arrays" if config is None and source is not None else config)
     _check_numbers(config, minutes, workers)
     source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
