@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metapl import SemiSupervisedClassifier
 from metapl.data import from_arrays, open_source
 from metapl.data.row_names import named_id, numbers_rows
+from metapl.estimator_parts import numbered
 from metapl.types import Source
 
 DRAW = np.random.default_rng(0)
@@ -52,7 +54,15 @@ def memory(folder: Path, frame: pd.DataFrame) -> Source:
         return from_arrays(frame.drop(columns="label"), frame["label"])
 
 
-@pytest.mark.parametrize("opener", [csv_file, parquet, memory])
+def nullable(folder: Path, frame: pd.DataFrame) -> Source:
+    """pandas' types with gaps; the estimator tells by itself whether rows are known by name."""
+    frame = frame.assign(gap=np.where(np.arange(len(frame)) % 4, 0.5, np.nan)).convert_dtypes()
+    source = memory(folder, frame)
+    assert numbered([frame.drop(columns="label")]) == any(OUT in note for note in source.notes)
+    return memory(folder, frame.drop(columns="gap"))
+
+
+@pytest.mark.parametrize("opener", [csv_file, parquet, memory, nullable])
 @pytest.mark.parametrize("case", COLUMNS)
 def test_the_same_from_everywhere(tmp_path: Path, case: str, opener: Callable[[Path, pd.DataFrame], Source]) -> None:
     name, values, wanted = COLUMNS[case]
@@ -88,6 +98,17 @@ def test_warned_where_no_note_would_be_seen() -> None:
     ]
     with contextlib.nullcontext():  # warnings are errors in tests
         from_arrays(X[["a"]], [0, 1] * 40)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_estimator_takes_columns_with_gaps(named: bool) -> None:
+    X = pd.DataFrame({"a": np.arange(80) % 7, "b": np.arange(80) % 5 / 2}).convert_dtypes()
+    X.loc[3, "a"], X.loc[4, "b"] = pd.NA, None
+    X = X.assign(t=pd.array(range(80), dtype="Int64")) if named else X
+    with pytest.warns(UserWarning, match="is left out") if named else contextlib.nullcontext():
+        fitted = SemiSupervisedClassifier(steps=2).fit(X, [0, 1, -1, -1] * 20)
+    assert fitted.predictor_.takes.shape == (2,)
+    assert len(fitted.predict(X)) == 80
 
 
 @pytest.mark.parametrize(
