@@ -18,7 +18,16 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from metapl.errors import UserError
-from metapl.estimator_parts import agreement, all_numbers, check_rows, find_missing, numbered, read_targets
+from metapl.estimator_parts import (
+    agreement,
+    all_numbers,
+    check_left_out,
+    check_rows,
+    find_missing,
+    named_columns,
+    numbered,
+    read_targets,
+)
 from metapl.files import write_json
 from metapl.progress import Progress, Silent, Values, make_progress
 
@@ -146,11 +155,14 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         config, network = self._config()
         features = config.source.table.roles.named("features")
         frames = [part for part in (X, X_unlabeled) if is_frame(part)]
-        named = bool(features) or not all(map(all_numbers, frames)) or numbered(frames)
+        named = bool(features) or not all(map(all_numbers, frames)) or (is_frame(X) and numbered(frames))
         rows = check_rows(self, X, reset=True, named=named)
         codes, classes = read_targets(y, self.unlabeled_marker)
         check_consistent_length(rows, codes)
+        self._names = [str(name) for name in getattr(rows, "columns", ())]
         more = None if X_unlabeled is None else check_rows(self, X_unlabeled, reset=False, named=named)
+        if self._names and all_numbers(rows):  # arrays go by position
+            more = named_columns(more, self._names)
         suited = for_encoder(config.source)
         source = from_arrays(
             rows,
@@ -217,7 +229,12 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
 
         check_is_fitted(self)
         takes = self.predictor_.takes
-        rows = rows_for(check_rows(self, X, reset=False, named=bool(takes.columns)), takes)
+        names = getattr(self, "_names", []) if takes.columns else []
+        check_left_out(X, names, [column.name for column in takes.columns])
+        given = check_rows(self, X, reset=False, named=bool(takes.columns))
+        if not any(column.levels for column in takes.columns):  # an array goes by position, and is no category
+            given = named_columns(given, names)
+        rows = rows_for(given, takes)
         p: Array = self.predictor_.probabilities(rows).numpy().astype(np.float64)
         total: Array = p.sum(1, keepdims=True)
         return p / total
@@ -263,6 +280,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             "classes": {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()},
             "n_features_in": getattr(self, "n_features_in_", None),
             "feature_names_in": None if names is None else names.tolist(),
+            "names": self._names,
         }
         write_json(folder / CARD, card)
         return folder
@@ -290,6 +308,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         try:
             card = json.loads((Path(folder).expanduser() / CARD).read_text(encoding="utf-8"))
             made = cls(**card["params"])
+            made._names = [str(name) for name in card.get("names", [])]
             made.classes_ = np.array(card["classes"]["values"], dtype=np.dtype(card["classes"]["dtype"]))
             if card["n_features_in"] is not None:
                 made.n_features_in_ = int(card["n_features_in"])

@@ -61,6 +61,29 @@ def numbered(frames: Sequence[Any]) -> bool:
     return any(numbers_rows(name, [table[name] for table in tables])[1] for name in names)
 
 
+def named_columns(rows: Any, names: Sequence[str]) -> Any:
+    """The columns of an array [n, len(names)] by name; anything else as it is."""
+    fits = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[1] == len(names)
+    return dict(zip(names, rows.T, strict=True)) if fits else rows
+
+
+def check_left_out(X: Any, names: Sequence[str], used: Sequence[str]) -> None:
+    """Refuse an array that lacks the columns of ``names``, those of the training, which it left out.
+
+    Raises:
+        UserError: it has another number of columns, and training left some out.
+    """
+    from metapl.data.features import is_frame
+
+    shape: tuple[int, ...] = getattr(X, "shape", ())
+    out = [name for name in names if name not in used]
+    if is_frame(X) or len(shape) != 2 or shape[1] == len(names) or not out:
+        return
+    left = ", ".join(f"'{name}'" for name in out[:5]) + (", ..." if len(out) > 5 else "")
+    what = f"it has {shape[1]} columns, X had {len(names)} in training, {left} among them, left out there"
+    raise UserError(what, "Give a DataFrame, or an array with all the columns of the training in their order.", "X")
+
+
 def _validate(estimator: Any, X: Any, **options: Any) -> Array:
     if hasattr(validation, "validate_data"):
         checked: Array = validation.validate_data(estimator, X, ensure_all_finite="allow-nan", **options)

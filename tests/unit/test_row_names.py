@@ -14,6 +14,7 @@ import pytest
 from metapl import SemiSupervisedClassifier
 from metapl.data import from_arrays, open_source
 from metapl.data.row_names import named_id, numbers_rows
+from metapl.errors import UserError
 from metapl.estimator_parts import numbered
 from metapl.types import Source
 
@@ -109,6 +110,30 @@ def test_the_estimator_takes_columns_with_gaps(named: bool) -> None:
         fitted = SemiSupervisedClassifier(steps=2).fit(X, [0, 1, -1, -1] * 20)
     assert fitted.predictor_.takes.shape == (2,)
     assert len(fitted.predict(X)) == 80
+
+
+@pytest.mark.filterwarnings("ignore:column", "ignore:X does not have valid feature names")
+@pytest.mark.parametrize("names", [["a", "id", "b"], [0, 1, 2]])
+def test_arrays_go_by_position_where_a_column_was_left_out(tmp_path: Path, names: list[str | int]) -> None:
+    X = pd.DataFrame(DRAW.normal(size=(80, 3)), columns=names)
+    X[names[1]] = range(80)
+    y = np.where(np.arange(80) < 20, X[names[2]] > 0, -1)
+    fitted = SemiSupervisedClassifier(steps=2, random_state=0).fit(X, y, X_unlabeled=X.to_numpy())
+    assert fitted.predictor_.takes.shape == (2,)
+    assert fitted.pseudo_labels_.labels.shape == (140,)
+    p = fitted.predict_proba(X)
+    fitted.save(tmp_path / "x")
+    for one in (fitted, SemiSupervisedClassifier.load(tmp_path / "x")):
+        np.testing.assert_array_equal(one.predict_proba(X.to_numpy()), p)
+        with pytest.raises(UserError, match=rf"2 columns, X had 3 in training, '{names[1]}' among them, left out"):
+            one.predict(X[[names[0], names[2]]].to_numpy())
+    with pytest.raises(UserError, match=rf"Give the columns '{names[0]}', '{names[2]}' alone"):
+        fitted.result_.predict(X.to_numpy())
+
+
+def test_a_frame_of_nothing_but_a_number_of_its_rows_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'t' only counts the rows.* or source\.features"):
+        SemiSupervisedClassifier(steps=2).fit(pd.DataFrame({"t": range(80)}), [0, 1] * 40)
 
 
 @pytest.mark.parametrize(

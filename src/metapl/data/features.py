@@ -18,6 +18,7 @@ from metapl.types import Column
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
 _TRUTH = {"1": "true", "0": "false"}
+_NAMED = "name the columns to use, this one among them: features of from_arrays, or source.features"
 _NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
 
 
@@ -139,15 +140,16 @@ def fit_columns(
     if not fitted:
         name = next(iter(why))
         what = f"no column is left for the classifier to see: '{name}' {why[name]}"
-        remedy = f"To train on it as text, pass the column itself: {where[0]}['{name}']."
-        raise UserError(what, remedy if "text" in why[name] else "Give other columns, too.", where[0])
+        text = f"To train on it as text, pass the column itself: {where[0]}['{name}']."
+        keep_it = f"Give other columns, too, or {_NAMED}."
+        raise UserError(what, text if "text" in why[name] else keep_it, where[0])
     return tuple(fitted)
 
 
 def _keeping(reason: str) -> str:
     if "text" in reason:
         return "to keep it as a category: astype('category')"
-    return "to keep it, name the columns to use, this one among them: features of from_arrays, or source.features"
+    return f"to keep it, {_NAMED}"
 
 
 def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Column | None, str]:

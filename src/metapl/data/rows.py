@@ -56,7 +56,9 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callab
         rows = _plain_table(X, preprocessing, name)
     if tuple(rows.shape[1:]) != preprocessing.shape:
         what = f"its rows have the shape {list(rows.shape[1:])}, the model was trained on {list(preprocessing.shape)}"
-        raise UserError(what, "Give rows of that shape.", name)
+        names = [column.name for column in preprocessing.columns]
+        shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+        raise UserError(what, f"Give the columns {shown} alone." if names else "Give rows of that shape.", name)
     return rows
 
 
