@@ -427,3 +427,10 @@ def test_an_image_is_read_alike_alone_and_in_any_batch(white: int) -> None:
     if white != 255:
         with pytest.raises(UserError, match=r"white may be 1 or 255|trained on floats of the scale 0\.\.1"):
             rows_for(pictures.astype(float), known)
+
+
+def test_features_are_a_list_of_names_of_any_type() -> None:
+    X = pd.DataFrame({1: np.arange(60) % 7, 2: np.arange(60) / 2, "ab": 0.5})
+    assert [column.name for column in from_arrays(X, [0, 1] * 30, features=[1]).columns] == ["1"]
+    with pytest.raises(UserError, match=r"features is 'ab', not a list of names. Write \['ab'\]"):
+        from_arrays(X, [0, 1] * 30, features="ab")

@@ -48,7 +48,7 @@ def from_arrays(
     max_tokens: int | str = "auto",
     image_size: int | str = "auto",
     resize: Resize = "cover",
-    features: Sequence[str] = (),
+    features: Sequence[str | int] = (),
 ) -> MemorySource:
     """A source over data in memory; they are copied, never written to.
 
@@ -92,12 +92,15 @@ def assemble(
     name: str = "arrays",
     copy: bool = True,
     images: ImageOptions = OWN_SIZE,
-    features: Sequence[str] = (),
+    features: Sequence[str | int] = (),
 ) -> MemorySource:
     """``from_arrays`` for arguments by name; without ``copy`` a source of one array may share its memory."""
     X, y, X_test, y_test = given["X"], given["y"], given.get("X_test"), given.get("y_test")
     if (X_test is None) != (y_test is None):
         raise UserError("X_test and y_test belong together", "Give both or neither.", "from_arrays")
+    if isinstance(features, str):
+        raise UserError(f"features is {features!r}, not a list of names", f"Write [{features!r}].", "features")
+    names = [str(name) for name in features]
     parts = {part: given[part] for part in PREFIX if given.get(part) is not None}
     made_kind = kind_of(X, kind)
     notes: list[str] = []
@@ -113,7 +116,7 @@ def assemble(
         resized = images.size is not None
         tensors = _brought(tensors, images, notes)
     elif is_frame(X):
-        tensors, columns = _frames(parts, notes, features)
+        tensors, columns = _frames(parts, notes, names)
     else:
         tensors = {k: table_rows(read_numbers(part, k), k, copy) for k, part in parts.items()}
     if features and not columns:
