@@ -280,7 +280,7 @@ def test_fetched_once_and_only_when_asked(hub: Any, tmp_path: Path, monkeypatch:
         return hub.DatasetDict({"train": texts(hub, [0, 1, 0])})
 
     monkeypatch.setattr(hub, "load_dataset", load_dataset)
-    with pytest.raises(UserError, match="Add --download"):
+    with pytest.raises(UserError, match=r"there is no data set in .*someone/glue--sst2. Add --download"):
         open_hf("someone/glue:sst2", PublishedOptions(root=str(tmp_path)))
     assert not list(tmp_path.iterdir())
     for _ in range(2):
@@ -288,6 +288,9 @@ def test_fetched_once_and_only_when_asked(hub: Any, tmp_path: Path, monkeypatch:
         assert source.labels.tolist() == [0, 1, 0]
     assert calls == [("someone/glue", "sst2")]
     assert [p.name for p in (tmp_path / "someone").iterdir()] == ["glue--sst2"], "nothing is left beside it"
+    (tmp_path / "new").mkdir()
+    kept = (tmp_path / "someone" / "glue--sst2").stat().st_mode
+    assert kept == (tmp_path / "new").stat().st_mode, "others may read it, if they may read any new folder"
     open_hf("someone/glue", PublishedOptions(root=str(tmp_path), download=True))
     assert calls[1:] == [("someone/glue", None)], "the set of that name alone is another one"
 

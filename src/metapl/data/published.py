@@ -101,8 +101,10 @@ def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
 def _whole(folder: Path) -> Iterator[Path]:
     """A new folder beside ``folder``, which takes its name if nothing goes wrong, and is gone if anything does."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    around = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    aside = around / "data"
     try:
+        aside.mkdir()  # as open to others as any new folder, which what mkdtemp makes is not
         yield aside
         try:
             os.replace(aside, folder)
@@ -110,7 +112,7 @@ def _whole(folder: Path) -> Iterator[Path]:
             if not folder.exists():  # else another process was faster
                 raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(around, ignore_errors=True)
 
 
 def _torchvision_parts(cls: Any, root: Path, kinds: _Arguments, download: bool, where: str) -> list[Any]:
@@ -203,7 +205,7 @@ def open_hf(name: str, options: PublishedOptions) -> MemorySource:
     if folder is None:
         folder = place
         if not options.download:
-            what = f"there is no such data set in {shown(str(base))}"
+            what = f"there is no data set in {shown(str(folder))}"
             remedy = "Add --download to fetch it, or name a folder that save_to_disk wrote."
             raise UserError(what, remedy, where)
         _fetch(datasets, name, folder, where)
