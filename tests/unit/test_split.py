@@ -188,7 +188,7 @@ def test_json_round_trip() -> None:
 def test_stored_split_refuses_changed_data() -> None:
     source, config = source_of([20, 20]), SplitConfig(labels=3)
     stored = to_json(make_split(source, config, 0), source)
-    with pytest.raises(UserError, match="data changed"):
+    with pytest.raises(UserError, match="data changed since the split was made, or metapl now reads them otherwise"):
         from_json(stored, source_of([20, 20], shift=1))
     moved = {**stored, "labeled": stored["labeled"][:-1]}
     with pytest.raises(UserError, match="does not match its hash"):

@@ -103,8 +103,8 @@ def from_json(stored: Mapping[str, Any], source: Source) -> Split:
         raise UserError(f"the stored split is incomplete ({error})", "Make a new run.", source.name) from error
     if fingerprint != source.fingerprint():
         raise UserError(
-            "the data changed since the split was made",
-            "Restore the data as they were, or start a new run.",
+            "the data changed since the split was made, or metapl now reads them otherwise",
+            "Restore the data as they were, or start a new run (an earlier version's with that version).",
             source.name,
         )
     number = {row_id: k for k, row_id in enumerate(source.ids)}
