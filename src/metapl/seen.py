@@ -14,8 +14,9 @@ import numpy as np
 
 from metapl.config import RunConfig
 from metapl.data.columns import matching
+from metapl.data.npz import named_file
 from metapl.data.sources import open_source
-from metapl.data.table_files import is_table, tables_in
+from metapl.data.table_files import named_table, tables_in
 from metapl.errors import UserError
 from metapl.run import load_split
 from metapl.saved import Predictor
@@ -59,9 +60,14 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
 
 def _is_quick(config: RunConfig) -> bool:
     """Whether the run's data are files of rows, small enough to be read once more."""
-    place = Path(config.data).expanduser()
-    files = [place] if is_table(config.data) else list(tables_in(place).values())
-    named = [Path(name).expanduser() for name in (config.source.unlabeled,) if name and files]
+    data = named_file(config.data) or named_table(config.data)
+    files = (
+        [Path(data).expanduser()]
+        if data
+        else list(tables_in(Path(config.data.removeprefix("folder:")).expanduser()).values())
+    )
+    further = (config.source.unlabeled, config.source.test, config.source.labels)
+    named = [Path(name).expanduser() for name in further if name and files]
     try:
         return bool(files) and sum(path.stat().st_size for path in [*files, *named]) <= MAX_BYTES
     except OSError:

@@ -275,6 +275,29 @@ def test_evaluated_rows_that_were_trained_on_are_counted(call: Call) -> None:
     assert (done.code, told in done.err) == (0, False)
 
 
+def test_rows_trained_on_are_counted_whatever_kind_of_file_it_was(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"a": k % 7 + k / 100, "b": k % 5 / 2, "label": "uv"[k % 2] * (k < 40)} for k in range(90)]
+    write(Path("own.txt"), rows, ["a", "b", "label"])
+    write(Path("other.csv"), rows[:4], ["a", "b", "label"])
+    write(Path("test.csv"), [{"a": 50 + k, "b": 1, "label": "uv"[k % 2]} for k in range(20)], ["a", "b", "label"])
+    assert call("train", "csv:own.txt", *SHORT, "source.test=test.csv", "--out", "run").code == 0
+    told = "4 of these 4 rows stand among the rows"
+    assert told in call("evaluate", "run", "other.csv").err
+    sizes = [Path(name).stat().st_size for name in ("own.txt", "test.csv")]
+    for most in (sum(sizes), sum(sizes) - 1):  # the test rows are read again, too
+        with monkeypatch.context() as patch:
+            patch.setattr("metapl.seen.MAX_BYTES", most)
+            done = call("evaluate", "run", "other.csv")
+        assert (done.code, told in done.err) == (0, most == sum(sizes))
+    X = np.array([[row["a"], row["b"]] for row in rows], dtype=np.float32)
+    y = np.where(np.arange(90) < 40, np.arange(90) % 2, -1)
+    for spec, name in (("own.npz", "arrays"), ("npz:own.npz", "again")):
+        np.savez("own.npz", X=X, y=y)
+        np.savez("other.npz", X=X[:5], y=y[:5])
+        assert call("train", spec, *SHORT, "--out", name).code == 0
+        assert "5 of these 5 rows stand among the rows" in call("evaluate", name, "other.npz").err
+
+
 def test_evaluated_texts_that_were_trained_on_are_counted(call: Call) -> None:
     rows = [
         {"text": f"{'good' if k % 2 else 'bad'} thing number {k}", "label": "uv"[k % 2] * (k < 40)} for k in range(90)
