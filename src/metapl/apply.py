@@ -40,11 +40,11 @@ from metapl.predict import (
     HEADER,
     VALUES,
     Problem,
-    fitting_options,
     image_files,
     image_shape,
     judge_images,
     nothing,
+    open_other,
     predict_folder,
     predict_source,
     write_predictions,
@@ -138,13 +138,7 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, t
     folder = _folder(data)
     if folder is not None:
         return judge_folder(predictor, folder)
-    return judge_source(predictor, _other_source(data, predictor))
-
-
-def _other_source(data: str, predictor: Predictor) -> Source:
-    """A source that knows nothing of the model."""
-    with known_classes():
-        return open_source(data, fitting_options(predictor))
+    return judge_source(predictor, open_other(predictor, data))
 
 
 def _judged_file(data: str) -> str:
@@ -285,9 +279,7 @@ def _predictions(config: RunConfig, predictor: Predictor, data: str, tell: Tell)
         return predict_source(predictor, rows), list(rows.problems)
     folder = _folder(data)
     made = (
-        predict_source(predictor, _other_source(data, predictor))
-        if folder is None
-        else predict_folder(predictor, folder)
+        predict_source(predictor, open_other(predictor, data)) if folder is None else predict_folder(predictor, folder)
     )
     return made, []
 

@@ -83,19 +83,38 @@ def predict_source(
         UserError: the rows do not have the shape or the columns that the model was trained on.
     """
     if isinstance(source, str | Path):
-        spec, options = str(source), fitting_options(predictor)
-        with known_classes():
-            source = _opened(predictor, spec, options)
+        source = _opened(predictor, str(source))
     fit = matching(source.columns, predictor.takes.columns, source.name)
     return _source_chunks(predictor, source, fit, index)
 
 
-def _opened(predictor: Predictor, spec: str, options: SourceOptions) -> Source:
+def _opened(predictor: Predictor, spec: str) -> Source:
     """Rows in files as the model wants them, and any other source as it is."""
     if arrays := named_file(spec):
         return open_numpy_rows(arrays, predictor.takes)
-    rows = open_spec(spec, options.table, predictor.takes, predictor.class_names)
-    return open_source(spec, options) if rows is None else rows
+    with known_classes():
+        rows = open_spec(spec, fitting_options(predictor).table, predictor.takes, predictor.class_names)
+    return open_other(predictor, spec) if rows is None else rows
+
+
+def open_other(predictor: Predictor, spec: str) -> Source:
+    """A source that knows nothing of the model; images at the size that the model's own were brought to.
+
+    Raises:
+        UserError: it cannot be opened, or the model takes images and its rows are none.
+    """
+    options, what = fitting_options(predictor), "the model takes images, and these rows are none"
+    remedy = "Give images, or the model that was trained on such rows."
+    try:
+        with known_classes():
+            source = open_source(spec, options)
+    except UserError as error:
+        if error.where.endswith("source.image_size"):  # which nobody has set: it is the model's
+            raise UserError(what, remedy, spec) from error
+        raise
+    if predictor.takes.kind == "image" and source.kind != "image":
+        raise UserError(what, remedy, spec)
+    return source
 
 
 def _source_chunks(

@@ -14,13 +14,14 @@ from torch import nn
 import metapl
 from metapl.apply import judge_other, predict_to
 from metapl.config import make_config
-from metapl.data import FolderSource, SourceOptions, decode, from_arrays, open_source
+from metapl.data import FolderSource, SourceOptions, decode, fit_preprocessing, from_arrays, open_source
 from metapl.data.image_options import ImageOptions
 from metapl.data.images import probe
 from metapl.embed import embed, for_encoder
 from metapl.errors import UserError
 from metapl.models.encoders import at_size
-from metapl.saved import load_model
+from metapl.predict import predict_source
+from metapl.saved import Predictor, load_model
 from metapl.types import RESIZES, Resize
 
 Array = np.ndarray[Any, Any]
@@ -232,3 +233,16 @@ def test_small_images_are_enlarged_a_few_at_a_time(monkeypatch: pytest.MonkeyPat
     shown = made.encoder.network
     assert isinstance(shown, Areas)
     assert (Areas.most, shown.sizes) == (64, {(512, 512)})
+
+
+@pytest.mark.parametrize("size", [8, "auto"])
+def test_a_model_of_images_says_so_of_rows_that_are_none(tmp_path: Path, size: int | str) -> None:
+    """Its own size is no setting of the user's, who cannot leave it out."""
+    source = from_arrays(np.arange(20 * 144).reshape(20, 12, 12) % 256, [0, 1] * 10, image_size=size)
+    takes = fit_preprocessing(source, np.arange(20))
+    predictor = Predictor(torch.nn.Identity(), takes, ("u", "v"), torch.device("cpu"))
+    (tmp_path / "labelled.csv").write_text("a,b,label\n" + "1,2.5,u\n3,1,v\n" * 10, encoding="utf-8")
+    np.savez(tmp_path / "x.npz", X=np.ones((4, 3)), y=[0, 1, 0, 1])
+    for spec, words in ((tmp_path, "takes images, and these rows are none"), (tmp_path / "x.npz", "trained on images")):
+        with pytest.raises(UserError, match=words):
+            list(predict_source(predictor, spec))
