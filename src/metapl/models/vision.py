@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from metapl.errors import UserError
-from metapl.models.weights import load_body
+from metapl.models.weights import MoreThanWeights, load_body
 
 Shape = tuple[int, ...]
 REMEDY = "Set source.image_size to a size that it takes, or choose another network."
@@ -116,7 +115,7 @@ def downloaded(name: str) -> dict[str, torch.Tensor]:
     found = library("torchvision").models.get_model_weights(name).DEFAULT
     try:
         state: dict[str, torch.Tensor] = found.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
+    except MoreThanWeights as error:
         what = f"the file of weights of torchvision:{name} holds more than weights, or is damaged"
         remedy = f"Remove {Path(found.url).name} from torch's cache of checkpoints, and fetch it again."
         raise UserError(what, remedy, "download") from error

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metapl.errors import UserError
 
+MoreThanWeights = pickle.UnpicklingError  # what torch raises where a file asks for more than tensors
 INSIDE = ("state_dict", "model_state_dict", "model", "model_ema")  # where training programs put the weights
 WRAPPED = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
 SHOWN = 5
@@ -36,7 +37,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an odd protocol: either it can be read or it is refused
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except (SafetensorError, MoreThanWeights, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         remedy = "Give a .safetensors file, or a .pth file that holds a state dict and nothing else."
         raise UserError(f"the weights cannot be read ({reason})", remedy, str(path)) from error
