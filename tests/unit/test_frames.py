@@ -18,6 +18,7 @@ from metapl.data.preprocess import preprocessing_from_dict, preprocessing_to_dic
 from metapl.data.rows import rows_for
 from metapl.errors import UserError
 from metapl.estimator_parts import read_targets
+from metapl.fit import fit
 from metapl.types import Column, Preprocessing
 
 NAN = float("nan")
@@ -434,3 +435,19 @@ def test_features_are_a_list_of_names_of_any_type() -> None:
     assert [column.name for column in from_arrays(X, [0, 1] * 30, features=[1]).columns] == ["1"]
     with pytest.raises(UserError, match=r"features is 'ab', not a list of names. Write \['ab'\]"):
         from_arrays(X, [0, 1] * 30, features="ab")
+
+
+def test_a_further_column_of_any_kind_is_not_looked_at() -> None:
+    """The model never saw the dates, so they cannot be in its way; nor can they where the columns are named."""
+    draw, y = np.random.default_rng(0), np.repeat(["a", "b"], 10)
+    X = pd.DataFrame({"size": draw.normal(size=20), "age": draw.normal(size=20)})
+    dated = X.assign(since=pd.to_datetime("2020-01-01"))
+    result = fit(X, y, X_test=dated, y_test=y, method="supervised", steps=2)
+    assert result.predict(dated).tolist() == result.predict(X).tolist()
+    assert any("X_test has columns that X has not, passed over: since" in note for note in result.source.notes)
+    chosen = from_arrays(dated, y, features=["size", "age"])
+    assert [column.name for column in chosen.columns] == ["size", "age"]
+    with pytest.raises(UserError, match="dates or times"):
+        from_arrays(dated, y)
+    with pytest.raises(UserError, match="'age'"):
+        result.predict(dated.drop(columns="age"))

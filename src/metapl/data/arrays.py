@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metapl.data.features import (
     categorical,
+    column_names,
     column_of,
     encode_columns,
     fit_columns,
@@ -200,7 +201,8 @@ def _frames(
     for name, part in parts.items():
         if not is_frame(part):
             raise UserError("X has named columns, this has none", "Give a DataFrame with the same columns.", name)
-    tables = {name: read_frame(part, name) for name, part in parts.items()}
+    tables = {"X": read_frame(parts["X"], "X", features or None)}
+    tables |= {name: read_frame(part, name, tables["X"]) for name, part in parts.items() if name != "X"}
     train = [name for name in tables if name != "X_test"]
     keep = frozenset[str](features).union(*(categorical(parts[name]) for name in train))
     if features:
@@ -210,8 +212,8 @@ def _frames(
     for text in told:
         warn(text)
     notes += told
-    for name, table in tables.items():
-        further = [column for column in table if column not in tables["X"]]
+    for name in tables:
+        further = [column for column in column_names(parts[name]) if column not in tables["X"]]
         if further and not features:
             notes.append(f"{name} has columns that X has not, passed over: {', '.join(further[:5])}")
     tensors = {name: encode_columns(table, columns, name) for name, table in tables.items()}

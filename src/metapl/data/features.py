@@ -34,18 +34,26 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
-def read_frame(X: Any, where: str) -> Table:
-    """The columns of a DataFrame or a mapping, each as ``Table`` has it.
+def column_names(X: Any) -> list[str]:
+    """The names of a DataFrame's or a mapping's columns."""
+    return [str(name) for name in (X if isinstance(X, Mapping) else X.columns)]
+
+
+def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table:
+    """The columns of a DataFrame or a mapping, each as ``Table`` has it; where any of ``only`` is
+    there, others are not looked at.
 
     Raises:
         UserError: no rows, columns of different lengths, two of one name, or a column of dates or of mixed kinds.
     """
-    names = [str(name) for name in (X if isinstance(X, Mapping) else X.columns)]
+    names = column_names(X)
     twice = [name for k, name in enumerate(names) if name in names[:k]]
     if twice:
         raise UserError(f"two columns are named '{twice[0]}'", "Rename one.", where)
     keys = list(X) if isinstance(X, Mapping) else list(X.columns)
-    table = {name: read_column(X[key], f"{where}: column '{name}'") for name, key in zip(names, keys)}
+    whole = list(zip(names, keys))
+    wanted = [(name, key) for name, key in whole if only is None or name in only] or whole
+    table = {name: read_column(X[key], f"{where}: column '{name}'") for name, key in wanted}
     lengths = {len(values) for values in table.values()}
     if not lengths or lengths == {0}:
         raise UserError("it has no rows or no columns", "Give rows.", where)

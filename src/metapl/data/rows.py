@@ -48,7 +48,7 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callab
         images = planes(read_numbers(X, name), name, isinstance(X, Tensor))
         rows = _at_size(new_pixels(images, preprocessing.white, name, tell), preprocessing)
     elif is_frame(X) and preprocessing.columns:
-        table = read_frame(X, name)
+        table = read_frame(X, name, [column.name for column in preprocessing.columns])
         rows = encode_columns(table, preprocessing.columns, name)
         for text in lost_columns(table, preprocessing.columns, rows):
             tell(f"{name}: {text}")
