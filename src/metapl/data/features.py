@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def column_names(X: Any) -> list[str]:
 
 
 def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table:
-    """The columns of a DataFrame or a mapping, each as ``Table`` has it; where any of ``only`` is
+    """The columns of a DataFrame or a mapping, each as ``Table`` has it; where all of ``only`` are
     there, others are not looked at.
 
     Raises:
@@ -51,9 +52,13 @@ def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table
     if twice:
         raise UserError(f"two columns are named '{twice[0]}'", "Rename one.", where)
     keys = list(X) if isinstance(X, Mapping) else list(X.columns)
-    whole = list(zip(names, keys))
-    wanted = [(name, key) for name, key in whole if only is None or name in only] or whole
-    table = {name: read_column(X[key], f"{where}: column '{name}'") for name, key in wanted}
+    missing, table = only is not None and not set(only) <= set(names), dict[str, Array]()
+    for name, key in zip(names, keys):
+        if only is None or name in only:
+            table[name] = read_column(X[key], f"{where}: column '{name}'")
+        elif missing:  # read as far as it can be, to be offered in its place
+            with suppress(UserError):
+                table[name] = read_column(X[key], where)
     lengths = {len(values) for values in table.values()}
     if not lengths or lengths == {0}:
         raise UserError("it has no rows or no columns", "Give rows.", where)
