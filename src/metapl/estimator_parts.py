@@ -49,13 +49,13 @@ def all_numbers(X: Any) -> bool:
 
 def numbered(frames: Sequence[Any]) -> bool:
     """Whether a column of DataFrames of numbers numbers or names their rows beyond doubt: it is then known by name."""
-    from metapl.data.features import read_frame
+    from metapl.data.features import column_names, read_frame
     from metapl.data.row_names import numbers_rows
 
-    names = [str(name) for name in frames[0].columns] if frames else []
+    names = column_names(frames[0]) if frames else []
     if len(set(names)) < len(names) or not all(map(len, frames)):
         return False  # two columns of one name go by their position
-    if not names or any([str(name) for name in part.columns] != names for part in frames):
+    if not names or any(column_names(part) != names for part in frames):
         return False
     tables = [read_frame(part, "X") for part in frames]
     return any(numbers_rows(name, [table[name] for table in tables])[1] for name in names)

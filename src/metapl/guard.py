@@ -222,8 +222,9 @@ def _evidence(
     """G2: both sides' answers about the validation rows, then about each fold."""
     source, rows, first = job.source, job.split.validation, next(iter(candidates))
     judged = {name: _answers(source, rows, model) for name, model in candidates.items()}
-    sides = [(_answers(source, plan.validation, baseline), crossed(judged, source.labels[rows]))]
-    sides = sides if len(plan.validation) else []
+    sides = list[tuple[Answers, Answers]]()
+    if len(plan.validation):  # all of the run's, or none: they are dealt into the folds
+        sides.append((_answers(source, rows, baseline), crossed(judged, source.labels[rows])))
     for number, fold in enumerate(plan.folds, 1):
         others = np.flatnonzero(~np.isin(rows, fold.held))
         wanted = best_of({name: a.at(others).figures for name, a in judged.items()}) if len(others) else first

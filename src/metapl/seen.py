@@ -46,7 +46,8 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
         return ""
     labeled = np.union1d(split.labeled, split.validation)
     both = np.union1d(labeled, split.unlabeled)
-    known, with_label = set(_digests(own, both, fit)), set(_digests(own, labeled, fit))
+    digests, has_label = list(_digests(own, both, fit)), np.isin(both, labeled)
+    known, with_label = set(digests), {digest for digest, has in zip(digests, has_label) if has}
     if len(known) < (1 - ALIKE) * len(both):
         return ""
     found = list(_digests(rows, index, matching(rows.columns, p.columns, rows.name)))

@@ -80,7 +80,7 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
     head = f"trained {summary['method']} ({summary['model']}) for {_steps(summary)}{took}"
     lines = [head]
     judged = summary["validation"]
-    word = "chosen" if summary["chosen"] == summary["candidate"] else f"best of {summary['method']}"
+    word = _word(summary)
     if judged:
         cells = [(n, percent(j["accuracy"]), f"{j['log_loss']:.3f}", _mark(n, summary)) for n, j in judged.items()]
         lines.append(table(("network", "validation accuracy", "log loss", ""), cells))
@@ -103,9 +103,12 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _mark(name: str, summary: Mapping[str, Any]) -> str:
-    """The best candidate; whether it stands in ``model`` is for the guard to say."""
-    mark = "chosen" if summary["chosen"] == summary["candidate"] else f"best of {summary['method']}"
-    return f"<- {mark}" if name == summary["candidate"] else ""
+    return f"<- {_word(summary)}" if name == summary["candidate"] else ""
+
+
+def _word(summary: Mapping[str, Any]) -> str:
+    """What the best candidate is; whether it stands in ``model`` was for the guard to say."""
+    return "chosen" if summary["chosen"] == summary["candidate"] else f"best of {summary['method']}"
 
 
 def evaluation(result: Mapping[str, Any], headline: str, where: str) -> str:

@@ -145,6 +145,18 @@ def test_a_bug_is_written_to_a_log_that_is_named(
     assert len(list(tmp_path.glob("metapl-error-*.log"))) == 1
 
 
+def test_whose_line_raised_is_told_by_the_traceback() -> None:
+    """A bug of metapl must not be put down to its user: what called it here is this file, and then nobody's."""
+    from metapl.thresholds import fit_temperature
+
+    with pytest.raises(AttributeError) as caught:
+        fit_temperature(None, None)  # type: ignore[arg-type]
+    error = caught.value
+    assert cli._own_code(error).startswith(f"{__file__}, line ")
+    assert error.__traceback__ is not None
+    assert cli._own_code(error.with_traceback(error.__traceback__.tb_next)) == ""
+
+
 def test_a_warning_is_one_short_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     from metapl import describe
 
