@@ -17,8 +17,8 @@ import time
 import numpy as np
 import torch
 
-from metapl.check import check
-from metapl.data import MemorySource
+from metapl.checks import check
+from metapl.data.memory.source import MemorySource
 
 
 def made(count: int, seed: int = 0) -> MemorySource:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from metapl.compare.budget import Cost
-from metapl.compare.paired import holm
-from metapl.compare.passes import Rows
-from metapl.compare.plan import Plan
-from metapl.compare.table import make_table
+from metapl.comparison.budget import Cost
+from metapl.comparison.paired import holm
+from metapl.comparison.passes import Rows
+from metapl.comparison.plan import Plan
+from metapl.comparison.table import make_table
 
 # True means of mpl and of the baselines, in standard deviations of a run.
 CASES: dict[str, list[float]] = {

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from metapl.config import make_config, to_dict
-from metapl.data import make_split, open_digits
-from metapl.demo import demo_config
-from metapl.evaluate import evaluate
-from metapl.train import train
+from metapl.api.demo import demo_config
+from metapl.config.settings import make_config, to_dict
+from metapl.data.batches.split import make_split
+from metapl.data.memory.digits import open_digits
+from metapl.inference.evaluate import evaluate
+from metapl.training.loop import train
 
 
 def pool_accuracy(method: str, feedback: str | None, seed: int, overrides: list[str]) -> float:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from metapl.demo import MILD, STRONG, run_rows
-from metapl.progress import Plain
+from metapl.api.demo import MILD, STRONG, run_rows
+from metapl.utils.progress import Plain
 
 DRAWS = 10_000  # of the bootstrap
 

@@ -28,15 +28,18 @@ import torch
 from torch import Tensor
 
 from metapl import feedback as fb
-from metapl.compare.paired import estimate, holm
-from metapl.config import make_config
-from metapl.data import MemorySource, fit_preprocessing, make_split, open_digits
-from metapl.data.seeds import generator
+from metapl.comparison.paired import estimate, holm
+from metapl.config.settings import make_config
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.data.batches.seeds import generator
+from metapl.data.batches.split import make_split
+from metapl.data.memory.digits import open_digits
+from metapl.data.memory.source import MemorySource
 from metapl.data.sources import open_source
-from metapl.evaluate import evaluate
+from metapl.inference.evaluate import evaluate
 from metapl.methods import METHODS
 from metapl.methods.mpl import MPL
-from metapl.trial import run_trial
+from metapl.training.in_memory import run_trial
 from metapl.types import SemiBatch, Source, Split
 
 # ---- tasks -----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from metapl.demo import COMMON, MILD
+from metapl.api.demo import COMMON, MILD
 
 CASES = ("good", "photos", "inverted", "one-class", "threshold-0", "threshold-1")
 METHODS = ("mpl", "fixmatch", "pseudo_label")
@@ -40,7 +40,7 @@ def make_source(case: str, labels: int, seed: int) -> Any:
     """Digits with ``labels`` labelled rows in all, their test rows, and the unlabelled rows of the case."""
     from sklearn.datasets import load_digits
 
-    from metapl.data import from_arrays
+    from metapl.data.memory.arrays import from_arrays
 
     draw, bunch = np.random.default_rng([seed, 20]), load_digits()
     images, y = np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
@@ -79,10 +79,10 @@ def nine_in_ten(rows: Array, y: Array, draw: np.random.Generator) -> Array:
 
 def run_one(case: str, method: str, labels: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     """One guarded training, its two models judged on the test rows."""
-    from metapl.config import make_config
-    from metapl.evaluate import evaluate
-    from metapl.saved import load_model
-    from metapl.train import train
+    from metapl.config.settings import make_config
+    from metapl.inference.evaluate import evaluate
+    from metapl.runs.model_folder import load_model
+    from metapl.training.loop import train
 
     common = {k: v for k, v in COMMON.items() if not k.startswith(("split.", "guard."))}
     settings = {**common, **MILD, "split.validation": 0, "method": method, "seed": seed, "device": "cpu"}
@@ -112,8 +112,8 @@ def run_one(case: str, method: str, labels: int, seed: int, options: dict[str, A
 
 def decided(row: dict[str, Any]) -> dict[str, Any]:
     """The run with what the present rule returns on its evidence."""
-    from metapl.alarms import DOUBT
-    from metapl.guard import DOUBTED, ERRORS, Answers, Evidence, better
+    from metapl.training.alarms import DOUBT
+    from metapl.training.guard import DOUBTED, ERRORS, Answers, Evidence, better
 
     found, (method, baseline) = row["guard"], (row["method"], "supervised")
     wins, losses = found["only_method_right"], found["only_supervised_right"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from metapl.guard import Answers, Evidence, better
+from metapl.training.guard import Answers, Evidence, better
 
 ROWS = (10, 20, 40, 100)
 POINTS = (-20, -10, -5, -2, 0, 2, 5, 10, 15, 20, 25, 30)

@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.config import make_config
-from metapl.data import fit_preprocessing, make_split, open_digits
-from metapl.demo import MILD
-from metapl.evaluate import evaluate
-from metapl.job import Job, build_job
+from metapl.api.demo import MILD
+from metapl.config.settings import make_config
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.data.batches.split import make_split
+from metapl.data.memory.digits import open_digits
+from metapl.inference.evaluate import evaluate
+from metapl.training.job import Job, build_job
 
 
 def build(rule: str, seed: int, validation: int, steps: int, overrides: list[str]) -> Job:

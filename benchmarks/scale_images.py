@@ -56,7 +56,7 @@ def measure(way: str, root: str) -> dict[str, Any]:
     """One opening in this process."""
     import resource
 
-    from metapl.data import FolderSource
+    from metapl.data.images.folder import FolderSource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, used = time.monotonic(), time.process_time()

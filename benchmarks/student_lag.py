@@ -20,11 +20,11 @@ import torch
 from feedback_study import TASKS, prepare
 from torch import nn
 
-from metapl.data import fit_preprocessing
-from metapl.evaluate import evaluate
-from metapl.job import build_job
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.inference.evaluate import evaluate
 from metapl.methods.base import descend
 from metapl.methods.mpl import MPL
+from metapl.training.job import build_job
 
 ROWS, FINETUNE, RATES = 3000, 100, (0.001, 0.01, 0.05)
 

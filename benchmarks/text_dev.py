@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from metapl.config import make_config
-from metapl.data import make_split
-from metapl.embed import open_source
-from metapl.evaluate import evaluate
-from metapl.train import train
+from metapl.config.settings import make_config
+from metapl.data.batches.split import make_split
+from metapl.data.embedded import open_source
+from metapl.inference.evaluate import evaluate
+from metapl.training.loop import train
 from metapl.types import Source
 
 RECIPE = Path(__file__).parents[1] / "configs" / "text.yaml"

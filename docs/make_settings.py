@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metapl.describe import Setting, groups
+from metapl.config.help import Setting, groups
 
 OUT = Path(__file__).parent / "settings.md"
 HEAD = """# Settings

@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metapl import checkpoint
-from metapl.data import BatchConfig, SplitConfig, Stream, ViewConfig, fit_preprocessing, make_split, make_views
-from metapl.data.digits import open_digits
-from metapl.data.seeds import derive_seed
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.data.batches.seeds import derive_seed
+from metapl.data.batches.split import SplitConfig, make_split
+from metapl.data.batches.stream import BatchConfig, Stream
+from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.memory.digits import open_digits
 from metapl.methods import METHODS
 from metapl.optim import Learner, OptimConfig
+from metapl.runs import checkpoint
 from metapl.types import Context, Method
 
 STEPS = 8  # length of the main phase in every test

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from metapl.errors import UserError
-from metapl.loaders import Rows, read_rows
+from metapl.utils.loaders import Rows, read_rows
 
 Loader = Iterable[Any]
 CHUNK = 256  # rows per forward where rows were kept
@@ -154,8 +154,8 @@ def generate_pseudo_labels(
     Args:
         model: gives logits [n, C]; its weights are not touched.
         loader: a DataLoader, or any iterable of batches x, (x,), (x, y), (x, y, ids), (ids, x) or (ids, x, y).
-            Positions do not depend on shuffling: see ``metapl.loaders.read_rows``. A row that carries a label y >= 0
-            has one and is passed over.
+            Positions do not depend on shuffling: see ``metapl.utils.loaders.read_rows``. A row that carries a label
+            y >= 0 has one and is passed over.
         device: where the model is (default) and the rows are moved to.
         threshold: least confidence of a pseudo label; 0 keeps every row, above 1 none passes.
         ignore_labels: label every row, whatever its y: for a pool whose true labels are to be hidden.

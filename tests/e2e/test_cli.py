@@ -165,7 +165,7 @@ def test_predict_one_image_and_images_of_another_size(call: Call, data: Path, tr
 def test_predict_streams(call: Call, data: Path, tree_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = call("predict", tree_run, data / "new").out
     seen: list[int] = []
-    from metapl import predict
+    from metapl.inference import predict
 
     decode = predict.decode_many
     monkeypatch.setattr(predict, "CHUNK", 3)
@@ -249,7 +249,7 @@ def test_settings_from_file_options_and_pairs(call: Call, data: Path) -> None:
     )
     words = ("train", "--config", "my.yaml", "--labels", "5", "fixmatch.threshold=0.5", "--steps", "4", "--out", "run")
     assert call(*words).code == 0
-    from metapl.config import load_config
+    from metapl.config.settings import load_config
 
     made = load_config(Path("run/config.yaml"))
     assert (made.method, made.steps, made.split.labels, made.settings.threshold) == ("fixmatch", 4, 5, 0.5)
@@ -358,7 +358,7 @@ def test_tables(call: Call) -> None:
 
 
 def test_demo_hands_over_what_was_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metapl import demo
+    from metapl.api import demo
 
     def run(out: Path | None, seeds: int, progress: Any) -> dict[str, Any]:
         rows = [

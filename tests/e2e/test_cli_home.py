@@ -8,7 +8,7 @@ import pytest
 from commands import QUICK, Call
 
 import metapl
-from metapl.config import make_config
+from metapl.config.settings import make_config
 
 TABLE = "".join(f"{k % 7},{k % 5},{'ab'[k % 2] if k < 24 else ''}\n" for k in range(60))
 

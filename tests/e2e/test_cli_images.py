@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import QUICK, Call, sums
 
-from metapl.data import image_store
+from metapl.data.images import store
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def tree(data: Path, tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that a source decodes from here on."""
     paths: list[str] = []
-    original = image_store.decode_many
+    original = store.decode_many
 
     def spied(given: list[object], *args: object, **options: object) -> object:
         paths.extend(map(str, given))
         return original(given, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(image_store, "decode_many", spied)
+    monkeypatch.setattr(store, "decode_many", spied)
     return paths
 
 
@@ -84,7 +84,7 @@ def test_a_training_that_fails_while_it_reads_ahead_ends_at_once(tree: Path, tmp
     program = f"""
 import shutil, sys
 from pathlib import Path
-from metapl.data.stream import Stream
+from metapl.data.batches.stream import Stream
 make = Stream.__call__
 def spoil(self, step, needs):
     if step == 2:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import QUICK, Call, Done, sums
 
-from metapl.data.made import is_made
+from metapl.utils.own_folders import is_made
 
 
 def fine(done: Done, *parts: str) -> Done:

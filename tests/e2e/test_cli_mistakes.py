@@ -125,12 +125,12 @@ def test_debug_shows_the_traceback(call: Call) -> None:
 def test_a_bug_is_written_to_a_log_that_is_named(
     call: Call, digits_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from metapl import apply
+    from metapl.inference import stored_run
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("the [sky]\nfell")
 
-    monkeypatch.setattr(apply, "judge_own", broken)
+    monkeypatch.setattr(stored_run, "judge_own", broken)
     monkeypatch.setattr(cli, "_own_code", lambda error: "")  # as if a line of metapl had raised
     done = call("evaluate", digits_run)
     assert done.code == 1
@@ -158,13 +158,13 @@ def test_whose_line_raised_is_told_by_the_traceback() -> None:
 
 
 def test_a_warning_is_one_short_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metapl import describe
+    from metapl.config import help
 
     def warned(name: str) -> str:
         warnings.warn("mind the\ngap [here]", UserWarning, stacklevel=1)
         return name
 
-    monkeypatch.setattr(describe, "summary", warned)
+    monkeypatch.setattr(help, "summary", warned)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         done = call("methods", "mpl")
@@ -173,10 +173,10 @@ def test_a_warning_is_one_short_line(call: Call, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_full_disk_is_no_bug(call: Call, tree_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metapl import apply
+    from metapl.inference import stored_run
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "/x/[y]")
 
-    monkeypatch.setattr(apply, "judge_own", full)
+    monkeypatch.setattr(stored_run, "judge_own", full)
     refused(call("evaluate", tree_run), "No space left on device: '/x/[y]'", "free space")

@@ -14,8 +14,8 @@ from commands import Call, refused, sums, table
 from sklearn.datasets import load_breast_cancer
 
 from metapl.cli import main
-from metapl.predict import predict_source
-from metapl.saved import load_model
+from metapl.inference.predict import predict_source
+from metapl.runs.model_folder import load_model
 
 QUICK = ("--steps", "40", "batch.labeled=16", "batch.unlabeled=32", "--guard", "off", "--quiet")
 SHORT = (*QUICK, "--method", "supervised")
@@ -286,7 +286,7 @@ def test_rows_trained_on_are_counted_whatever_kind_of_file_it_was(call: Call, mo
     sizes = [Path(name).stat().st_size for name in ("own.txt", "test.csv")]
     for most in (sum(sizes), sum(sizes) - 1):  # the test rows are read again, too
         with monkeypatch.context() as patch:
-            patch.setattr("metapl.seen.MAX_BYTES", most)
+            patch.setattr("metapl.inference.leakage.MAX_BYTES", most)
             done = call("evaluate", "run", "other.csv")
         assert (done.code, told in done.err) == (0, most == sum(sizes))
     X = np.array([[row["a"], row["b"]] for row in rows], dtype=np.float32)

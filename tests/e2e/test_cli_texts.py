@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from commands import Call, refused, sums, table
 
-from metapl.config import make_config
-from metapl.data import MemorySource
-from metapl.data.tokens import _load, encode_texts
+from metapl.config.settings import make_config
+from metapl.data.memory.source import MemorySource
+from metapl.data.texts.tokens import _load, encode_texts
 from metapl.methods import METHODS
-from metapl.train import train
+from metapl.training.loop import train
 
 ASKED = {
     "place": ("where is the {}?", "in which town was the {} built?"),

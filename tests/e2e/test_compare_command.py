@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import metapl
-from metapl.config import load_config
+from metapl.config.settings import load_config
 from metapl.methods import METHODS
 
 # Fine-tuning is cut short where a method has it.

@@ -13,7 +13,9 @@ import pytest
 from damaged import DAMAGED
 from PIL import Image
 
-from metapl.data import FolderSource, SourceOptions, SplitConfig, make_split, open_source
+from metapl.data.batches.split import SplitConfig, make_split
+from metapl.data.images.folder import FolderSource
+from metapl.data.sources import SourceOptions, open_source
 from metapl.errors import UserError
 
 

@@ -14,8 +14,7 @@ import torch
 from damaged import DAMAGED, PHOTO, png_header, saved
 from PIL import Image, ImageCms
 
-from metapl.data import Unreadable, decode
-from metapl.data.images import MAX_PIXELS, decode_many, probe
+from metapl.data.images.decode import MAX_PIXELS, Unreadable, decode, decode_many, probe
 
 # -- images that cannot be read
 
@@ -75,7 +74,7 @@ def test_bombs_are_refused_without_decoding(tmp_path: Path) -> None:
         (tmp_path / f"{k}.png").write_bytes(DAMAGED["middling.png"])
     program = """
 import resource, sys
-from metapl.data.images import Unreadable, decode_many
+from metapl.data.images.decode import Unreadable, decode_many
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 results = list(decode_many(sys.argv[1:], (1, 8, 8)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metapl.data.npz import open_numpy
+from metapl.data.memory.numpy_files import open_numpy
 from metapl.errors import UserError
 
 TABLE, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1] * 3)
@@ -113,6 +113,6 @@ def test_an_array_that_claims_to_be_huge(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=r"memory|damaged"):
         open_numpy(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", X=TABLE, y=Y)
-    monkeypatch.setattr("metapl.data.npz.MAX_BYTES", 100)
+    monkeypatch.setattr("metapl.data.memory.numpy_files.MAX_BYTES", 100)
     with pytest.raises(UserError, match=r"b\.npz: 'X' is 0\.0 GiB, above the limit"):
         open_numpy(tmp_path / "b.npz")

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from metapl.data.parquet import ParquetFile
 from metapl.data.sources import open_source
+from metapl.data.tables.parquet import ParquetFile
 from metapl.errors import UserError
 
 
@@ -57,7 +57,7 @@ def test_zeroed_pages_are_told_or_read(tmp_path: Path, whole: bytes) -> None:
 CHANGED = """
 import random, sys
 from pathlib import Path
-from metapl.data.parquet import ParquetFile
+from metapl.data.tables.parquet import ParquetFile
 from metapl.errors import UserError
 
 path, draw, told = Path(sys.argv[1]), random.Random(1), 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from metapl.data import SourceOptions, open_source
+from metapl.data.sources import SourceOptions, open_source
 from metapl.errors import UserError
 
 SETTINGS = ("source.encoding", "source.decimal", "source.delimiter")  # such a mistake lies in no file

@@ -22,16 +22,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from metapl import checkpoint, files
-from metapl.checkpoint import MANIFEST, PARTS, DamagedCheckpoint
-from metapl.config import load_config, make_config
-from metapl.data import open_digits, open_source
+from metapl.config.settings import load_config, make_config
+from metapl.data.memory.digits import open_digits
+from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.models import build_model
 from metapl.models.weights import read_weights
-from metapl.run import load_split
-from metapl.saved import Predictor, load_model, save_model
+from metapl.runs import checkpoint
+from metapl.runs.checkpoint import MANIFEST, PARTS, DamagedCheckpoint
+from metapl.runs.folder import load_split
+from metapl.runs.model_folder import Predictor, load_model, save_model
 from metapl.types import Preprocessing
+from metapl.utils import files
 
 SRC = Path(__file__).parents[2] / "src" / "metapl"
 FILES = (*PARTS, MANIFEST)

@@ -18,9 +18,10 @@ from damaged import DAMAGED, PHOTO, png_header, saved
 from PIL import Image
 from torch import nn
 
-from metapl.data import FolderSource, Unreadable, decode
-from metapl.predict import Predictions, predict_folder
-from metapl.saved import Predictor
+from metapl.data.images.decode import Unreadable, decode
+from metapl.data.images.folder import FolderSource
+from metapl.inference.predict import Predictions, predict_folder
+from metapl.runs.model_folder import Predictor
 from metapl.types import Preprocessing
 
 SHAPE = (3, 16, 16)
@@ -239,7 +240,7 @@ def test_bombs_of_every_format_cost_no_memory(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from metapl.data.images import Unreadable, decode_many
+from metapl.data.images.decode import Unreadable, decode_many
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 files = sys.argv[1:]
@@ -300,11 +301,11 @@ def test_a_file_without_permission_is_named_and_tried_again(root: Path) -> None:
 
 def test_a_read_that_fails_is_named_and_not_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails today may work tomorrow, though the file has not changed."""
-    from metapl.data import image_cache, images
+    from metapl.data.images import cache, decode
 
-    monkeypatch.setattr(image_cache, "FRESH", -(10**18))
+    monkeypatch.setattr(cache, "FRESH", -(10**18))
     (root / "unlabelled" / "other.png").write_bytes(saved("PNG"))
-    read = images._read
+    read = decode._read
 
     def fails(path: object) -> object:
         if str(path).endswith("other.png"):
@@ -312,7 +313,7 @@ def test_a_read_that_fails_is_named_and_not_remembered(root: Path, monkeypatch: 
         return read(path)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "_read", fails)
+        patch.setattr(decode, "_read", fails)
         problems = dict(FolderSource(root, cache=True).problems)
     assert "Input/output error" in problems["unlabelled/other.png"]
     assert FolderSource(root, cache=True).problems == []

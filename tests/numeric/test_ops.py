@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from metapl.data.ops import OPS, Op, apply_drawn, ops_for
+from metapl.data.images.ops import OPS, Op, apply_drawn, ops_for
 
 BY_NAME = {op.name: op for op in OPS}
 STRENGTHS = (-1.0, -0.6, -1 / 3, 0.0, 0.2, 0.5, 1.0)

@@ -19,7 +19,7 @@ def _benchmark(name):
 
 
 def _all_digits():
-    from metapl.data import open_digits
+    from metapl.data.memory.digits import open_digits
 
     source = open_digits()
     return source.data[:, 0].float(), source.labels

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 import metapl
-from metapl import describe
-from metapl.config import known_keys
+from metapl.config import help
+from metapl.config.settings import known_keys
 from metapl.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def test_the_settings_page_is_up_to_date(maker: ModuleType) -> None:
 
 
 def test_every_key_is_on_the_page_and_explained() -> None:
-    listed = {s.key: s for _, _, settings in describe.groups() for s in settings}
+    listed = {s.key: s for _, _, settings in help.groups() for s in settings}
     assert set(listed) == {key for method in METHODS for key in known_keys(method)}
     for setting in listed.values():
         assert len(setting.meaning) > 3, setting
@@ -42,9 +42,9 @@ def test_every_key_is_on_the_page_and_explained() -> None:
 
 
 def test_settings_are_read_from_comments_texts_and_lists() -> None:
-    listed = {s.key: s for _, _, settings in describe.groups() for s in settings}
+    listed = {s.key: s for _, _, settings in help.groups() for s in settings}
     meaning = "global gradient norm; 0 = no clipping"
-    assert listed["optim.clip"] == describe.Setting("optim.clip", "0.0", "number", f"largest {meaning}")
+    assert listed["optim.clip"] == help.Setting("optim.clip", "0.0", "number", f"largest {meaning}")
     assert listed["mpl.feedback"].takes == "exact, sampled, none, official"
     assert listed["views.flip"].meaning.startswith("Images: mirror left and right")
     assert listed["split.labels"].default == "null"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import ast
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -49,13 +50,19 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = metapl.teach
 
 
-@pytest.mark.parametrize("name", ["train", "fit", "evaluate", "compare"])
-def test_a_function_is_not_hidden_by_the_file_of_the_same_name(name: str) -> None:
-    module = importlib.import_module(f"metapl.{name}")
-    assert isinstance(module, ModuleType)
-    assert getattr(metapl, name) is getattr(module, name)
-    importlib.reload(importlib.import_module("metapl"))
-    assert callable(getattr(metapl, name))
+def test_no_file_or_folder_has_the_name_of_a_public_function() -> None:
+    """Else importing that file would set the module over the function, as an attribute of the package."""
+    root = Path(metapl.__file__).parent
+    modules = {p.stem for p in root.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert modules & PUBLIC == {"diagnostics"}
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(metapl.__file__).read_text(encoding="utf-8"))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    homes = {a.name: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert homes.pop("diagnostics") == "metapl"
+    assert homes == metapl._HOME
 
 
 def test_import_loads_nothing_slow() -> None:

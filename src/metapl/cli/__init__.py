@@ -14,7 +14,6 @@ from typing import Any
 
 import typer
 
-from metapl import show
 from metapl._version import __version__
 from metapl.cli import checking as checking
 from metapl.cli import comparing as comparing
@@ -25,6 +24,7 @@ from metapl.cli import using as using
 from metapl.cli.app import State, say
 from metapl.cli.app import app as app
 from metapl.errors import UserError
+from metapl.utils import printing
 
 _ClickException: Any = typer.BadParameter.__mro__[2]  # the base of usage errors, wherever this typer keeps it
 
@@ -67,14 +67,14 @@ def _at_home(argv: Sequence[str]) -> list[str]:
 
 def _usage(error: Any) -> str:
     ctx = getattr(error, "ctx", None)
-    text = show.one_line(error.format_message())
+    text = printing.one_line(error.format_message())
     return f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{ctx.command_path if ctx else 'metapl'} --help`."
 
 
 def _failed(text: str, code: int) -> int:
     if State.debug:
         traceback.print_exc()
-    say(f"error: {show.one_line(text)}")
+    say(f"error: {printing.one_line(text)}")
     return code
 
 
@@ -109,4 +109,4 @@ def _crashed(error: Exception) -> int:
 
 
 def _warned(message: Warning | str, *place: Any) -> None:
-    say(f"note: {show.one_line(message)}")
+    say(f"note: {printing.one_line(message)}")

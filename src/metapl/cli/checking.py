@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from metapl import show
 from metapl.cli.app import Data, Debug, Json, OptionalPath, Quiet, Settings, app, data_and_pairs, say
+from metapl.utils import printing
 
 
 @app.command()
@@ -38,19 +38,19 @@ def check(
       metapl check photos --out photos-check
       metapl check digits --json -
     """
-    from metapl.check import check as run
-    from metapl.check.report import check_place
-    from metapl.config import make_config
-    from metapl.progress import make_progress
+    from metapl.checks import check as run
+    from metapl.checks.report import check_place
+    from metapl.config.settings import make_config
+    from metapl.utils.progress import make_progress
 
-    show.check_json(json)
+    printing.check_json(json)
     if out is not None:
         check_place(out)  # before the work is done
     data, pairs = data_and_pairs(data, settings)
     config = make_config(data, overrides=pairs)
     result = run(config.data, options=config.source, progress=make_progress(quiet))
     if out is not None:
-        say(f"check.json and problems.csv are in {show.one_line(result.save(out))}")
-    show.give(result.to_dict(), json, str(result))
+        say(f"check.json and problems.csv are in {printing.one_line(result.save(out))}")
+    printing.give(result.to_dict(), json, str(result))
     if not result.usable or (strict and result.harmful):
         raise typer.Exit(1 if result.usable else 2)

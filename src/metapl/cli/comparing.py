@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from metapl import show
 from metapl.cli.app import (
     ConfigFile,
     Data,
@@ -36,9 +35,10 @@ from metapl.cli.app import (
     say,
 )
 from metapl.errors import UserError
+from metapl.utils import printing
 
 if TYPE_CHECKING:
-    from metapl.compare import Comparison
+    from metapl.comparison import Comparison
 
 
 @app.command()
@@ -107,10 +107,10 @@ def compare(
       metapl compare photos --methods fixmatch:views.ops=1+optim.lr=0.02,mpl
       metapl compare photos --methods fixmatch,mpl --minutes 5
     """
-    from metapl.compare import compare as run
-    from metapl.progress import make_progress
+    from metapl.comparison import compare as run
+    from metapl.utils.progress import make_progress
 
-    show.check_json(json)
+    printing.check_json(json)
     if steps is not None and (minutes is not None or budget == "minutes"):
         raise UserError("--steps and a budget of minutes are both given", "Give one of the two.")
     data, pairs = data_and_pairs(data, settings)
@@ -148,15 +148,15 @@ def compare(
 
 def resume_comparison(folder: Path, json: str | None, quiet: bool) -> None:
     """``metapl resume`` of a comparison."""
-    from metapl.compare import resume_comparison as run
-    from metapl.progress import make_progress
+    from metapl.comparison import resume_comparison as run
+    from metapl.utils.progress import make_progress
 
     _finish(lambda: run(folder, progress=make_progress(quiet)), json)
 
 
 def _finish(work: Callable[[], Comparison], json: str | None) -> None:
     """Compare, and print the end; a stop is told with the command that goes on."""
-    from metapl.compare import ComparisonStopped
+    from metapl.comparison import ComparisonStopped
 
     try:
         result = work()
@@ -164,5 +164,5 @@ def _finish(work: Callable[[], Comparison], json: str | None) -> None:
         place = shlex.quote(str(stopped.folder))
         say(f"{stopped}, the state of the others is saved. To go on: metapl resume {place}")
         raise typer.Exit(128 + stopped.signal_number) from None
-    end = f"table.md, comparison.png, results.json and results.csv are in {show.one_line(result.folder)}"
-    show.give({**result.to_dict(), "folder": str(result.folder)}, json, f"{result}\n\n{end}")
+    end = f"table.md, comparison.png, results.json and results.csv are in {printing.one_line(result.folder)}"
+    printing.give({**result.to_dict(), "folder": str(result.folder)}, json, f"{result}\n\n{end}")

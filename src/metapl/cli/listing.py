@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from metapl import show
 from metapl.cli.app import Debug, Json, Text, app
+from metapl.utils import printing
 
 
 @app.command()
@@ -22,19 +22,19 @@ def methods(
     Example:
       metapl methods mpl
     """
-    from metapl import describe
+    from metapl.config import help
     from metapl.methods import METHODS, method_class, settings_group
 
-    show.check_json(json)
+    printing.check_json(json)
     if name is None:
-        lines = {n: describe.summary(n) for n in METHODS}
+        lines = {n: help.summary(n) for n in METHODS}
         lines["package.module:Class"] = "your own: see examples/own_method.py"
-        show.give(lines, json, show.table(("method", "what it does"), lines.items()))
+        printing.give(lines, json, printing.table(("method", "what it does"), lines.items()))
         return
-    found = describe.settings(method_class(name).Config, f"{settings_group(name)}.")
+    found = help.settings(method_class(name).Config, f"{settings_group(name)}.")
     rows = [(s.key, s.default, f"{s.meaning} ({s.takes})") for s in found]
-    text = f"{describe.summary(name)}\n\n{show.table(('setting', 'default', 'meaning'), rows)}"
-    show.give({s.key: {"default": s.default, "takes": s.takes, "meaning": s.meaning} for s in found}, json, text)
+    text = f"{help.summary(name)}\n\n{printing.table(('setting', 'default', 'meaning'), rows)}"
+    printing.give({s.key: {"default": s.default, "takes": s.takes, "meaning": s.meaning} for s in found}, json, text)
 
 
 @app.command()
@@ -54,13 +54,13 @@ def models(
     """
     from metapl.models import ADAPTERS, MODELS, names_like
 
-    show.check_json(json)
+    printing.check_json(json)
     if name is not None:
         found = names_like(name)
-        show.give(found, json, "\n".join(found))
+        printing.give(found, json, "\n".join(found))
         return
     lines = {n: entry.about for n, entry in MODELS.items()}
     lines["auto"] = "the default: mlp for feature rows, else small_cnn; wrn-28-2 above 32 pixels if there is a GPU"
     lines |= {f"{kind}:{'FOLDER' if kind == 'hf' else 'NAME'}": about for kind, about in ADAPTERS.items()}
     lines["package.module:function"] = "your own: called with shape=(channels, height, width), num_classes=C"
-    show.give(lines, json, show.table(("model", "what it is"), lines.items()))
+    printing.give(lines, json, printing.table(("model", "what it is"), lines.items()))

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from metapl import show
 from metapl.cli.app import (
     ConfigFile,
     Data,
@@ -35,6 +34,7 @@ from metapl.cli.app import (
     say,
 )
 from metapl.errors import UserError
+from metapl.utils import printing
 
 
 @app.command()
@@ -55,17 +55,17 @@ def demo(
     Example:
       metapl demo --seeds 1
     """
-    from metapl.demo import run_demo
-    from metapl.jobs import JobsStopped
-    from metapl.progress import make_progress
+    from metapl.api.demo import run_demo
+    from metapl.training.workers import JobsStopped
+    from metapl.utils.progress import make_progress
 
-    show.check_json(json)
+    printing.check_json(json)
     try:
         result = run_demo(out, seeds, make_progress(quiet))
     except JobsStopped as stopped:
         say("stopped; a demo does not go on where it was")
         raise typer.Exit(128 + stopped.signal_number) from None
-    show.give(result, json, show.demo(result))
+    printing.give(result, json, printing.demo(result))
 
 
 @app.command()
@@ -112,12 +112,12 @@ def train(
       metapl train photos --minutes 10 --out my-run
       metapl train photos --labels 10 --method fixmatch fixmatch.threshold=0.9
     """
-    from metapl.anchor import anchored
-    from metapl.config import make_config
-    from metapl.progress import make_progress
-    from metapl.train import train as run
+    from metapl.config.paths import anchored
+    from metapl.config.settings import make_config
+    from metapl.training.loop import train as run
+    from metapl.utils.progress import make_progress
 
-    show.check_json(json)
+    printing.check_json(json)
     if steps is not None and minutes is not None:
         raise UserError("--steps and --minutes are both given", "Give one of the two.")
     data, pairs = data_and_pairs(data, settings)
@@ -153,11 +153,11 @@ def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = Fal
       metapl resume comparisons/photos
     """
     from metapl.cli.comparing import resume_comparison
-    from metapl.compare.comparison import is_comparison
-    from metapl.progress import make_progress
-    from metapl.train import resume as go_on
+    from metapl.comparison.comparison import is_comparison
+    from metapl.training.loop import resume as go_on
+    from metapl.utils.progress import make_progress
 
-    show.check_json(json)
+    printing.check_json(json)
     State.folder = run
     if is_comparison(run):
         return resume_comparison(run, json, quiet)
@@ -166,7 +166,7 @@ def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = Fal
 
 def _finish(work: Any, json: str | None) -> None:
     """Train, and print the end; a stop is told with the command that goes on."""
-    from metapl.train import Stopped
+    from metapl.training.loop import Stopped
 
     try:
         result = work()
@@ -175,4 +175,6 @@ def _finish(work: Any, json: str | None) -> None:
         say(f"stopped at step {stopped.step}, the state is saved. To go on: metapl resume {place}")
         raise typer.Exit(128 + stopped.signal_number) from None
     assert result.folder is not None  # a command's run is never in memory
-    show.give({**result.summary, "folder": str(result.folder)}, json, show.training(result.folder, result.summary))
+    printing.give(
+        {**result.summary, "folder": str(result.folder)}, json, printing.training(result.folder, result.summary)
+    )

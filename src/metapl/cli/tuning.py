@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from metapl import show
 from metapl.cli.app import (
     ConfigFile,
     Data,
@@ -34,6 +33,7 @@ from metapl.cli.app import (
     parsed,
     say,
 )
+from metapl.utils import printing
 
 MOST = 8  # trainings side by side where nobody asks for a number: each holds PyTorch and the rows
 
@@ -95,15 +95,15 @@ def tune(
       metapl tune photos --search mpl.uda_threshold=0.5,0.7,0.9 --minutes 60
       metapl tune photos --sampler random --trials 20 --search optim.lr=0.005..0.2:log --search views.ops=1..3
     """
-    from metapl.anchor import anchored
-    from metapl.config import make_config
-    from metapl.device import pick_device
-    from metapl.jobs import JobsStopped, default_workers
-    from metapl.progress import make_progress
+    from metapl.config.paths import anchored
+    from metapl.config.settings import make_config
+    from metapl.training.workers import JobsStopped, default_workers
     from metapl.tuning import free_folder
     from metapl.tuning import tune as run
+    from metapl.utils.device import pick_device
+    from metapl.utils.progress import make_progress
 
-    show.check_json(json)
+    printing.check_json(json)
     data, pairs = data_and_pairs(data, settings)
     options = {
         "method": method,
@@ -133,4 +133,6 @@ def tune(
     except (JobsStopped, KeyboardInterrupt) as stopped:
         say(f"stopped. To go on, give the same command with --out {shlex.quote(str(folder))}")
         raise typer.Exit(128 + getattr(stopped, "signal_number", signal.SIGINT)) from None
-    show.give({**result.summary, "folder": str(result.folder)}, json, show.tuning(result.folder, result.summary))
+    printing.give(
+        {**result.summary, "folder": str(result.folder)}, json, printing.tuning(result.folder, result.summary)
+    )

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from metapl import show
 from metapl.cli.app import Debug, Device, Json, Run, State, Text, app, say
+from metapl.utils import printing
 
 TrustCode = Annotated[
     bool,
@@ -39,15 +39,15 @@ def evaluate(
       metapl evaluate runs/photos-mpl-0
       metapl evaluate runs/photos-mpl-0 new-photos
     """
-    from metapl.apply import judge_other, judge_own
-    from metapl.evaluate import summary
+    from metapl.inference.evaluate import summary
+    from metapl.inference.stored_run import judge_other, judge_own
 
-    show.check_json(json)
+    printing.check_json(json)
     State.folder = run
     judged = judge_other(run, data, device, _note, trust_code) if data else judge_own(run, device, trust_code)
     result, found, where = judged
-    say(show.problems(found))
-    show.give(result, json, show.evaluation(result, summary(result), where))
+    say(printing.problems(found))
+    printing.give(result, json, printing.evaluation(result, summary(result), where))
 
 
 @app.command()
@@ -74,13 +74,13 @@ def predict(
       metapl predict runs/photos-mpl-0 holiday --out predictions.csv
       metapl predict runs/people-mpl-0 new.csv --out predictions.csv
     """
-    from metapl.apply import predict_to
+    from metapl.inference.stored_run import predict_to
 
     State.folder = run
     count, found, listed = predict_to(run, input, out, overwrite, device, _note, trust_code)
-    say(show.problems(found, listed))
-    say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {show.one_line(out)}'}")
+    say(printing.problems(found, listed))
+    say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {printing.one_line(out)}'}")
 
 
 def _note(text: str) -> None:
-    say(f"note: {show.one_line(text)}")
+    say(f"note: {printing.one_line(text)}")

@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from metapl.data.arrays import check_sized
-from metapl.data.digits import open_digits
-from metapl.data.folder import FolderSource
-from metapl.data.idx import IdxSource
-from metapl.data.image_options import ImageOptions
-from metapl.data.manifest import open_table
-from metapl.data.npz import SUFFIXES as NUMPY
-from metapl.data.npz import is_numpy, open_numpy
-from metapl.data.published import PublishedOptions, open_hf, open_torchvision
-from metapl.data.roles import AUTO, NONE, RoleOptions
-from metapl.data.scan import exists, missing, near_path, shown
-from metapl.data.table_files import READERS, Decimal, TableOptions, is_table, tables_in
+from metapl.data.images.folder import FolderSource
+from metapl.data.images.options import ImageOptions
+from metapl.data.images.scan import exists, missing, near_path, shown
+from metapl.data.memory.arrays import check_sized
+from metapl.data.memory.digits import open_digits
+from metapl.data.memory.idx import IdxSource
+from metapl.data.memory.numpy_files import SUFFIXES as NUMPY
+from metapl.data.memory.numpy_files import is_numpy, open_numpy
+from metapl.data.memory.published import PublishedOptions, open_hf, open_torchvision
+from metapl.data.tables.files import READERS, Decimal, TableOptions, is_table, tables_in
+from metapl.data.tables.roles import AUTO, NONE, RoleOptions
+from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
 from metapl.types import Resize, Source
 

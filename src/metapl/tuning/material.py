@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from metapl.config import RunConfig, from_dict
-from metapl.data.folds import fold_count, fold_splits
-from metapl.data.memory import MemorySource
-from metapl.data.part import Part
-from metapl.data.preprocess import fit_preprocessing
-from metapl.data.seeds import derive_seed
-from metapl.device import pick_device
-from metapl.evaluate import judge, probabilities
-from metapl.job import Diverged, Job, build_job, nothing_to_fit_on
-from metapl.trial import train_job
+from metapl.config.settings import RunConfig, from_dict
+from metapl.data.batches.folds import fold_count, fold_splits
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.data.batches.seeds import derive_seed
+from metapl.data.batches.subset import Part
+from metapl.data.memory.source import MemorySource
+from metapl.inference.evaluate import judge, probabilities
+from metapl.training.in_memory import train_job
+from metapl.training.job import Diverged, Job, build_job, nothing_to_fit_on
 from metapl.types import Calibrated, Kind, Method, Preprocessing, Source, Split
+from metapl.utils.device import pick_device
 
 Array = np.ndarray[Any, Any]
 Answer = dict[str, Any]

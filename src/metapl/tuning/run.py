@@ -13,23 +13,23 @@ from typing import Any
 import yaml
 
 from metapl._version import __version__
-from metapl.config import RunConfig, make_config, to_dict
-from metapl.data.split import make_split
-from metapl.embed import open_source
+from metapl.config.settings import RunConfig, make_config, to_dict
+from metapl.data.batches.split import make_split
+from metapl.data.embedded import open_source
 from metapl.errors import UserError
-from metapl.files import write_json, write_text
-from metapl.job import settled
-from metapl.jobs import Outcome, run_jobs
 from metapl.methods import method_class
-from metapl.progress import Progress, Silent, clock
-from metapl.run import write_csv
+from metapl.runs.folder import write_csv
+from metapl.training.job import settled
+from metapl.training.workers import Outcome, run_jobs
+from metapl.tuning.figure import draw
 from metapl.tuning.material import Material, check, gather, train_fold
-from metapl.tuning.picture import draw
 from metapl.tuning.score import Score, Verdict, decide, entry, make_score, ranked
 from metapl.tuning.search import Ask, Rank, Search, make_search
 from metapl.tuning.space import Axis, Space, get, make_space, resolve, with_setting, word
 from metapl.tuning.store import Trials, open_folder
 from metapl.types import Source
+from metapl.utils.files import write_json, write_text
+from metapl.utils.progress import Progress, Silent, clock
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import product, zip_longest
 from typing import Any
 
-from metapl.config import RunConfig
-from metapl.data.seeds import derive_seed
+from metapl.config.settings import RunConfig
+from metapl.data.batches.seeds import derive_seed
 from metapl.errors import UserError, nearest
 from metapl.tuning.space import Axis, Setting, resolve
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from metapl.config import RunConfig, from_dict, known_keys, to_dict
+from metapl.config.settings import RunConfig, from_dict, known_keys, to_dict
 from metapl.errors import UserError, nearest
 from metapl.methods import settings_group
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from metapl.errors import UserError
-from metapl.files import write_json, write_text
 from metapl.tuning.material import Answer
 from metapl.tuning.space import Setting
+from metapl.utils.files import write_json, write_text
 
 Key = tuple[str, int, int]
 PLAN, TRIALS = "plan.json", "trials.jsonl"

@@ -1,0 +1,152 @@
+"""Check: what a colleague would say about data before anything is trained on them.
+
+The one place beside evaluation that opens test rows: that a test row also stands in training cannot be seen otherwise.
+Nothing that is found here reaches a training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metapl.checks.duplicates import Copies, Problem, find_copies
+from metapl.checks.features import column_facts, cut_texts, empty_texts
+from metapl.checks.findings import (
+    Finding,
+    about_classes,
+    about_columns,
+    about_contents,
+    about_copies,
+    about_headers,
+    about_names,
+    about_parts,
+    about_problems,
+    about_strange,
+    ordered,
+)
+from metapl.checks.headers import header_facts
+from metapl.checks.names import empty_names, twins
+from metapl.checks.outliers import find_strange
+from metapl.checks.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
+from metapl.checks.report import Check as Check
+from metapl.data.sources import SourceOptions, open_source
+from metapl.errors import UserError
+from metapl.types import Source
+from metapl.utils.progress import Progress, Silent
+
+SKIP = "source.skip_bad_rows=true"  # the remedy where a row of a file is bad
+
+
+def check(
+    source: Source | str | Path, *, options: SourceOptions | None = None, progress: Progress | None = None
+) -> Check:
+    """Look over data before training: counts, copies, leakage, contradicting labels, unreadable and odd rows.
+
+    Nothing is changed, and nothing that is found influences a training. Test rows are read, for copies alone.
+
+    Args:
+        source: a source, or what ``open_source`` takes: a folder, a file, ``idx:FOLDER``, ``digits``.
+        options: how rows are read; unreadable ones are reported, however many there are, and so are bad rows of a
+            file, at whose first one a training would stop.
+        progress: told how far the reading is.
+
+    Raises:
+        UserError: the data cannot be opened at all.
+    """
+    progress, stops = progress or Silent(), False
+    with progress:
+        if isinstance(source, str | Path):
+            source, stops = _opened(str(source), replace(options or SourceOptions(), allow_bad=True))
+        rows = read_rows(source, _teller(progress))
+        copies = find_copies(rows)
+        files = header_facts(source, lambda done, total: None)
+    problems: list[Problem] = [("unreadable", row, "", why) for row, why in source.problems]
+    problems += copies.problems
+    facts = {**_counts(source, rows), "copies": _copies(copies), "files": files, "notes": list(source.notes)}
+    findings = _findings(source, rows, copies, facts, problems, stops)
+    return Check(tuple(ordered(findings)), facts, problems)
+
+
+def _opened(spec: str, options: SourceOptions) -> tuple[Source, bool]:
+    """The source without its bad rows, and whether a training with these options would stop at one."""
+    try:
+        return open_source(spec, options), False
+    except UserError as error:
+        if options.skip_bad_rows or SKIP not in error.remedy:
+            raise
+    return open_source(spec, replace(options, skip_bad_rows=True)), True
+
+
+def _teller(progress: Progress) -> Told:
+    def told(done: int, total: int) -> None:
+        if done < total:  # what is done needs no line of its own
+            progress.update(done, total, {})
+
+    return told
+
+
+def _findings(
+    source: Source, rows: Rows, copies: Copies, facts: dict[str, Any], problems: list[Problem], stops: bool
+) -> list[Finding]:
+    names = source.class_names
+    per_class = np.bincount(rows.labels[rows.part == LABELED], minlength=len(names)).tolist()
+    made = about_copies(rows, copies)
+    made += about_problems(source, rows, stops)
+    made += about_classes(source, per_class)
+    made += about_names(twins(names), empty_names(names))
+    made += about_parts(rows)
+    if source.kind == "table" and len(rows.index):
+        facts["columns"] = column_facts(rows)
+        made += about_columns(facts["columns"])
+    strange = find_strange(rows)
+    if strange is not None:
+        counted = {
+            "share": strange.share,
+            "usual_up_to": strange.expected,
+            "auc": strange.auc,
+            "auc_error": strange.error,
+        }
+        facts["strange"] = {name: round(value, 4) for name, value in counted.items()}
+        if strange.some:
+            named = zip(strange.positions, strange.scores, strict=True)
+            problems += [("strange", rows.id(k), "", f"{score} times the limit") for k, score in named]
+    made += about_strange(rows, strange)
+    empty = empty_texts(rows) if source.kind == "text" and len(rows.index) else []
+    problems += [("empty text", rows.id(k), "", "") for k in empty]
+    if rows.flat is not None:
+        problems += [("one colour", rows.id(k), "", "") for k in np.flatnonzero(rows.flat).tolist()]
+    made += about_contents(rows, len(empty), cut_texts(rows) if source.kind == "text" and len(rows.index) else 0.0)
+    return made + about_headers(facts["files"])
+
+
+def _counts(source: Source, rows: Rows) -> dict[str, Any]:
+    """The source, its rows by part, and its classes by part."""
+    by_part = {name: int((rows.part == part).sum()) for part, name in PART_NAMES.items()}
+    classes = {
+        name: {
+            PART_NAMES[part]: int(((rows.labels == k) & (rows.part == part)).sum())
+            for part in (LABELED, TEST)
+            if by_part[PART_NAMES[part]]
+        }
+        for k, name in enumerate(source.class_names)
+    }
+    return {
+        "source": source.name,
+        "kind": source.kind,
+        "shape": list(rows.shape),
+        "rows": {"all": len(rows.index), **by_part, "unreadable": len(source.problems)},
+        "classes": classes,
+    }
+
+
+def _copies(copies: Copies) -> dict[str, dict[str, int]]:
+    within = {f"within {PART_NAMES[part]}": pair for part, pair in copies.within.items()}
+    across = {f"{PART_NAMES[a]} in {PART_NAMES[b]}": pair for (a, b), pair in copies.across.items()}
+    named = {**across, "with another class": copies.conflicts, **within}
+    return {name: {"exact": exact, "near": near} for name, (exact, near) in named.items()}
+
+
+__all__ = ["Check", "check"]

@@ -1,0 +1,285 @@
+"""From counts to sentences: what is wrong, how bad it is, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metapl.checks.duplicates import Copies
+from metapl.checks.outliers import Strange
+from metapl.checks.reading import LABELED, TEST, UNLABELED, Rows
+from metapl.types import Source
+
+UNUSABLE, HURT, LOOK = "CANNOT BE USED", "WILL HURT", "LOOK AT THIS"
+LEVELS = (UNUSABLE, HURT, LOOK)
+MUCH = 0.01  # share of rows from which leakage or contradicting labels will hurt
+SKEW = 10.0
+MAX_BAD = 0.05  # share of unreadable images at which train stops
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know.
+
+    Attributes:
+        level: UNUSABLE, HURT or LOOK.
+        kind: a short name that stays the same from version to version.
+        text: what is the case. remedy: what to do.
+        rows: how many rows (or classes, or columns) it concerns.
+    """
+
+    level: str
+    kind: str
+    text: str
+    remedy: str
+    rows: int = 0
+
+
+def ordered(findings: Sequence[Finding]) -> list[Finding]:
+    """By seriousness; within a level as they came."""
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first few names in quotes."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def share(count: int, of: int) -> str:
+    """``3 of 120 (2.5 %)``."""
+    return f"{count:,} of {of:,} ({100 * count / max(1, of):.1f} %)"
+
+
+def about_copies(rows: Rows, copies: Copies) -> list[Finding]:
+    """Leakage first, then contradicting labels, then repeats."""
+    counts = {part: int((rows.part == part).sum()) for part in (LABELED, UNLABELED, TEST)}
+    made = [
+        *_leaks(rows, copies, counts),
+        *_conflicts(copies, counts),
+        *_own_copies(rows, copies, counts),
+    ]
+    exact, _ = copies.within[UNLABELED]
+    if exact > 0.1 * counts[UNLABELED]:
+        text = f"{share(exact, counts[UNLABELED])} unlabelled rows repeat another one"
+        made.append(Finding(LOOK, "unlabelled_copies", text, "Keep one of each: they add time, not knowledge.", exact))
+    return made
+
+
+def _leaks(rows: Rows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
+    made = []
+    for other, name, harm in (
+        (LABELED, "labelled", "the test accuracy will look better than it is"),
+        (UNLABELED, "unlabelled", "the model sees them while it trains"),
+    ):
+        exact, near = copies.across[TEST, other]
+        total = exact + near
+        if not total:
+            continue
+        certain = total >= MUCH * counts[TEST] and other == LABELED and not _chance(rows, copies)
+        made.append(
+            Finding(
+                HURT if certain else LOOK,
+                f"test_in_{name}",
+                f"{share(total, counts[TEST])} test rows also stand among the {name} rows ({exact:,} exactly, "
+                f"{near:,} nearly): {harm}",
+                f"Take these rows out of the {'training' if other == LABELED else 'unlabelled'} rows.",
+                total,
+            )
+        )
+    return made
+
+
+def _chance(rows: Rows, copies: Copies) -> bool:
+    """Tables of few values: rows repeat by nature, not by mistake."""
+    if rows.source.kind != "table" or rows.table is None or not len(rows.table):
+        return False
+    different = max(len(np.unique(rows.table[:, k])) for k in range(rows.table.shape[1]))
+    return different < 0.1 * len(rows.table)
+
+
+def _conflicts(copies: Copies, counts: dict[int, int]) -> list[Finding]:
+    exact, near = copies.conflicts
+    known = counts[LABELED] + counts[TEST]
+    made = []
+    if exact:
+        made.append(
+            Finding(
+                HURT if exact >= MUCH * known else LOOK,
+                "label_conflict",
+                f"{share(exact, known)} rows with a label have an exact copy of another class",
+                "Decide which label is right, or leave these rows out.",
+                exact,
+            )
+        )
+    if near:
+        made.append(
+            Finding(
+                LOOK,
+                "near_label_conflict",
+                f"{share(near, known)} rows with a label have a near copy of another class",
+                "Look at the pairs: one label of each is probably wrong.",
+                near,
+            )
+        )
+    return made
+
+
+def _own_copies(rows: Rows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
+    """Labelled rows that repeat: validation rows, and test rows where there are none, are drawn from these."""
+    exact, near = copies.within[LABELED]
+    total = exact + near
+    if total < max(1, MUCH * counts[LABELED]) or _chance(rows, copies):
+        return []
+    drawn = "validation rows are" if counts[TEST] or counts[UNLABELED] else "validation and test rows are"
+    text = f"{share(total, counts[LABELED])} labelled rows repeat another one ({exact:,} exactly, {near:,} nearly)"
+    remedy = f"Keep one of each: {drawn} drawn from these, and copies make their figures too good."
+    return [Finding(LOOK, "labelled_copies", text, remedy, total)]
+
+
+def about_classes(source: Source, per_class: list[int]) -> list[Finding]:
+    """Too few classes or labels, and skew. ``per_class``: readable labelled training rows."""
+    names, made = source.class_names, []
+    if not sum(per_class):
+        made.append(Finding(UNUSABLE, "no_labels", "no row has a label", "Label a few rows of each class."))
+        return made
+    if len(names) < 2:
+        made.append(Finding(UNUSABLE, "one_class", f"there is one class, {some(names)}", "Label rows of another one."))
+    empty = [name for name, count in zip(names, per_class) if not count]
+    if empty:
+        text = f"{plural(len(empty), 'class has', 'classes have')} no labelled row to train from: {some(empty)}"
+        made.append(Finding(UNUSABLE, "empty_class", text, "Label at least one row of each.", len(empty)))
+    single = [name for name, count in zip(names, per_class) if count == 1]
+    few = [name for name, count in zip(names, per_class) if 1 < count < 5]
+    if single:
+        text = f"{plural(len(single), 'class has', 'classes have')} one labelled row: {some(single)}"
+        remedy = "Label more: with one row there is none to validate on, and --labels N must be 1."
+        made.append(Finding(LOOK, "single_label", text, remedy, len(single)))
+    if few:
+        text = f"{plural(len(few), 'class has', 'classes have')} fewer than 5 labelled rows: {some(few)}"
+        remedy = (
+            f"Label more, or ask for at most --labels {min(c for c in per_class if c)}; validation takes one of each."
+        )
+        made.append(Finding(LOOK, "few_labels", text, remedy, len(few)))
+    low, high = min(c for c in per_class if c), max(per_class)
+    if high > SKEW * low:
+        rare, common = names[per_class.index(low)], names[per_class.index(high)]
+        text = f"the labels are uneven: '{common}' has {high:,}, '{rare}' {low:,} (1 to {high / low:.0f})"
+        remedy = f"Label more of the rare ones, or draw evenly: --labels {low} or fewer."
+        made.append(Finding(LOOK, "skew", text, remedy, high))
+    return made
+
+
+def about_parts(rows: Rows) -> list[Finding]:
+    """Parts that are missing or too small to be of use."""
+    labeled, unlabeled = (int((rows.part == part).sum()) for part in (LABELED, UNLABELED))
+    if unlabeled and labeled and unlabeled < labeled:
+        text = f"there are fewer unlabelled rows ({unlabeled:,}) than labelled ones ({labeled:,})"
+        return [Finding(LOOK, "few_unlabelled", text, "Compare with `--method supervised`: the gain may be small.")]
+    return []
+
+
+def about_problems(source: Source, rows: Rows, stops: bool = False) -> list[Finding]:
+    """Rows that cannot be read; ``stops``: they are rows of a file, and a training would stop at the first."""
+    bad = len(source.problems)
+    if not bad:
+        return []
+    every = bad + len(rows.index)
+    why = source.problems[0]
+    text = f"{share(bad, every)} rows cannot be read, such as '{why[0]}': {why[1]}"
+    if stops:
+        remedy = "Mend them (--out DIR lists each), or leave them out with source.skip_bad_rows=true."
+        return [Finding(UNUSABLE, "bad_rows", text, remedy, bad)]
+    stops = bad > max(5, MAX_BAD * every)
+    remedy = "Repair or remove them" + ("; train stops at so many, unless source.allow_bad=true." if stops else ".")
+    return [Finding(HURT if stops else LOOK, "unreadable", text, remedy, bad)]
+
+
+def about_names(twins: list[tuple[str, str, str]], empty: list[str]) -> list[Finding]:
+    """Class names that are one name, or none."""
+    made = []
+    if twins:
+        one, other, by = twins[0]
+        more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
+        sure = any(by != "a plural s" for _, _, by in twins)
+        text = f"the classes '{one}' and '{other}' differ only by {by}{more}"
+        made.append(Finding(HURT if sure else LOOK, "class_twins", text, "Merge them if they are one.", len(twins)))
+    if empty:
+        text = f"{some(empty)} is taken for a class"
+        made.append(Finding(HURT, "class_without_name", text, "Leave the label empty if it means none.", len(empty)))
+    return made
+
+
+def about_strange(rows: Rows, strange: Strange | None) -> list[Finding]:
+    """Unlabelled rows from somewhere else."""
+    if strange is None:
+        return []
+    made, pool = [], int((rows.part == UNLABELED).sum())
+    if strange.some:
+        count = round(strange.share * pool)
+        worst = rows.id(strange.positions[0])
+        text = f"{share(count, pool)} unlabelled rows look unlike every labelled one, such as '{worst}'"
+        remedy = "Look at a few: rows of no known class teach the wrong thing. Remove them, or label some."
+        made.append(Finding(LOOK, "strange_rows", text, remedy, count))
+    if strange.apart:
+        text = f"unlabelled and labelled rows differ as a whole: a classifier tells them apart (AUC {strange.auc:.2f})"
+        remedy = "Fine if the classes are only mixed otherwise; if they come from elsewhere, label some of these too."
+        made.append(Finding(LOOK, "parts_differ", text, remedy))
+    return made
+
+
+def about_columns(found: dict[str, list[str]]) -> list[Finding]:
+    """Columns that carry nothing, or the row's number."""
+    told = (
+        ("empty", LOOK, "{n} without any value: {names}", "Leave them out."),
+        ("infinite", HURT, "{n} with infinite values: {names}", "Replace them by a number or by nothing."),
+        ("like_ids", LOOK, "{n} like a row number: {names}", "Leave them out: a model learns the order of the file."),
+        ("constant", LOOK, "{n} with one value throughout: {names}", "Leave them out; they do no harm."),
+        ("sparse", LOOK, "{n} with over half of the values missing: {names}", "Check that this is meant."),
+    )
+    return [
+        Finding(
+            level, f"columns_{kind}", text.format(n=plural(len(names), "column"), names=some(names)), remedy, len(names)
+        )
+        for kind, level, text, remedy in told
+        if (names := found[kind])
+    ]
+
+
+def about_contents(rows: Rows, empty: int, cut: float) -> list[Finding]:
+    """Images of one colour, texts without words, texts that were cut."""
+    made = []
+    flat = int(rows.flat.sum()) if rows.flat is not None else 0
+    if flat:
+        text = f"{share(flat, len(rows.index))} images are of one colour"
+        made.append(Finding(LOOK, "flat_images", text, "Look at them: often a failed download or a cover.", flat))
+    if empty:
+        text = f"{share(empty, len(rows.index))} texts hold no word"
+        made.append(Finding(LOOK, "empty_texts", text, "Leave them out.", empty))
+    if cut > 0.05:
+        text = f"{100 * cut:.0f} % of the texts fill all {rows.shape[0]} places, so they are cut or nearly so"
+        made.append(Finding(LOOK, "cut_texts", text, "Raise source.max_tokens if what follows matters."))
+    return made
+
+
+def about_headers(facts: dict[str, Any] | None) -> list[Finding]:
+    """What reading does to images of mixed kinds, where it may surprise."""
+    if facts is None:
+        return []
+    made = []
+    (low_h, low_w), (high_h, high_w) = facts["smallest"], facts["largest"]
+    if high_h * high_w > 64 * low_h * low_w:
+        text = f"the images' sizes run from {low_w} x {low_h} to {high_w} x {high_h}"
+        made.append(Finding(LOOK, "sizes", text, "Small ones are enlarged: check that they show what the others show."))
+    if facts["animated"]:
+        text = f"{plural(facts['animated'], 'image moves', 'images move')}"
+        made.append(Finding(LOOK, "animated", text, "Only the first frame is read.", facts["animated"]))
+    return made

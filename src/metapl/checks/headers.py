@@ -1,0 +1,82 @@
+"""What image files are like, from their headers: sizes, colours, turned and moving images."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from PIL import Image
+
+from metapl.checks.reading import Told
+from metapl.data.images.decode import Stored, Unreadable, header
+from metapl.data.images.store import ImageStore
+from metapl.types import Source
+
+MOST = 20_000  # files looked at, evenly over the rows
+_ORIENTATION = 0x0112
+
+
+def header_facts(source: Source, told: Told) -> dict[str, Any] | None:
+    """Counts over the files behind the rows; None where the rows are no files.
+
+    Keys: ``files`` looked at, ``sizes`` (how many different), ``smallest``, ``largest`` and ``commonest`` [height,
+    width], ``aspects`` (different ratios, to two figures), ``modes`` and ``forms`` (counts by name), ``alpha``,
+    ``deep`` (more than 8 bits), ``animated``, ``turned`` (by their EXIF orientation).
+    """
+    files = _files(source)
+    if not files:
+        return None
+    counts: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    modes: Counter[str] = Counter()
+    forms: Counter[str] = Counter()
+    for k, path in enumerate(files):
+        try:
+            with header(path) as image:
+                sizes[image.height, image.width] += 1
+                modes[image.mode] += 1
+                forms[image.format or "?"] += 1
+                counts.update(_marks(image))
+        except Unreadable:
+            counts["unreadable"] += 1
+        told(k + 1, len(files))
+    if not sizes:
+        return None
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return {
+        "files": len(files),
+        "sizes": len(sizes),
+        "smallest": list(by_area[0]),
+        "largest": list(by_area[-1]),
+        "commonest": list(sizes.most_common(1)[0][0]),
+        "aspects": len({round(width / height, 1) for height, width in sizes}),
+        "modes": dict(modes.most_common()),
+        "forms": dict(forms.most_common()),
+        **{name: counts[name] for name in ("alpha", "deep", "animated", "turned")},
+    }
+
+
+def _files(source: Source) -> list[Stored]:
+    """The files behind the rows, or what stands in them; at most ``MOST``, evenly over the rows."""
+    store = getattr(source, "store", None)
+    if not isinstance(store, ImageStore):
+        return []
+    items = [store.items[k] for k in range(0, len(store.items), max(1, -(-len(store.items) // MOST)))]
+    return [os.path.join(store.root, item) if isinstance(item, str) else item for item in items]
+
+
+def _marks(image: Image.Image) -> list[str]:
+    marks = []
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        marks.append("alpha")
+    if image.mode.startswith("I") or image.mode == "F":
+        marks.append("deep")
+    if getattr(image, "is_animated", False):
+        marks.append("animated")
+    try:
+        if int(image.getexif().get(_ORIENTATION, 1)) > 1:
+            marks.append("turned")
+    except Exception:  # damaged EXIF makes no image unreadable
+        pass
+    return marks

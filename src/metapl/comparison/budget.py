@@ -1,0 +1,130 @@
+"""What each method may spend: equal steps, equal passes of rows through networks, or equal minutes.
+
+The cost of a run of n steps is taken as fixed + each * n + pool * passes(n). ``each`` is the mean over a few steps of a
+throw-away run, evenly apart, so that every phase has its share; fixed is fine-tuning; how often a method passes over
+the whole pool in n steps it says itself (``types.PoolPasses``), since neither rounds nor epochs grow evenly with n.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from metapl.comparison.passes import RowCounter, Rows, sample_run
+from metapl.config.settings import RunConfig
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.data.batches.split import make_split
+from metapl.data.embedded import open_source
+from metapl.errors import UserError
+from metapl.methods import method_class
+from metapl.training.job import Job, build_job, settled
+from metapl.training.timing import Pace, measure_pace
+from metapl.types import PoolPasses, Source
+from metapl.utils.device import pick_device
+
+By = Literal["steps", "passes", "minutes"]
+TIMING = 5.0  # seconds spent on the speed of a method, at most
+KEPT = 0.9  # share of the minutes that training may take; the rest is for judging and saving
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs, by its number of steps."""
+
+    fixed: Rows
+    each: Rows
+    extra_steps: int
+    seconds_each: float = 0.0  # of a step without what passes over the pool; 0 = not measured
+    seconds_extra: float = 0.0  # of a step after the main phase
+    pool: Rows = field(default_factory=Rows)  # of a pass over the pool
+    seconds_pool: float = 0.0  # of the same
+    passes: PoolPasses = field(default_factory=PoolPasses)
+
+    def rows(self, steps: int) -> Rows:
+        """Rows of a run of ``steps`` steps."""
+        return self.fixed + self.each * steps + self.pool * self.passes.count(steps)
+
+    def total_rows(self, steps: int) -> float:
+        """Forward and backward together."""
+        return self.rows(steps).total
+
+    def seconds(self, steps: int) -> float:
+        """Seconds of the same."""
+        after = self.seconds_extra * self.extra_steps
+        return self.seconds_each * steps + after + self.seconds_pool * self.passes.count(steps)
+
+
+def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[str, Any]:
+    """``Cost`` as plain values. With ``minutes`` the speed is measured too.
+
+    Raises:
+        UserError: a run of ``config`` cannot start.
+    """
+    source = open_source(config.data, config.source, source)
+    split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    config, device = replace(settled(config, preprocessing), minutes=0.0), pick_device(config.device)
+
+    def job(counter: RowCounter) -> Job:
+        return build_job(config, Path(), source, split, preprocessing, device, watch=counter.watch)
+
+    counter = RowCounter()
+    counted = job(counter)
+    passes = counted.pool_passes or PoolPasses()
+    pool = Rows(counted.stream.pool_size * passes.networks)
+    fixed, each = sample_run(counted, counter)
+    pace = measure_pace(job(RowCounter()), min(TIMING, 0.05 * 60 * minutes)) if minutes else Pace(0.0)
+    seconds = pace.over_pool * passes.networks
+    return asdict(Cost(fixed, each, counted.extra_steps, pace.step, pace.extra, pool, seconds, passes))
+
+
+def cost(values: Mapping[str, Any]) -> Cost:
+    """The inverse of ``asdict``."""
+    rows = {name: Rows(**values[name]) for name in ("fixed", "each", "pool") if name in values}
+    return Cost(**{**values, **rows, "passes": PoolPasses(**values.get("passes", {}))})
+
+
+def share_out(by: By, costs: Mapping[str, Cost], first: str, steps: int, minutes: float) -> dict[str, int]:
+    """Steps of each row.
+
+    Args:
+        by: steps: ``steps`` for all. passes: so many that all pass as many rows as ``first`` in ``steps`` steps.
+            minutes: what fits into ``minutes`` at the measured speed.
+
+    Raises:
+        UserError: a row spends the whole budget before its first step.
+    """
+    if by == "steps":
+        return dict.fromkeys(costs, steps)
+    if by == "passes":
+        allowed = costs[first].rows(steps).total
+        shares = {name: _nearest(allowed, c.total_rows) for name, c in costs.items()}
+    else:
+        shares = {name: _most(KEPT * 60 * minutes, c.seconds) for name, c in costs.items()}
+    for name, share in shares.items():
+        if share < 1:
+            what = f"{name} gets no step: what it does beside its steps takes the whole budget"
+            raise UserError(
+                what, "Give more --minutes or --steps, or name first the method whose steps you mean.", name
+            )
+    return shares
+
+
+def _most(allowed: float, spent: Callable[[int], float]) -> int:
+    """The most steps that spend no more than ``allowed``; ``spent`` rises with the steps."""
+    limit, allowed = 1, allowed * (1 + 1e-9)
+    while spent(limit) <= allowed:
+        limit *= 2
+    return bisect.bisect_right(range(1, limit), allowed, key=spent)
+
+
+def _nearest(allowed: float, spent: Callable[[int], float]) -> int:
+    """The steps that spend about ``allowed``; the fewer of two that are equally far."""
+    below = _most(allowed, spent)
+    over = spent(below + 1) - allowed
+    return below + 1 if below and over < allowed - spent(below) else below

@@ -1,0 +1,254 @@
+"""The plan of a comparison: what was asked, on which splits, with which budget. Stored before the first run starts.
+
+A folder holds one comparison. The same question asked again goes on where it was, and may add seeds; another question
+is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from metapl._version import __version__
+from metapl.comparison.specs import Spec
+from metapl.comparison.versions import check_version
+from metapl.comparison.worker import count_judges
+from metapl.config.settings import RunConfig, from_dict, to_dict
+from metapl.data.batches.split import make_split
+from metapl.data.tables.files import READERS, is_table
+from metapl.errors import UserError
+from metapl.types import Source, Split
+from metapl.utils.files import write_json
+
+PLAN = "comparison.json"
+FORMAT = 1
+HOLD_OUT, FEWEST = 0.3, 20  # share of the labelled rows, and rows in all, that must judge where there are no test rows
+DEFAULT_STEPS = 1000  # of the throw-away runs by which minutes become steps
+PER_RUN = ("seed", "steps", "minutes")  # set for each run by the plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared.
+
+    Attributes:
+        asked: the question, as plain values: ``data``, ``rows`` (label to settings), ``reference``, ``budget``
+            (``by``, ``steps``, ``minutes``).
+        seeds: of the runs.
+        splits: seed to the hash of its split.
+        fingerprint: of the data.
+        facts: what a reader should know: counts of rows, notes, command, versions.
+        budget: label to ``steps`` and ``cost``.
+    """
+
+    asked: dict[str, Any]
+    seeds: tuple[int, ...]
+    splits: dict[int, str]
+    fingerprint: str
+    facts: dict[str, Any]
+    budget: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.asked["rows"])
+
+    def config(self, label: str, seed: int) -> RunConfig:
+        """The config of one run; before the budget is shared out, with the steps asked for."""
+        steps = self.budget[label]["steps"] if self.budget else self.asked["budget"]["steps"] or DEFAULT_STEPS
+        return from_dict({**self.asked["rows"][label], "seed": seed, "steps": steps})
+
+    def method(self, label: str) -> str:
+        """The name in METHODS."""
+        return str(self.asked["rows"][label]["method"])
+
+    def save(self, out: Path) -> None:
+        write_json(out / PLAN, {"format": FORMAT, **self.to_dict()})
+
+    def to_dict(self) -> dict[str, Any]:
+        splits = {str(seed): sha for seed, sha in self.splits.items()}
+        return {**vars(self), "seeds": list(self.seeds), "splits": splits}
+
+
+def load_plan(out: Path) -> Plan | None:
+    """The plan in ``out``; None where there is none.
+
+    Raises:
+        UserError: it cannot be read, another version made it, or it lacks settings that there are now.
+    """
+    if not (out / PLAN).exists():
+        return None
+    try:
+        stored = json.loads((out / PLAN).read_text(encoding="utf-8"))
+        if stored.pop("format") != FORMAT:
+            raise UserError("the comparison has another format", "Use the version that made it.", str(out / PLAN))
+        splits = {int(seed): sha for seed, sha in stored["splits"].items()}
+        plan = Plan(**{**stored, "seeds": tuple(stored["seeds"]), "splits": splits})
+        _check_made(plan, out)
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        remedy = "Name another folder with --out."
+        raise UserError(f"the stored comparison cannot be read ({error})", remedy, str(out / PLAN)) from error
+
+
+def _check_made(plan: Plan, out: Path) -> None:
+    """Refuse a plan whose runs would not go on as they began.
+
+    Raises:
+        UserError: another version made it, or its settings lack some, which would take the defaults of today.
+    """
+    check_version(str(plan.facts["metapl"]), "the comparison", out)
+    for label, row in plan.asked["rows"].items():
+        known = _flat(_without(to_dict(from_dict(row, str(out / PLAN))), PER_RUN))
+        missing = [key.replace(" ", ".") for key in known if key not in _flat(row)]
+        if missing:
+            what = f"the stored comparison does not set {missing[0]} of {label}, so another state of metapl made it"
+            raise UserError(what, "Go on with that one, or compare anew in another folder.", str(out))
+
+
+def make_plan(
+    rows: Mapping[Spec, RunConfig],
+    source: Source,
+    seeds: Sequence[int],
+    budget: Mapping[str, Any],
+    reference: str,
+    command: str,
+) -> Plan:
+    """A plan without its budget shared out. Every row of one seed gets the same split: the hashes are in the plan.
+
+    Raises:
+        UserError: no test rows and too few labels to hold some out, or whatever a split finds wrong.
+    """
+    configs, notes = dict(rows), list[str]()
+    first = next(iter(configs.values()))
+    splits = _splits(source, first, seeds)
+    if not all(count_judges(s) for s in splits.values()):
+        configs = {spec: _holding_out(config, source) for spec, config in configs.items()}
+        splits = _splits(source, next(iter(configs.values())), seeds)
+        share = f"{100 * HOLD_OUT:.0f} % of the labelled rows of each class ({count_judges(splits[seeds[0]])} rows)"
+        notes.append(f"the data bring no test rows: {share} judge instead and teach nothing, others in each seed")
+    configs = _without_twins(configs, any(len(s.validation) for s in splits.values()), reference, notes)
+    asked = {
+        "data": first.data,
+        "rows": {spec.label: _without(to_dict(c), PER_RUN) for spec, c in configs.items()},
+        "reference": reference,
+        "budget": dict(budget),
+    }
+    facts = {
+        "labels": describe_split(source, splits[seeds[0]]),
+        "notes": [*notes, *source.notes],
+        "command": command,
+        "metapl": __version__,
+    }
+    shas = {seed: split.sha for seed, split in splits.items()}
+    plan = Plan(asked, tuple(seeds), shas, source.fingerprint(), facts)
+    return Plan(**{**json.loads(json.dumps(plan.to_dict())), "seeds": plan.seeds, "splits": shas})  # as it is read back
+
+
+_CHOSEN = re.compile(r" (finetune_|offer_)")  # settings of candidates that only validation rows can choose
+
+
+def _without_twins(
+    configs: Mapping[Spec, RunConfig], validated: bool, reference: str, notes: list[str]
+) -> dict[Spec, RunConfig]:
+    """Without the rows that would train the same as one before them; ``notes`` gets their names.
+
+    Without validation rows nothing is fine-tuned and the teacher is not offered: rows that differ only in that are
+    the same.
+    """
+    kept: dict[Spec, RunConfig] = {}
+    seen: dict[str, str] = {}
+    for spec, config in configs.items():
+        tree = _flat(to_dict(config))
+        key = json.dumps({k: v for k, v in tree.items() if validated or not _CHOSEN.search(k)})
+        if spec.label != reference and key in seen:
+            why = "" if validated else ", since without validation rows nothing is fine-tuned and no candidate chosen"
+            notes.append(f"{spec.label} is left out: here it is the same as {seen[key]}{why}")
+            continue
+        seen.setdefault(key, spec.label)
+        kept[spec] = config
+    return kept
+
+
+def describe_split(source: Source, split: Split) -> str:
+    """``20 labels per class, 200 in all (40 of them validate), 1238 unlabelled rows, 359 test rows``."""
+    per_class = [0] * len(source.class_names)
+    for part in (split.labeled, split.validation):
+        for k in source.labels[part].tolist():
+            per_class[k] += 1
+    low, high, total = min(per_class), max(per_class), sum(per_class)
+    spread = f"{low}" if low == high else f"{low} to {high}"
+    judges = f" ({len(split.validation)} of them validate)" if len(split.validation) else " (none of them validates)"
+    hidden = len(set(split.unlabeled.tolist()) - set(split.labeled.tolist()))
+    counted = f"{hidden} rows without label, {count_judges(split)} test rows"
+    return f"{spread} labels per class, {total} in all{judges}, {counted}"
+
+
+def going_on(stored: Plan, wanted: Plan, out: Path) -> Plan:
+    """The stored plan, with the wanted seeds added.
+
+    Raises:
+        UserError: the question is another one, or the data have changed; it names the first difference.
+    """
+    if stored.fingerprint != wanted.fingerprint:
+        raise UserError("the data changed since the comparison began", "Restore them, or name another --out.", str(out))
+    if stored.asked != wanted.asked:
+        remedy = "Ask the same to go on, or name another folder with --out."
+        raise UserError(f"the folder holds another comparison: {_difference(stored, wanted)}", remedy, str(out))
+    both = [s for s in wanted.splits if s in stored.splits]
+    if any(stored.splits[s] != wanted.splits[s] for s in both):
+        raise UserError("the splits differ from those of the stored comparison", "Name another --out.", str(out))
+    added = [s for s in wanted.seeds if s not in stored.seeds]
+    return replace(stored, seeds=(*stored.seeds, *added), splits={**stored.splits, **wanted.splits})
+
+
+def _difference(stored: Plan, wanted: Plan) -> str:
+    old, new = _flat(stored.asked), _flat(wanted.asked)
+    if list(stored.asked["rows"]) != list(wanted.asked["rows"]):
+        return f"methods {', '.join(stored.labels)} there, {', '.join(wanted.labels)} asked"
+    key = next(k for k in [*old, *new] if old.get(k) != new.get(k))
+    return f"{key} is {old.get(key)} there, {new.get(key)} asked"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _without(tree: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {k: v for k, v in tree.items() if k not in keys}
+
+
+def _splits(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[int, Split]:
+    return {seed: make_split(source, config.split, seed, require_unlabeled=False) for seed in seeds}
+
+
+def _holding_out(config: RunConfig, source: Source) -> RunConfig:
+    """Labelled rows judge where the data bring no test rows.
+
+    Raises:
+        UserError: the data set their test rows aside without labels, or too few labelled rows.
+    """
+    is_file = is_table(config.data) or config.data.partition(":")[0] in {suffix[1:] for suffix in READERS}
+    place = "source.test=FILE, or values test in a column split" if is_file else "a folder test/CLASS/*"
+    remedy = f"Add labelled test rows ({place}), or label more."
+    if source.is_test.any() or (source.labels >= 0).all():  # without labels, or split.test=0
+        if not source.is_test.any():
+            remedy = f"Set split.test to the share to judge by, such as 0.2, or add labelled test rows ({place})."
+        raise UserError("there are no labelled test rows to judge by", remedy, source.name)
+    counts = [int((source.labels == k).sum()) for k in range(len(source.class_names))]
+    taken = sum(round(HOLD_OUT * n) for n in counts)
+    if taken < FEWEST or min(counts) < 2:
+        few = f"{100 * HOLD_OUT:.0f} % of {sum(counts)} labelled rows are {taken} to judge by, fewer than {FEWEST}"
+        what = f"there are no test rows, and {few if min(counts) > 1 else 'a class has a single labelled row'}"
+        if min(counts) > 1:
+            remedy = remedy.removesuffix(".") + ", or set split.hold_out to a larger share, such as 0.5."
+        raise UserError(what, remedy, source.name)
+    return replace(config, split=replace(config.split, hold_out=HOLD_OUT))

@@ -1,0 +1,61 @@
+"""What the runs of a comparison were made with: stored with each, told under the table, never mixed unsaid."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metapl._version import __version__
+from metapl.errors import UserError
+from metapl.utils.device import environment
+
+KEPT = ("metapl", "torch", "device")  # of ``device.environment``
+UNKNOWN, AND = "unknown", " and "
+
+
+def made_with(folder: Path, device: torch.device | None = None) -> dict[str, str]:
+    """``KEPT`` of the run in ``folder``: as it began, and, with ``device``, as it ends here; both where they differ."""
+    try:
+        began = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+        found = [{name: str(began.get(name, UNKNOWN)) for name in KEPT}]
+    except (OSError, ValueError, AttributeError):
+        found = [dict.fromkeys(KEPT, UNKNOWN)]
+    return joined([*found, *([environment(device)] if device else [])])
+
+
+def joined(found: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """``2.13.0 and 2.14.1`` where two stand; each once."""
+    found = list(found)
+    return {name: AND.join(dict.fromkeys(v for one in found for v in one[name].split(AND))) for name in KEPT}
+
+
+def check_version(made: str, what: str, where: Path) -> None:
+    """Refuse to go on with what another version made.
+
+    Raises:
+        UserError: it names both versions.
+    """
+    if made not in (__version__, UNKNOWN):
+        remedy = "Go on with that version, or compare anew in another folder."
+        raise UserError(f"{what} was made with metapl {made}, this is {__version__}", remedy, str(where))
+
+
+def mixed(runs: Iterable[Mapping[str, Any]], device: torch.device) -> str:
+    """A warning if finished ``runs`` were made with another torch, or on another device, than those to come."""
+    now, old = environment(device), joined(run["versions"] for run in runs)
+    told = []
+    for name in ("torch", "device"):
+        if other := [value for value in old[name].split(AND) if value != now[name]]:
+            told.append(f"{name} {AND.join(other)} (now {now[name]})")
+    return f"warning: finished runs were made with {', '.join(told)}; the table will mix them" if told else ""
+
+
+def versions(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What the figures were made with, for the last line of the table."""
+    made = [run["versions"] for run in runs if not run.get("error")]
+    return {**joined(made), "python": platform.python_version()}

@@ -1,0 +1,132 @@
+"""One run of a comparison, in a process of its own: trained, or gone on with, and judged on its test rows once.
+
+Whatever is there already is kept: a judged run is read, a finished one is judged, a half-done one is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metapl.comparison.lock import locked
+from metapl.comparison.versions import check_version, made_with
+from metapl.config.settings import RunConfig, load_config
+from metapl.data.embedded import open_source
+from metapl.errors import UserError
+from metapl.inference.evaluate import evaluate
+from metapl.runs import checkpoint
+from metapl.runs.folder import load_split, write_problems
+from metapl.runs.model_folder import load_model
+from metapl.training.loop import Result, resume, train
+from metapl.training.workers import peak_memory
+from metapl.types import Source, Split
+from metapl.utils.device import pick_device
+from metapl.utils.files import write_json
+
+STORED = "compared.json"
+FORMAT = 1
+
+
+def count_judges(split: Split) -> int:
+    """How many rows there are to judge."""
+    return len(split.test)
+
+
+def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """What an earlier call stored for the run, or None.
+
+    Raises:
+        UserError: the run in ``folder`` is another one, or another version made it.
+    """
+    try:
+        row = json.loads((folder / STORED).read_text(encoding="utf-8"))
+        whole = row["format"] == FORMAT and (folder / "config.yaml").is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not whole:
+        return None
+    _check_config(folder, config)
+    row = {"versions": made_with(folder), **row}  # older runs have them beside the figures only
+    check_version(row["versions"]["metapl"], "the stored run", folder)
+    return row
+
+
+def run_one(config: RunConfig, folder: Path, source: Source | None) -> dict[str, Any]:
+    """Train and judge; the figures, which are also stored in the run folder.
+
+    Raises:
+        UserError: bad data or settings, a loss that is no longer finite, or no test row that can be read.
+        Stopped: asked to stop; the state is saved.
+    """
+    with locked(folder.parent / f".{folder.name}.lock", patient=True):  # a killed comparison's run may be saving still
+        if (row := stored_row(folder, config)) is not None:
+            return row
+        result, memory = _trained(config, folder, source)
+        judged = evaluate(result.predictor, result.source, result.split.test)
+        if not judged["rows"]:
+            raise UserError("no test row can be read", "See problems.csv.", str(folder))
+        write_json(folder / "evaluation.json", {"data": config.data, "part": "test", **judged})
+        write_problems(folder / "problems.csv", result.source.problems)
+        made = made_with(folder, result.predictor.device)
+        row = {"format": FORMAT, **_figures(result, judged), "peak_memory": memory, "versions": made}
+        write_json(folder / STORED, row)
+        return row
+
+
+def _figures(result: Result, judged: dict[str, Any]) -> dict[str, Any]:
+    summary = result.summary
+    return {
+        "test_accuracy": 100 * judged["accuracy"],
+        "test_rows": judged["rows"],
+        "test_log_loss": judged["log_loss"],
+        "seconds": summary["seconds"],
+        "resumed_at": summary["resumed_at"],
+        "steps": summary["steps"],
+        "extra_steps": summary["extra_steps"],
+        "chosen": summary["chosen"],
+        "split_sha": result.split.sha,
+    }
+
+
+def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Result, int | None]:
+    """The run's result and the bytes that training it held at most; None for one that was trained earlier."""
+    if (folder / "results.json").is_file():
+        _check_config(folder, config)
+        source = open_source(config.data, config.source, source)
+        device = pick_device(config.device)
+        summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        split = load_split(folder, source)
+        # The comparison has trained it, with the settings that it has now: its own code is meant.
+        return Result(folder, load_model(folder / "model", device, trust_code=True), source, split, summary), None
+    if _can_resume(folder):
+        _check_config(folder, config)
+        result = resume(folder, source=source)
+    else:
+        if folder.exists():  # cut off before its first checkpoint
+            shutil.rmtree(folder)
+        result = train(config, folder, source=source)
+    device = result.predictor.device
+    return result, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+
+
+def _can_resume(folder: Path) -> bool:
+    try:
+        checkpoint.load_latest(folder / "checkpoints")
+    except UserError:
+        return False
+    return (folder / "config.yaml").is_file() and (folder / "split.json").is_file()
+
+
+def _check_config(folder: Path, config: RunConfig) -> None:
+    stored = load_config(folder / "config.yaml")
+    if config.model == "auto":
+        config = replace(config, model=stored.model)
+    here, there = (replace(c, optim=c.optim.settled(c.model)) for c in (config, stored))
+    if here != there:
+        remedy = "Move the folder away to train it again."
+        raise UserError("the stored run has other settings than the comparison", remedy, str(folder))

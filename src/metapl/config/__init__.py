@@ -1,0 +1,1 @@
+"""Settings: one tree of dataclasses, their help texts, and paths made absolute."""

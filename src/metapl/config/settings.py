@@ -1,0 +1,280 @@
+"""One tree of settings: dataclasses here, YAML on disk, ``key=value`` on the command line.
+
+Later beats earlier: defaults, the YAML file, command-line options, ``key=value``. Every key must be known.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from metapl.data.batches.split import SplitConfig
+from metapl.data.batches.stream import BatchConfig
+from metapl.data.batches.views import ViewConfig
+from metapl.data.sources import SourceOptions
+from metapl.errors import UserError, nearest
+from metapl.methods import METHODS, OWN, method_class, settings_group
+from metapl.optim import OptimConfig
+from metapl.utils.files import write_text
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """When the loop logs, judges and saves; in steps."""
+
+    log_every: int = 20  # one row of metrics
+    eval_every: int = 0  # judge the validation rows; 0 = a tenth of the run
+    save_every: int = 0  # write a checkpoint; 0 = a tenth of the run
+    keep: int = 2  # checkpoints kept
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1 or self.eval_every < 0 or self.save_every < 0 or self.keep < 1:
+            raise UserError("log_every and keep must be at least 1, eval_every and save_every at least 0", "", "loop")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Whether the result is held against supervised training on the same labels, and what follows: docs/guard.md."""
+
+    mode: Literal["off", "warn", "return"] = "return"  # no comparison; only say so; give the baseline back
+    share: float = 0.5  # of the run's steps, for each training of the cross-fitting
+    least_steps: int = 600  # of such a training at least, as far as the run itself has them: a short one shows little
+    folds: int = 2  # parts of the labelled rows in the cross-fitting; its cost grows with their number
+    min_validation: int = 50  # validation rows from which these alone decide, without cross-fitting
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(f"share is {self.share}", "Give more than 0 and at most 1.", "guard.share")
+        if self.folds < 2:
+            raise UserError(f"folds is {self.folds}", "Give at least 2.", "guard.folds")
+        for name in ("least_steps", "min_validation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", "Give at least 1.", f"guard.{name}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run. ``settings`` are the method's own, under the method's name in YAML."""
+
+    data: str  # a folder of images, a file of rows (.csv, .jsonl, .parquet, ...), idx:FOLDER, or digits
+    method: str = "mpl"  # a name in `metapl methods`, or package.module:Class
+    model: str = "auto"  # a name in `metapl models`, or package.module:function
+    weights: str = ""  # a file of first weights for the model, all but its head: .safetensors or .pth
+    download: bool = False  # let timm and torchvision fetch first weights
+    teacher_model: str = ""  # mpl and mpl_reduced: another network for the teacher; empty = as model
+    teacher_weights: str = ""  # first weights of teacher_model
+    seed: int = 0  # of the split, the weights, the batches and the views
+    steps: int = 1000  # updates in the main phase
+    minutes: float = 0.0  # size the steps to this many minutes on this machine; 0 = as steps says
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    source: SourceOptions = field(default_factory=SourceOptions)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    settings: Any = None  # the method's Config; None = its defaults
+
+    def __post_init__(self) -> None:
+        if self.settings is None:
+            object.__setattr__(self, "settings", method_class(self.method).Config())
+        reads = self.source.encoder or self.model
+        if self.source.tokenizer == "auto" and reads.startswith("hf:"):  # a network's own, in its folder
+            object.__setattr__(self, "source", replace(self.source, tokenizer=reads))
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
+        if self.teacher_weights and not self.teacher_model:
+            remedy = "Name the network with teacher_model; without one, weights serves both."
+            raise UserError("teacher_weights is set, and teacher_model is not", remedy, "teacher_weights")
+        if not 0 <= self.minutes < math.inf:
+            raise UserError(f"minutes is {self.minutes}", "Give more than 0, or 0 to go by steps.", "minutes")
+
+
+DATA_FORMS = (
+    "Give a folder of images, a file of rows (.csv, .tsv, .jsonl, .parquet) or of arrays (.npz, .npy), "
+    "torchvision:NAME, hf:NAME, idx:FOLDER or digits."
+)
+
+
+def make_config(
+    data: str | None = None,
+    *,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> RunConfig:
+    """A config from a YAML file, options by dotted key (None = not given) and ``key=value`` strings.
+
+    Raises:
+        UserError: unknown key (with the nearest known one), value of the wrong type, unreadable file, no data.
+    """
+    tree = _read_yaml(file.expanduser()) if file else {}
+    pairs = {**({"data": data} if data else {}), **{k: v for k, v in (options or {}).items() if v is not None}}
+    given = [*pairs.items(), *map(_parse_override, overrides)]
+    for key, value in given:
+        _set(tree, key, value)
+    config = from_dict(tree, where=str(file) if file else "")
+    for key, _ in given:
+        if (group := key.partition(".")[0]) in METHODS and group != settings_group(config.method):
+            raise UserError(f"'{key}' is set, but the method is {config.method}", f"Add --method {group}.")
+    return config
+
+
+def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
+    """The config that ``to_dict`` (or a YAML file) describes; what is left out takes its default."""
+    tree = dict(tree)
+    if not isinstance(tree.get("data"), str):
+        raise UserError("no data is named", DATA_FORMS, where)
+    method = tree.get("method", "mpl")
+    if not isinstance(method, str):
+        raise UserError(f"method is {method!r}", "Give a method's name.", where)
+    settings_class, group = method_class(method).Config, settings_group(method)
+    known = set(known_keys(method))
+    groups = {k.partition(".")[0] for k in known if "." in k}
+    # One file may hold the settings of several methods: they are checked, and those of the others put aside.
+    others = {name: tree.pop(name) or {} for name in sorted(METHODS.keys() & tree.keys() - {group})}
+    for name, values in others.items():
+        _build(METHODS[name].Config, values, name, where)
+    tree = {k: {} if v is None and k in groups else v for k, v in tree.items()}  # "optim:" with all lines commented out
+    for key in _flatten(tree):
+        if key not in known and not (key in groups and tree[key] == {}):
+            raise UserError(f"unknown setting '{key}'", nearest(key, known), where)
+    settings = _build(settings_class, tree.pop(group, {}), group, where)
+    return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": settings}, "", where))
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values; the method's settings under the method's name."""
+    tree = _plain(config)
+    tree[settings_group(config.method)] = tree.pop("settings")
+    return typing.cast(dict[str, Any], tree)
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """The resolved config as YAML."""
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def load_config(path: Path, training: bool = True) -> RunConfig:
+    """What ``save_config`` wrote.
+
+    Not ``training``: a method of one's own is not imported, since a trained model does without; its name and settings
+    are left out.
+    """
+    tree = _read_yaml(path)
+    if not training and ":" in str(tree.get("method")):
+        tree = {key: value for key, value in tree.items() if key not in ("method", OWN)}
+    return from_dict(tree, where=str(path))
+
+
+def known_keys(method: str) -> list[str]:
+    """Every dotted key that a run of ``method`` takes."""
+    keys: list[str] = []
+    for f in fields(RunConfig):
+        default = f.default_factory() if callable(f.default_factory) else None
+        if f.name == "settings":
+            keys += [f"{settings_group(method)}.{g.name}" for g in fields(method_class(method).Config)]
+        else:
+            keys += [f"{f.name}.{g.name}" for g in fields(default)] if is_dataclass(default) else [f.name]
+    return keys
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the file ({error.strerror})", "Check the path.", str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid YAML ({' '.join(str(error).split())})", "", str(path)) from error
+    if not isinstance(tree, dict):
+        raise UserError("the file holds no settings", "Write lines such as 'method: mpl'.", str(path))
+    return tree
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{text}' is not a setting", "Write key=value, such as optim.lr=0.1.")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of '{key}' cannot be read", "Quote it.") from error
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = tree[part] = {} if tree.get(part) is None else tree[part]
+        if not isinstance(inner, dict):
+            raise UserError(f"'{part}' is a single value, not a group", f"Set {part}=... instead.", key)
+        tree = inner
+    tree[last] = value
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        keys += _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [name]
+    return keys
+
+
+def _build(cls: Any, values: Any, prefix: str, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{prefix} is {values!r}, not a group of settings", f"Write {prefix}: {{key: value}}.", where)
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise UserError(f"unknown setting '{prefix}.{name}'", nearest(str(name), hints), where)
+    made = {}
+    for f in fields(cls):
+        if f.name in values:
+            key = f"{prefix}.{f.name}" if prefix else f.name
+            hint, value = hints[f.name], values[f.name]
+            nested = is_dataclass(hint) and isinstance(value, Mapping)
+            made[f.name] = _build(hint, value, key, where) if nested else _convert(value, hint, key, where)
+    return cls(**made)
+
+
+def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
+    """``value`` as ``hint`` wants it: YAML reads 1e-3 as text, 1 as a whole number, and off as false."""
+    if hint is Any:
+        return value
+    if value is False and "off" in typing.get_args(hint):
+        return "off"
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for choice in choices:
+        fits = value in typing.get_args(choice) if typing.get_origin(choice) is Literal else type(value) is choice
+        if fits and not (isinstance(value, float) and not math.isfinite(value)):
+            return value
+    if float in choices and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if math.isfinite(number):
+                return number
+        except ValueError:
+            pass
+    raise UserError(f"{value!r} is not a valid value of {key}", _wanted(choices), where)
+
+
+def _wanted(choices: Iterable[Any]) -> str:
+    words: list[str] = []
+    for c in choices:
+        literal = typing.get_origin(c) is Literal
+        words += [repr(v) for v in typing.get_args(c)] if literal else [getattr(c, "__name__", str(c))]
+    names = {"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+    return f"It takes {', '.join(names.get(w, w) for w in words)}."
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Batches: split, folds, stream, preprocessing and views."""

@@ -1,0 +1,285 @@
+"""Split: which row plays which part, drawn by a seed and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from metapl.data.batches.seeds import generator
+from metapl.errors import UserError
+from metapl.types import Source, Split
+
+Array = np.ndarray[Any, Any]
+ByClass = dict[int, Array]
+PARTS = ("labeled", "unlabeled", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How the rows are divided.
+
+    Attributes:
+        labels: labelled rows per class, drawn by seed, validation rows included; None keeps every label.
+        labels_total: labelled rows in all, spread evenly over the classes; not together with ``labels``.
+        validation: "auto" (20 % of the labelled rows of each class, at least one where a class has two or more),
+            a fraction below 1, a whole number per class, or 0 / "none".
+        test: share of each class set aside for testing where the source has no test rows and every row a label.
+        hold_out: share of the labelled rows of each class set aside for testing where the source has no test rows and
+            not every row a label; ``compare`` sets it where it must.
+        include_labeled: whether labelled training rows also stand in the unlabelled pool, as in the paper.
+    """
+
+    labels: int | None = None
+    labels_total: int | None = None
+    validation: str | float | int = "auto"
+    test: float = 0.2
+    hold_out: float = 0.0
+    include_labeled: bool = True
+
+
+def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabeled: bool = True) -> Split:
+    """Divide the rows of ``source``: test first, then the labels, then validation out of the labelled rows.
+
+    Labels are drawn from one permutation per class, so that a larger ``labels`` contains a smaller one.
+
+    Args:
+        require_unlabeled: refuse a split in which no row is left without its label.
+
+    Raises:
+        UserError: the config contradicts itself or asks for more than the rows can give.
+    """
+    _check(source, config)
+    notes: list[str] = []
+    test = _test_rows(source, config, seed, notes)
+    rest = np.setdiff1d(np.flatnonzero(~source.is_test), test)
+    drawn = _draw_labels(source, rest, config, seed)
+    validation = _validation_rows(source, drawn, config.validation, seed, notes)
+    labeled = np.setdiff1d(_join(drawn), validation)
+    unlabeled = np.setdiff1d(rest, _join(drawn))
+    if require_unlabeled and not len(unlabeled):
+        raise UserError(
+            "no unlabelled rows are left",
+            "Set --labels N (split.labels=N, rows per class) below the size of the classes, or add unlabelled rows.",
+            source.name,
+        )
+    if config.include_labeled:
+        unlabeled = np.sort(np.concatenate([unlabeled, labeled]))
+    _note_counts(source, labeled, unlabeled, validation, test, config, notes)
+    sha = split_sha(source, labeled, unlabeled, validation, test)
+    return Split(labeled, unlabeled, validation, test, seed, sha, tuple(notes))
+
+
+def split_sha(source: Source, labeled: Array, unlabeled: Array, validation: Array, test: Array) -> str:
+    """SHA-256 (hex) over the four arrays of row numbers and the source's fingerprint."""
+    digest = hashlib.sha256(f"metapl split 1 {source.fingerprint()}".encode())
+    for part in (labeled, unlabeled, validation, test):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def to_json(split: Split, source: Source) -> dict[str, Any]:
+    """The split as plain JSON values. Rows go by their ids, which outlive a change in the order of files."""
+    parts = {part: [source.ids[k] for k in getattr(split, part)] for part in PARTS}
+    head = {"format": 1, "source": source.name, "fingerprint": source.fingerprint()}
+    return {**head, "seed": split.seed, "sha": split.sha, "notes": list(split.notes), **parts}
+
+
+def from_json(stored: Mapping[str, Any], source: Source) -> Split:
+    """The split that ``to_json`` stored.
+
+    Raises:
+        UserError: the data changed since, the rows do not match their hash, or something is missing.
+    """
+    try:
+        fingerprint, seed, sha = stored["fingerprint"], int(stored["seed"]), stored["sha"]
+        names, notes = {part: list(stored[part]) for part in PARTS}, tuple(stored["notes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the stored split is incomplete ({error})", "Make a new run.", source.name) from error
+    if fingerprint != source.fingerprint():
+        raise UserError(
+            "the data changed since the split was made, or metapl now reads them otherwise",
+            "Restore the data as they were, or start a new run (an earlier version's with that version).",
+            source.name,
+        )
+    number = {row_id: k for k, row_id in enumerate(source.ids)}
+    rows = {part: np.array([number.get(i, -1) for i in ids], dtype=np.int64) for part, ids in names.items()}
+    if split_sha(source, **rows) != sha:
+        raise UserError("the stored split does not match its hash", "Start a new run.", source.name)
+    return Split(**rows, seed=seed, sha=sha, notes=notes)
+
+
+def _check(source: Source, config: SplitConfig) -> None:
+    """Refuse what no rows could satisfy."""
+    classes = len(source.class_names)
+    if not (source.labels >= 0).any():
+        raise UserError("there are no labelled rows", "Label at least one row of each class.", source.name)
+    if classes < 2:
+        raise UserError("there is only one class", "A classifier needs rows of at least two classes.", source.name)
+    if config.labels is not None and config.labels_total is not None:
+        raise UserError("labels and labels_total are both set", "Set one of the two.", "split")
+    if config.labels is not None and config.labels < 1:
+        raise UserError(f"labels is {config.labels}", "Give at least 1 label per class.", "split.labels")
+    if config.labels_total is not None and config.labels_total < classes:
+        raise UserError(
+            f"{config.labels_total} labels are fewer than the {classes} classes",
+            f"Give at least {classes}.",
+            "split.labels_total",
+        )
+    for name, share in (("test", config.test), ("hold_out", config.hold_out)):
+        if not 0 <= share < 1:
+            raise UserError(f"{name} is {share}", "Give a share from 0 up to, not including, 1.", f"split.{name}")
+
+
+def _by_class(source: Source, rows: Array) -> ByClass:
+    """The rows of each class among ``rows``, in ascending order; every class has an entry."""
+    labels = source.labels[rows]
+    return {k: rows[labels == k] for k in range(len(source.class_names))}
+
+
+def _join(groups: ByClass) -> Array:
+    """All rows of all classes, ascending."""
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *groups.values()]))
+
+
+def _shuffled(rows: Array, seed: int, part: str, name: str) -> Array:
+    """``rows`` in an order that depends on the seed, the part of the split and the class name."""
+    order: Array = torch.randperm(len(rows), generator=generator("cpu", seed, "split", part, name)).numpy()
+    shuffled: Array = rows[order]
+    return shuffled
+
+
+def _share(count: int, share: float) -> int:
+    """``share`` of ``count`` rows: at least one and at most all but one where there are two or more, else none."""
+    return min(max(1, round(share * count)), count - 1) if count >= 2 else 0
+
+
+def _test_rows(source: Source, config: SplitConfig, seed: int, notes: list[str]) -> Array:
+    """The source's own test rows, or a stratified share of its labelled rows, or none."""
+    own = np.flatnonzero(source.is_test & (source.labels >= 0))
+    if source.is_test.any():
+        without = int(source.is_test.sum()) - len(own)
+        if without:
+            notes.append(f"{without} test rows have no label and are left out")
+        return own
+    if config.test == 0:
+        notes.append("no test rows: test=0")
+        return own
+    share = config.hold_out if (source.labels < 0).any() else config.test
+    if share == 0:
+        notes.append("no test rows: the data bring none and are not fully labelled")
+        return own
+    groups = _by_class(source, np.arange(len(source.ids)))
+    return _join(
+        {
+            k: _shuffled(rows, seed, "test", source.class_names[k])[: _share(len(rows), share)]
+            for k, rows in groups.items()
+        }
+    )
+
+
+def _quota(source: Source, config: SplitConfig, seed: int) -> list[int] | None:
+    """Labels wanted of each class, or None for all there are."""
+    classes = len(source.class_names)
+    if config.labels is not None:
+        return [config.labels] * classes
+    if config.labels_total is None:
+        return None
+    even, over = divmod(config.labels_total, classes)
+    lucky = set(_shuffled(np.arange(classes), seed, "quota", "")[:over].tolist())
+    return [even + (k in lucky) for k in range(classes)]
+
+
+def _draw_labels(source: Source, rest: Array, config: SplitConfig, seed: int) -> ByClass:
+    """The rows of each class that keep their label."""
+    quota = _quota(source, config, seed)
+    drawn: ByClass = {}
+    for k, rows in _by_class(source, rest).items():
+        name = source.class_names[k]
+        if not len(rows):
+            raise UserError(
+                f"class '{name}' has no labelled row for training", "Label at least one row of it.", source.name
+            )
+        if quota is not None and len(rows) < quota[k]:
+            away = int(((source.labels == k) & ~source.is_test).sum()) - len(rows)
+            held = f" (beside {away} that are held out as test rows)" if away else ""
+            raise UserError(
+                f"class '{name}' has {len(rows)} labelled rows for training{held}, fewer than the {quota[k]} asked for",
+                f"Ask for at most {len(rows)} per class, or label more rows.",
+                source.name,
+            )
+        order = _shuffled(rows, seed, "labels", name)
+        drawn[k] = order if quota is None else order[: quota[k]]
+    return drawn
+
+
+def _validation_rows(source: Source, drawn: ByClass, wanted: str | float | int, seed: int, notes: list[str]) -> Array:
+    """Rows taken out of the labelled ones, class by class; notes say where there are none."""
+    take = {k: _validation_count(source.class_names[k], len(rows), wanted) for k, rows in drawn.items()}
+    if not sum(take.values()):
+        why = "as asked" if wanted in (0, "none") else "no class has two labelled rows"
+        notes.append(f"no validation rows: {why}")
+    elif wanted in (0, "none"):
+        notes.append("no validation rows: as asked")
+    else:
+        bare = [source.class_names[k] for k, count in take.items() if not count]
+        if bare:
+            notes.append(f"{len(bare)} classes have too few labelled rows for a validation row: {bare[0]}, ...")
+    names = source.class_names
+    return _join({k: _shuffled(np.sort(drawn[k]), seed, "validation", names[k])[:n] for k, n in take.items()})
+
+
+def _validation_count(name: str, count: int, wanted: str | float | int) -> int:
+    """How many of a class's ``count`` labelled rows become validation rows.
+
+    Raises:
+        UserError: ``wanted`` means nothing, or leaves the class without a labelled row.
+    """
+    if wanted == "auto":
+        return _share(count, 0.2)
+    if wanted == "none" or (wanted == 0 and not isinstance(wanted, bool)):
+        return 0
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
+        if wanted >= count:
+            raise UserError(
+                f"{wanted} validation rows per class leave class '{name}' ({count} labelled rows) none to train on",
+                "Ask for fewer validation rows or more labels.",
+                "split.validation",
+            )
+        return wanted
+    if isinstance(wanted, float) and 0 < wanted < 1:
+        return _share(count, wanted)
+    raise UserError(
+        f"validation is {wanted!r}",
+        "Give 'auto', 'none', a fraction below 1, or a whole number of rows per class.",
+        "split.validation",
+    )
+
+
+def _note_counts(
+    source: Source,
+    labeled: Array,
+    unlabeled: Array,
+    validation: Array,
+    test: Array,
+    config: SplitConfig,
+    notes: list[str],
+) -> None:
+    """Put the counts first, and what is odd about them after."""
+    counts = np.bincount(source.labels[labeled], minlength=len(source.class_names))
+    low, high = int(counts.min()), int(counts.max())
+    spread = f"{low}" if low == high else f"{low} to {high}"
+    pool = "labelled rows included" if config.include_labeled else "labelled rows not included"
+    notes.insert(
+        0,
+        f"{len(labeled)} labelled ({spread} per class), {len(unlabeled)} unlabelled ({pool}), "
+        f"{len(validation)} validation, {len(test)} test rows",
+    )
+    if high > 10 * low:
+        few, many = source.class_names[int(counts.argmin())], source.class_names[int(counts.argmax())]
+        notes.append(f"the labels are uneven: class '{few}' has {low}, class '{many}' has {high}")

@@ -1,0 +1,312 @@
+"""Embedding mode: a frozen encoder turns every row into features once; what is trained is a small head on these.
+
+Features are kept on disk, outside the data, so that the next run has them at once; all sets together take at most
+``LIMIT`` bytes. A row is encoded when it is first asked for: test rows by ``evaluate`` alone. The source's fingerprint
+vouches for the contents of training rows; of test files it has read no more than the size, so a test row is read again
+and its stored features are taken only if it is the row they were made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from metapl.data.images.options import ImageOptions
+from metapl.data.images.store import telling
+from metapl.data.memory.arrays import check_sized
+from metapl.data.sources import SourceOptions
+from metapl.data.sources import open_source as open_raw
+from metapl.errors import UserError
+from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
+from metapl.models.probe import alike
+from metapl.types import Column, Kind, Preprocessing, Source, Tokens
+from metapl.utils.cache import LIMIT, cache_folder, has_room, locked, tidy, used
+from metapl.utils.device import pick_device
+from metapl.utils.files import write_with
+
+Array = np.ndarray[Any, Any]
+PIECE = 1024  # rows encoded before they are stored
+FEW, SECONDS = 256, 10.0  # rows below which nothing is said, and the time between two lines
+VERSION = "metapl features 2"
+SETS, OURS = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}\.safetensors|\.[\w.-]+\.tmp")
+
+
+class EmbeddedSource:
+    """A ``types.Source`` of kind table: the rows of another source as an encoder's features.
+
+    Args:
+        inner: the source of images or texts.
+        encoder: what turns them into features.
+        cache: keep features on disk.
+        tell: is told when encoding begins, and from time to time how far it is.
+
+    Attributes:
+        inner, encoder: as given.
+    """
+
+    kind: Kind = "table"
+    columns: tuple[Column, ...] = ()
+    tokens: Tokens | None = None
+
+    def __init__(
+        self, inner: Source, encoder: FrozenEncoder, cache: bool = True, tell: Callable[[str], None] | None = None
+    ) -> None:
+        self.inner, self.encoder, self.name = inner, encoder, inner.name
+        self.ids, self.labels, self.is_test, self.class_names = (
+            inner.ids,
+            inner.labels,
+            inner.is_test,
+            inner.class_names,
+        )
+        self.notes: tuple[str, ...] = (*inner.notes, f"rows are {encoder.features} features of {encoder.name}")
+        self.problems = inner.problems  # the same list: what is found later shows too
+        if not encoder.weights and encoder.name.startswith(("timm:", "torchvision:")):
+            self.notes += ("the encoder's weights are random: give its file as source.encoder_weights",)
+        self._features = torch.zeros(len(inner.ids), encoder.features)
+        self._done = np.zeros(len(inner.ids), dtype=bool)
+        self._fingerprint = ""
+        self._cache, self._read = cache, set[str]()
+        self._of_row: dict[bytes, Tensor] = {}  # stored features of test rows by the digest of the raw row
+        self._tell, self._told = tell or _silent, 0.0  # when it was last told something
+
+    def rows(self, index: Array) -> Tensor:
+        """float32 [n, D]; what has not been encoded yet is encoded now."""
+        index = np.asarray(index, dtype=np.int64)
+        if not self._done[index].all():
+            self._fill(np.unique(index))
+        return self._features[torch.from_numpy(index)]
+
+    def readable(self, index: Array) -> Array:
+        """As the inner source says."""
+        return self.inner.readable(index)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the inner source's fingerprint and the encoder's weights and settings."""
+        if not self._fingerprint:
+            parts = f"{VERSION}|{self.inner.fingerprint()}|{self.encoder.identity}"
+            self._fingerprint = hashlib.sha256(parts.encode()).hexdigest()
+        return self._fingerprint
+
+    def _fill(self, index: Array) -> None:
+        """Encode the rows at ``index`` that neither memory nor disk holds, and store them."""
+        if not self._cache:
+            return self._encode(index[~self._done[index]], None)
+        root = cache_folder() / "features"
+        made_by = f"{self.fingerprint()}|{self.encoder.versions}"
+        folder = root / hashlib.sha256(made_by.encode()).hexdigest()
+        with locked(folder):  # processes side by side want the same rows: the first one encodes them
+            self._load(folder)
+            room = folder.is_dir() and has_room(folder, 4 * self._features.numel(), LIMIT)
+            self._encode(index[~self._done[index]], folder if room else None)
+        tidy(root, SETS, OURS, LIMIT)
+
+    def _encode(self, missing: Array, folder: Path | None) -> None:
+        for start in range(0, len(missing), PIECE):
+            some = missing[start : start + PIECE]
+            rows = self.inner.rows(some)
+            stored = self._stored(some, rows)
+            new = np.flatnonzero(~stored)
+            if len(new):
+                self._say(len(new))
+                made = self.encoder.encode(rows[torch.from_numpy(new)])
+                self._features[torch.from_numpy(some[new])] = made
+                if folder is not None:
+                    self._store(folder, some[new], made, rows[torch.from_numpy(new)])
+            self._done[some] = True
+
+    def _stored(self, index: Array, rows: Tensor) -> Array:
+        """[n] bool: the test rows whose stored features were made of these very ``rows``; they are filled in."""
+        found = np.zeros(len(index), dtype=bool)
+        for k in np.flatnonzero(self.is_test[index]).tolist() if self._of_row else []:
+            if (features := self._of_row.get(_row_digest(rows[k]))) is not None:
+                self._features[int(index[k])], found[k] = features, True
+        return found
+
+    def _say(self, coming: int) -> None:
+        now, done = time.monotonic(), int(self._done.sum())
+        if not self._told and coming >= FEW:
+            kept = f"; features are kept in {cache_folder() / 'features'}" if self._cache else ""
+            self._tell(f"encoding rows with {self.encoder.name}, once{kept}")
+        elif self._told and now - self._told > SECONDS:
+            self._tell(f"{done} rows are encoded")
+        else:
+            return
+        self._told = now
+
+    def _load(self, folder: Path) -> None:
+        """Take what is stored; a file that is damaged or does not fit is passed over."""
+        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+            if path.name in self._read:
+                continue
+            self._read.add(path.name)
+            with suppress(OSError, SafetensorError, KeyError, ValueError):
+                part = load_file(path)
+                index, features = part["index"], part["features"]
+                if not alike(part["probe"], self.encoder.probe):
+                    continue  # the same weights in other code
+                fits = features.shape == (len(index), self.encoder.features) and features.dtype == torch.float32
+                fits = fits and torch.equal(part["sha256"], _checksum(features))
+                if fits and len(index) and int(index.min()) >= 0 and int(index.max()) < len(self._done):
+                    used(path)
+                    test = torch.from_numpy(self.is_test)[index]
+                    self._features[index[~test]] = features[~test]
+                    self._done[index[~test].numpy()] = True
+                    self._of_row |= {d.numpy().tobytes(): f for d, f in zip(part["rows"], features[test], strict=True)}
+
+    def _store(self, folder: Path, index: Array, features: Tensor, rows: Tensor) -> None:
+        digests = b"".join(_row_digest(rows[k]) for k in np.flatnonzero(self.is_test[index]).tolist())
+        tensors = {"index": torch.from_numpy(index), "features": features.contiguous(), "probe": self.encoder.probe}
+        tensors["rows"] = torch.from_numpy(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32).copy())
+        content = save({**tensors, "sha256": _checksum(features)})
+        whole = hashlib.sha256(index.tobytes() + digests + self.encoder.probe.numpy().tobytes())
+        name = f"{whole.hexdigest()[:16]}.safetensors"
+        self._read.add(name)
+        with suppress(OSError):  # a full or read-only disk costs time, not the run
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_with(folder / name, lambda file: file.write(content))
+
+
+def _silent(text: str) -> None:
+    return None
+
+
+def _row_digest(row: Tensor) -> bytes:
+    return hashlib.sha256(f"{row.dtype} {tuple(row.shape)}|".encode() + row.contiguous().numpy().tobytes()).digest()
+
+
+def _checksum(features: Tensor) -> Tensor:
+    digest = hashlib.sha256(features.contiguous().numpy().tobytes()).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+
+
+def embed(
+    source: Source,
+    encoder: str | nn.Module | Callable[..., nn.Module],
+    *,
+    weights: str = "",
+    size: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    normalize: bool | None = None,
+    pooling: str = "auto",
+    device: str = "auto",
+    cache: bool = True,
+    tell: Callable[[str], None] | None = None,
+) -> EmbeddedSource:
+    """``source`` with every row replaced by the features that a frozen encoder gives it.
+
+    Args:
+        source: images or texts.
+        encoder: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``package.module:factory``, or a module or factory
+            that gives [B, D] for images [B, channels, height, width] (0..1, or as mean and std make them) or ids.
+        weights: a file of its weights (not for ``hf:``).
+        size: side or (height, width) that images are brought to; None = what the encoder was made for.
+        mean, std: per channel; None = the encoder's own.
+        normalize: bring features to length 1; None = as an ``hf:`` folder says, else no.
+        pooling: how an ``hf:`` encoder of texts makes one vector: mean, cls, begin (the mean over the first two ids of
+            the text: where the first words say most), or auto (as its folder says).
+        device: where it runs.
+        cache: keep features on disk (``$METAPL_CACHE``, else ``~/.cache/metapl``).
+        tell: is told when encoding begins, and from time to time how far it is.
+
+    Raises:
+        UserError: no such encoder, or one that does not take these rows.
+    """
+    shape = tuple(source.rows(np.flatnonzero(~source.is_test)[:1]).shape[1:])
+    plain = source.kind == "image"
+    takes = Preprocessing(
+        source.kind,
+        shape,
+        (0.0,) * shape[0] if plain else (),
+        (1.0,) * shape[0] if plain else (),
+        tokens=source.tokens,
+        resize=getattr(source, "resize", "cover"),
+        white=int(getattr(source, "white", 0)),
+        resized=bool(getattr(source, "resized", False)),
+    )
+    look = None
+    if plain and not (size is None and mean is None and std is None):
+        noted = (own_look(encoder) if isinstance(encoder, str) else None) or Look()
+        sides = (size, size) if isinstance(size, int) else size
+        look = Look(sides or noted.size, tuple(mean or noted.mean), tuple(std or noted.std), noted.channels)
+    made = build_encoder(encoder, takes, weights_file=weights, look=look, normalize=normalize, pooling=pooling)
+    return EmbeddedSource(source, made.to(pick_device(device)), cache, tell)
+
+
+def _check_size(given: Source, images: ImageOptions) -> None:
+    """Refuse a size that a source made in Python cannot be brought to any more."""
+    if isinstance(given, EmbeddedSource):
+        given = given.inner
+    check_sized(images, given.kind)
+    if images.size is None or tuple(given.rows(np.flatnonzero(~given.is_test)[:1]).shape[2:]) == images.size:
+        return
+    remedy = "Give image_size where the source is made: from_arrays, from_dataset, open_source."
+    raise UserError("image_size is set, and the source is made already", remedy, "source.image_size")
+
+
+def for_encoder(options: SourceOptions) -> SourceOptions:
+    """``options`` with the size of images and the tokenizer that suit their encoder, where they were left to "auto".
+
+    Images that have one size and are no larger than the encoder wants keep it: the encoder enlarges them when it reads
+    them, a few at a time, so that its size takes no memory for each of them.
+
+    Raises:
+        UserError: an unknown encoder, or a size that means nothing.
+    """
+    kind, colon, _ = options.encoder.partition(":")
+    if kind == "hf" and colon and options.tokenizer == "auto":
+        options = replace(options, tokenizer=options.encoder)
+    sides = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
+    if sides is None and options.encoder and (look := own_look(options.encoder)):
+        sides = look.size
+    if options.image_size == "auto" and options.encoder and sides:
+        options = replace(options, image_size=f"auto:{sides[0]}x{sides[1]}")
+    return options
+
+
+def open_source(
+    spec: str,
+    options: SourceOptions | None = None,
+    given: Source | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Source:
+    """What ``data.open_source`` opens, or ``given``; its rows as features where ``options`` name an encoder.
+
+    Images are then brought to the encoder's own size, and texts are cut by its own tokenizer, unless the options say
+    otherwise.
+
+    Raises:
+        UserError: as ``data.open_source`` and ``embed``, or the options ask for images of another size than ``given``
+            has.
+    """
+    options = options or SourceOptions()
+    if given is not None:
+        _check_size(given, options.images)
+    if not options.encoder:
+        if options.encoder_weights:
+            raise UserError("encoder_weights is set, and encoder is not", "Name the encoder.", "source.encoder_weights")
+        with telling(tell):
+            return given or open_raw(spec, options)
+    if isinstance(given, EmbeddedSource):
+        return given
+    if options.download and not options.encoder_weights and options.encoder.startswith(("timm:", "torchvision:")):
+        remedy = "Fetch them into a file once (docs/models.md) and give it as source.encoder_weights."
+        raise UserError("the weights of an encoder are not fetched", remedy, "source.encoder")
+    if given is None:
+        with telling(tell):
+            given = open_raw(spec, for_encoder(options))
+    size = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
+    weights, pooling = options.encoder_weights, options.encoder_pooling
+    return embed(given, options.encoder, weights=weights, size=size, pooling=pooling, tell=tell)

@@ -1,0 +1,1 @@
+"""Images: files and folders, decoding, sizes, caches and pixel operations."""

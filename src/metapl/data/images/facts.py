@@ -1,0 +1,54 @@
+"""What is known of stored images before any of their pixels is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from metapl.data.images.decode import Decoded, Unreadable
+
+Array = np.ndarray[Any, Any]
+UNKNOWN, GOOD, BAD = 0, 1, 2
+
+
+@dataclass
+class Facts:
+    """One entry per image.
+
+    Attributes:
+        state: [n] int8, ``UNKNOWN``, ``GOOD`` or ``BAD``.
+        hashed: [n] bool, whether ``digest`` holds the file's SHA-256.
+        digest: [n, 32] uint8.
+        head: [n, 3] int32: height, width, grey?
+        reason: position -> why it cannot be read.
+        fleeting: positions whose reason may be gone tomorrow though the file is the same (no permission, no memory).
+    """
+
+    state: Array
+    hashed: Array
+    digest: Array
+    head: Array
+    reason: dict[int, str] = field(default_factory=dict)
+    fleeting: set[int] = field(default_factory=set)
+
+    @classmethod
+    def none(cls, count: int) -> Facts:
+        """Nothing is known of ``count`` images."""
+        flags, numbers = np.zeros(count, dtype=np.int8), np.zeros((count, 3), dtype=np.int32)
+        return cls(flags, np.zeros(count, dtype=bool), np.zeros((count, 32), dtype=np.uint8), numbers)
+
+    def enter(self, k: int, result: Decoded | Unreadable) -> None:
+        """What decoding image ``k`` has shown."""
+        if isinstance(result, Unreadable):
+            self.state[k], self.reason[k] = BAD, str(result)
+            if not result.lasting:
+                self.fleeting.add(k)
+            return
+        self.state[k], self.head[k] = GOOD, result.head
+        self.set_digest(k, result.digest)
+
+    def set_digest(self, k: int, digest: bytes) -> None:
+        """The SHA-256 of image ``k``'s file."""
+        self.digest[k], self.hashed[k] = np.frombuffer(digest, dtype=np.uint8), True

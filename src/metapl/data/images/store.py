@@ -1,0 +1,302 @@
+"""Stored images, by file or by their bytes, as rows of one shape: held in memory, or decoded when they are needed.
+
+What must be known before a training, which of its images can be read and what their files hold, is found out at
+opening, in one pass of decoding threads; held images are kept in that pass. Other images (test rows) are opened when
+asked for. Files are only read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.data.images.cache import ImageCache
+from metapl.data.images.decode import PIECE, Decoded, Stored, Unreadable, decode_many, digest_of_file, probe
+from metapl.data.images.facts import BAD, GOOD, UNKNOWN, Facts
+from metapl.data.images.options import GIB, Heads, ImageOptions
+
+Array = np.ndarray[Any, Any]
+KEPT_BYTES = GIB // 2  # decoded rows beyond the held ones that are kept for the next call
+SLOW, BETWEEN = 3.0, 10.0  # seconds of decoding after which something is said, and between two lines
+_TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
+WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in the cache
+
+
+@contextmanager
+def telling(tell: Callable[[str], None] | None) -> Iterator[None]:
+    """What is opened in here tells ``tell`` how far it is, where it takes long."""
+    token = _TELL.set(tell)
+    try:
+        yield
+    finally:
+        _TELL.reset(token)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a finished run knows of its images, so that they need not be decoded to be judged again.
+
+    Attributes:
+        shape: (channels, height, width) of its rows.
+        unreadable: the reason by id of each image that was left out.
+    """
+
+    shape: tuple[int, int, int]
+    unreadable: Mapping[str, str]
+
+    def at(self, ids: Sequence[str]) -> dict[int, str]:
+        """The reasons by position in ``ids``."""
+        return {k: self.unreadable[i] for k, i in enumerate(ids) if i in self.unreadable}
+
+
+class ImageStore:
+    """``items[k]`` as row k, uint8 [channels, height, width].
+
+    Args:
+        items: file paths (joined to ``root``) or bytes; any sequence, also one that reads its items when asked.
+        count: the first ``count`` items are training images, which are examined now; those that cannot be read stand in
+            ``facts``. The others are opened when asked for.
+        root: folder that the paths are in.
+        known: by position, if nothing is to be decoded now: the shape, and why some cannot be read.
+        cache: what is known from an earlier opening; items must then be paths.
+
+    Attributes:
+        shape: of one row. note: what a user should know about it.
+        kept: [m] int64, the training images that can be read.
+        lazy: whether these are decoded when needed, because all of them would not fit into ``options.memory``.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[str | bytes],
+        count: int,
+        *,
+        root: str = "",
+        options: ImageOptions | None = None,
+        known: tuple[tuple[int, int, int], Mapping[int, str]] | None = None,
+        cache: ImageCache | None = None,
+    ) -> None:
+        self.items, self.count, self.root, self.cache = items, count, root, cache
+        self.options = options or ImageOptions()
+        names = [str(items[k]) for k in range(count)] if cache is not None else []
+        self.facts = Facts.none(count) if cache is None else cache.facts(root, names)
+        self._tried_cache = cache is None
+        self._data: Tensor | None = None
+        self._others: dict[int, Tensor | Unreadable] = {}  # opened beyond the held rows
+        self.kept_in = ""  # where pixels were put for the next time
+        self.note = ""
+        if known is not None and (not count or (self.facts.state == UNKNOWN).any()):
+            self.shape = known[0]
+            self.facts.state[self.facts.state == UNKNOWN] = GOOD
+            self.facts.state[list(known[1])] = BAD
+            self.facts.reason.update(known[1])
+        else:
+            self.shape = self._examine()
+        self.kept = np.flatnonzero(self.facts.state == GOOD)
+        self.lazy = not self.options.fits(len(self.kept), self.shape)
+        self._row = np.full(len(items), -1, dtype=np.int64)  # of an image in the held tensor
+        if not self.lazy:
+            self._row[self.kept] = np.arange(len(self.kept))
+
+    def held(self) -> Tensor | None:
+        """The training images that can be read, [m, ...] in the order of ``kept``; None where they are not held.
+
+        Raises:
+            Unreadable: one of them can no longer be read.
+        """
+        if self.lazy:
+            return None
+        if self._data is None:
+            self._data = self._load()
+        return self._data
+
+    def rows(self, index: Array) -> Tensor:
+        """The images at ``index``, [n, channels, height, width], as a copy.
+
+        Training images that were not decoded yet are decoded only as far as they are asked for.
+
+        Raises:
+            Unreadable: one of them cannot be read; its ``args[1]`` is the position.
+        """
+        index = np.asarray(index, dtype=np.int64)
+        at = self._row[index]
+        most = (at >= 0).sum() > len(self.kept) // 2
+        data = self.held() if most else self._at_hand() if (at >= 0).any() else None
+        there = at >= 0 if data is not None else np.zeros(len(index), dtype=bool)
+        if data is not None and there.all():
+            return data[torch.from_numpy(at)]
+        rows = torch.empty((len(index), *self.shape), dtype=torch.uint8)
+        if data is not None:
+            rows[torch.from_numpy(there)] = data[torch.from_numpy(at[there])]
+        places = np.flatnonzero(~there)
+        for place, result in zip(places.tolist(), self._opened(index[places]), strict=True):
+            if isinstance(result, Unreadable):
+                raise Unreadable(str(result), int(index[place]))
+            rows[place] = result
+        return rows
+
+    def readable(self, index: Array) -> dict[int, str]:
+        """Why those of ``index`` that cannot be read cannot; images not yet opened are opened to find out."""
+        index = np.asarray(index, dtype=np.int64)
+        reasons = {k: self.facts.reason[k] for k in index[index < self.count].tolist() if k in self.facts.reason}
+        others = index[index >= self.count]
+        for k, result in zip(others.tolist(), self._opened(others), strict=True):
+            if isinstance(result, Unreadable):
+                reasons[k] = str(result)
+        return reasons
+
+    def digests(self) -> Iterator[bytes]:
+        """SHA-256 of the training images' files, in the order of ``kept``; what is not known is read now."""
+        for k in self.kept.tolist():
+            if not self.facts.hashed[k]:
+                try:
+                    self.facts.set_digest(k, digest_of_file(self._stored(k)))
+                except Unreadable:  # gone since the run: another digest, so the change is noticed
+                    self.facts.set_digest(k, bytes(32))
+            yield self.facts.digest[k].tobytes()
+
+    def size(self, k: int) -> int:
+        """Bytes of item ``k``; 0 where there is no such file."""
+        stored = self._stored(k)
+        try:
+            return len(stored) if isinstance(stored, bytes) else os.stat(stored).st_size
+        except (OSError, ValueError):
+            return 0
+
+    def _stored(self, k: int) -> Stored:
+        item = self.items[k]
+        return os.path.join(self.root, item) if isinstance(item, str) else item
+
+    def _examine(self) -> tuple[int, int, int]:
+        """Decode what is not known yet, keep the pixels if all is new and fits, and find the common shape.
+
+        The shape is guessed from the images seen; where a later one proves the guess wrong, held pixels start anew.
+        That happens twice at most: another size, and the first colour.
+        """
+        heads, facts, options, began = Heads(), self.facts, self.options, time.monotonic()
+        for height, width, grey in np.unique(facts.head[facts.state == GOOD], axis=0).tolist():
+            heads.add(height, width, bool(grey))
+        todo = np.flatnonzero(facts.state == UNKNOWN)
+        if not heads.sizes:
+            self._first_head(todo, heads)
+        while not self._decode(todo, heads):
+            pass
+        shape, self.note = heads.shape(options), heads.note(options)
+        if self.cache is not None:
+            self.cache.keep_facts(facts)
+            if self._data is not None and time.monotonic() - began > WORTH:
+                self._keep_pixels(shape, facts.digest[facts.state == GOOD], self._data)
+        return shape
+
+    def _decode(self, todo: Array, heads: Heads) -> bool:
+        """Enter what the images at ``todo`` show; False where they show that the shape was guessed wrong."""
+        shape = heads.shape(self.options)
+        held = len(todo) == self.count and self.options.fits(self.count, shape)
+        data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
+        good, next_word = 0, time.monotonic() + SLOW
+        for done, (k, result) in enumerate(zip(todo.tolist(), self._decoded(todo, shape, with_digest=True))):
+            if time.monotonic() > next_word and (tell := _TELL.get()) is not None:
+                tell(f"{done} of {len(todo)} images are decoded")
+                next_word = time.monotonic() + BETWEEN
+            self.facts.enter(k, result)
+            if isinstance(result, Unreadable):
+                continue
+            heads.add(*result.head)
+            if data is not None:
+                if heads.shape(self.options) != shape:
+                    return False
+                data[good] = result.pixels
+                good += 1
+        self._data = None if data is None else data[:good]
+        return True
+
+    def _first_head(self, todo: Array, heads: Heads) -> None:
+        """A first guess of the shape, from the first header that can be read."""
+        for k in todo.tolist():
+            head = probe(self._stored(k), max(self.options.auto_size))
+            if head is not None:
+                return heads.add(*head)
+
+    def _decoded(
+        self, index: Array, shape: tuple[int, int, int], with_digest: bool = False
+    ) -> Iterator[Decoded | Unreadable]:
+        """The images at ``index``, a piece at a time: not all paths or bytes are made at once."""
+        for start in range(0, len(index), PIECE):
+            stored = [self._stored(k) for k in index[start : start + PIECE].tolist()]
+            yield from decode_many(stored, shape, resize=self.options.resize, with_digest=with_digest)
+
+    def _at_hand(self) -> Tensor | None:
+        """The held rows if they need not be decoded for it."""
+        if self._data is None and not self._tried_cache:
+            self._tried_cache = True
+            mapped = self._mapped()
+            if mapped is not None and (mapped[1] >= 0).all():
+                self._data = torch.from_numpy(_in_order(*mapped))
+        return self._data
+
+    def _load(self) -> Tensor:
+        """All held rows: from the cache as far as it has them."""
+        data = self._at_hand()
+        if data is not None:
+            return data
+        began, mapped = time.monotonic(), self._mapped()
+        data = torch.empty((len(self.kept), *self.shape), dtype=torch.uint8)
+        missing = np.arange(len(self.kept))
+        if mapped is not None:
+            there = mapped[1] >= 0
+            data[torch.from_numpy(there)] = torch.from_numpy(mapped[0][mapped[1][there]])
+            missing = np.flatnonzero(~there)
+        for row, result in zip(missing.tolist(), self._decoded(self.kept[missing], self.shape)):
+            if isinstance(result, Unreadable):
+                raise Unreadable(str(result), int(self.kept[row]))
+            data[row] = result.pixels
+        if self.facts.hashed[self.kept].all() and time.monotonic() - began > WORTH:
+            self._keep_pixels(self.shape, self.facts.digest[self.kept], data)
+        return data
+
+    def _form(self, shape: tuple[int, int, int]) -> str:
+        return f"{'x'.join(map(str, shape))}_{self.options.resize}"
+
+    def _mapped(self) -> tuple[Array, Array] | None:
+        """Decoded rows in the cache, and where in them each kept image is."""
+        if self.cache is None or not self.facts.hashed[self.kept].all():
+            return None
+        return self.cache.pixels(self._form(self.shape), self.facts.digest[self.kept])
+
+    def _keep_pixels(self, shape: tuple[int, int, int], digests: Array, data: Tensor) -> None:
+        if self.cache is not None:
+            self.kept_in = self.cache.keep_pixels(self._form(shape), digests, data)
+
+    def _opened(self, index: Array) -> Iterator[Tensor | Unreadable]:
+        """Images that are not held, in the order of ``index``, a piece at a time; the last ones are kept for a while.
+
+        They are asked for twice, whether they can be read and then for their rows.
+        """
+        room = max(1, KEPT_BYTES // math.prod(self.shape))
+        for start in range(0, len(index), PIECE):
+            wanted = index[start : start + PIECE].tolist()
+            missing = np.array([k for k in dict.fromkeys(wanted) if k not in self._others], dtype=np.int64)
+            at_hand = {k: self._others[k] for k in wanted if k in self._others}
+            for k, result in zip(missing.tolist(), self._decoded(missing, self.shape), strict=True):
+                at_hand[k] = result if isinstance(result, Unreadable) else result.pixels
+                if not (self.lazy and k < self.count):
+                    self._others[k] = at_hand[k]
+                    if len(self._others) > room:
+                        del self._others[next(iter(self._others))]
+            for k in wanted:
+                yield at_hand[k]
+
+
+def _in_order(rows: Array, at: Array) -> Array:
+    """``rows[at]``, without a copy where that is all of them in order."""
+    return rows if len(at) == len(rows) and (at == np.arange(len(at))).all() else rows[at]

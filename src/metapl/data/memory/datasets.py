@@ -1,0 +1,334 @@
+"""Map-style data sets as a source: every row is read once, into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset, Subset
+
+from metapl.data.images.decode import Unreadable, pixels_of
+from metapl.data.images.options import GIB, ImageOptions
+from metapl.data.images.resize import how, image_at
+from metapl.data.memory.arrays import assemble
+from metapl.data.memory.source import MemorySource
+from metapl.data.memory.tensors import planes
+from metapl.data.tables.dataframe import is_missing
+from metapl.errors import UserError
+from metapl.types import Resize
+
+Array = np.ndarray[Any, Any]
+MAX_BYTES = 4 * GIB
+X_KEYS = ("x", "image", "img", "pixel_values", "text", "sentence", "question", "document", "content", "features")
+Y_KEYS = ("y", "label", "labels", "fine_label", "target", "class")
+PARTS = {"labeled": ("X", "y"), "unlabeled": ("X_unlabeled", ""), "test": ("X_test", "y_test")}
+
+
+def from_dataset(
+    labeled: Any,
+    unlabeled: Any = None,
+    test: Any = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | str = "auto",
+    resize: Resize = "cover",
+    tokenizer: str = "auto",
+    max_tokens: int | str = "auto",
+    name: str = "arrays",
+) -> MemorySource:
+    """A source over map-style data sets (``len(dataset)``, ``dataset[k]``); every row is read once and held in memory.
+
+    Leave random transforms and ``Normalize`` out of the data sets: metapl makes its own views and standardises itself.
+
+    Args:
+        labeled: rows (x, y), or mappings with an image or text and a label. x: a Pillow image, a tensor or array
+            (image or features), or a text. y: a whole number or a text; -1, None or NaN: no label.
+        unlabeled: rows x, (x,) or (x, y), whose y is dropped.
+        test: rows (x, y) for ``evaluate``.
+        class_names: names of the classes 0, 1, ...; by default those of ``labeled.classes`` (or of Hugging Face's
+            features) where every one of them occurs as a whole number and there is no ``target_transform``, else the
+            labels that occur: names that some labels do not use may belong to other numbers than these.
+        image_size: side in pixels or "HxW"; auto: the common size of all images where no side is above 64, else 64.
+        resize: "cover", "stretch" or "pad", as the setting ``source.resize``.
+        tokenizer, max_tokens: for texts, as in ``from_arrays``.
+        name: what messages call the source.
+
+    Raises:
+        UserError: a part cannot be indexed, a row cannot be read or does not fit the others, or the rows need more than
+            4 GiB; the message names part and row.
+    """
+    return read_dataset(
+        (labeled, unlabeled, test),
+        class_names=class_names,
+        image_size=image_size,
+        resize=resize,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        name=name,
+    )
+
+
+def read_dataset(
+    parts: tuple[Any, Any, Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | str = "auto",
+    resize: Resize = "cover",
+    tokenizer: str = "auto",
+    max_tokens: int | str = "auto",
+    name: str = "arrays",
+    published: bool = False,
+) -> MemorySource:
+    """``from_dataset`` with more to say.
+
+    Args:
+        parts: labeled, unlabeled, test; None where there is none.
+        published: the labels are known to be numbers of the set's own names; those that occur are taken.
+
+    Raises:
+        UserError: as ``from_dataset``.
+    """
+    given = {part: dataset for part, dataset in zip(PARTS, parts) if dataset is not None}
+    total = sum(_length(dataset, part) for part, dataset in given.items())
+    options = ImageOptions(image_size=image_size, resize=resize)
+    rows: _Rows | None = None
+    made: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    for part, dataset in given.items():
+        labels: list[Any] = []
+        for k, (x, y) in enumerate(_pairs(dataset, part)):
+            rows = rows or _rows_for(x, options, total, f"{part}, row {k}")
+            rows.add(x, f"{part}, row {k}")
+            labels.append(y)
+        counts[part] = len(labels)
+        if PARTS[part][1]:
+            made[PARTS[part][1]] = labels
+    assert rows is not None  # there is a labelled row: _length saw to it
+    for part, data in zip(counts, rows.parts(list(counts.values()))):
+        made[PARTS[part][0]] = data
+    notes = rows.notes
+    names = _class_names(parts[0], made["y"]) if class_names is None else None
+    if names and not published and (idle := set(range(len(names))) - set(made["y"])):
+        notes += (f"{len(idle)} of {len(names)} class names do not occur, so classes go by number: give class_names",)
+        names = None
+    if names:
+        for key in ("y", "y_test"):
+            made[key] = [_named(y, names) for y in made[key]] if key in made else None
+        class_names = [name for name in names if name in made["y"]]  # without those that no row has
+    source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False)
+    source.notes += notes
+    source.resize, source.white, source.resized = resize, rows.white, rows.resized
+    return source
+
+
+def _length(dataset: Any, part: str) -> int:
+    if isinstance(dataset, tuple):
+        raise UserError("a tuple of arrays is no data set", "Give them to from_arrays: X and y.", part)
+    indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if isinstance(dataset, IterableDataset | Mapping | str) or not indexed:
+        what = f"a {type(dataset).__name__} cannot be indexed by row"
+        raise UserError(what, "Give a map-style data set: len(dataset) and dataset[k].", part)
+    count = len(dataset)
+    if not count:
+        raise UserError("the data set has no row", "Give rows, or leave it out.", part)
+    return count
+
+
+def _pairs(dataset: Any, part: str) -> Iterator[tuple[Any, Any]]:
+    """(x, y) of every row, y None where there is no label."""
+    for k in range(len(dataset)):
+        try:
+            row = dataset[k]
+        except Exception as error:  # whatever the data set's own code raises
+            what = f"it cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            raise UserError(what, "Mend or leave out this row.", f"{part}, row {k}") from error
+        x, y = _split(row, f"{part}, row {k}")
+        yield x, _label(y, f"{part}, row {k}")
+
+
+def _split(row: Any, where: str) -> tuple[Any, Any]:
+    if isinstance(row, Mapping):
+        found = next((key for key in X_KEYS if key in row), None)
+        if found is None:
+            what = f"a row has the keys {', '.join(map(str, row))}"
+            raise UserError(what, f"Name what is to be classified 'x' (or one of {', '.join(X_KEYS[1:])}).", where)
+        return row[found], next((row[key] for key in Y_KEYS if key in row), None)
+    pair = isinstance(row, tuple) or (isinstance(row, list) and row and not isinstance(row[0], int | float))
+    if not pair:
+        return row, None
+    if not row:
+        raise UserError("the row is empty", "Give x or (x, y).", where)
+    return row[0], row[1] if len(row) > 1 else None
+
+
+def _label(y: Any, where: str) -> Any:
+    if isinstance(y, Tensor | np.ndarray | np.generic):
+        if y.size != 1 if isinstance(y, np.ndarray) else isinstance(y, Tensor) and y.numel() != 1:
+            what = f"its label has the shape {list(y.shape)}"
+            raise UserError(what, "Give a class number (argmax of a one-hot row), or a text.", where)
+        y = y.item()
+    return None if is_missing(y) or y == -1 else y
+
+
+def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
+    """The names that a data set, or the one inside a ``Subset``, has for its class numbers; None where it has none.
+
+    None too where the labels are not these numbers: True and False, or what a ``target_transform`` makes.
+    """
+    if any(type(y) is not int for y in labels if y is not None):
+        return None
+    while isinstance(dataset, Subset) and not hasattr(dataset, "classes"):
+        dataset = dataset.dataset
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    names = getattr(dataset, "classes", None)
+    features = getattr(dataset, "features", None)
+    if names is None and isinstance(features, Mapping):
+        names = next((getattr(features[key], "names", None) for key in Y_KEYS if key in features), None)
+    highest = max((y for y in labels if y is not None), default=-1)
+    if not isinstance(names, list | tuple) or highest >= len(names):
+        return None
+    plain = [
+        str(name[0] if isinstance(name, list | tuple) and name else name) for name in names
+    ]  # of several, the first
+    return plain if len(set(plain)) == len(plain) else None
+
+
+def _named(y: Any, names: Sequence[str]) -> Any:
+    """The class's name; a number without one as text, which is told later."""
+    return y if y is None else names[y] if isinstance(y, int) and 0 <= y < len(names) else str(y)
+
+
+class _Rows:
+    """Rows of one kind, collected."""
+
+    notes: tuple[str, ...] = ()
+    white = 0  # in images of floats, 1 or 255; 0: there were none
+    resized = False  # whether images were brought to one size, or were to be
+
+    def add(self, x: Any, where: str) -> None:
+        raise NotImplementedError
+
+    def parts(self, counts: Sequence[int]) -> list[Any]:
+        """The rows in parts of ``counts``, as ``from_arrays`` takes them."""
+        raise NotImplementedError
+
+
+def _rows_for(x: Any, options: ImageOptions, total: int, where: str) -> _Rows:
+    """What collects rows like ``x``."""
+    if isinstance(x, str):
+        return _Texts()
+    if isinstance(x, Image.Image) or np.ndim(x) in (2, 3):
+        return _Images(options, total)
+    if np.ndim(x) == 1:
+        return _Features(total)
+    what = f"a {type(x).__name__} is no image, no row of features and no text"
+    raise UserError(what, "Give a Pillow image, a tensor, an array or a text.", where)
+
+
+class _Texts(_Rows):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def add(self, x: Any, where: str) -> None:
+        if not isinstance(x, str):
+            raise UserError(f"it is a {type(x).__name__}, the rows before are texts", "Give texts.", where)
+        self.texts.append(x)
+
+    def parts(self, counts: Sequence[int]) -> list[Any]:
+        ends = np.cumsum(counts).tolist()
+        return [self.texts[end - count : end] for count, end in zip(counts, ends)]
+
+
+class _Features(_Rows):
+    def __init__(self, total: int) -> None:
+        self.total, self.filled, self.table = total, 0, torch.zeros(0, 0)
+
+    def add(self, x: Any, where: str) -> None:
+        row = torch.as_tensor(x) if np.ndim(x) == 1 else None
+        if row is None or (self.filled and len(row) != self.table.shape[1]) or row.is_complex():
+            raise UserError(f"its shape is {np.shape(x)}, that of the rows before is not", "Bring all to one.", where)
+        if not self.filled:
+            _check_memory(self.total, 4 * len(row))
+            self.table = torch.zeros(self.total, len(row))
+        self.table[self.filled] = row
+        self.filled += 1
+
+    def parts(self, counts: Sequence[int]) -> list[Any]:
+        return list(torch.split(self.table, list(counts)))
+
+
+class _Images(_Rows):
+    """uint8 images; small ones keep their size until all are known, larger ones are brought to theirs at once."""
+
+    def __init__(self, options: ImageOptions, total: int) -> None:
+        self.options, self.total, self.scale = options, total, 0
+        self.images: list[Tensor] = []
+        self.resized = options.size is not None
+
+    def add(self, x: Any, where: str) -> None:
+        image = self._read(x, where)
+        if self.options.size is not None or self.options.common([(image.shape[1], image.shape[2])]) is None:
+            image = image_at(image, self.options.size or self.options.auto_size, self.options.resize)
+            self.resized = True
+        if not self.images:
+            _check_memory(self.total, image.numel())
+        self.images.append(image)
+
+    def parts(self, counts: Sequence[int]) -> list[Any]:
+        channels = max(len(image) for image in self.images)
+        sizes = {(image.shape[1], image.shape[2]) for image in self.images}
+        self.resized |= len(sizes) > 1
+        size = sizes.pop() if len(sizes) == 1 else self.options.auto_size
+        colour, way = "grey" if channels == 1 else "RGB", how(self.options.resize) if self.resized else ""
+        self.notes = (f"images are {'brought to ' if self.resized else ''}{size[0]} x {size[1]}, {colour}{way}",)
+        _check_memory(self.total, channels * size[0] * size[1])
+        made = []
+        for count in counts:
+            part = torch.empty(count, channels, *size, dtype=torch.uint8)
+            for k, image in enumerate(self.images[:count]):
+                part[k] = image_at(image, size, self.options.resize)  # a grey one is spread over RGB
+            del self.images[:count]
+            made.append(part)
+        return made
+
+    def _read(self, x: Any, where: str) -> Tensor:
+        """uint8 [1 or 3, height, width]."""
+        if isinstance(x, Image.Image):
+            try:
+                return pixels_of(x)
+            except Unreadable as error:
+                raise UserError(f"the image cannot be used: {error}", "Mend or leave out this row.", where) from error
+        array = x.detach().cpu().float().numpy() if isinstance(x, Tensor) and x.is_floating_point() else np.asarray(x)
+        if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
+            what = f"it is {array.dtype} {list(array.shape)}, which is no image"
+            raise UserError(what, "Give [H, W], [H, W, C] or [C, H, W] with C 1 or 3.", where)
+        stack = planes(array[None], where, isinstance(x, Tensor))[0]
+        if stack.dtype == np.uint8:
+            return torch.from_numpy(np.array(stack, order="C"))
+        return self._bytes(stack, where)
+
+    def _bytes(self, values: Array, where: str) -> Tensor:
+        """Floats and other whole numbers on the scale 0..1 or 0..255, which is the same for all rows."""
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 255):  # NaN fails both
+            remedy = "Scale to 0..1 or 0..255; leave Normalize out, metapl standardises itself."
+            raise UserError(f"image values run from {low:g} to {high:g}", remedy, where)
+        if not self.scale and high > 0:
+            self.scale = 1 if high <= 1 and values.dtype.kind in "bf" else 255
+        if values.dtype.kind == "f":
+            self.white = self.scale
+        if self.scale == 1 and high > 1:
+            what = f"image values reach {high:g}, in the rows before at most 1"
+            raise UserError(what, "Bring all images to one scale.", where)
+        return torch.from_numpy(np.rint(values * (255.0 / (self.scale or 255))).astype(np.uint8, order="C"))
+
+
+def _check_memory(rows: int, each: int) -> None:
+    if rows * each > MAX_BYTES:
+        what = f"{rows} rows of {each} bytes need {rows * each / GIB:.1f} GiB of memory, above the limit of 4"
+        raise UserError(what, "Set a smaller source.image_size, or give the images as a folder.", "from_dataset")

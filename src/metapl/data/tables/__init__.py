@@ -1,0 +1,1 @@
+"""Tables: files of rows, columns and their roles, DataFrames."""

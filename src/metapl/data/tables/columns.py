@@ -1,0 +1,282 @@
+"""Columns of features: numbers or categories, as the training rows have them; and the same columns in new rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.data.images.scan import folded
+from metapl.data.tables.frame import (
+    MARKERS,
+    Array,
+    Texts,
+    Values,
+    as_categories,
+    counted,
+    meant,
+    one_group,
+    short,
+)
+from metapl.data.tables.id_columns import FEW, numbers_rows
+from metapl.data.tables.roles import hint, listing
+from metapl.errors import UserError
+from metapl.types import Column
+
+Where = Callable[[int], str]
+MOST_LEVELS = 1000  # of a category that nobody asked for
+UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
+DIFFER = "has another text in nearly every row"
+
+
+@dataclass
+class Told:
+    """What is worth saying about columns, gathered so that many columns make few lines."""
+
+    missing: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    constant: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self, rows: int) -> list[str]:
+        """All of it."""
+        made = []
+        if self.missing:
+            made.append(f"values read as missing, of {counted(rows, 'row')}: {_counts(self.missing)}")
+        if self.unknown:
+            made.append(f"categories that training did not hold, read as missing: {_counts(self.unknown)}")
+        if self.constant:
+            made.append(f"columns with one value in every row: {listing(self.constant)}")
+        return made + self.notes
+
+
+def _counts(found: Mapping[str, int], most: int = 8) -> str:
+    shown = ", ".join(f"'{short(name)}' {count:,}" for name, count in list(found.items())[:most])
+    return shown + (f" and {len(found) - most} more columns" if len(found) > most else "")
+
+
+def fit_column(
+    name: str,
+    values: Values,
+    train: Array,
+    where: Where,
+    told: Told,
+    category: bool = False,
+    keep: bool = False,
+    part: Array | None = None,
+) -> Column | None:
+    """What the training rows make of a column; None where it is left out, which is said in ``told``.
+
+    Args:
+        train: [N] bool; nothing is learnt from the other rows.
+        where: row -> the place that a message names.
+        category: read numbers as categories, too.
+        keep: the user named the column: it stays whatever it holds.
+        part: [N] the file that each row comes from; None: one.
+
+    Raises:
+        UserError: values that are neither plain numbers nor clearly categories.
+    """
+    if isinstance(values, list):
+        remedy = "Name it in source.path (images) or in source.ignore."
+        raise UserError(f"column '{short(name)}' holds bytes", remedy, where(0))
+    if isinstance(values, Texts):
+        return _fit_texts(name, values, train, where, told, category, keep)
+    own = values[train]
+    there = own[~np.isnan(own)]
+    if not len(there):
+        told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
+        return None
+    why, sure = ("", False) if keep else numbers_rows(name, _by_part(values, train, part))
+    if sure:
+        remedy = f"to keep it, name the columns in source.features, '{short(name)}' among them"
+        told.notes.append(f"column '{short(name)}' {why} and is left out ({remedy})")
+        return None
+    if why:
+        told.notes.append(f"column '{short(name)}' {why}: to leave it out, source.ignore={short(name)}")
+    if len(there) == len(own) and there.min() == there.max():
+        told.constant.append(name)
+    return Column(name)
+
+
+def _by_part(values: Array, train: Array, part: Array | None) -> list[Array]:
+    """The values of the training rows, by file."""
+    own = values[train]
+    return [own] if part is None else [own[part[train] == k] for k in np.unique(part[train]).tolist()]
+
+
+def _fit_texts(
+    name: str, values: Texts, train: Array, where: Where, told: Told, category: bool, keep: bool
+) -> Column | None:
+    seen = np.bincount(values.codes[train], minlength=len(values.levels))
+    levels = [level for level, count in zip(values.levels, seen.tolist()) if count and level]
+    if not category and _are_numbers(name, values, levels, where):
+        return Column(name)
+    total = sum(count for level, count in zip(values.levels, seen.tolist()) if level)
+    if not levels:
+        told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
+        return None
+    if not (keep or category):
+        if nearly_all_differ(len(levels), total):
+            told.notes.append(_left_out(name, f"{DIFFER} (an id or free text?)"))
+            return None
+        if len(levels) > MOST_LEVELS:
+            told.notes.append(too_many(name))
+            return None
+    if len(levels) == 1 and total == int(train.sum()):
+        told.constant.append(name)
+    if not category:
+        _tell_numbers(name, values, seen, where, told)
+    _tell_twins(name, levels, told)
+    return Column(name, tuple(sorted(levels)))
+
+
+def described(columns: Sequence[Column], most: int = 12) -> str:
+    """Which columns are numbers and which categories, with how many levels."""
+    numbers = [column.name for column in columns if not column.levels]
+    levels = [f"'{short(column.name)}' ({len(column.levels)} levels)" for column in columns if column.levels]
+    said = [f"numbers: {listing(numbers, most)}"] if numbers else []
+    if levels:
+        more = f" and {len(levels) - most} more" if len(levels) > most else ""
+        said.append(f"categories: {', '.join(levels[:most])}{more}")
+    return "; ".join(said)
+
+
+def nearly_all_differ(levels: int, total: int) -> bool:
+    """Whether ``levels`` different texts in ``total`` rows that hold one are an id or free text, and no category."""
+    return total >= FEW and levels > UNIQUE * total
+
+
+def too_many(name: str) -> str:
+    """The note on a column with more than ``MOST_LEVELS`` texts."""
+    return _left_out(name, f"has more than {MOST_LEVELS} different texts")
+
+
+def _left_out(name: str, why: str) -> str:
+    keep = f"to keep it, as a text: source.text={short(name)}; as categories: source.categorical={short(name)}"
+    return f"column '{short(name)}' {why} and is left out ({keep})"
+
+
+def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) -> bool:
+    """Whether the levels are numbers.
+
+    Raises:
+        UserError: they would be, but for infinite values, or a decimal sign or marks of thousands that are not read.
+    """
+    odd = [level for level in levels if level.strip() not in MARKERS and not _fits(values.number(level))]
+    if not all(map(meant, odd)):
+        return False
+    if not odd:  # what is no number stands in rows that nothing is learnt from
+        return any(level.strip() not in MARKERS for level in levels)
+    clear = next((level for level in odd if not one_group(level)), odd[0])
+    raise as_categories(values.not_a_number(name, clear, where(_first(values, clear))), name)
+
+
+def _fits(number: float | None) -> bool:
+    """Whether it is a finite float32."""
+    return number is not None and abs(number) <= float(np.finfo(np.float32).max)
+
+
+def _first(values: Texts, level: str) -> int:
+    """The first row that holds ``level``."""
+    return int(np.argmax(values.codes == values.levels.index(level)))
+
+
+def _tell_numbers(name: str, values: Texts, seen: Array, where: Where, told: Told) -> None:
+    """Say so where most values are numbers: a slip of the pen may have made a category of the column."""
+    numbers = {k for k, level in enumerate(values.levels) if seen[k] and values.number(level) is not None}
+    others = [k for k, level in enumerate(values.levels) if seen[k] and k not in numbers and level not in MARKERS]
+    count = int(seen[list(numbers)].sum()) if numbers else 0
+    if others and count > int(seen[others].sum()):
+        odd = values.levels[others[0]]
+        told.notes.append(
+            f"column '{short(name)}' is read as categories: {count:,} of its values are numbers, but "
+            f"'{short(odd)}' ({where(_first(values, odd))}) is none"
+        )
+
+
+def _tell_twins(name: str, levels: Sequence[str], told: Told) -> None:
+    seen: dict[str, str] = {}
+    for level in levels:
+        twin = seen.setdefault(folded(level), level)
+        if twin != level:
+            told.notes.append(
+                f"column '{short(name)}': '{short(twin)}' and '{short(level)}' are different categories, though they "
+                "differ only by case, spaces or accents' encoding"
+            )
+            return
+
+
+def encode_column(column: Column, values: Values, where: Where, told: Told) -> Array:
+    """float32 [N]: numbers, or numbers of levels; NaN where the value is missing or no known level.
+
+    Raises:
+        UserError: a number is asked for, and a value is none.
+    """
+    if isinstance(values, list):
+        raise UserError(f"column '{short(column.name)}' holds bytes", "Give numbers or texts.", where(0))
+    if not column.levels:
+        numbers = values if not isinstance(values, Texts) else _numbers(column.name, values, where)
+        if missing := int(np.isnan(numbers).sum()):
+            told.missing[column.name] = missing
+        return numbers
+    if not isinstance(values, Texts):
+        what = f"column '{short(column.name)}' holds numbers, and the model knows categories"
+        raise UserError(what, "Read the file by its path, so that they are kept as they are written.", where(0))
+    number = {level: float(k) for k, level in enumerate(column.levels)}
+    table = np.array([number.get(level, np.nan) for level in values.levels], dtype=np.float32)
+    coded = table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
+    empty = int(np.isin(values.codes, [k for k, level in enumerate(values.levels) if not level]).sum())
+    if empty:
+        told.missing[column.name] = empty
+    if unknown := int(np.isnan(coded).sum()) - empty:
+        told.unknown[column.name] = unknown
+    return coded
+
+
+def _numbers(name: str, values: Texts, where: Where) -> Array:
+    table = np.full(len(values.levels), np.nan, dtype=np.float32)
+    for k, level in enumerate(values.levels):
+        if level.strip() not in MARKERS:
+            if not _fits(values.number(level)):
+                raise values.not_a_number(name, level, where(_first(values, level)))
+            table[k] = values.number(level)
+    return table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
+
+
+def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> Callable[[Tensor], Tensor]:
+    """What turns rows with the columns ``given`` into rows with those ``wanted``: by name, and levels by their text.
+
+    Where either has no names, rows stay as they are.
+
+    Raises:
+        UserError: a column is missing, or is numbers in one and categories in the other.
+    """
+    if not given or not wanted or tuple(given) == tuple(wanted):
+        return lambda rows: rows
+    position = {column.name: k for k, column in enumerate(given)}
+    places, tables = list[int](), dict[int, Tensor]()
+    for k, column in enumerate(wanted):
+        if column.name not in position:
+            remedy = f"The model needs it. {hint(column.name, list(position))}"
+            raise UserError(f"column '{short(column.name)}' is missing", remedy, where)
+        own = given[position[column.name]]
+        if bool(own.levels) != bool(column.levels):
+            what = f"column '{short(column.name)}' is numbers in the one and categories in the other"
+            raise UserError(f"{what} of data and model", "Give the path of the file instead of a source.", where)
+        places.append(position[column.name])
+        if own.levels != column.levels:
+            number = {level: float(j) for j, level in enumerate(column.levels)}
+            tables[k] = torch.tensor([number.get(level, float("nan")) for level in own.levels] + [float("nan")])
+
+    def change(rows: Tensor) -> Tensor:
+        made = rows[:, places]
+        for k, table in tables.items():
+            code = made[:, k]
+            made[:, k] = table[code.nan_to_num(len(table) - 1).long()]
+        return made
+
+    return change

@@ -1,0 +1,309 @@
+"""Named columns of any kind to one float32 table: numbers stay, texts become the numbers of their levels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.data.tables.columns import DIFFER, MOST_LEVELS, nearly_all_differ
+from metapl.data.tables.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
+from metapl.data.tables.id_columns import NO_REASON, numbers_rows
+from metapl.errors import UserError, nearest
+from metapl.types import Column
+
+Array = np.ndarray[Any, Any]
+Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
+_TRUTH = {"1": "true", "0": "false"}
+_NAMED = "name the columns to use, this one among them: features of from_arrays, or source.features"
+_NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
+
+
+def is_frame(X: Any) -> bool:
+    """Whether ``X`` has named columns: a DataFrame of any library, or a mapping of columns."""
+    return isinstance(X, Mapping) or (hasattr(X, "columns") and hasattr(X, "__getitem__") and len(X.shape) == 2)
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, or what pandas puts in their place."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def column_names(X: Any) -> list[str]:
+    """The names of a DataFrame's or a mapping's columns."""
+    return [str(name) for name in (X if isinstance(X, Mapping) else X.columns)]
+
+
+def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table:
+    """The columns of a DataFrame or a mapping, each as ``Table`` has it; where all of ``only`` are
+    there, others are not looked at.
+
+    Raises:
+        UserError: no rows, columns of different lengths, two of one name, or a column of dates or of mixed kinds.
+    """
+    names = column_names(X)
+    twice = [name for k, name in enumerate(names) if name in names[:k]]
+    if twice:
+        raise UserError(f"two columns are named '{twice[0]}'", "Rename one.", where)
+    keys = list(X) if isinstance(X, Mapping) else list(X.columns)
+    missing, table = only is not None and not set(only) <= set(names), dict[str, Array]()
+    for name, key in zip(names, keys):
+        if only is None or name in only:
+            table[name] = read_column(X[key], f"{where}: column '{name}'")
+        elif missing:  # read as far as it can be, to be offered in its place
+            with suppress(UserError):
+                table[name] = read_column(X[key], where)
+    lengths = {len(values) for values in table.values()}
+    if not lengths or lengths == {0}:
+        raise UserError("it has no rows or no columns", "Give rows.", where)
+    if len(lengths) > 1:
+        raise UserError(f"its columns have different lengths ({sorted(lengths)})", "Give one value per row.", where)
+    return table
+
+
+def read_column(values: Any, where: str) -> Array:
+    """One column: float64 with NaN, or object with text and None.
+
+    Numbers become float64; texts, categories and True/False become text.
+
+    Raises:
+        UserError: dates, several values per row, or numbers mixed with text.
+    """
+    array = as_array(values)
+    if array.ndim != 1:
+        raise UserError(f"its shape is {array.shape}", "Give one value per row.", where)
+    if array.dtype.kind in "iuf":
+        return array.astype(np.float64)
+    if array.dtype.kind in "mM":
+        raise UserError("it holds dates or times", _NUMBERS, where)
+    if array.dtype.kind not in "bUSO":
+        raise UserError(f"its values are {array.dtype}", "Give numbers or text.", where)
+    listed = [None if is_missing(value) else value for value in array.tolist()]
+    kinds = {type(value) for value in listed if value is not None}
+    if kinds <= {bool, np.bool_} and kinds:
+        return _objects([None if value is None else str(bool(value)) for value in listed])
+    if all(_is_number(kind) for kind in kinds):
+        return np.array([np.nan if value is None else float(value) for value in listed], dtype=np.float64)
+    if all(issubclass(kind, str | bytes) for kind in kinds):
+        return _objects([v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for v in listed])
+    raise _mixed(listed, where)
+
+
+def as_array(values: Any) -> Array:
+    """A NumPy array of a series (pandas with its missing values as NaN or None), a tensor, a list or an array."""
+    if isinstance(values, Tensor):
+        return _of_tensor(values)
+    if isinstance(values, np.ma.MaskedArray):
+        filled: Array = values.data.astype(object)
+        filled[np.ma.getmaskarray(values)] = None
+        return filled
+    dtype = getattr(values, "dtype", None)
+    if isinstance(values, np.ndarray) or dtype is None or not hasattr(values, "isna"):
+        return _objects(values) if isinstance(values, list | tuple) else np.asarray(values)
+    kind = getattr(dtype, "kind", "O")  # a pandas series or index
+    if kind in "mM":  # only the kind matters: a column of dates is refused
+        return np.zeros(len(values), dtype=f"{kind}8[ns]")
+    if isinstance(dtype, np.dtype) and kind != "O":
+        return np.asarray(values)
+    if kind in "iuf":
+        return np.asarray(values.to_numpy(dtype="float64", na_value=np.nan))
+    found: Array = np.array(values, dtype=object)
+    found[np.asarray(values.isna())] = None
+    return found
+
+
+def categorical(X: Any) -> frozenset[str]:
+    """The columns of a DataFrame that its own types call categories; they stay whatever they hold."""
+    if isinstance(X, Mapping):
+        return frozenset(str(name) for name, values in X.items() if _is_categorical(values))
+    return frozenset(str(name) for name in X.columns if _is_categorical(X[name]))
+
+
+def _is_categorical(values: Any) -> bool:
+    return str(getattr(values, "dtype", "")).lower().startswith(("category", "categorical", "enum"))  # pandas, polars
+
+
+def fit_columns(
+    parts: Sequence[Table], where: Sequence[str], told: list[str], keep: Collection[str] = ()
+) -> tuple[Column, ...]:
+    """The columns of the first part, in its order, with the levels that occur in any part, sorted.
+
+    What would be left out of a file of rows is left out here, too, unless it is one of ``keep``; that, and what looks
+    like a mistake, is appended to ``told``.
+
+    Raises:
+        UserError: a part lacks a column, a column is numbers in one part and text in another, or numbers written as
+            texts that are not read, or none is left.
+    """
+    fitted, why = list[Column](), dict[str, str]()
+    for name in parts[0]:
+        column, reason = _fit_column(name, parts, where, name in keep)
+        if column is not None:
+            fitted.append(column)
+            told += [f"column '{name}' {reason}: to leave it out, drop it"] if reason else []
+        else:
+            why[name] = reason
+            told.append(f"column '{name}' {reason} and is left out ({_keeping(reason)})")
+    if not fitted:
+        name = next(iter(why))
+        what = f"no column is left for the classifier to see: '{name}' {why[name]}"
+        text = f"To train on it as text, pass the column itself: {where[0]}['{name}']."
+        keep_it = f"Give other columns, too, or {_NAMED}."
+        raise UserError(what, text if "text" in why[name] else keep_it, where[0])
+    return tuple(fitted)
+
+
+def _keeping(reason: str) -> str:
+    if "text" in reason:
+        return "to keep it as a category: astype('category')"
+    return f"to keep it, {_NAMED}"
+
+
+def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Column | None, str]:
+    """The column, or None where it is left out; and what is to be said of it."""
+    levels: set[str] = set()
+    numbers, total = "", 0
+    for part, place in zip(parts, where):
+        values = column_of(part, name, place)
+        if values.dtype == object:
+            texts = [value for value in values.tolist() if value is not None]
+            levels.update(texts)
+            total += len(texts)
+        elif not np.isnan(values).all():
+            numbers = numbers or place
+    if levels and numbers:
+        what = f"column '{name}' is numbers in {numbers} and text elsewhere"
+        raise UserError(what, "Bring it to one kind.", where[0])
+    if keep or not levels:
+        reason, sure = NO_REASON if keep or not numbers else numbers_rows(name, [part[name] for part in parts])
+        return (None if sure else Column(name, tuple(sorted(levels)))), reason
+    _check_written(name, levels, where[0])
+    if nearly_all_differ(len(levels), total):
+        return None, f"{DIFFER} (an id or free text?)"
+    if len(levels) > MOST_LEVELS:
+        return None, f"has more than {MOST_LEVELS} different texts"
+    return Column(name, tuple(sorted(levels))), ""
+
+
+def _check_written(name: str, levels: Collection[str], where: str) -> None:
+    """Refuse numbers that are no numbers to Python: 3,5 or 1.234,5.
+
+    Raises:
+        UserError: every value is a number, and some are written so.
+    """
+    if not all(meant(level) or level.strip() in MARKERS for level in levels):
+        return
+    odd = sorted(level for level in levels if parsed(level, POINT) is None and (decimal_comma(level) or grouped(level)))
+    if odd:
+        what = f"column '{name}' holds the text '{odd[0]}' and others that are numbers with a comma"
+        remedy = "Turn them into numbers (pandas.read_csv(..., decimal=','), or str.replace), or astype('category')."
+        raise UserError(what, remedy, where)
+
+
+def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tensor:
+    """float32 [N, len(columns)]: the columns by name, in the order of ``columns``; others in ``table`` are passed over.
+
+    A text that is no level becomes NaN, like a missing value.
+
+    Raises:
+        UserError: a column is missing, text where numbers belong, or a number that is infinite as float32.
+    """
+    rows = len(next(iter(table.values()), ()))
+    made = np.empty((rows, len(columns)), dtype=np.float32)
+    for k, column in enumerate(columns):
+        values = column_of(table, column.name, where)
+        with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
+            made[:, k] = _levels(values, column.levels) if column.levels else _numbers(values, column.name, where)
+        bad = np.flatnonzero(np.isinf(made[:, k]))
+        if len(bad):
+            what = f"row {bad[0]}, column '{column.name}' is {values[bad[0]]}, not a finite float32 number"
+            raise UserError(what, "Fill or remove such values.", where)
+    return torch.from_numpy(made)
+
+
+def _levels(values: Array, levels: tuple[str, ...]) -> list[float]:
+    number = {level: float(k) for k, level in enumerate(levels)}
+    listed = values.tolist()
+    if values.dtype != object:  # a category written as a whole number
+        listed = [None if np.isnan(v) else str(int(v)) if v % 1 == 0 else str(v) for v in listed]
+    if {level.lower() for level in levels} <= {"true", "false"}:  # written True, true, TRUE or 1
+        number = {level.lower(): k for level, k in number.items()}
+        listed = [None if value is None else _TRUTH.get(value, value.lower()) for value in listed]
+    return [number.get(value, np.nan) for value in listed]
+
+
+def lost_columns(table: Table, columns: Sequence[Column], rows: Tensor) -> list[str]:
+    """A line for each column of categories whose values are all unknown to the model; ``rows``: the table encoded."""
+    told = []
+    for k, column in enumerate(columns):
+        values = table[column.name].tolist() if column.levels and rows[:, k].isnan().all() else []
+        first = next((value for value in values if not is_missing(value)), None)
+        if first is not None:
+            known = ", ".join(column.levels[:3]) + (", ..." if len(column.levels) > 3 else "")
+            found = f"{first:g}" if isinstance(first, float) else repr(first)
+            told.append(
+                f"column '{column.name}' holds no category of the training, such as {known}: {found} counts as missing"
+            )
+    return told
+
+
+def _numbers(values: Array, name: str, where: str) -> Array:
+    if values.dtype != object:
+        return values
+    text = [(row, value) for row, value in enumerate(values.tolist()) if value is not None]
+    if text:
+        row, value = text[0]
+        what = f"row {row}, column '{name}' is '{value}', but the column holds numbers in training"
+        raise UserError(what, "Give numbers, or leave it empty where the value is missing.", where)
+    return np.full(len(values), np.nan)
+
+
+def column_of(table: Table, name: str, where: str) -> Array:
+    """The column of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in table:
+        raise UserError(f"there is no column '{name}'", nearest(name, table), where)
+    return table[name]
+
+
+def _of_tensor(values: Tensor) -> Array:
+    tensor = values.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    return array
+
+
+def _objects(values: Sequence[Any]) -> Array:
+    """A 1-D object array, whatever the values are."""
+    made: Array = np.empty(len(values), dtype=object)
+    for k, value in enumerate(values):
+        made[k] = value.item() if isinstance(value, Tensor | np.generic) and not value.ndim else value
+    return made
+
+
+def _is_number(kind: type) -> bool:
+    return issubclass(kind, int | float | np.number | np.bool_) or kind.__name__ == "Decimal"
+
+
+def _mixed(listed: Sequence[Any], where: str) -> UserError:
+    """The error that names the first value that does not belong."""
+    if any(hasattr(value, "isoformat") or type(value).__name__ == "timedelta" for value in listed):
+        return UserError("it holds dates or times", _NUMBERS, where)
+    strange = [(k, v) for k, v in enumerate(listed) if v is not None and not isinstance(v, str | bytes)]
+    odd = [(k, v) for k, v in strange if not _is_number(type(v))]
+    if odd:
+        row, value = odd[0]
+        return UserError(f"row {row} holds a {type(value).__name__}", "Give one number or text per row.", where)
+    text = next(k for k, v in enumerate(listed) if isinstance(v, str | bytes))
+    what = f"row {strange[0][0]} is the number {strange[0][1]}, row {text} the text {listed[text]!r}"
+    return UserError(
+        what, "Bring the column to one kind (astype(str), or numbers with None for what is missing).", where
+    )

@@ -1,0 +1,310 @@
+"""Files of comma-, tab-, semicolon- or pipe-separated values, read strictly: what is odd is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from metapl.data.images.scan import shown
+from metapl.data.tables.encodings import AUTO, find_encoding, open_text
+from metapl.data.tables.frame import (
+    COMMA,
+    POINT,
+    ColumnBuilder,
+    Form,
+    Frame,
+    Lines,
+    counted,
+    decimal_comma,
+    parsed,
+    short,
+)
+from metapl.errors import UserError
+
+_SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # what Excel may write into the first line
+DECIMALS = {"point": POINT, "comma": COMMA}
+DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
+CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's cache
+LONGEST = 1 << 23  # characters of one field
+SAMPLE = 20  # rows that must agree with the header where its delimiter is not clear
+MOST_LEVELS = 1000  # different texts of a column that nobody asked for
+
+
+class DelimitedFile:
+    """A ``frame.TableFile`` over delimited text with any line ends, and quotes as in RFC 4180.
+
+    Args:
+        delimiter: "auto" (found from the header), a name in ``DELIMITERS``, or the character itself.
+        encoding: see ``encodings.find_encoding``.
+        decimal: the sign before the decimals of every number in the file, a name in ``DECIMALS`` or the sign itself.
+        skip_bad: rows that cannot be read are left out and entered in ``Frame.problems`` instead of an error.
+
+    Raises:
+        UserError: no such file, a wrong encoding, or a header that cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        delimiter: str = "auto",
+        encoding: str = AUTO,
+        decimal: str = "point",
+        skip_bad: bool = False,
+    ) -> None:
+        self.path, self.skip_bad = Path(path), skip_bad
+        self.name = shown(self.path.name)
+        if (sign := DECIMALS.get(decimal, decimal)) not in DECIMALS.values():
+            raise UserError(f"decimal is {decimal!r}", f"Give {' or '.join(DECIMALS)}.", "source.decimal")
+        self.decimal = sign
+        self.encoding = find_encoding(self.path, encoding, skip_bad)
+        self.odd = self.encoding.odd
+        self.spans: list[int] = []  # lines on which a row of several lines begins
+        with self._open() as file:
+            told = _SEP.fullmatch(file.readline().rstrip("\r\n"))
+        self.told = told is not None  # the header then is the second line
+        with self._open() as file:
+            asked = told[1] if told and delimiter == AUTO else delimiter
+            self.delimiter = find_delimiter(file, asked, self.name, self.decimal)
+        with self._open() as file:
+            reader = self._reader(file)
+            header = self._header(reader)
+        self.names = check_names(header, f"{self.name}, line {1 + self.told}")
+
+    def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
+        """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
+        return read_columns(self, self.names, forms, most or {})
+
+    def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
+        """(rows, the line each begins on, (place, reason) of bad rows, blank lines passed over), piece by piece."""
+        width, self.spans = len(self.names), list[int]()
+        with self._open() as file:
+            reader = self._reader(file)
+            self._header(reader)
+            while True:
+                rows, lines, bad, blank = list[Sequence[str]](), list[int](), list[tuple[str, str]](), 0
+                with _limit(), _no_collection():
+                    for row, line in self._rows(reader, bad):
+                        if len(row) == width and not (self.odd and self._is_odd(row)):
+                            rows.append(row)
+                            lines.append(line)
+                            if len(rows) == CHUNK:
+                                break
+                        elif row:
+                            self._bad(self._reason(row), line, reader.line_num, bad)
+                        else:
+                            blank += 1
+                if not rows and not bad and not blank:
+                    return
+                yield rows, lines, bad, blank
+
+    def _rows(self, reader: Any, bad: list[tuple[str, str]]) -> Iterator[tuple[list[str], int]]:
+        """Each row with the line that it begins on."""
+        while True:
+            line = reader.line_num + 1
+            try:
+                for row in reader:
+                    if reader.line_num != line:
+                        self.spans.append(line)
+                    yield row, line
+                    line = reader.line_num + 1
+                return
+            except csv.Error as error:
+                self._bad(self._broken(error, line, reader.line_num), line, reader.line_num, bad)
+
+    def _broken(self, error: csv.Error, line: int, last: int) -> str:
+        """What a mistake in the quotes is called; one after which rows cannot be told apart is never skipped."""
+        if "expected after" in str(error):
+            return f"something stands between a closing quote and the {_word(self.delimiter)}"
+        if "unexpected end" in str(error):
+            what = "the quote that is opened here is never closed"
+        elif "field limit" in str(error):
+            what = f"a field has more than {LONGEST:,} characters: a quote that is opened here may never be closed"
+        else:
+            what = str(error)
+        raise UserError(what, 'Close it, or write "" for a quote inside a quoted field.', self._place(line, last))
+
+    def _bad(self, reason: str, line: int, last: int, bad: list[tuple[str, str]]) -> None:
+        """Enter a bad row, or refuse it."""
+        place = self._place(line, last)
+        if not self.skip_bad:
+            raise UserError(reason, "Mend the row, or set source.skip_bad_rows=true to leave such rows out.", place)
+        bad.append((place, reason))
+
+    def _reason(self, row: Sequence[str]) -> str:
+        if self.odd and self._is_odd(row):
+            is_nul, codec = "\0" in "".join(row), self.encoding.codec.upper()
+            return "the row holds a NUL byte" if is_nul else f"the row is not valid {codec}"
+        return f"the row has {len(row)} fields where the header has {len(self.names)}"
+
+    @staticmethod
+    def _is_odd(row: Sequence[str]) -> bool:
+        text = "".join(row)
+        return "\0" in text or any("\udc80" <= c <= "\udcff" for c in text)
+
+    def _place(self, line: int, last: int) -> str:
+        return f"{self.name}, line {line}" if last <= line else f"{self.name}, lines {line} to {last}"
+
+    def _header(self, reader: Any) -> list[str]:
+        """The first row, or the one after Excel's ``sep=;``.
+
+        Raises:
+            UserError: it cannot be read, or a quote in it is not closed.
+        """
+        try:
+            with _limit():
+                header: list[str] = next(reader, [])
+                header = next(reader, []) if self.told else header
+        except csv.Error as error:
+            why = self._broken(error, 1, reader.line_num)
+            raise UserError(why, "Mend the header.", f"{self.name}, line 1") from error
+        return header
+
+    def _reader(self, file: IO[str]) -> Any:
+        return csv.reader(file, delimiter=self.delimiter, strict=True)
+
+    def _open(self) -> IO[str]:
+        return open_text(self.path, self.encoding)
+
+
+def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], most: Mapping[str, int]) -> Frame:
+    """Read ``file.chunks()`` into a frame; a second time where a column turned out to be text late."""
+    columns: dict[str, Any] = {}
+    lines, problems, blank = list[Any](), list[tuple[str, str]](), 0
+    wanted = {name: forms[name] for name in names if name in forms}
+    full: set[str] = set()
+    first = True
+    while wanted:
+        builders = [(names.index(n), ColumnBuilder(n, form, most.get(n), file.decimal)) for n, form in wanted.items()]
+        for rows, numbers, bad, passed in file.chunks():
+            by_column = list(zip(*rows)) if rows else []
+            for k, builder in builders:
+                if rows:
+                    builder.add(by_column[k], Lines(file.name, numbers))
+            if first:
+                lines.append(np.array(numbers, dtype=np.int64))
+                problems += bad
+                blank += passed
+        for _, builder in builders:
+            builder.check()
+        columns |= {b.name: b.done() for _, b in builders if not b.late and not b.full}
+        full |= {b.name for _, b in builders if b.full}
+        wanted, first = {b.name: "text" for _, b in builders if b.late}, False
+    where = Lines(file.name, np.concatenate(lines) if lines else np.zeros(0, dtype=np.int64))
+    notes = list(file.encoding.notes)
+    if blank:
+        notes.append(f"{file.name}: {counted(blank, 'blank line')} passed over")
+    if problems:
+        notes.append(f"{file.name}: {counted(len(problems), 'bad row')} left out (a run's problems.csv lists them)")
+    if file.spans:
+        notes.append(
+            f"{file.name}: {counted(len(file.spans), 'row')} of several lines, the first on line {file.spans[0]}"
+        )
+    ordered = {name: columns[name] for name in names if name in columns}
+    return Frame(file.name, ordered, where, where.number, len(where), problems, notes, full)
+
+
+def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Column names without blanks around them.
+
+    Raises:
+        UserError: a column has no name, or two have the same.
+    """
+    names = [name.strip() for name in names]
+    if not any(names):
+        raise UserError("there is no header", "Write the names of the columns into the first line.", where)
+    for k, name in enumerate(names):
+        if not name:
+            remedy = "Name it. (pandas writes its row numbers so: use to_csv(..., index=False).)"
+            raise UserError(f"column {k + 1} of {len(names)} has no name", remedy, where)
+        if name in names[:k]:
+            raise UserError(f"two columns are called '{short(name)}'", "Rename or remove one.", where)
+    if _is_data(names):
+        raise UserError(
+            f"the first line holds numbers ('{short(names[0])}', ...), not the names of columns",
+            "Write the names of the columns into the first line.",
+            where,
+        )
+    return tuple(names)
+
+
+def _is_data(names: Sequence[str]) -> bool:
+    """Whether a header looks like a row of values; 0, 1, 2, ... is what pandas calls columns without a name."""
+    if any(parsed(name) is not None and not name.lstrip("+-").isdecimal() for name in names):
+        return True
+    if any(map(decimal_comma, names)):
+        return True
+    return all(parsed(name) is not None for name in names) and list(names) != [str(k) for k in range(len(names))]
+
+
+def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -> str:
+    """The character between fields: ``asked``, or the one that stands in the header.
+
+    A comma that is the decimal sign, too, is not it if another will do.
+
+    Raises:
+        UserError: the file has no header, ``asked`` means nothing, or several characters would do.
+    """
+    if asked != "auto":
+        if asked in DELIMITERS.values() or asked in DELIMITERS:
+            return DELIMITERS.get(asked, asked)
+        raise UserError(f"delimiter is {asked!r}", f"Give auto, {', '.join(DELIMITERS)}.", "source.delimiter")
+    lines = [line for line, _ in zip(file, range(SAMPLE))]
+    if not lines or not lines[0].strip():
+        what = "the first line is blank" if any(line.strip() for line in lines) else "the file is empty"
+        raise UserError(what, "Write the names of the columns into the first line.", f"{name}, line 1")
+    widths = {mark: _widths(lines, mark) for mark in DELIMITERS.values()}
+    found = [mark for mark, counts in widths.items() if counts and counts[0] > 1]
+    if len(found) > 1 and decimal in found:
+        found.remove(decimal)
+    if len(found) > 1:
+        found = [mark for mark in found if len(set(widths[mark])) == 1] or found
+    if len(found) > 1:
+        words = " and ".join(f"{_word(mark)} ({widths[mark][0]} columns)" for mark in found)
+        remedy = f"Set source.delimiter={_word(found[0])}, or another."
+        raise UserError(f"fields may be separated by {words}", remedy, f"{name}, line 1")
+    return found[0] if found else ","
+
+
+def _widths(lines: Sequence[str], mark: str) -> list[int]:
+    """Fields of each row if ``mark`` stood between them; as far as the quotes are sound."""
+    counts: list[int] = []
+    try:
+        with _limit():
+            counts += (len(row) for row in csv.reader(lines, delimiter=mark, strict=True) if row)
+    except csv.Error:  # the sample may end within a quoted field
+        pass
+    return counts
+
+
+def _word(mark: str) -> str:
+    return next(word for word, known in DELIMITERS.items() if known == mark)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection, which takes as long as the reading: a chunk is many lists, none in a circle."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
+def _limit() -> Iterator[None]:
+    """Lets fields be longer than the csv module's own limit, which holds for the whole process."""
+    before = csv.field_size_limit(LONGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

@@ -1,0 +1,121 @@
+"""Files of rows by their suffix, and folders that hold labelled and unlabelled ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from metapl.data.images.options import ImageOptions
+from metapl.data.images.scan import LABELED, TEST, UNLABELED, exists, shown
+from metapl.data.tables.delimited import DelimitedFile
+from metapl.data.tables.frame import TableFile
+from metapl.data.tables.jsonl import JsonLinesFile
+from metapl.data.tables.parquet import ParquetFile
+from metapl.data.tables.roles import RoleOptions
+from metapl.errors import UserError
+from metapl.utils.own_folders import is_made
+
+Decimal = Literal["point", "comma"]
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The part of ``SourceOptions`` that is about files of rows; see there."""
+
+    roles: RoleOptions = field(default_factory=RoleOptions)
+    unlabeled: str = ""
+    test: str = ""
+    root: str = ""
+    delimiter: str = "auto"
+    encoding: str = "auto"
+    decimal: Decimal = "point"
+    skip_bad_rows: bool = False
+    tokenizer: str = "auto"
+    max_tokens: int | str = "auto"
+    images: ImageOptions = field(default_factory=ImageOptions)
+
+
+Reader = Callable[[Path, TableOptions], TableFile]
+
+
+def _delimited(path: Path, options: TableOptions) -> TableFile:
+    written = {"delimiter": options.delimiter, "encoding": options.encoding, "decimal": options.decimal}
+    return DelimitedFile(path, **written, skip_bad=options.skip_bad_rows)
+
+
+def _json_lines(path: Path, options: TableOptions) -> TableFile:
+    return JsonLinesFile(path, encoding=options.encoding, skip_bad=options.skip_bad_rows)
+
+
+def _parquet(path: Path, options: TableOptions) -> TableFile:
+    return ParquetFile(path)
+
+
+READERS: dict[str, Reader] = {
+    ".csv": _delimited,
+    ".tsv": _delimited,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".parquet": _parquet,
+}
+PARTS = ("labeled", "unlabeled", "test")  # of a source; the first is the one that has labels
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether the path names a file of rows, by its suffix."""
+    return os.path.splitext(str(path))[1].lower() in READERS and not os.path.isdir(path)
+
+
+def named_table(spec: str) -> str:
+    """The file of rows that the name of a source means, ``x.csv`` or ``csv:x``; "" where it means another."""
+    kind, colon, argument = spec.partition(":")
+    if colon and f".{kind}" in READERS:
+        return argument
+    return spec if is_table(spec) else ""
+
+
+def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
+    """The file, by its suffix or by ``suffix``.
+
+    Raises:
+        UserError: it cannot be read, or is no regular file: a pipe may never end, and can be read but once.
+    """
+    if exists(path) and not path.is_dir() and not path.is_file():
+        what = "this is a pipe or a device, not a file"
+        raise UserError(what, "Write what it gives into a file, and name that.", shown(path))
+    return READERS[suffix or path.suffix.lower()](path, options)
+
+
+def tables_in(folder: Path) -> dict[str, Path]:
+    """``labelled.csv``, ``unlabelled.csv`` and ``test.csv`` in ``folder``, by part; any suffix in ``READERS``.
+
+    Empty where there is no such labelled file.
+
+    Raises:
+        UserError: two files for one part, or class folders beside them.
+    """
+    try:
+        files = sorted(p for p in folder.iterdir() if is_table(p) and p.is_file())
+        inside = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and not is_made(p)}
+    except OSError:
+        return {}
+    # train.csv may be a list that lies beside folders of images; labelled.csv is not.
+    labeled = LABELED[:2] if inside else LABELED
+    stems: Mapping[str, tuple[str, ...]] = {"labeled": labeled, "unlabeled": UNLABELED, "test": (TEST,)}
+    found: dict[str, Path] = {}
+    for part, names in stems.items():
+        mine = [p for p in files if p.stem in names]
+        if len(mine) > 1:
+            what = f"both '{shown(mine[0].name)}' and '{shown(mine[1].name)}' exist"
+            raise UserError(what, "Keep one of the two.", shown(folder))
+        if mine:
+            found[part] = mine[0]
+    if "labeled" not in found:
+        return {}
+    if twin := sorted(inside & {*LABELED, *UNLABELED}):
+        what = f"both the file '{shown(found['labeled'].name)}' and the folder '{twin[0]}' exist"
+        raise UserError(what, "Keep one of the two, or name the file.", shown(folder))
+    return found

@@ -1,0 +1,369 @@
+"""A table in memory, column by column, before anything is known of its roles; and what fills one a chunk at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from metapl.data.images.scan import shown
+from metapl.errors import UserError
+
+Array = np.ndarray[Any, Any]
+Form = Literal["text", "number", "auto"]
+MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
+SHOWN = 40  # characters of a value in a message
+POINT, COMMA = ".", ","  # the sign before the decimals
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
+_ADDRESS = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d)")
+_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of text: row k holds ``levels[codes[k]]``, verbatim; "" where there is nothing.
+
+    Attributes:
+        codes: [N] int32.
+        levels: the different texts, in the order in which they first appear.
+        decimal: the sign before the decimals, where they are numbers.
+        signs: texts that come from a file with another sign, and the signs of all files that hold them.
+    """
+
+    codes: Array
+    levels: tuple[str, ...]
+    decimal: str = POINT
+    signs: Mapping[str, str] = field(default_factory=dict)
+
+    def number(self, level: str) -> float | None:
+        """The finite number that a level is in every file that holds it, or None."""
+        found = {parsed(level, sign) for sign in self.signs.get(level, self.decimal)}
+        return found.pop() if len(found) == 1 else None
+
+    def not_a_number(self, name: str, level: str, where: str) -> UserError:
+        """``not_a_number`` by the sign of a file that holds the level, one in which it is none."""
+        signs = self.signs.get(level, self.decimal)
+        sign = next((sign for sign in signs if parsed(level, sign) is None), signs[0])
+        return not_a_number(name, level, where, sign)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str:
+        return self.levels[int(self.codes[row])]
+
+    def tolist(self) -> list[str]:
+        """One text per row."""
+        return [self.levels[code] for code in self.codes.tolist()]
+
+
+Blobs = list[bytes | None]  # as a Parquet file may hold images
+Values = Array | Texts | Blobs  # an array is float32 [N], NaN where the value is missing
+
+
+@dataclass
+class Frame:
+    """Columns of one length.
+
+    Attributes:
+        name: what messages call the file.
+        columns: values by column name, in the order of the file.
+        where: row number -> the place a message names: "FILE, line N".
+        line: row number -> what identifies the row in its file, as text (its line number).
+        problems: (place, reason) of rows that were left out because they could not be read.
+        notes: what a user should know about how the file was read.
+        full: columns that were given up, because they hold too many different texts (see ``ColumnBuilder.most``).
+    """
+
+    name: str
+    columns: dict[str, Values]
+    where: Callable[[int], str]
+    line: Callable[[int], str]
+    rows: int
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    full: set[str] = field(default_factory=set)
+
+    def text(self, column: str) -> Texts:
+        """A column that was read as "text".
+
+        Raises:
+            UserError: it holds bytes or numbers.
+        """
+        values = self.columns[column]
+        if not isinstance(values, Texts):
+            raise UserError(f"column '{column}' does not hold text", "Name another column.", self.name)
+        return values
+
+
+class Lines:
+    """``Frame.where`` and ``Frame.line`` of a text file, from the line that each row begins on, [N]."""
+
+    def __init__(self, name: str, lines: Array | Sequence[int]) -> None:
+        self.name, self.lines = name, lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __call__(self, row: int) -> str:
+        return f"{self.name}, line {self.lines[row]}"
+
+    def number(self, row: int) -> str:
+        """The line as text."""
+        return str(self.lines[row])
+
+
+class TableFile(Protocol):
+    """A file of rows, opened: its header is known, its rows are not read yet.
+
+    Attributes:
+        names: the columns, in the order of the file; no two are the same, none is empty.
+    """
+
+    name: str
+    names: tuple[str, ...]
+
+    def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
+        """The columns named in ``forms``; the others are skipped.
+
+        "text": verbatim (a number as it is written), or bytes if that is what the file holds. "number": float32, what
+        stands in ``MARKERS`` is NaN. "auto": numbers if every value is one, else as "text". ``most``: columns to give
+        up beyond so many different texts, see ``ColumnBuilder``; they are named in ``Frame.full``.
+
+        Raises:
+            UserError: rows or values that cannot be read; file and line are named.
+        """
+        ...
+
+
+class ColumnBuilder:
+    """One column out of chunks of text. Numbers become float32 at once, equal texts are kept once.
+
+    Attributes:
+        most: give up beyond so many different texts (``full`` is then set, and the column is empty); None: never.
+        decimal: the sign before the decimals of a number.
+        late: a value that is no number came after a chunk of numbers alone, whose texts are gone: read the file again,
+            as text.
+    """
+
+    def __init__(self, name: str, form: Form, most: int | None = None, decimal: str = POINT) -> None:
+        self.name, self.form, self.most, self.decimal = name, form, most, decimal
+        self.full = self.late = False
+        self._numbers: list[Array] = []
+        self._codes: list[Array] = []
+        self._index: dict[str, int] = {}
+        self._odd: tuple[str, str] | None = None  # the first value that is not read as a number, and its place
+        self._texts = False  # whether a value was not even meant as one
+        self._numeric = form != "text"
+
+    def add(self, values: Sequence[str], where: Callable[[int], str]) -> None:
+        """Append a chunk; ``where`` tells the place of its k-th value.
+
+        Raises:
+            UserError: the form is "number" and a value is none.
+        """
+        if self.late:
+            return
+        if self.full:
+            self._look(values, where)
+            return
+        if self._numeric:
+            numbers = to_numbers(values, self.decimal)
+            if isinstance(numbers, int):
+                if self.form == "number":
+                    raise not_a_number(self.name, values[numbers], where(numbers), self.decimal)
+                self._numeric, self.late = False, bool(self._numbers)
+                self._numbers = []
+            else:
+                self._numbers.append(numbers)
+                return
+        if not self.late:
+            index = self._index
+            for value in dict.fromkeys(values):
+                index.setdefault(value, len(index))
+            self._codes.append(np.fromiter(map(index.__getitem__, values), dtype=np.int32, count=len(values)))
+            if self.most is None:
+                return
+            self._look(values, where)
+            if len(index) > self.most:
+                self.full, self._codes, self._index = True, [], {}
+
+    def _look(self, values: Sequence[str], where: Callable[[int], str]) -> None:
+        """Remember the first value that is not read as a number, and whether there is one that was not meant as one."""
+        if self._texts or not isinstance(to_numbers(values, self.decimal), int):
+            return
+        odd = [v for v in dict.fromkeys(values) if isinstance(to_numbers([v], self.decimal), int)]
+        self._odd = self._odd or (odd[0], where(values.index(odd[0])))
+        self._texts = not all(map(meant, odd))
+
+    def check(self) -> None:
+        """Numbers are no texts that may be given up, however they are written; to be called after the last chunk.
+
+        Raises:
+            UserError: the column is given up, and it holds nothing but numbers, some of them not to be read.
+        """
+        if self.full and self._odd and not self._texts:
+            raise as_categories(not_a_number(self.name, *self._odd, self.decimal), self.name)
+
+    def done(self) -> Array | Texts:
+        """The whole column."""
+        if self._numeric:
+            return np.concatenate(self._numbers) if self._numbers else np.zeros(0, dtype=np.float32)
+        codes = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.int32)
+        return Texts(codes, tuple(self._index), self.decimal)
+
+
+def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
+    """float32 [n], NaN for ``MARKERS``; or the position of the first value that is no finite number."""
+    try:
+        plain = ["nan" if value in MARKERS else value for value in values]
+        whole = "".join(plain)
+        if decimal == COMMA:
+            plain = [value.replace(COMMA, POINT) for value in plain]
+        numbers = np.fromiter(map(float, plain), dtype=np.float64, count=len(values))
+        # float() takes 1_000 too, and inf, and other ways to write "nan" than those that mean "missing".
+        sound = int((~np.isfinite(numbers)).sum()) == plain.count("nan")
+        if sound and "_" not in whole and (decimal == POINT or POINT not in whole):
+            return _narrow(numbers)
+    except ValueError:
+        pass
+    numbers = np.empty(len(values), dtype=np.float64)
+    for k, value in enumerate(values):
+        number = np.nan if value.strip() in MARKERS else parsed(value, decimal)
+        if number is None:
+            return k
+        numbers[k] = number
+    return _narrow(numbers)
+
+
+def _narrow(numbers: Array) -> Array | int:
+    """float32, or the position of the first number that is too large for it."""
+    with np.errstate(over="ignore"):
+        narrow = numbers.astype(np.float32)
+    over = np.isinf(narrow)
+    return int(over.argmax()) if over.any() else narrow
+
+
+def parsed(value: str, decimal: str = POINT) -> float | None:
+    """A finite number, or None; with a decimal comma, a point has no place in it."""
+    if decimal == COMMA:
+        if POINT in value:
+            return None
+        value = value.replace(COMMA, POINT, 1)
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) and "_" not in value else None
+
+
+def not_a_number(column: str, value: str, where: str, decimal: str = POINT) -> UserError:
+    """The error that says what is wrong with a value of a column of numbers."""
+    cell, named = short(value), f"column '{column}' has '{short(value)}'"
+    if infinite(value):
+        return UserError(f"{named}, which is infinite", "Give a finite number, or leave it empty.", where)
+    if parsed(value, decimal) is not None:
+        what = f"column '{column}' has {cell}, too large for float32"
+        return UserError(what, "Scale the column, or leave it empty.", where)
+    if grouped(value):
+        plain = "1234,5" if decimal == COMMA else "1234.5"
+        return UserError(f"{named}, a number with its thousands marked", f"Write it plainly, as {plain}.", where)
+    if decimal == POINT and decimal_comma(value):
+        return UserError(f"{named}, a number with a decimal comma", _other_sign(value, COMMA, POINT), where)
+    if decimal == COMMA and parsed(value) is not None:
+        what = f"{named}, a number with a point, where numbers have a decimal comma"
+        return UserError(what, _other_sign(value, POINT, COMMA), where)
+    return UserError(f"{named}, which is no number", "Mend it, or leave the cell empty.", where)
+
+
+def _other_sign(value: str, found: str, wanted: str) -> str:
+    """What to do where ``found`` stands for the decimal sign ``wanted``."""
+    text, word = value.strip(), "comma" if found == COMMA else "point"
+    remedy = f"Write {text.replace(found, wanted)}, or set source.decimal={word}, for all numbers of the file."
+    if one_group(text):  # not to be taken for 1.234 on our advice
+        return f"If the {word} marks thousands, take it out. {remedy}"
+    return remedy
+
+
+def one_group(value: str) -> bool:
+    """Whether ``value`` looks like 1,234 or 1.234, which may be a little more than one or than a thousand."""
+    return _ONE_GROUP.fullmatch(value.strip()) is not None
+
+
+def as_categories(error: UserError, column: str) -> UserError:
+    """The error with the other way out: the column's values are no quantities."""
+    return UserError(error.what, f"{error.remedy} Or set source.categorical={column}.", error.where)
+
+
+def meant(value: str) -> bool:
+    """Whether ``value`` was meant as a number: one that is written otherwise, or is too large, or infinite."""
+    return decimal_comma(value) or grouped(value) or infinite(value) or parsed(value) is not None
+
+
+def decimal_comma(value: str) -> bool:
+    """Whether ``value`` looks like 3,5, or like 3,5E+04."""
+    whole, comma, rest = value.strip().partition(COMMA)
+    fraction, _, power = rest.lower().partition("e")
+    sound = fraction.isdecimal() and (whole.lstrip("+-") or "0").isdecimal()
+    return bool(comma) and sound and (power.lstrip("+-") or "0").isdecimal()
+
+
+def grouped(value: str) -> bool:
+    """Whether ``value`` looks like 1.234,56 or 1,234.56 or 1,234,567: a number whose thousands are marked.
+
+    What may be the address of a computer, as 192.168.100.100, is taken for one: few columns hold such large numbers.
+    """
+    text = value.strip()
+    return _GROUPED.fullmatch(text) is not None and not _ADDRESS.fullmatch(text)
+
+
+def infinite(value: str) -> bool:
+    """Whether ``value`` is some form of infinity."""
+    return value.strip().lower().lstrip("+-") in ("inf", "infinity")
+
+
+def short(value: str) -> str:
+    """A value for a one-line message."""
+    text = shown(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def join(parts: Sequence[Values]) -> Values:
+    """One column after another; all of one form."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, Texts) for part in parts):
+        index: dict[str, int] = {}
+        codes = []
+        for part in parts:
+            assert isinstance(part, Texts)
+            number = np.array([index.setdefault(v, len(index)) for v in part.levels], dtype=np.int32)
+            codes.append(number[part.codes] if len(number) else part.codes)
+        return Texts(np.concatenate(codes), tuple(index), *_signs([part for part in parts if isinstance(part, Texts)]))
+    if isinstance(parts[0], list):
+        return [value for part in parts if isinstance(part, list) for value in part]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _signs(parts: Sequence[Texts]) -> tuple[str, dict[str, str]]:
+    """``Texts.decimal`` and ``Texts.signs`` of columns one after another."""
+    commas = {level for part in parts if part.decimal == COMMA for level in part.levels}
+    if not commas:
+        return POINT, {}
+    points = (level for part in parts if part.decimal == POINT for level in part.levels)
+    return COMMA, {level: COMMA + POINT if level in commas else POINT for level in points}
+
+
+def take(values: Values, rows: Array) -> Values:
+    """The values at ``rows`` (numbers of rows)."""
+    if isinstance(values, Texts):
+        return Texts(values.codes[rows], values.levels, values.decimal, values.signs)
+    return [values[k] for k in rows.tolist()] if isinstance(values, list) else values[rows]
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

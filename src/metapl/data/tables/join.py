@@ -1,0 +1,176 @@
+"""Several files of rows as one frame: the labelled one, the unlabelled one, the one of test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metapl.data.tables.frame import Array, Form, Frame, TableFile, Texts, Values, join, short, take
+from metapl.errors import UserError
+
+
+@dataclass
+class Joined:
+    """The rows of all files, in the order of the files.
+
+    Attributes:
+        part: [N] which file a row comes from, 0, 1, ...
+        held: the files that have a column, by its name.
+        full: columns that were given up, see ``Frame.full``.
+        bad: rows that cannot serve, and why; they are taken out by ``without_bad``.
+    """
+
+    columns: dict[str, Values]
+    part: Array
+    place: Callable[[int], str]
+    line: Callable[[int], str]
+    skip_bad: bool
+    held: Mapping[str, frozenset[int]]
+    full: frozenset[str]
+    notes: list[str]
+    problems: list[tuple[str, str]]
+    bad: dict[int, str]
+
+    @property
+    def rows(self) -> int:
+        return len(self.part)
+
+    def text(self, column: str) -> Texts:
+        """A column that was read as text.
+
+        Raises:
+            UserError: it holds something else.
+        """
+        values = self.columns[column]
+        if not isinstance(values, Texts):
+            raise UserError(f"column '{column}' does not hold text", "Name another column.", self.place(0))
+        return values
+
+    def refuse(self, row: int, what: str, remedy: str) -> None:
+        """Say that a row cannot serve.
+
+        Raises:
+            UserError: bad rows are not to be skipped.
+        """
+        if not self.skip_bad:
+            skip = "Or set source.skip_bad_rows=true to leave such rows out."
+            raise UserError(what, f"{remedy} {skip}", self.place(row))
+        self.bad.setdefault(row, what)
+
+    def refuse_levels(self, column: str, rows: Array, why: Callable[[str], str | None], remedy: str) -> None:
+        """Refuse every row among ``rows`` (bool [N]) whose text in ``column`` has a reason against it."""
+        texts = self.text(column)
+        for code, level in enumerate(texts.levels):
+            if (reason := why(level)) is not None:
+                for row in np.flatnonzero((texts.codes == code) & rows).tolist():
+                    self.refuse(row, reason, remedy)
+
+    def refuse_twice(self, column: str, what: str, same: Callable[[str, int], str] | None = None) -> None:
+        """Refuse a row whose text in ``column`` a row before it has, or is empty; not in files without the column.
+
+        Args:
+            same: what two texts are compared by, from the text and the file that it stands in; by default the text.
+        """
+        texts = self.text(column)
+        held = self.held[column]
+        if same is None and len(texts.levels) == self.rows and "" not in texts.levels:
+            return
+        first: dict[str, int] = {}
+        empty = texts.levels.index("") if "" in texts.levels else -1
+        for row, code in enumerate(texts.codes.tolist()):
+            if (part := int(self.part[row])) not in held:
+                continue
+            text = texts.levels[code]
+            if code == empty:
+                self.refuse(row, f"the {what} (column '{short(column)}') is empty", "Give one to each row.")
+            elif (before := first.setdefault(same(text, part) if same else text, row)) != row:
+                twice = f"the {what} '{short(text)}' stands already in {self.place(before)}"
+                written = texts.levels[texts.codes[before]]
+                twice += "" if written == text else f" (as '{short(written)}')"
+                self.refuse(row, twice, "Give each row its own.")
+
+    def kept(self) -> Array:
+        """The rows that can serve; the others are entered in ``problems``."""
+        self.problems += [(self.place(row), reason) for row, reason in sorted(self.bad.items())]
+        keep = np.ones(self.rows, dtype=bool)
+        keep[list(self.bad)] = False
+        return np.flatnonzero(keep)
+
+    def take(self, rows: Array) -> Joined:
+        """These rows alone."""
+        if len(rows) == self.rows:
+            return self
+        place, line = self.place, self.line
+        columns = {name: take(values, rows) for name, values in self.columns.items()}
+        return Joined(
+            columns,
+            self.part[rows],
+            lambda row: place(int(rows[row])),
+            lambda row: line(int(rows[row])),
+            self.skip_bad,
+            self.held,
+            self.full,
+            self.notes,
+            self.problems,
+            {},
+        )
+
+
+def read_joined(files: Sequence[TableFile], forms: Sequence[Mapping[str, Form]], skip_bad: bool, most: int) -> Joined:
+    """Read the files, each with its own ``forms``, and join them; a column that one lacks is empty there.
+
+    A column that is numbers in one file and text in another is text in both.
+
+    Args:
+        most: a column read as "auto" is given up beyond so many different texts; below 0: never.
+
+    Raises:
+        UserError: a file cannot be read, or holds no row.
+    """
+    frames = []
+    for file, form in zip(files, forms):
+        limits = {name: most for name, wanted in form.items() if wanted == "auto"} if most >= 0 else {}
+        frames.append(file.read(form, limits))
+        if not frames[-1].rows:
+            raise UserError("there are no rows under the header", "Add some.", file.name)
+    full = frozenset().union(*(frame.full for frame in frames))
+    names = list(dict.fromkeys(name for frame in frames for name in frame.columns if name not in full))
+    for name in names:
+        texts = [isinstance(frame.columns.get(name), Texts) for frame in frames]
+        if any(isinstance(frame.columns.get(name), list) for frame in frames) and any(texts):
+            what = f"column '{name}' holds bytes in one file and text in another"
+            raise UserError(what, "Give both the same form.", frames[0].name)
+        for file, frame, is_text in zip(files, frames, texts):
+            if any(texts) and not is_text and name in frame.columns:
+                frame.columns[name] = file.read({name: "text"}).columns[name]
+    columns = {name: join([_or_empty(frame, name) for frame in frames]) for name in names}
+    sizes = [frame.rows for frame in frames]
+    first = np.cumsum([0, *sizes])
+    part = np.repeat(np.arange(len(frames), dtype=np.int8), sizes)
+
+    def place(row: int) -> str:
+        where: str = frames[part[row]].where(int(row - first[part[row]]))
+        return where
+
+    files_named = [frame.name for frame in frames]
+    if len(set(files_named)) < len(frames):  # files of one name in several folders
+        files_named = [f"{k + 1}:{name}" for k, name in enumerate(files_named)]
+
+    def line(row: int) -> str:
+        own: str = frames[part[row]].line(int(row - first[part[row]]))
+        return own if len(frames) == 1 else f"{files_named[part[row]]}:{own}"
+
+    held = {name: frozenset(k for k, frame in enumerate(frames) if name in frame.columns) for name in names}
+    notes = [note for frame in frames for note in frame.notes]
+    problems = [problem for frame in frames for problem in frame.problems]
+    if len(frames) == 1:
+        return Joined(columns, part, frames[0].where, frames[0].line, skip_bad, held, full, notes, problems, {})
+    return Joined(columns, part, place, line, skip_bad, held, full, notes, problems, {})
+
+
+def _or_empty(frame: Frame, name: str) -> Values:
+    if name in frame.columns:
+        return frame.columns[name]
+    return Texts(np.zeros(frame.rows, dtype=np.int32), ("",))

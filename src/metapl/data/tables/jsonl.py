@@ -1,0 +1,143 @@
+"""JSON Lines: one JSON object per line. Values are kept as they are written, so that 1, 01 and 1.0 stay apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metapl.data.images.scan import shown
+from metapl.data.tables.delimited import CHUNK, check_names, read_columns
+from metapl.data.tables.encodings import AUTO, find_encoding, open_text
+from metapl.data.tables.frame import POINT, Form, Frame, short
+from metapl.errors import UserError
+
+
+class JsonLinesFile:
+    """A ``frame.TableFile`` over a file of JSON objects, one per line; null or no such key is an empty value.
+
+    The columns are the keys of all lines together, in the order in which they first appear.
+
+    Raises:
+        UserError: no such file, a wrong encoding, or no line that can be read.
+    """
+
+    decimal = POINT  # JSON knows no other
+
+    def __init__(self, path: str | Path, *, encoding: str = AUTO, skip_bad: bool = False) -> None:
+        self.path, self.skip_bad = Path(path), skip_bad
+        self.name = shown(self.path.name)
+        self.encoding = find_encoding(self.path, encoding, skip_bad)
+        self.spans: list[int] = []
+        keys: dict[str, int] = {}
+        rows = 0
+        for _, row in self._rows([]):
+            rows += isinstance(row, dict)
+            for key in row or ():
+                keys[key] = keys.get(key, 0) + 1
+        if not rows:
+            raise UserError("the file has no row", "Write one JSON object per line.", self.name)
+        self.names = check_names(list(keys), self.name)
+        self._keys = list(keys)
+        self.notes = [
+            f"{self.name}: the key '{short(k)}' is in {n} of {rows} lines" for k, n in keys.items() if n < rows
+        ]
+
+    def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
+        """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
+        frame = read_columns(self, self.names, forms, most or {})
+        frame.notes += self.notes
+        return frame
+
+    def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
+        """As ``DelimitedFile.chunks`` has it."""
+        keys = self._keys
+        rows, lines, bad, blank = list[Sequence[str]](), list[int](), list[tuple[str, str]](), 0
+        for line, row in self._rows(bad):
+            if row is None:
+                blank += 1
+                continue
+            rows.append([row.get(key, "") for key in keys])
+            lines.append(line)
+            if len(rows) == CHUNK:
+                yield rows, lines, bad, blank
+                rows, lines, blank = [], [], 0
+                bad.clear()
+        yield rows, lines, bad, blank
+
+    def _rows(self, bad: list[tuple[str, str]]) -> Iterator[tuple[int, dict[str, str] | None]]:
+        """Each line's number, and its values as text; None for a blank line."""
+        with open_text(self.path, self.encoding) as file:
+            for line, text in enumerate(file, 1):
+                if not text.strip():
+                    yield line, None
+                    continue
+                try:
+                    yield line, _values(text)
+                except (ValueError, RecursionError) as error:
+                    place = f"{self.name}, line {line}"
+                    reason = _reason(error)
+                    if not self.skip_bad:
+                        remedy = "Mend the line, or set source.skip_bad_rows=true to leave such lines out."
+                        raise UserError(reason, remedy, place) from error
+                    bad.append((place, reason))
+
+
+def _values(text: str) -> dict[str, str]:
+    """The object's values as text.
+
+    Raises:
+        ValueError: the line holds something else; the message says what.
+    """
+    if "\0" in text or any("\udc80" <= c <= "\udcff" for c in text):
+        raise ValueError("the line is not valid UTF-8" if "\0" not in text else "the line holds a NUL byte")
+    row = _DECODER.decode(text)
+    if not isinstance(row, _Object):
+        raise ValueError("the line is no JSON object ({...})")
+    return {key: _text(key, value) for key, value in row.items()}
+
+
+class _Object(dict[str, Any]):
+    """A JSON object, told apart from the texts that numbers become."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> _Object:
+    made = _Object(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
+        raise ValueError(f"the key '{short(twice)}' stands twice in the line")
+    return made
+
+
+def _constant(name: str) -> None:
+    """NaN, which Python and pandas write for a missing value, is one, as null is.
+
+    Raises:
+        ValueError: Infinity or -Infinity.
+    """
+    if name != "NaN":
+        raise ValueError(f"the line holds {name}, which is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_constant)
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            raise ValueError(f"the value of '{short(key)}' holds a character that is no text")
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    raise ValueError(f"the value of '{short(key)}' is a list or an object")
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "the line holds lists or objects nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"the line is no valid JSON ({error.msg}, column {error.colno})"
+    return str(error)

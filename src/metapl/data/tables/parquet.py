@@ -1,0 +1,235 @@
+"""Parquet files as columns: texts, numbers, and images as bytes; read with pyarrow (the extra ``parquet``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metapl.data.images.scan import missing, shown
+from metapl.data.tables.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
+from metapl.data.tables.roles import PATHS
+from metapl.errors import UserError
+
+INDEX = "__index_level_0__"  # what pandas calls row numbers that have no name
+MAX_BYTES = 8 * 2**30  # of one column once it is unpacked: it is held in memory
+
+
+class ParquetFile:
+    """A ``frame.TableFile`` over one Parquet file.
+
+    Texts, dates and true/false come as text, a null as "" or NaN. Columns of bytes come as bytes; so do structs
+    {bytes, path}, which is how Hugging Face's data sets store images. Where the file says how they name its class
+    numbers, a column read as text holds these names, and nothing for -1.
+
+    Attributes:
+        whole: the columns of numbers, in which -1 as a label means none, as in memory.
+
+    Raises:
+        UserError: pyarrow is missing, no such file, or a file that is damaged or no Parquet file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = shown(self.path.name)
+        self._parquet = _pyarrow(self.name)
+        with self._told():
+            self._file = self._parquet.ParquetFile(self.path, memory_map=True)
+            fields = list(self._file.schema_arrow)
+            self.rows = int(self._file.metadata.num_rows)
+            self._class_names = _class_names(self._file.schema_arrow.metadata or {})
+            self.whole = frozenset(field.name for field in fields if _is_number(field.type))
+            self.names = tuple(field.name for field in fields if field.name != INDEX)
+        for k, name in enumerate(self.names):
+            if not name.strip() or name in self.names[:k]:
+                what = f"two columns are called '{shown(name)}'" if name.strip() else f"column {k + 1} has no name"
+                raise UserError(what, "Rename or remove one." if name.strip() else "Name it.", self.name)
+        if not self.rows or not self.names:
+            raise UserError("the file has no row", "Give a file with rows.", self.name)
+
+    def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
+        """As ``frame.TableFile`` has it; ``most`` different texts of a column are kept, by column."""
+        columns: dict[str, Values] = {}
+        full: set[str] = set()
+        for name in self.names:
+            if name in forms:
+                values = self._column(name, forms[name])
+                limit = (most or {}).get(name)
+                if isinstance(values, Texts) and limit is not None and len(values.levels) > limit:
+                    full.add(name)
+                else:
+                    columns[name] = values
+        return Frame(self.name, columns, self._place, str, self.rows, full=full)
+
+    def _place(self, row: int) -> str:
+        return f"{self.name}, row {row}"
+
+    def _column(self, name: str, form: Form) -> Values:
+        import pyarrow as pa
+
+        with self._told():
+            values = self._chunks(name)
+            if len(values) != self.rows:
+                raise ValueError(f"column '{name}' has {len(values)} of {self.rows} rows")
+            kind = values.type
+            if pa.types.is_dictionary(kind):
+                values, kind = values.cast(kind.value_type), kind.value_type
+            if pa.types.is_struct(kind):
+                values, kind = _picture(values, kind)
+            if _is_bytes(kind):
+                if form == "number":
+                    raise UserError(f"column '{shown(name)}' holds bytes, not numbers", "Leave it out.", self.name)
+                return _blobs(values)
+            if pa.types.is_nested(kind):
+                what, remedy = f"column '{shown(name)}' holds {kind}", "Spread it over columns, or leave it out."
+                if name.lower() in PATHS:
+                    remedy = "Store the bytes of PNG or JPEG files there, or give the pixels as a .npz file."
+                raise UserError(what, remedy, self.name)
+            if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
+                if form != "text":
+                    return self._numbers(values, name)
+                return _named(_texts(_whole(values)), self._class_names.get(name, ()))
+            if pa.types.is_null(kind) and form != "text":
+                return np.full(self.rows, np.nan, dtype=np.float32)
+            texts = _texts(values)
+            return self._parsed(texts, name) if form == "number" else texts
+
+    def _numbers(self, values: Any, name: str) -> Array:
+        """float32, NaN for a null.
+
+        Raises:
+            UserError: a value that is infinite as float32.
+        """
+        exact = np.asarray(values.cast("float64", safe=False).to_numpy(), dtype=np.float64)
+        with np.errstate(over="ignore"):
+            made = exact.astype(np.float32)
+        bad = np.flatnonzero(np.isinf(made))
+        if len(bad):
+            raise not_a_number(shown(name), repr(float(exact[bad[0]])), self._place(int(bad[0])))
+        return made
+
+    def _parsed(self, texts: Texts, name: str) -> Array:
+        listed = texts.tolist()
+        made = to_numbers(listed)
+        if isinstance(made, int):
+            raise not_a_number(shown(name), listed[made], self._place(made))
+        return made
+
+    def _chunks(self, name: str) -> Any:
+        """One column, read a row group at a time, so that one too large for memory is refused early.
+
+        (The sizes in the file's own directory are not asked: pyarrow ends the process where these are damaged.)
+        """
+        import pyarrow as pa
+
+        chunks, size = [], 0
+        for k in range(self._file.num_row_groups):
+            part = self._file.read_row_group(k, columns=[name], use_threads=False).column(name)
+            chunks.append(part)
+            size += part.nbytes
+            if size > MAX_BYTES:
+                what = f"column '{shown(name)}' is larger than {MAX_BYTES / 2**30:.0f} GiB, the limit"
+                raise UserError(what, "Take fewer rows, or store the images as files and name them by path.", self.name)
+        return pa.chunked_array([chunk for part in chunks for chunk in part.chunks], type=chunks[0].type)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever pyarrow finds wrong with the file, in one line."""
+        import pyarrow as pa
+
+        try:
+            yield
+        except UserError:
+            raise
+        except FileNotFoundError as error:
+            raise missing(self.path) from error
+        except PermissionError as error:
+            raise UserError("no permission to read the file", "Check its permissions.", self.name) from error
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            text = " ".join(str(error).split())[:200]
+            what = f"the file is damaged, or no Parquet file ({text})"
+            raise UserError(what, "Fetch or write it again.", self.name) from error
+
+
+def _pyarrow(name: str) -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        remedy = "Install it: pip install 'metapl[parquet]'."
+        raise UserError("Parquet files are read with pyarrow, which is not installed", remedy, name) from error
+    return parquet
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _picture(values: Any, kind: Any) -> tuple[Any, Any]:
+    """The bytes of a struct {bytes, path}; its paths where no row has bytes; the struct itself if it is another."""
+    import pyarrow.compute as pc
+
+    fields = {kind.field(k).name for k in range(kind.num_fields)}
+    if "bytes" in fields:
+        inner = pc.struct_field(values, "bytes")
+        if inner.null_count < len(inner) or "path" not in fields:
+            return inner, inner.type
+        inner = pc.struct_field(values, "path")
+        return inner, inner.type
+    return values, kind
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """The names of class numbers by column, as Hugging Face's data sets store them; {} where there are none."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {k: tuple(map(str, f["names"])) for k, f in features.items() if f.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _named(texts: Texts, names: tuple[str, ...]) -> Texts:
+    """Class numbers as names; those that have none stay."""
+    known = {**{str(k): name for k, name in enumerate(names)}, "-1": ""}
+    return Texts(texts.codes, tuple(known.get(level, level) for level in texts.levels)) if names else texts
+
+
+def _blobs(values: Any) -> Blobs:
+    return [blob for chunk in values.chunks for blob in chunk.to_pylist()]
+
+
+def _whole(values: Any) -> Any:
+    """Whole numbers without ".0": what pandas makes of whole numbers with gaps."""
+    import pyarrow as pa
+
+    if not pa.types.is_floating(values.type):
+        return values
+    numbers = values.to_numpy()
+    known = numbers[~np.isnan(numbers)]
+    if len(known) and (np.abs(known) < 2**53).all() and (known == np.rint(known)).all():
+        whole = [None if np.isnan(number) else int(number) for number in numbers.tolist()]
+        return pa.chunked_array([pa.array(whole, type=pa.int64())])
+    return pa.chunked_array([pa.array(numbers, from_pandas=True)])  # NaN is a null too
+
+
+def _texts(values: Any) -> Texts:
+    """Each different text once, in the order in which they first appear; "" for a null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    written = pc.fill_null(values.cast(pa.large_string()), "")
+    encoded = pa.array(written.combine_chunks()).dictionary_encode()
+    codes = np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int32)
+    return Texts(codes, tuple(encoded.dictionary.to_pylist()))

@@ -1,0 +1,185 @@
+"""Which column of a file plays which role: label, contents (a path, a text, or features), id, split."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from metapl.data.images.scan import UNLABELED
+from metapl.data.tables.frame import counted, short
+from metapl.errors import UserError
+from metapl.types import Kind
+
+LABELS = ("label", "labels", "class", "target", "category", "y")
+SURE = LABELS[:2]  # names that no feature has: they win over the others
+PATHS = ("path", "file", "filename", "filepath", "image", "img", "image_path")
+TEXTS = ("text", "sentence", "question", "document", "content")
+TRAIN, TEST = ("train", "labelled", "labeled"), ("test",)
+SPLITS = (*TRAIN, *UNLABELED, *TEST)
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True)
+class RoleOptions:
+    """The part of ``SourceOptions`` that names columns. Each is a column's name, "auto", or "none" where it says so.
+
+    Attributes:
+        label: auto takes label, labels, class, target, category or y.
+        path, text: auto or none. What the classifier sees: images by their paths, or texts.
+        features, ignore, categorical: column names between commas.
+        id, split: auto or none.
+    """
+
+    label: str = AUTO
+    path: str = AUTO
+    text: str = AUTO
+    features: str = ""
+    ignore: str = ""
+    categorical: str = ""
+    id: str = AUTO
+    split: str = AUTO
+
+    def named(self, group: str) -> tuple[str, ...]:
+        """The columns that ``features``, ``ignore`` or ``categorical`` lists."""
+        return tuple(filter(None, (name.strip() for name in getattr(self, group).split(","))))
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What was found.
+
+    Attributes:
+        kind: what the rows are.
+        label, id, split: the column, or None where there is none.
+        contents: the column of paths or of texts, or the columns of features.
+        chosen: columns that the user named as features or categories: they are kept whatever they hold.
+        guessed: whether the column of paths or texts was found by its name alone.
+        notes: what a user should know.
+    """
+
+    kind: Kind
+    label: str | None
+    id: str | None
+    split: str | None
+    contents: tuple[str, ...]
+    chosen: frozenset[str] = frozenset()
+    guessed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def find_roles(names: Sequence[str], options: RoleOptions, where: str) -> Roles:
+    """The role of each of the columns ``names``; ``where`` is the file, for messages.
+
+    Raises:
+        UserError: a named column is missing, several would do, or nothing is left for the classifier to see.
+    """
+    for group in ("features", "ignore", "categorical"):
+        for name in options.named(group):
+            _check(name, names, f"source.{group}", where)
+    listed = {*options.named("features"), *options.named("categorical")}
+    free = [n for n in names if n not in options.named("ignore") and n not in listed]
+    label = _label(free, names, options, where)
+    others = {
+        role: _single(free, names, getattr(options, role), (role,), f"source.{role}", where) for role in ("id", "split")
+    }
+    taken = {label, *others.values()}
+    free = [n for n in free if n not in taken]
+    kind, column = _contents(free, names, options, listed, where)
+    if column is not None:
+        contents: tuple[str, ...] = (column,)
+        rest = [n for n in names if n not in taken and n != column]
+    else:
+        wanted = options.named("features") or [*free, *listed]
+        contents = tuple(n for n in names if (n in wanted or n in listed) and n not in taken)
+        rest = [n for n in names if n not in taken and n not in contents]
+    if not contents:
+        raise _nothing(names, label, where)
+    guessed = column is not None and (options.path if kind == "image" else options.text) == AUTO
+    notes = _notes(kind, {"label": label, **others}, contents, rest)
+    return Roles(kind, label, others["id"], others["split"], contents, frozenset(listed), guessed, notes)
+
+
+def _label(free: Sequence[str], names: Sequence[str], options: RoleOptions, where: str) -> str | None:
+    if options.label != AUTO:
+        return _single(free, names, options.label, (), "source.label", where)
+    found = [n for n in free if n.lower() in LABELS]
+    sure = [n for n in found if n.lower() in SURE]
+    return _one(sure or found, "label", where)
+
+
+def _contents(
+    free: Sequence[str], names: Sequence[str], options: RoleOptions, listed: Collection[str], where: str
+) -> tuple[Kind, str | None]:
+    """What the rows are, and the column of paths or texts; None for a table."""
+    asked = {role: getattr(options, role) not in (AUTO, NONE) for role in ("path", "text")}
+    if sum(asked.values()) + bool(listed) > 1:
+        what = "more than one of path, text and features is named"
+        raise UserError(what, "Name the one that the classifier is to see.", "source")
+    path = text = None
+    if not listed and not asked["text"]:
+        path = _single(free, names, options.path, PATHS, "source.path", where)
+    if not listed and not asked["path"]:
+        text = _single(free, names, options.text, TEXTS, "source.text", where)
+    if path is not None and text is not None:
+        what = f"column '{short(path)}' may hold images and column '{short(text)}' texts"
+        raise UserError(what, f"Set source.path={path} or source.text={text}.", where)
+    if path is not None:
+        return "image", path
+    return ("table", None) if text is None else ("text", text)
+
+
+def _single(
+    free: Sequence[str], names: Sequence[str], asked: str, known: Sequence[str], setting: str, where: str
+) -> str | None:
+    """The column that ``asked`` names, or the one whose name is ``known``."""
+    if asked == NONE:
+        return None
+    if asked != AUTO:
+        _check(asked, names, setting, where)
+        if asked not in free:
+            raise UserError(f"column '{short(asked)}' has two roles", "Name it once.", setting)
+        return asked
+    return _one([n for n in free if n.lower() in known], setting.removeprefix("source."), where)
+
+
+def _one(found: Sequence[str], role: str, where: str) -> str | None:
+    if len(found) > 1:
+        words = ", ".join(f"'{short(n)}'" for n in found)
+        raise UserError(f"several columns may hold the {role}: {words}", f"Set source.{role}=NAME.", where)
+    return found[0] if found else None
+
+
+def _check(name: str, names: Sequence[str], setting: str, where: str) -> None:
+    if name not in names:
+        raise UserError(f"there is no column '{short(name)}' ({setting})", hint(name, names), where)
+
+
+def _nothing(names: Sequence[str], label: str | None, where: str) -> UserError:
+    if len(names) == 1:
+        what = f"only one column was found ('{short(names[0])}')"
+        return UserError(what, "Is the delimiter a comma, tab, semicolon or pipe? Or set source.text.", where)
+    return UserError("no column is left for the classifier to see", "Name some with source.features.", where)
+
+
+def _notes(
+    kind: Kind, single: Mapping[str, str | None], contents: Sequence[str], rest: Sequence[str]
+) -> tuple[str, ...]:
+    what = {"image": "images", "text": "texts", "table": counted(len(contents), "feature")}[kind]
+    named = [f"{role}: '{short(name)}'" for role, name in single.items() if name]
+    told = ["; ".join([f"{what}: {listing(contents)}", *named])]
+    if rest:
+        told.append(f"columns not used: {listing(rest)}")
+    return tuple(told)
+
+
+def listing(names: Sequence[str], most: int = 8) -> str:
+    """``'a', 'b' and 3 more``."""
+    shown = ", ".join(f"'{short(name)}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def hint(word: str, known: Sequence[str]) -> str:
+    """A remedy that names the column closest to ``word``, or some of those that there are."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean '{short(close[0])}'?" if close else f"There are {listing(known)}."

@@ -1,0 +1,123 @@
+"""Judge predictions. The rows of a test part are opened here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.data.images.scan import shown
+from metapl.data.tables.columns import matching
+from metapl.errors import UserError, nearest
+from metapl.runs.model_folder import Predictor
+from metapl.types import Source
+from metapl.utils.chunks import rows_at_once
+
+ROWS, VALUES = 4096, 2**28  # raw rows in memory at a time, and numbers in them
+
+
+def probabilities(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Tensor:
+    """[n, C] probabilities of the rows at ``index``."""
+    step = rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    fit = matching(source.columns, predictor.takes.columns, source.name)
+    parts = [predictor.probabilities(fit(source.rows(index[i : i + step]))) for i in range(0, len(index), step)]
+    return torch.cat(parts) if parts else torch.zeros(0, len(predictor.class_names))
+
+
+def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Accuracy with a 95 % interval, per-class accuracy, confusion matrix, log loss and calibration error.
+
+    Rows that cannot be read are left out and entered in ``source.problems``. Classes are matched by name.
+
+    Raises:
+        UserError: a class that the model does not know, or rows that do not fit it.
+    """
+    number, step = class_numbers(predictor, source), rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    read, parts = [index[:0]], [probabilities(predictor, source, index[:0])]
+    for start in range(0, len(index), step):  # what was opened to see if it can be read is used before it is forgotten
+        read.append(source.readable(index[start : start + step]))
+        parts.append(probabilities(predictor, source, read[-1]))
+    y = torch.from_numpy(number[source.labels[np.concatenate(read)].astype(np.int64)])
+    return judge(torch.cat(parts), y, predictor.class_names)
+
+
+def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:
+    """The model's number of each class of ``source``, int64.
+
+    Raises:
+        UserError: a class that the model does not know.
+    """
+    number = {name: k for k, name in enumerate(predictor.class_names)}
+    for name in source.class_names:
+        if name not in number:
+            what = f"the model knows no class '{shown(name)}'"
+            raise UserError(what, nearest(shown(name), map(shown, number)), source.name)
+    return np.array([number[name] for name in source.class_names], dtype=np.int64)
+
+
+def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """The figures of ``evaluate`` for probabilities p [n, C] and true classes y [n].
+
+    Raises:
+        UserError: a probability that is no number, as from weights that have grown without bound.
+    """
+    count, C = len(y), len(class_names)
+    if not count:
+        return {"rows": 0}
+    if not torch.isfinite(p).all():
+        remedy = "The training diverged: lower optim.lr or set optim.clip=1."
+        raise UserError("the network's answers are no longer finite", remedy)
+    predicted = p.argmax(-1)
+    confusion = torch.bincount(y * C + predicted, minlength=C * C).view(C, C)
+    right = int((predicted == y).sum())
+    per_class = {n: _share(confusion[k, k], confusion[k].sum()) for k, n in enumerate(class_names)}
+    present = [v for v in per_class.values() if v is not None]
+    low, high = wilson(right, count)
+    return {
+        "rows": count,
+        "accuracy": right / count,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": sum(present) / len(present),
+        "log_loss": float(-p[torch.arange(count), y].clamp_min(1e-12).log().mean()),
+        "calibration_error": calibration_error(p, y),
+        "per_class_accuracy": per_class,
+        "confusion": confusion.tolist(),
+    }
+
+
+def best_of(figures: Mapping[str, tuple[float, float]]) -> str:
+    """The name with the highest accuracy, then the lowest log loss, then the first; ``figures``: both, by name."""
+    return min(figures, key=lambda name: (-figures[name][0], figures[name][1]))
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: ``right`` of ``count``."""
+    share, square = right / count, z * z / count
+    centre = (share + square / 2) / (1 + square)
+    half = z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding at 0 and 1
+
+
+def calibration_error(p: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Expected calibration error: mean |confidence - accuracy| over equal-width bins (Guo et al. 2017)."""
+    confidence, predicted = p.max(-1)
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins).index_add_(0, which, confidence - (predicted == y).float())
+    return float(gap.abs().sum() / len(y))
+
+
+def _share(part: Tensor, whole: Tensor) -> float | None:
+    return int(part) / int(whole) if whole else None
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One line for people."""
+    if not result["rows"]:
+        return "no rows"
+    low, high = 100 * result["accuracy_low"], 100 * result["accuracy_high"]
+    return f"{100 * result['accuracy']:.2f} % of {result['rows']} rows (95 % interval {low:.1f} to {high:.1f})"

@@ -1,0 +1,85 @@
+"""Whether rows that a model is judged by were among those that it learnt from, whatever their file is called.
+
+Nothing about single rows is stored with a run: its own files are read again, where that is quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metapl.config.settings import RunConfig
+from metapl.data.memory.numpy_files import named_file
+from metapl.data.sources import open_source
+from metapl.data.tables.columns import matching
+from metapl.data.tables.files import named_table, tables_in
+from metapl.errors import UserError
+from metapl.runs.folder import load_split
+from metapl.runs.model_folder import Predictor
+from metapl.types import Source
+
+Array = np.ndarray[Any, Any]
+MAX_BYTES = 64 * 2**20  # of the run's files: a few seconds
+ROWS = 4096  # read at a time
+ALIKE = 0.1  # share of training rows that repeat, from which an equal row says little (few columns of categories)
+
+
+def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, index: Array) -> str:
+    """What is to be said of rows of ``rows`` at ``index`` that the run learnt from; "" where there are none.
+
+    Also "" where it is not known: images, runs with an encoder, large files, and files that are gone or have changed.
+    """
+    p = predictor.takes
+    if p.kind == "image" or config.source.encoder or not _is_quick(config):
+        return ""
+    try:
+        own = open_source(config.data, config.source)
+        split = load_split(run, own)
+        fit = matching(own.columns, p.columns, own.name)
+    except UserError:
+        return ""
+    if own.kind != p.kind or own.tokens != p.tokens:
+        return ""
+    labeled = np.union1d(split.labeled, split.validation)
+    both = np.union1d(labeled, split.unlabeled)
+    digests, has_label = list(_digests(own, both, fit)), np.isin(both, labeled)
+    known, with_label = set(digests), {digest for digest, has in zip(digests, has_label) if has}
+    if len(known) < (1 - ALIKE) * len(both):
+        return ""
+    found = list(_digests(rows, index, matching(rows.columns, p.columns, rows.name)))
+    count = sum(digest in known for digest in found)
+    if not count:
+        return ""
+    labels = sum(digest in with_label for digest in found)
+    told = f"{count:,} of these {len(found):,} rows stand among the rows that the model was trained on"
+    return f"{told} ({labels:,} with their label): they make the figures too good"
+
+
+def _is_quick(config: RunConfig) -> bool:
+    """Whether the run's data are files of rows, small enough to be read once more."""
+    data = named_file(config.data) or named_table(config.data)
+    files = (
+        [Path(data).expanduser()]
+        if data
+        else list(tables_in(Path(config.data.removeprefix("folder:")).expanduser()).values())
+    )
+    further = (config.source.unlabeled, config.source.test, config.source.labels)
+    named = [Path(name).expanduser() for name in further if name and files]
+    try:
+        return bool(files) and sum(path.stat().st_size for path in [*files, *named]) <= MAX_BYTES
+    except OSError:
+        return False
+
+
+def _digests(source: Source, index: Array, fit: Any) -> Iterator[bytes]:
+    """A digest of the contents of each row; any NaN is like any other, and -0 like 0."""
+    for start in range(0, len(index), ROWS):
+        values = fit(source.rows(index[start : start + ROWS])).numpy()
+        if values.dtype.kind == "f":
+            values = np.where(np.isnan(values), np.float32("nan"), values + np.float32(0))
+        for row in np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8):
+            yield hashlib.blake2b(row.data, digest_size=16).digest()

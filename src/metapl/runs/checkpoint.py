@@ -1,0 +1,186 @@
+"""Checkpoints: one folder per step, tensors as safetensors, the rest as JSON, a manifest of SHA-256 sums.
+
+Nothing here can run code on load: no pickle. A folder appears under its final name only when it is whole and on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from metapl.errors import UserError
+from metapl.utils.files import sha256, sync_file, sync_folder, write_json
+
+FORMAT = 1
+PARTS = ("tensors.safetensors", "state.json")
+MANIFEST = "manifest.json"
+NAME = re.compile(r"step-(\d+)")
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose bytes are not those that were written."""
+
+
+def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
+    """Write ``state`` as ``folder/step-N``, then remove all but the newest ``keep`` up to N, and what is later than N.
+
+    Later ones are leftovers: a run goes on from its newest whole checkpoint, so what lies beyond is damaged.
+    ``state`` is a tree of dicts (str or int keys), lists, tuples, tensors, numbers, strings, booleans and None.
+
+    Raises:
+        UserError: it cannot be written (a full disk, say); the earlier checkpoints stand.
+    """
+    try:
+        return _save(folder, step, state, keep)
+    except (OSError, SafetensorError) as error:
+        for orphan in folder.glob(".tmp-*"):  # a full disk wants the space back
+            shutil.rmtree(orphan, ignore_errors=True)
+        remedy = "Make room, then go on with `metapl resume`: the earlier checkpoints are whole."
+        raise UserError(f"the checkpoint of step {step} cannot be saved ({error})", remedy, str(folder)) from error
+
+
+def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for orphan in folder.glob(".tmp-*"):  # left by a process that was killed while saving
+        shutil.rmtree(orphan, ignore_errors=True)
+    final, aside = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
+    aside.mkdir()
+    tensors: dict[str, Tensor] = {}
+    skeleton = _pack(state, tensors)
+    save_file(tensors, aside / PARTS[0])
+    sync_file(aside / PARTS[0])
+    write_json(aside / PARTS[1], skeleton)
+    facts = {"format": FORMAT, "step": step, "sha256": {p: sha256(aside / p) for p in PARTS}}
+    write_json(aside / MANIFEST, {**facts, "seal": _seal(facts)})
+    sync_folder(aside)
+    replaced = folder / f".tmp-{step:08d}-replaced"
+    if final.exists():
+        os.replace(final, replaced)
+    try:
+        os.replace(aside, final)
+    except OSError:
+        if replaced.exists():
+            os.replace(replaced, final)
+        raise
+    sync_folder(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    earlier, later = [s for s in steps(folder) if s <= step], [s for s in steps(folder) if s > step]
+    for old in [*later, *(earlier[:-keep] if keep else [])]:
+        shutil.rmtree(folder / f"step-{old:08d}")
+    return final
+
+
+def steps(folder: Path) -> list[int]:
+    """Step numbers of the checkpoints in ``folder``, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(m[1]) for p in folder.iterdir() if (m := NAME.fullmatch(p.name)))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state in ``path``, after checking every byte.
+
+    Raises:
+        DamagedCheckpoint: a file is missing or differs from its recorded sum; the message names it.
+    """
+    manifest = _read_manifest(path / MANIFEST)
+    for part in PARTS:
+        try:
+            whole = sha256(path / part) == manifest["sha256"][part]
+        except OSError as error:
+            raise DamagedCheckpoint(f"the file cannot be read ({error.strerror})", "", str(path / part)) from error
+        if not whole:
+            raise DamagedCheckpoint("the file is damaged (SHA-256 differs)", "", str(path / part))
+    try:
+        tensors = load_file(path / PARTS[0])
+        state = _unpack(json.loads((path / PARTS[1]).read_text(encoding="utf-8")), tensors)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"the checkpoint cannot be read ({error})", "", str(path)) from error
+    if not isinstance(state, dict):
+        raise DamagedCheckpoint("the checkpoint holds no state", "", str(path))
+    return state
+
+
+def load_latest(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
+    """The newest checkpoint that is whole: its step, its state, and what was wrong with newer ones.
+
+    Raises:
+        UserError: there is none.
+    """
+    damaged: list[str] = []
+    for step in reversed(steps(folder)):
+        try:
+            return step, load(folder / f"step-{step:08d}"), damaged
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+    cause = "; ".join(damaged) if damaged else "no checkpoint was saved"
+    raise UserError(f"nothing to resume from ({cause})", "Start the training again.", str(folder))
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    """The manifest's own sum: a flipped bit in it must not pass for another format or a damaged neighbour."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+        whole, named = facts.pop("seal") == _seal(facts), NAME.fullmatch(path.parent.name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"the file cannot be read ({error})", "", str(path)) from error
+    if not whole:
+        raise DamagedCheckpoint("the file is damaged (its sum differs)", "", str(path))
+    if facts["format"] != FORMAT:
+        raise UserError(f"checkpoint format {facts['format']} is not {FORMAT}", "Use the version that wrote it.")
+    if named and int(named[1]) != facts["step"]:
+        raise DamagedCheckpoint(f"the file belongs to step {facts['step']}", "", str(path))
+    return facts
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A JSON tree in which tensors are named and kept aside; containers are tagged, so int keys and tuples survive."""
+    if isinstance(value, Tensor):
+        name = f"t{len(tensors):05d}"
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _pack(v, tensors)] for key, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_pack(v, tensors) for v in value]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((tag, inner),) = value.items()
+    if tag == "tensor":
+        return tensors[inner]
+    if tag == "dict":
+        return {key: _unpack(v, tensors) for key, v in inner}
+    items = [_unpack(v, tensors) for v in inner]
+    return tuple(items) if tag == "tuple" else items
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """The same tree with its tensors on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(v, device) for v in value)
+    return value

@@ -1,0 +1,127 @@
+"""The run folder: what a training leaves behind, and the checks around it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metapl.config.settings import RunConfig, load_config
+from metapl.data.batches.split import from_json
+from metapl.errors import UserError
+from metapl.types import Source, Split
+from metapl.utils.files import guarded, write_text
+
+
+def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
+    """Make the run's folder: ``out``, or the first free ``runs/DATA-METHOD-SEED[-k]`` of ``config``. Never a used one.
+
+    Raises:
+        UserError: ``out`` exists and holds something, or cannot be made.
+    """
+    if out is None:
+        assert config is not None
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.data.rpartition(":")[2]).name).strip("-") or "data"
+        base = f"{stem}-{config.method.rpartition(':')[2]}-{config.seed}"
+        names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
+        out = next(p for n in names if not (p := Path("runs") / n).exists())
+    out = Path(out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        stopped = config is not None and (out / "config.yaml").is_file() and not (out / "results.json").exists()
+        remedy = f"Name another folder{', or use `metapl resume` to go on with the stopped run' if stopped else ''}."
+        raise UserError("the output folder is not empty", remedy, str(out))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the output folder cannot be made ({error.strerror})", "Name another.", str(out)) from error
+    return out
+
+
+def open_run(folder: Path, training: bool = True) -> RunConfig:
+    """The config of the run in ``folder``; ``training`` as in ``load_config``.
+
+    Raises:
+        UserError: ``folder`` is no run.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            "this is not a run folder (it has no config.yaml)", "Give a folder that train made.", str(folder)
+        )
+    return load_config(folder / "config.yaml", training)
+
+
+def load_split(folder: Path, source: Source) -> Split:
+    """The run's stored split of ``source``.
+
+    Raises:
+        UserError: it cannot be read, or the data have changed since.
+    """
+    try:
+        stored = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the stored split cannot be read ({error})", "Train again.", str(folder)) from error
+    return from_json(stored, source)
+
+
+def csv_text(header: list[str], rows: list[list[Any]]) -> str:
+    """A whole CSV file; a text that a spreadsheet would compute gets an apostrophe in front."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([guarded(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    """``csv_text`` as a file, in one step."""
+    write_text(path, csv_text(header, rows))
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    """What ``write_problems`` wrote into the run's folder, reasons by id; empty if there is no such list."""
+    try:
+        with open(folder / "problems.csv", encoding="utf-8", newline="") as file:
+            return {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return {}
+
+
+def write_problems(path: Path, problems: list[tuple[str, str]]) -> None:
+    """``problems.csv``: id and reason of each row that was left out; nothing is written when there is none."""
+    if problems:
+        write_csv(path, ["id", "reason"], [list(p) for p in problems])
+
+
+class Metrics:
+    """``metrics.jsonl``: one JSON object per logged step; ``metrics.csv`` is made from it at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.jsonl"
+
+    def truncate(self, step: int) -> None:
+        """Drop what a killed run logged after the checkpoint at ``step``, and a half-written last line."""
+        if self.path.exists():
+            kept = [row for row in self.read() if row["step"] <= step]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # the line that a crash cut short
+                continue
+        return rows
+
+    def write_csv(self) -> None:
+        rows = self.read()
+        names = list(dict.fromkeys(k for row in rows for k in row))
+        write_csv(self.path.with_suffix(".csv"), names, [[row.get(n, "") for n in names] for row in rows])

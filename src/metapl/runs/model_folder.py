@@ -1,0 +1,190 @@
+"""The trained model as a folder: weights (safetensors) and a JSON card with class names and preprocessing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from metapl._version import __version__
+from metapl.data.batches.preprocess import preprocessing_from_dict, preprocessing_to_dict
+from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.memory.new_rows import rows_for
+from metapl.errors import UserError
+from metapl.models import Factory, architecture, as_factory, build_given, rebuild
+from metapl.models.combined import PLAIN, assemble, describe
+from metapl.models.encoders import FrozenEncoder, Look, build_encoder
+from metapl.models.own import check_trusted
+from metapl.models.probe import alike
+from metapl.types import Preprocessing
+from metapl.utils.chunks import rows_at_once
+from metapl.utils.files import sync_file, write_json
+
+Array = np.ndarray[Any, Any]
+CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network with all it needs to judge raw rows."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    device: torch.device
+    encoder: FrozenEncoder | None = None  # turns raw rows into what ``preprocessing`` describes
+    files: Mapping[str, str] = field(default_factory=dict)  # ``SourceOptions.written`` of the training
+
+    @property
+    def takes(self) -> Preprocessing:
+        """The raw rows that are asked for: kind, shape, columns, tokens."""
+        return self.preprocessing if self.encoder is None else self.encoder.takes
+
+    def predict_proba(self, X: Any) -> Array:
+        """[n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.
+
+        Raises:
+            UserError: rows of another kind or shape than those of the training.
+        """
+        found: Array = self.probabilities(rows_for(X, self.takes)).numpy()
+        return found
+
+    def predict(self, X: Any) -> Array:
+        """[n] class names for new rows; see ``predict_proba``."""
+        return self.names(self.predict_proba(X))
+
+    def names(self, p: Array) -> Array:
+        """[n] the name of the most probable class for each row of ``p`` [n, C]."""
+        return np.array(self.class_names, dtype=object)[p.argmax(1)] if len(p) else np.array([], dtype=object)
+
+    @torch.no_grad()
+    def probabilities(self, rows: Tensor) -> Tensor:
+        """[n, C] on the CPU for raw rows [n, ...], as ``types`` has them; with an encoder, or for its features."""
+        if self.encoder is not None and not rows.is_floating_point():  # images and texts are whole numbers
+            rows = self.encoder.encode(rows)
+        if tuple(rows.shape[1:]) != self.preprocessing.shape:
+            got, wanted = list(rows.shape[1:]), list(self.preprocessing.shape)
+            raise UserError(f"rows have the shape {got}, the model was trained on {wanted}", "Use rows of that shape.")
+        views, was_training = make_views(ViewConfig(), self.preprocessing), self.model.training
+        self.model.eval()
+        size = rows_at_once(rows.shape[1:], CHUNK, VALUES)
+        chunks = [self.model(views.plain(chunk.to(self.device))) for chunk in torch.split(rows, size)]
+        self.model.train(was_training)
+        logits = torch.cat(chunks) if chunks else torch.zeros(0, len(self.class_names))
+        return torch.softmax(logits.float(), dim=-1).cpu()
+
+
+def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, Any]) -> None:
+    """Write ``folder`` (made if missing). ``name`` is what ``build_model`` takes; ``card`` says how it was trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in predictor.model.state_dict().items()}
+    save_file(tensors, folder / "weights.safetensors")
+    sync_file(folder / "weights.safetensors")
+    facts = {
+        "metapl": __version__,
+        "model": name,
+        "class_names": list(predictor.class_names),
+        "preprocessing": preprocessing_to_dict(predictor.preprocessing),
+        **({} if (combine := describe(predictor.model)) == PLAIN else {"combine": combine}),
+        **({} if (made := architecture(predictor.model)) is None else {"architecture": made}),
+        **({} if predictor.encoder is None else {"encoder": _encoder_to_dict(predictor.encoder)}),
+        **({"files": dict(predictor.files)} if predictor.files else {}),
+        **card,
+    }
+    write_json(folder / "model.json", facts)
+
+
+def load_model(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    network: nn.Module | Factory | None = None,
+    encoder: nn.Module | Factory | None = None,
+    trust_code: bool = False,
+) -> Predictor:
+    """What ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
+
+    ``network``: the ``nn.Module`` or factory that was trained, where it was given as an object; its weights are loaded.
+
+    ``encoder``: likewise, the frozen encoder that was given to ``embed`` as an object.
+
+    ``trust_code``: where the folder names a factory ``package.module:function`` for its network or encoder, import and
+    call it. Say so only of a folder that you or someone you trust has made.
+
+    Raises:
+        UserError: a file is missing or damaged, the weights do not fit the network, the encoder is gone or another, or
+            the folder asks for code that is not trusted.
+    """
+    folder, device = Path(folder).expanduser(), torch.device(device)
+    folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+    try:
+        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
+        shape = preprocessing.input_shape
+        if not isinstance(card["model"], str):
+            raise TypeError(f"the network's name is {card['model']!r}")
+        build = partial(rebuild, card["model"], shape, len(names), preprocessing.tokens, card.get("architecture"))
+        check_trusted(card["model"], trust_code or network is not None, str(folder))
+        if network is not None:
+            build = partial(build_given, as_factory(network), card["model"], shape, len(names), preprocessing.tokens)
+        files = {str(key): str(value) for key, value in dict(card.get("files", {})).items()}
+        if "encoder" in card:
+            check_trusted(str(card["encoder"]["name"]), trust_code or encoder is not None, str(folder))
+        model = assemble(card.get("combine", PLAIN), build, shape)
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        frozen = _encoder_from_dict(card["encoder"], encoder) if "encoder" in card else None
+    except FileNotFoundError as error:
+        remedy = "Has the training finished? `metapl resume` goes on where it stopped."
+        raise UserError("there is no trained model here", remedy, str(folder)) from error
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"the model cannot be loaded ({error})", "Train again.", str(folder)) from error
+    frozen = None if frozen is None else frozen.to(device)
+    return Predictor(model.to(device).eval(), preprocessing, names, device, frozen, files)
+
+
+def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:
+    return {
+        "name": encoder.name,
+        "weights": encoder.weights,
+        "sha256": encoder.sha256,
+        "probe": [" ".join(f"{value:.6g}" for value in row) for row in encoder.probe.tolist()],
+        "look": asdict(encoder.look),
+        "normalize": encoder.normalize,
+        "pooling": encoder.pooling if encoder.takes.kind == "text" and encoder.name.startswith("hf:") else "auto",
+        "takes": preprocessing_to_dict(encoder.takes),
+    }
+
+
+def _encoder_from_dict(stored: dict[str, Any], given: nn.Module | Factory | None) -> FrozenEncoder:
+    """The encoder that the card describes, built again.
+
+    Raises:
+        UserError: its files are gone, or it has other weights, or makes something else of the same row now.
+    """
+    look: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["look"].items()}
+    made = build_encoder(
+        stored["name"] if given is None else given,
+        preprocessing_from_dict(stored["takes"]),
+        weights_file="" if given is not None else stored["weights"],
+        look=Look(**look),
+        normalize=stored["normalize"],
+        pooling=stored.get("pooling", "auto"),
+    )
+    remedy = "Bring back the encoder that the model was trained with, or train again."
+    if made.sha256 != stored["sha256"]:
+        raise UserError("the encoder has other weights than at the training", remedy, stored["name"])
+    if not alike(made.probe, torch.tensor([[float(value) for value in row.split()] for row in stored["probe"]])):
+        what = "the encoder gives other features than at the training: its code, its settings or its library changed"
+        raise UserError(what, remedy, stored["name"])
+    return made

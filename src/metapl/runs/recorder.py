@@ -1,0 +1,141 @@
+"""Where a run keeps what it logs and makes: in memory alone, or in its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metapl.config.settings import RunConfig, save_config
+from metapl.data.batches.split import to_json
+from metapl.runs import checkpoint
+from metapl.runs.folder import Metrics, write_problems
+from metapl.runs.model_folder import Predictor, save_model
+from metapl.types import Source, Split
+from metapl.utils.device import environment
+from metapl.utils.files import write_json
+from metapl.utils.signals import stop_signals
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known when a run begins."""
+
+    config: RunConfig
+    device: torch.device
+    source: Source
+    split: Split
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network that a run ends with.
+
+    Attributes:
+        place: name of its folder within a run folder.
+        name: what ``build_model`` takes.
+        card: how it was trained.
+    """
+
+    place: str
+    predictor: Predictor
+    name: str
+    card: dict[str, Any]
+
+
+class Memory:
+    """Nothing is written: no checkpoints, so a stop is a plain ``KeyboardInterrupt`` and loses the run."""
+
+    folder: Path | None = None
+
+    def __init__(self) -> None:
+        self.start: Start | None = None
+        self.made: list[Made] = []
+        self.summary: dict[str, Any] = {}
+        self._rows: list[dict[str, Any]] = []
+
+    def begin(self, start: Start) -> None:
+        """Called once, before the first step of a new run."""
+        self.start = start
+
+    def listen(self) -> AbstractContextManager[list[int]]:
+        """Signals that ask the run to stop, as ``stop_signals`` gives them; here none is caught."""
+        return nullcontext([])
+
+    def truncate(self, step: int) -> None:
+        """Drop what was logged after ``step``."""
+        self._rows = [row for row in self._rows if row["step"] <= step]
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._rows.append({"step": step, **values})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All that was logged, oldest first."""
+        return list(self._rows)
+
+    def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
+        """A state that the run could go on from."""
+
+    def keep_model(self, made: Made) -> None:
+        self.made.append(made)
+
+    def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
+        """Called once, after the models."""
+        self.summary = summary
+
+    def copy_to(self, other: Memory) -> None:
+        """Give ``other`` all of a finished run."""
+        assert self.start is not None
+        other.begin(self.start)
+        for row in self._rows:
+            other.log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
+        for made in self.made:
+            other.keep_model(made)
+        other.finish(self.summary, self.start.source.problems)
+
+
+class RunFolder(Memory):
+    """All goes to a folder, where the run can be resumed from."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder: Path = folder
+        self._metrics = Metrics(folder)
+        self._held = False  # whether ``_rows`` has all of the file: the loop asks for them often
+
+    def begin(self, start: Start) -> None:
+        super().begin(start)
+        save_config(start.config, self.folder / "config.yaml")
+        write_json(self.folder / "env.json", environment(start.device))
+        write_json(self.folder / "split.json", to_json(start.split, start.source))
+        write_problems(self.folder / "problems.csv", start.source.problems)
+
+    def listen(self) -> AbstractContextManager[list[int]]:
+        return stop_signals()
+
+    def truncate(self, step: int) -> None:
+        self._metrics.truncate(step)
+        self._rows, self._held = self._metrics.read(), True
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._metrics.write(step, values)
+        super().log(step, values)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return super().rows() if self._held else self._metrics.read()
+
+    def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
+        checkpoint.save(self.folder / "checkpoints", step, state, keep)
+
+    def keep_model(self, made: Made) -> None:
+        save_model(self.folder / made.place, made.predictor, made.name, made.card)
+
+    def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
+        super().finish(summary, problems)
+        self._metrics.write_csv()
+        write_problems(self.folder / "problems.csv", problems)
+        write_json(self.folder / "results.json", summary)

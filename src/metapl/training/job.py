@@ -1,0 +1,212 @@
+"""A run in memory: data, views, method and stream put together, one step of it, and the check that it is sound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metapl.config.settings import RunConfig
+from metapl.data.batches.seeds import derive_seed, generator
+from metapl.data.batches.stream import Stream
+from metapl.data.batches.views import make_views
+from metapl.errors import UserError
+from metapl.methods import method_class
+from metapl.models import Factory, auto_name, build_given, build_model
+from metapl.optim import Learner
+from metapl.runs.model_folder import CHUNK, Predictor
+from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
+
+JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
+
+
+@dataclass
+class Job:
+    """A run in memory."""
+
+    config: RunConfig
+    folder: Path
+    source: Source
+    split: Split
+    preprocessing: Preprocessing
+    device: torch.device
+    method: Method
+    stream: Stream
+    network: Factory | None = None
+    notes: tuple[str, ...] = ()  # what became of first weights
+
+    @property
+    def total(self) -> int:
+        return self.config.steps + self.extra_steps
+
+    @property
+    def extra_steps(self) -> int:
+        """The method's; none where no validation row could choose what they make."""
+        return self.method.extra_steps if len(self.split.validation) else 0
+
+    @property
+    def pool_passes(self) -> PoolPasses | None:
+        """When the method passes over the whole pool; None where it does not say."""
+        epoch = max(1, math.ceil(self.stream.pool_size / self.config.batch.unlabeled))
+        return self.method.pool_passes(epoch) if isinstance(self.method, Passing) else None
+
+    def predictor(self, model: nn.Module) -> Predictor:
+        encoder = getattr(self.source, "encoder", None)
+        names, files = self.source.class_names, self.config.source.written
+        return Predictor(model, self.preprocessing, names, self.device, encoder, files)
+
+    def step(self, t: int) -> Mapping[str, Tensor]:
+        """Step t, and before it what is fitted on the validation rows after every ``loop.eval_every`` steps."""
+        method, judged = self.method, 0 < t < self.config.steps and due(t, self.config.loop.eval_every, self.total)
+        if judged and isinstance(method, Calibrated) and method.needs_validation:
+            method.calibrate(self.judge)
+        needs = method.needs if t < self.config.steps else frozenset()
+        torch.manual_seed(derive_seed(self.config.seed, "step", t))
+        report: Any = method.step(self.stream(t, needs), t)
+        if not isinstance(report, StepReport):
+            what = f"step gave back a {type(report).__name__}"
+            raise UserError(what, 'Return metapl.types.StepReport({"loss": loss.detach(), ...}).', self.config.method)
+        return report.values
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """What ``types.Judge`` promises; the same views at every call."""
+        index, weak = self.source.readable(self.split.validation), self.stream.views.weak
+        draws, was_training, parts = max(1, JUDGED_VIEWS // max(1, len(index))), model.training, list[Tensor]()
+        model.eval()
+        for k, start in enumerate(range(0, len(index), CHUNK)):
+            raw = self.source.rows(index[start : start + CHUNK]).to(self.device)
+            seeds = [generator(self.device, self.config.seed, "judge", k, draw) for draw in range(draws)]
+            parts.append(torch.stack([model(weak(raw, seed)).float() for seed in seeds]))
+        model.train(was_training)
+        logits = torch.cat(parts, dim=1) if parts else torch.zeros(draws, 0, len(self.source.class_names))
+        return logits, torch.from_numpy(self.source.labels[index].astype(np.int64)).to(self.device)
+
+
+def settled(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
+    """The config with the network and the optimiser that ``auto`` stands for with these rows."""
+    auto = config.model == "auto"
+    model = auto_name(preprocessing.input_shape, preprocessing.tokens) if auto else config.model
+    return replace(config, model=model, optim=config.optim.settled(model))
+
+
+def build_job(
+    config: RunConfig,
+    folder: Path,
+    source: Source,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    watch: Callable[[nn.Module], None] | None = None,
+    network: Factory | None = None,
+) -> Job:
+    """The run in memory, before its first step. ``folder`` is only noted; ``watch`` is shown each new network.
+
+    ``network`` makes the networks in place of ``config.model``, which then only names them.
+
+    Raises:
+        UserError: settings or data that cannot make a run.
+    """
+    notes, asked = list[str](), list[str]()
+
+    def build(name: str = config.model, start: str = config.weights, given: Factory | None = network) -> nn.Module:
+        classes = len(source.class_names)
+        model = _network(name, start, config.download, preprocessing, classes, device, notes, given)
+        if watch is not None:
+            watch(model)
+        return model
+
+    def teacher() -> nn.Module:
+        asked.append(config.teacher_model)
+        return build(config.teacher_model, config.teacher_weights, None)
+
+    views = make_views(config.views, preprocessing)
+    stream = Stream(source, split, config.batch, views, config.seed, device)
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    context = Context(
+        build_model=build,
+        num_classes=len(source.class_names),
+        optim=settled(config, preprocessing).optim,
+        steps=config.steps,
+        pool_size=stream.pool_size,
+        pool=stream.pool,
+        row_shape=preprocessing.input_shape,
+        build_teacher=teacher if config.teacher_model else None,
+    )
+    method = method_class(config.method)(config.settings, context)
+    if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):
+        raise nothing_to_fit_on(config.method, "there are none")
+    if config.teacher_model and not asked:
+        notes.append(f"{config.method} has no teacher network of its own: teacher_model is not used")
+    return Job(
+        config, folder, source, split, preprocessing, device, method, stream, network, tuple(dict.fromkeys(notes))
+    )
+
+
+def nothing_to_fit_on(method: str, why: str) -> UserError:
+    """The error of a method that is fitted on validation rows and has none."""
+    return UserError(
+        f"a target precision is kept by means of validation rows, and {why}",
+        "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
+        method,
+    )
+
+
+def _network(
+    name: str,
+    start: str,
+    download: bool,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    device: torch.device,
+    notes: list[str],
+    given: Factory | None,
+) -> nn.Module:
+    """One fresh network on ``device``; ``notes`` is told what became of first weights."""
+    shape, tokens = preprocessing.input_shape, preprocessing.tokens
+    if given is not None:
+        model = build_given(given, name, shape, num_classes, tokens, start=start, notes=notes)
+    else:
+        model = build_model(name, shape, num_classes, tokens, start=start, download=download, notes=notes)
+    # Convolutions run up to twice as fast in this memory layout, on CPUs too.
+    layout: dict[str, Any] = {"memory_format": torch.channels_last} if preprocessing.kind == "image" else {}
+    moved: nn.Module = model.to(device).to(**layout)
+    return moved
+
+
+def due(done: int, every: int, total: int) -> bool:
+    """Whether something is to happen after ``done`` of ``total`` steps; ``every`` 0: a tenth of them."""
+    return done == total or done % (every or max(1, math.ceil(total / 10))) == 0
+
+
+class Diverged(UserError):
+    """A loss or a weight is no longer finite: the settings are to blame, not the data."""
+
+
+def diverged(done: int, values: Mapping[str, Tensor]) -> Diverged:
+    """The error that names what is no longer finite."""
+    bad = [k for k, v in values.items() if not torch.isfinite(v)]
+    bad = bad or ["a value since the last check" if values else "a weight"]
+    remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
+    return Diverged(f"training diverged by step {done}: {', '.join(bad)} is not finite", remedy)
+
+
+def sound(method: Method, state: Any) -> bool:
+    """No NaN in ``state`` and no infinite weight: a finite loss says nothing about the update that followed it."""
+    networks = [v for v in vars(method).values() if isinstance(v, Learner)]
+    weights = [p for model in method.candidates().values() for p in model.parameters()]
+    weights += [p for network in networks for p in network.model.parameters()]
+    return all(bool(torch.isfinite(w).all()) for w in weights) and not _has_nan(state)
+
+
+def _has_nan(state: Any) -> bool:
+    if isinstance(state, Tensor):
+        return bool(torch.isnan(state).any())
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return any(_has_nan(part) for part in parts)

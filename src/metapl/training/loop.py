@@ -1,0 +1,288 @@
+"""The loop: owns time, device and evaluation; knows nothing of what a method does in a step, nor where a run is kept.
+
+Step t is a pure function of (weights, seed, t): the stream gives batch t, and the global generator is seeded from
+(seed, t) before ``method.step``. So a checkpoint needs no generator state, and a resumed run equals an unbroken one
+bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from metapl.config.settings import RunConfig
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.data.batches.split import make_split
+from metapl.data.embedded import open_source
+from metapl.errors import UserError
+from metapl.inference.evaluate import best_of, evaluate
+from metapl.methods import method_class
+from metapl.models import Factory
+from metapl.runs import checkpoint
+from metapl.runs.folder import load_split, new_folder, open_run
+from metapl.runs.model_folder import Predictor
+from metapl.runs.recorder import Made, Memory, RunFolder, Start
+from metapl.training import alarms, guard
+from metapl.training.job import Job, build_job, diverged, due, settled, sound
+from metapl.training.result import Result as Result
+from metapl.training.timing import measure_pace
+from metapl.types import Source
+from metapl.utils.device import own_generator, pick_device
+from metapl.utils.progress import Progress, Silent
+
+SAVE_SECONDS = 60.0  # between checkpoints at most, beside those at fixed steps
+CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
+
+
+class Stopped(Exception):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and has saved its state."""
+
+    def __init__(self, folder: Path | None, step: int, signal_number: int) -> None:
+        self.folder, self.step, self.signal_number = folder, step, signal_number
+        super().__init__(folder, step, signal_number)  # all three, so that it survives the way between processes
+
+    def __str__(self) -> str:
+        return f"stopped at step {self.step}"
+
+
+Observer = Callable[[int, Predictor], Mapping[str, float]]
+
+
+def train(
+    config: RunConfig,
+    out: str | Path | None = None,
+    *,
+    source: Source | None = None,
+    progress: Progress | None = None,
+    observe: Observer | None = None,
+    network: Factory | None = None,
+) -> Result:
+    """Train from scratch into a new run folder.
+
+    Args:
+        config: everything that decides the run.
+        out: the run folder, new or empty; by default a free name under ``runs/``.
+        source: rows in memory instead of ``config.data`` (which then only names them); such a run cannot be resumed
+            from the command line.
+        progress: what to show; by default nothing.
+        observe: called as ``observe(step, predictor)`` whenever the validation rows are judged; the numbers it gives
+            join the metrics. It must change nothing.
+        network: makes the networks in place of ``config.model`` (which then only names them); called as
+            ``network(shape=..., num_classes=...)``.
+
+    Raises:
+        UserError: bad data, settings or folder, or a loss that is no longer finite.
+        Stopped: asked to stop; the state is saved.
+    """
+    return start(config, lambda made: RunFolder(new_folder(out, made)), source, progress, observe, network)
+
+
+def start(
+    config: RunConfig,
+    open_store: Callable[[RunConfig], Memory],
+    source: Source | None = None,
+    progress: Progress | None = None,
+    observe: Observer | None = None,
+    network: Factory | None = None,
+    require_unlabeled: bool = True,
+) -> Result:
+    """``train``, into whatever ``open_store`` gives for the final config.
+
+    Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
+    """
+    progress, device = progress or Silent(), pick_device(config.device)
+    source = open_source(config.data, config.source, source, progress.note)
+    required = require_unlabeled and bool(method_class(config.method).needs)
+    try:
+        split = make_split(source, config.split, config.seed, require_unlabeled=required)
+    except UserError:
+        for note in source.notes:  # the reason may stand there: a wrong column of labels, say
+            progress.note(note)
+        raise
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    config = settled(config, preprocessing)  # stored as it is run
+    with own_generator(device):
+        job = build_job(config, Path(), source, split, preprocessing, device, network=network)  # before any writing
+        with progress:
+            for note in [*source.notes, *split.notes, *job.notes]:
+                progress.note(note)
+            if config.minutes:
+                config = _sized(job, progress)
+                job = build_job(config, Path(), source, split, preprocessing, device, network=network)
+            store = open_store(config)
+            if store.folder is not None:
+                progress.note(f"run folder: {store.folder}")
+            store.begin(Start(config, device, source, split))
+            return _loop(job, 0, store, progress, observe)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    source: Source | None = None,
+    progress: Progress | None = None,
+    network: Factory | None = None,
+) -> Result:
+    """Go on with a stopped or killed run from its newest whole checkpoint, exactly as if it had not stopped.
+
+    ``source`` and ``network`` as they were given to ``train``.
+
+    Raises:
+        UserError: no run, no checkpoint, changed data, or a run that has finished.
+    """
+    folder = Path(folder).expanduser()
+    progress, config = progress or Silent(), open_run(folder)
+    if (folder / "results.json").exists():
+        raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
+    source = open_source(config.data, config.source, source)
+    split = load_split(folder, source)
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    device = pick_device(config.device)
+    with own_generator(device):
+        job = build_job(config, folder, source, split, preprocessing, device, network=network)
+        with progress:
+            step, state, damaged = checkpoint.load_latest(folder / "checkpoints")
+            for text in damaged:
+                progress.note(f"skipped: {text}")
+            progress.note(f"resuming at step {step}")
+            job.method.load_state_dict(checkpoint.to_device(state, job.device))
+            return _loop(job, step, RunFolder(folder), progress)
+
+
+def _loop(job: Job, start: int, store: Memory, progress: Progress, observe: Observer | None = None) -> Result:
+    loop, total, began = job.config.loop, job.total, time.monotonic()
+    finite = torch.ones((), dtype=torch.bool, device=job.device)
+    store.truncate(start)
+    saved, told = began, set[str]()
+    with store.listen() as stop:
+        for t in range(start, total):
+            values, done = job.step(t), t + 1
+            finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
+            stopping = bool(stop)  # read once: a signal from here on is served after the next step
+            judge, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
+            log = judge or save or done % loop.log_every == 0
+            # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
+            keep_state = save or stopping or time.monotonic() - saved > SAVE_SECONDS
+            if (log or keep_state) and not finite:
+                raise diverged(done, values)
+            if keep_state:
+                state, saved = job.method.state_dict(), time.monotonic()
+                if not sound(job.method, state):
+                    raise diverged(done, {})
+            if log:
+                shown = {k: float(v) for k, v in values.items()} | (_judged(job, done, observe) if judge else {})
+                store.log(done, shown)
+                progress.update(done, total, shown)
+            if judge:
+                _tell(_alarms(job, store), told, progress)
+            if keep_state:
+                store.keep_state(done, state, loop.keep)
+            if stopping and done < total:
+                raise Stopped(store.folder, done, stop[0])
+
+        def halt() -> None:
+            if stop:
+                raise Stopped(store.folder, total, stop[0])
+
+        return _finish(job, store, time.monotonic() - began, start, progress, halt)
+
+
+def _finish(
+    job: Job, store: Memory, seconds: float, start: int, progress: Progress, halt: Callable[[], None]
+) -> Result:
+    """Choose among the candidates on the validation rows, ask the guard, store the models, write the results."""
+    candidates = job.method.candidates()
+    rows = len(job.split.validation)
+    judged = {name: _validation(job, model) for name, model in candidates.items()} if rows else {}
+    figures = {name: (j["accuracy"], j["log_loss"]) for name, j in judged.items()}
+    chosen = best_of(figures) if figures else next(iter(candidates))  # without rows the method's order decides
+    split, config = job.split, job.config
+    made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
+    pace, raised = seconds / (job.total - start) if job.total > start else None, _alarms(job, store)
+    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace, alarms.doubt(store.rows(), raised))
+    summary = {
+        "data": config.data,
+        "method": config.method,
+        "model": config.model,
+        "seed": config.seed,
+        "steps": job.config.steps,
+        "extra_steps": job.extra_steps,
+        "seconds": round(seconds, 2),
+        "resumed_at": start,
+        "rows": {p: len(getattr(split, p)) for p in ("labeled", "unlabeled", "validation", "test")},
+        "chosen": guard.BASELINE if verdict.returned else chosen,
+        "chosen_by": "guard" if verdict.returned else "validation rows" if judged else "default (no validation rows)",
+        "candidate": chosen,
+        "validation": {n: {k: j[k] for k in ("accuracy", "log_loss")} for n, j in judged.items()},
+        "guard": verdict.summary,
+        "alarms": raised,
+    }
+    predictor = _keep(job, store, chosen, model, verdict)
+    store.finish(summary, job.source.problems)
+    return Result(store.folder, predictor, job.source, split, summary, store)
+
+
+def _keep(job: Job, store: Memory, chosen: str, model: Predictor, verdict: guard.Verdict) -> Predictor:
+    """Store the run's model, and beside it the one that the guard compared it with; gives the former."""
+    made = [(model, {"method": job.config.method, "network": chosen})]
+    if verdict.baseline is not None:
+        made.append((verdict.baseline, {"method": "supervised", "network": guard.BASELINE}))
+    if verdict.returned:
+        made.reverse()
+    for place, (predictor, card) in zip(("model", "model-not-chosen"), made):
+        store.keep_model(Made(place, predictor, job.config.model, {**card, "split_sha": job.split.sha}))
+    return made[0][0]
+
+
+def _judged(job: Job, done: int, observe: Observer | None) -> dict[str, float]:
+    model = job.method.eval_model()
+    found = {"validation_accuracy": _validation(job, model)["accuracy"]} if len(job.split.validation) else {}
+    found |= alarms.class_shares(job, model)
+    return found | dict(observe(done, job.predictor(model)) if observe else {})
+
+
+def _alarms(job: Job, store: Memory) -> list[dict[str, Any]]:
+    config = job.config
+    return alarms.find(store.rows(), config.steps, config.method, config.settings, job.source.class_names)
+
+
+def _tell(found: list[dict[str, Any]], told: set[str], progress: Progress) -> None:
+    """Each alarm once."""
+    for alarm in found:
+        if alarm["name"] not in told:
+            told.add(alarm["name"])
+            progress.note(f"alarm at step {alarm['step']}: {alarm['text']}")
+
+
+def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
+    return evaluate(job.predictor(model), job.source, job.split.validation)
+
+
+def _sized(job: Job, progress: Progress) -> RunConfig:
+    """``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and saving."""
+    budget, began = job.config.minutes * 60, time.monotonic()
+    plan, limit = guard.make_plan(job), min(CALIBRATION, 0.05 * budget)
+    pace = measure_pace(job, limit)
+    baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
+    left = 0.9 * (budget - (time.monotonic() - began))
+    left -= pace.extra * job.extra_steps * (1 + len(plan.folds))
+
+    def cost(steps: int) -> float:
+        config = replace(job.config, steps=steps)
+        folds = len(plan.folds) * pace.seconds(guard.fold_steps(config))
+        return pace.seconds(steps) + folds + baseline * plan.steps(config)[1]
+
+    steps = max(1, bisect.bisect_right(range(1, max(2, int(left / pace.step))), left, key=cost))
+    guarding = 1 - pace.seconds(steps) / cost(steps)
+    pool = f", {pace.pool_seconds(steps):.1f} s over the pool" if pace.pool_seconds(steps) else ""
+    share = f", {100 * guarding:.0f} % of the time for the guard" if guarding > 0 else ""
+    progress.note(f"{job.config.minutes:g} minutes at {1000 * pace.step:.0f} ms per step{pool}: {steps} steps{share}")
+    return replace(job.config, steps=steps)

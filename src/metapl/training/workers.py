@@ -1,0 +1,214 @@
+"""Work side by side: one fresh process per job, one thread each, and what became of every one of them.
+
+Small nets gain more from running side by side than from several threads each. A fresh process per job makes its peak
+memory its own; torch is imported once, in a server process of which the others are copies (``forkserver``), so a start
+costs little.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import ModuleType
+from typing import Any, Literal
+
+from metapl.errors import UserError
+from metapl.utils.signals import stop_signals
+
+# What the server process imports once for all; torch loads the last at the first step of an optimiser.
+PRELOAD = ("metapl.training.loop", "metapl.runs.model_folder", "torch._dynamo")
+POLL = 0.2  # seconds between two looks at whether a signal came
+
+End = Literal["done", "refused", "stopped", "crashed", "killed"]
+
+
+class JobsStopped(Exception):
+    """SIGINT or SIGTERM came; every process has ended, having saved what it could."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(f"stopped by signal {signal_number}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one job.
+
+    Attributes:
+        end: done; refused (a ``UserError``); stopped (it saved its state); crashed (any other exception); killed (the
+            process ended without a word, as when memory runs out).
+        value: what the job returned, if it is done.
+        error: one sentence, if it is not.
+        details: the traceback of a crash.
+        notes: warnings that came up.
+    """
+
+    end: End
+    value: Any = None
+    error: str = ""
+    refusal: tuple[str, str, str] = ("", "", "")  # the parts of the UserError
+    details: str = ""
+    notes: tuple[str, ...] = ()
+
+    def must(self) -> Any:
+        """The value.
+
+        Raises:
+            UserError: the job was refused.
+            RuntimeError: it ended otherwise.
+        """
+        if self.end == "refused":
+            raise UserError(*self.refusal)
+        if self.end != "done":
+            raise RuntimeError(self.details or self.error)
+        return self.value
+
+
+def default_workers(jobs: int, device: str = "cpu") -> int:
+    """As many processes as there are cores for us, at most one per job; one on a GPU."""
+    if device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(jobs, cores))
+
+
+def peak_memory() -> int:
+    """Bytes of main memory that this process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def run_jobs(
+    work: Callable[..., Any],
+    jobs: Iterable[tuple[Any, ...]],
+    workers: int,
+    done: Callable[[int, Outcome], None],
+    *,
+    threads: int = 1,
+    preload: Sequence[str] = (),
+) -> None:
+    """Call ``work(*job)`` for each job, ``workers`` at a time, in order; tell ``done(position, outcome)`` as they end.
+
+    ``work`` must be importable by name, and jobs and results picklable. A job is taken from ``jobs`` when a process
+    is free for it. The program that calls this is not imported
+    in the processes, so it needs no ``if __name__ == "__main__"``. If ``done`` raises, the processes are ended.
+    ``preload`` names more modules that the work needs; it counts at the first call in a program.
+
+    Raises:
+        JobsStopped: after SIGINT or SIGTERM, when the running jobs have saved and ended; a second Ctrl-C kills them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOAD, *preload])
+    waiting, running = enumerate(jobs), dict[Connection, tuple[int, Any]]()
+    more, told = True, False
+    with stop_signals() as stop:
+        try:
+            while running or (more and not stop):
+                while more and len(running) < workers and not stop:
+                    if (following := next(waiting, None)) is None:
+                        more = False
+                        break
+                    position, job = following
+                    pipe, process = _start(context, work, job, threads)
+                    running[pipe] = position, process
+                if stop and not told:
+                    told = True
+                    for _, process in running.values():
+                        process.terminate()
+                for ready in wait(list(running), timeout=POLL):
+                    assert isinstance(ready, Connection)
+                    position, process = running.pop(ready)
+                    outcome = _receive(ready, process)
+                    if not stop or outcome.end == "done":
+                        done(position, outcome)
+        finally:
+            for pipe, (_, process) in running.items():
+                process.kill()
+                process.join()
+                pipe.close()
+    if stop:
+        raise JobsStopped(stop[0])
+
+
+def _start(context: Any, work: Any, job: tuple[Any, ...], threads: int) -> tuple[Connection, Any]:
+    pipe, other = context.Pipe(duplex=False)
+    # Pickled here and by plain means: on torch's own way between processes tensors would move to shared memory.
+    process = context.Process(target=_serve, args=(other, pickle.dumps((work, job)), threads), daemon=True)
+    with _main_hidden():
+        process.start()
+    other.close()
+    return pipe, process
+
+
+def _receive(pipe: Connection, process: Any) -> Outcome:
+    try:
+        outcome: Outcome = pipe.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        code = process.exitcode
+        how = f"by signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"(code {code})"
+        outcome = Outcome("killed", error=f"the process was ended {how}; memory may have run out")
+    process.join()
+    pipe.close()
+    return outcome
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """A starting process imports the program's main file by default, which would run a script without a guard again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(pipe: Connection, packed: bytes, threads: int) -> None:
+    """The life of one process."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
+    os.dup2(2, 1)  # what a network prints is no result
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        facts = _attempt(packed)
+    notes = tuple(dict.fromkeys(str(w.message) for w in caught))
+    with suppress(OSError):  # nobody reads any more
+        pipe.send(Outcome(**facts, notes=notes))
+
+
+def _attempt(packed: bytes) -> dict[str, Any]:
+    from metapl.training.loop import Stopped
+
+    try:
+        work, job = pickle.loads(packed)
+        return {"end": "done", "value": work(*job)}
+    except UserError as error:
+        return {"end": "refused", "error": str(error), "refusal": (error.what, error.remedy, error.where)}
+    except (Stopped, KeyboardInterrupt) as stopped:
+        return {"end": "stopped", "error": str(stopped)}
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        return {"end": "crashed", "error": text, "details": traceback.format_exc()}
+
+
+def _end_with_parent() -> None:
+    """If the parent is killed, stop as if asked to: a training saves its state."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

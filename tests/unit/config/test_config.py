@@ -1,0 +1,204 @@
+"""The tree of settings: precedence, types, names, and the way to YAML and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metapl.config.settings import RunConfig, from_dict, known_keys, load_config, make_config, save_config, to_dict
+from metapl.errors import UserError
+from metapl.methods import METHODS
+from metapl.optim import OptimConfig
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.y*ml"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_round_trip_through_yaml(method: str, tmp_path: Path) -> None:
+    config = RunConfig("digits", method=method)
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert from_dict(to_dict(config)) == config
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert "!!" not in text, "plain values only"
+    assert set(yaml.safe_load(text)) == {k.partition(".")[0] for k in known_keys(method)} | {method}
+
+
+def test_odd_values_round_trip(tmp_path: Path) -> None:
+    config = make_config(
+        "idx:/a b/ü: x",
+        overrides=["split.validation=0.25", "split.labels=3", "optim.lr=1e-3", "views.flip=true", "mpl.feedback=none"],
+    )
+    save_config(config, tmp_path / "c.yaml")
+    again = load_config(tmp_path / "c.yaml")
+    assert again == config
+    assert (again.data, again.split.validation, again.optim.lr) == ("idx:/a b/ü: x", 0.25, 0.001)
+    assert again.views.flip is True
+
+
+def test_every_known_key_can_be_set() -> None:
+    """Each key takes its own default back, under its dotted name."""
+    for method in METHODS:
+        tree = to_dict(RunConfig("digits", method=method))
+        for key in known_keys(method):
+            value: Any = tree
+            for part in key.split("."):
+                value = value[part]
+            text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+            overrides = [f"method={method}", f"{key}={text}"]
+            assert to_dict(make_config("digits", overrides=overrides)) == tree, key
+
+
+def test_later_beats_earlier(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: digits\nmethod: fixmatch\nsteps: 10\noptim: {lr: 0.1, momentum: 0.5}\nseed: 1\n")
+    config = make_config(file=file, options={"steps": 20, "optim.lr": 0.2, "seed": None}, overrides=["optim.lr=0.3"])
+    assert (config.steps, config.optim.lr, config.optim.momentum, config.seed) == (20, 0.3, 0.5, 1)
+    assert config.optim.weight_decay == OptimConfig().weight_decay
+    assert make_config(file=file, options={"optim.lr": 0.2}).optim.lr == 0.2
+    assert make_config(file=file).optim.lr == 0.1
+    assert make_config("other", file=file).data == "other"
+    assert make_config(file=file, overrides=["seed=4", "seed=5"]).seed == 5
+    file.write_text("data: digits\noptim:  # nothing yet\n")
+    assert make_config(file=file, overrides=["optim.lr=0.3"]).optim.lr == 0.3
+
+
+def test_method_settings() -> None:
+    config = make_config("digits", overrides=["method=fixmatch", "fixmatch.threshold=0.5"])
+    assert config.settings == METHODS["fixmatch"].Config(threshold=0.5)
+    assert make_config("digits").settings == METHODS["mpl"].Config()
+    assert from_dict({"data": "digits", "mpl": {}, "optim": {}}) == RunConfig("digits")
+    assert from_dict({"data": "digits", "mpl": None}) == RunConfig("digits")
+    assert from_dict({"data": "digits", "optim": None}) == RunConfig("digits")
+    with pytest.raises(UserError, match=r"but the method is fixmatch"):
+        make_config("digits", overrides=["method=fixmatch", "mpl.feedback=none"])
+    with pytest.raises(UserError, match="out of range"):
+        make_config("digits", overrides=["mpl.uda_temperature=0"])
+
+
+UNKNOWN = [
+    ("stepps=5", "steps"),
+    ("optim.lrr=5", "optim.lr"),
+    ("optm.lr=5", "optim.lr"),
+    ("mpl.feedbak=none", "mpl.feedback"),
+    ("batch.labelled=3", "batch.labeled"),
+    ("optim.lr.x=5", "optim.lr"),
+]
+
+
+@pytest.mark.parametrize(("override", "known"), UNKNOWN)
+def test_unknown_keys_are_refused_with_the_nearest(override: str, known: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_config("digits", overrides=[override])
+    assert f"Did you mean '{known}'?" in str(error.value)
+    assert override.partition("=")[0] in str(error.value)
+
+
+def test_unknown_keys_in_a_file_name_the_file(tmp_path: Path) -> None:
+    for text in ("data: digits\nsteppes: 4\n", "data: digits\noptimm: {}\n", "data: digits\n1: 2\n"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"bad\.yaml: unknown setting"):
+            make_config(file=tmp_path / "bad.yaml")
+    with pytest.raises(UserError, match="Did you mean 'mpl'"):
+        make_config("digits", overrides=["method=mlp"])
+
+
+WRONG = [
+    ("steps=ten", "a whole number"),
+    ("steps=2.5", "a whole number"),
+    ("steps=true", "a whole number"),
+    ("steps=0", "at least 1"),
+    ("steps=", "a whole number"),
+    ("minutes=-1", "more than 0"),
+    ("optim.lr=fast", "a number"),
+    ("optim.lr=false", "a number"),
+    ("optim.lr=.nan", "a number"),
+    ("optim.lr=nan", "a number"),
+    ("mpl.feedback_weight=.nan", "a number"),
+    ("optim.nesterov=1", "true or false"),
+    ("optim.name=adam", "'sgd', 'adamw'"),
+    ("optim.schedule=1", "'cosine', 'constant'"),
+    ("mpl.feedback=exakt", "'exact', 'sampled', 'none', 'official'"),
+    ("split.labels=[1, 2]", "a whole number, null"),
+    ("model=3", "text"),
+    ("optim=3", ""),
+    ("mpl=[1]", ""),
+    ("method=3", "a method's name"),
+    ("loop.keep=0", "at least 1"),
+    ("views.ops=50", "0 to 10"),
+]
+
+
+@pytest.mark.parametrize(("override", "remedy"), WRONG)
+def test_wrong_values_are_refused(override: str, remedy: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_config("digits", overrides=[override])
+    assert remedy in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("1e-3", 0.001), ("1", 1.0), ("2.5", 2.5), ("'0.25'", 0.25), ("1_000", 1000.0)],
+)
+def test_numbers_as_people_write_them(override: str, value: float) -> None:
+    found = make_config("digits", overrides=[f"optim.lr={override}"]).optim.lr
+    assert found == value
+    assert type(found) is float
+
+
+def test_override_without_a_value_or_a_key() -> None:
+    for text in ("steps", "=5"):
+        with pytest.raises(UserError, match="key=value"):
+            make_config("digits", overrides=[text])
+    with pytest.raises(UserError, match="Quote"):
+        make_config("digits", overrides=["data='x"])
+    with pytest.raises(UserError, match="single value"):
+        make_config("digits", overrides=["steps=5", "steps.x=5"])
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: cannot read"):
+        make_config(file=tmp_path / "none.yaml")
+    for name, content, word in (
+        ("tag.yaml", b"data: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("broken.yaml", b"data: [digits\n", "not valid YAML"),
+        ("binary.yaml", b"\xff\xfe\x00", "not valid YAML"),
+        ("list.yaml", b"- 1\n", "holds no settings"),
+        ("empty.yaml", b"", "holds no settings"),
+        ("nodata.yaml", b"steps: 3\n", "no data"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as error:
+            make_config(file=tmp_path / name)
+        assert word in str(error.value)
+        assert name in str(error.value)
+
+
+def test_the_config_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig("digits").steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_config_parses(path: Path) -> None:
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = from_dict({"data": "digits", **tree})
+    assert from_dict(to_dict(config)) == config
+
+
+def test_a_file_may_hold_the_settings_of_several_methods(tmp_path: Path) -> None:
+    file = tmp_path / "several.yaml"
+    file.write_text("data: digits\nmpl: {feedback: none}\nfixmatch: {threshold: 0.5}\n", encoding="utf-8")
+    assert make_config(file=file).settings.feedback == "none"
+    assert make_config(file=file, options={"method": "fixmatch"}).settings.threshold == 0.5
+    assert make_config(file=file, options={"method": "supervised"}).method == "supervised"
+    file.write_text("data: digits\nfixmatch: {thresold: 0.5}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="threshold"):
+        make_config(file=file)
+    with pytest.raises(UserError, match="--method mpl"):  # but on the command line it is a slip
+        make_config("digits", options={"method": "supervised"}, overrides=["mpl.feedback=none"])

@@ -1,0 +1,571 @@
+"""The guard: its plan, its rule and interval, and that it gives back supervised training's own model when it should."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metapl.config.settings import GuardConfig, LoopConfig, RunConfig, from_dict, load_config, make_config, to_dict
+from metapl.data.batches.preprocess import fit_preprocessing
+from metapl.data.batches.split import SplitConfig, make_split
+from metapl.data.batches.stream import BatchConfig, Stream
+from metapl.data.memory.digits import open_digits
+from metapl.data.memory.source import MemorySource
+from metapl.errors import UserError
+from metapl.methods import METHODS, FixMatch
+from metapl.runs import checkpoint
+from metapl.runs.model_folder import load_model
+from metapl.training import guard
+from metapl.training.job import Job, build_job
+from metapl.training.loop import Stopped, resume, train
+from metapl.training.timing import Pace
+from metapl.utils.progress import Silent
+
+SPLIT = SplitConfig(labels=4, validation=1)
+
+
+def table(rows: int = 700) -> MemorySource:
+    """Digits as rows of 64 features: quick to train on."""
+    digits = open_digits()
+    data = digits.data[:rows].flatten(1).float() / 255
+    return MemorySource("table", "table", data, digits.labels[:rows], digits.class_names)
+
+
+def config_of(method: str = "fixmatch", steps: int = 12, **changes: Any) -> RunConfig:
+    settings = {"settings": METHODS[method].Config(finetune_steps=3, offer_teacher=False)} if method == "mpl" else {}
+    made = RunConfig(
+        "table",
+        method,
+        "mlp",
+        steps=steps,
+        split=SPLIT,
+        batch=BatchConfig(8, 12),
+        loop=LoopConfig(log_every=4),
+        **settings,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def __contains__(self, part: str) -> bool:
+        return any(part in n for n in self.notes)
+
+
+def weights(folder: Path, which: str = "model") -> bytes:
+    return (folder / which / "weights.safetensors").read_bytes()
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {k: v for k, v in found.items() if k not in ("seconds", "resumed_at")}
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------
+
+
+def plan_of(config: RunConfig, source: MemorySource | None = None) -> tuple[guard.Plan, Job]:
+    source = source or table()
+    split = make_split(source, config.split, config.seed)
+    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
+    job = build_job(config, Path(), source, split, preprocessing, torch.device("cpu"))
+    return guard.make_plan(job), job
+
+
+def held(plan: guard.Plan) -> list[int]:
+    return sorted(np.concatenate([fold.held for fold in plan.folds]).tolist())
+
+
+def test_few_validation_rows_mean_cross_fitting_and_enough_do_not() -> None:
+    plan, job = plan_of(config_of())
+    split = job.split
+    assert (len(plan.folds), plan.rows, plan.validation.tolist(), plan.none) == (2, 40, split.validation.tolist(), "")
+    assert held(plan) == split.labeled.tolist(), "each labelled row is judged once"
+    for fold in plan.folds:
+        assert not set(fold.held) & set(fold.split.labeled)
+        assert set(split.validation) < set(fold.split.labeled), "in the folds the validation rows teach"
+        assert set(fold.held) < set(fold.split.unlabeled)
+        assert not len(fold.split.test)
+    enough, job = plan_of(config_of(guard=GuardConfig(min_validation=10)))
+    assert (enough.folds, enough.validation.tolist()) == ((), job.split.validation.tolist())
+
+
+def test_a_class_with_one_labelled_row_lends_its_validation_row() -> None:
+    """Two labels per class, of which one judges: each of the twenty is judged by models that learnt from ten others."""
+    plan, job = plan_of(config_of(split=SplitConfig(labels=2)))
+    assert (len(job.split.labeled), len(job.split.validation), len(plan.validation)) == (10, 10, 0)
+    assert held(plan) == sorted([*job.split.labeled, *job.split.validation])
+    for fold in plan.folds:
+        assert not set(fold.held) & set(fold.split.labeled)
+        assert len(fold.split.labeled) == 10
+
+
+def test_rows_that_a_method_is_fitted_on_do_not_teach_as_well() -> None:
+    """A target precision is kept by means of the validation rows, never by the held-out ones."""
+    settings = METHODS["fixmatch"].Config(threshold="precision=0.9")
+    plan, job = plan_of(config_of(settings=settings))
+    assert plan.rows == 40
+    for fold in plan.folds:
+        assert not set(job.split.validation) & set(fold.split.labeled)
+        assert fold.split.validation.tolist() == job.split.validation.tolist()
+        assert not set(fold.held) & set(fold.split.validation)
+    plan, job = plan_of(config_of(settings=settings, split=SplitConfig(labels=2)))
+    assert (plan.folds, plan.validation.tolist()) == ((), job.split.validation.tolist()), "ten rows, and no folds"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"guard": GuardConfig("off")}, "guard.mode=off"),
+        ({"method": "supervised", "settings": None}, "the baseline itself"),
+        ({"split": SplitConfig(labels=1)}, "no class has two labelled rows"),
+        ({"split": SplitConfig(labels=4, validation=0), "guard": GuardConfig(folds=60)}, "too few for 60 folds"),
+    ],
+)
+def test_no_plan_says_why(changes: dict[str, Any], why: str) -> None:
+    config = config_of(**changes)
+    plan, _ = plan_of(config)
+    assert why in plan.none
+    assert plan.steps(config) == (0, 0)
+
+
+def test_too_few_rows_to_judge() -> None:
+    labels = np.full(60, -1)
+    labels[:8] = np.arange(8) % 2
+    source = MemorySource("few", "table", table(60).data, labels, ("a", "b"))
+    assert "only 8 rows" in plan_of(config_of(split=SplitConfig()), source)[0].none
+
+
+@pytest.mark.parametrize(("value", "stored"), [(False, "off"), ("off", "off"), ("warn", "warn"), ("return", "return")])
+def test_off_survives_yaml(value: Any, stored: str, tmp_path: Path) -> None:
+    """YAML reads a bare off as false."""
+    assert from_dict({"data": "digits", "guard": {"mode": value}}).guard.mode == stored
+    made = make_config("digits", overrides=[f"guard.mode={stored}"])
+    assert made.guard.mode == to_dict(made)["guard"]["mode"] == stored
+
+
+@pytest.mark.parametrize(("steps", "each"), [(1, 1), (300, 300), (1000, 600), (1200, 600), (3000, 1500)])
+def test_folds_are_not_too_short_to_show_anything(steps: int, each: int) -> None:
+    assert guard.fold_steps(config_of("mpl", steps=steps, guard=GuardConfig())) == each
+
+
+@pytest.mark.parametrize(
+    "bad", [{"mode": "on"}, {"mode": True}, {"share": 0}, {"share": 1.5}, {"folds": 1}, {"least_steps": 0}]
+)
+def test_bad_settings(bad: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="guard"):
+        from_dict({"data": "digits", "guard": bad})
+
+
+# ---- rule and interval -----------------------------------------------------------------------------------------
+
+
+def evidence(wins: int, losses: int, both: int = 0, neither: int = 0, shift: float = 0.0) -> guard.Evidence:
+    method = np.repeat([1, 0, 1, 0], [wins, losses, both, neither]).astype(bool)
+    baseline = np.repeat([0, 1, 1, 0], [wins, losses, both, neither]).astype(bool)
+    p = np.full(len(method), 0.5)
+    return guard.Evidence(guard.Answers(p + shift, method), guard.Answers(p, baseline))
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "kept"),
+    [
+        (2, 0, True),
+        (1, 0, False),
+        (0, 1, False),
+        (1, 1, False),
+        (3, 1, True),
+        (4, 2, False),
+        (9, 4, True),
+        (9, 6, False),
+    ],
+)
+def test_a_gain_of_two_rows_and_one_standard_error_is_asked_for(wins: int, losses: int, kept: bool) -> None:
+    assert guard.better(evidence(wins, losses, both=20, neither=3)) is kept
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(0.1, True), (-0.1, False), (0.0, False)])
+def test_without_a_row_between_them_the_log_loss_decides(shift: float, kept: bool) -> None:
+    assert guard.better(evidence(0, 0, both=10, neither=10, shift=shift)) is kept
+
+
+def test_the_interval_is_newcombes() -> None:
+    """Newcombe (1998), Statistics in Medicine 17, 2635: table III, method 10, 36 both, 12 and 2, 0 neither."""
+    low, high = guard.paired_interval(12, 2, 36, 50)
+    assert (low, high) == (pytest.approx(0.0569, abs=2e-4), pytest.approx(0.3404, abs=2e-4))
+    assert guard.paired_interval(2, 12, 36, 50) == (pytest.approx(-high), pytest.approx(-low))
+    for wins, losses, both, count in [(0, 0, 20, 20), (0, 0, 0, 20), (20, 0, 0, 20), (0, 3, 17, 20)]:
+        low, high = guard.paired_interval(wins, losses, both, count)
+        assert -1 <= low <= (wins - losses) / count <= high <= 1
+        assert high - low > 0.05, "no certainty from twenty rows"
+
+
+def test_in_doubt_three_times_as_much_is_asked_for() -> None:
+    assert guard.better(evidence(6, 0))
+    assert not guard.better(evidence(6, 0), guard.DOUBTED)  # 6 rows ahead, 3 * sqrt(6) = 7.3
+    assert not guard.better(evidence(11, 1), guard.DOUBTED)  # 10 < 10.4
+    assert guard.better(evidence(12, 1), guard.DOUBTED)
+    assert guard.better(evidence(9, 0), guard.DOUBTED)
+
+
+@pytest.mark.parametrize("count", [20, 100])
+def test_the_interval_covers(count: int) -> None:
+    draws = np.random.default_rng(0).multinomial(count, [0.2, 0.1, 0.6, 0.1], 4000)
+    inside = [low <= 0.1 <= high for low, high in (guard.paired_interval(*map(int, d[:3]), count) for d in draws)]
+    assert np.mean(inside) > 0.93
+
+
+# ---- in a run --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_worse_result_is_replaced_by_supervised_training_itself(validation: bool, tmp_path: Path) -> None:
+    """In twelve steps mpl's student has learnt next to nothing; the labelled rows alone teach faster."""
+    notes, settings = Notes(), GuardConfig(min_validation=10 if validation else 50)
+    config = config_of("mpl", 12, guard=settings)
+    made = train(config, tmp_path / "run", source=table(), progress=notes)
+    alone = train(
+        dataclasses.replace(config, method="supervised", settings=None), tmp_path / "alone", source=table()
+    ).folder
+    found = made.summary["guard"]
+    assert found["accuracy"]["supervised"] > found["accuracy"]["mpl"]
+    assert (found["better"], found["returned"]) == (False, "supervised baseline")
+    assert (made.summary["chosen"], made.summary["chosen_by"]) == ("supervised baseline", "guard")
+    assert found["way"] == ("validation rows" if validation else "cross-fitting")
+    assert found["rows"] == (10 if validation else 40)
+    assert found["difference_95"][0] < found["difference"] < found["difference_95"][1]
+    assert weights(made.folder) == weights(alone)
+    raw = table().data[:5]
+    assert torch.equal(made.predictor.probabilities(raw), load_model(made.folder).probabilities(raw))
+    cards = [json.loads((made.folder / f / "model.json").read_text()) for f in ("model", "model-not-chosen")]
+    assert [c["method"] for c in cards] == ["supervised", "mpl"]
+    assert "the supervised baseline is returned and stands in model, mpl in model-not-chosen" in notes
+    assert any(n.startswith("guard: ") and "about 0:" in n for n in notes.notes), "its cost is told before"
+    assert json.loads((made.folder / "results.json").read_text())["guard"] == found
+    off = train(dataclasses.replace(config, guard=GuardConfig("off")), tmp_path / "off", source=table()).folder
+    assert weights(made.folder, "model-not-chosen") == weights(off), "nothing is lost, and the guard changed nothing"
+    assert not (off / "model-not-chosen").exists()
+
+
+class ManyEnds(FixMatch):
+    """Ends with twenty networks that never learnt anything."""
+
+    def __init__(self, config: Any, context: Any) -> None:
+        super().__init__(config, context)
+        self.untrained = {f"n{k}": context.build_model() for k in range(20)}
+
+    def candidates(self) -> dict[str, nn.Module]:
+        return dict(self.untrained)
+
+
+class TwoEnds(FixMatch):
+    """Ends with its first weights, which it prefers, and with the trained ones."""
+
+    def __init__(self, config: Any, context: Any) -> None:
+        super().__init__(config, context)
+        self.first = copy.deepcopy(self.net.model)
+
+    def candidates(self) -> dict[str, nn.Module]:
+        return {"first": self.first, **super().candidates()}
+
+
+@pytest.mark.parametrize("min_validation", [10, 50])
+def test_the_guard_judges_the_kind_of_candidate_that_is_returned(min_validation: int, tmp_path: Path) -> None:
+    """The validation rows choose the trained weights, not the preferred ones; so do their halves, and in the folds."""
+    config = config_of(steps=100, guard=GuardConfig(min_validation=min_validation))
+    config = dataclasses.replace(config, method=f"{__name__}:TwoEnds", settings=None)
+    made = train(config, tmp_path / "run", source=table())
+    assert made.summary["candidate"] == "ema"
+    assert made.summary["validation"]["first"]["accuracy"] < 0.3
+    assert made.summary["guard"]["way"] == ("validation rows" if min_validation == 10 else "cross-fitting")
+    assert made.summary["guard"]["accuracy"][f"{__name__}:TwoEnds"] > 0.4
+
+
+def test_each_half_is_judged_by_the_candidate_that_is_best_on_the_other() -> None:
+    y = np.array([1, 0, 0, 1, 0, 1, 1, 0])  # halves by class in turn: rows 1, 4, 0, 5 and rows 2, 7, 3, 6
+    one, two = ([1, 4, 0, 5], [2, 7, 3, 6])
+    a, b = np.zeros(8, dtype=bool), np.zeros(8, dtype=bool)
+    a[one], b[two] = True, True  # each is right on one half alone
+    p = np.arange(8) / 10
+    found = guard.crossed({"a": guard.Answers(p, a), "b": guard.Answers(p + 0.01, b)}, y)
+    assert not found.right.any(), "what is best on one half is wrong on all of the other"
+    assert found.p[one].tolist() == (p + 0.01)[one].tolist()
+    assert found.p[two].tolist() == p[two].tolist()
+    alone = guard.crossed({"a": guard.Answers(p[:1], a[:1]), "b": guard.Answers(p[:1], ~a[:1])}, y[:1])
+    assert alone.right.tolist() == a[:1].tolist(), "one row: nothing chooses, so the preferred one answers"
+
+
+def test_a_fold_is_judged_by_the_candidate_that_validation_rows_outside_it_choose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Labelled and validation rows are dealt out together; each candidate is right in one fold alone."""
+    plan, job = plan_of(config_of(split=SplitConfig(labels=2)))
+    inside, wanted = plan.folds[0].held, list[str]()
+    assert 0 < np.isin(job.split.validation, inside).sum() < len(job.split.validation)
+
+    def answers(source: Any, rows: Any, model: str) -> guard.Answers:
+        right = np.isin(rows, inside) == (model == "inside")
+        return guard.Answers(np.full(len(rows), 0.5), right)
+
+    monkeypatch.setattr(guard, "_answers", answers)
+    monkeypatch.setattr(guard, "_train", lambda *rest: wanted.append(rest[-1]) or "trained")
+    made: Any = {"inside": "inside", "outside": "outside"}
+    guard._evidence(job, plan, made, "baseline", Notes(), None)  # type: ignore[arg-type]
+    assert wanted == ["outside", "outside", "inside", "inside"], "each side's training, fold by fold"
+
+
+def test_the_guard_judges_no_candidate_on_the_rows_that_chose_it(tmp_path: Path) -> None:
+    """Of twenty untrained networks the validation rows choose one that looks good there by chance."""
+    config = config_of(steps=4, guard=GuardConfig(min_validation=10), split=SplitConfig(labels=8, validation=4))
+    config = dataclasses.replace(config, method=f"{__name__}:ManyEnds", settings=None)
+    made = train(config, tmp_path / "run", source=table())
+    validation, found = made.summary["validation"], made.summary["guard"]
+    looks = validation[made.summary["candidate"]]["accuracy"]
+    middle = float(np.median([v["accuracy"] for v in validation.values()]))
+    assert found["accuracy"][f"{__name__}:ManyEnds"] < (looks + middle) / 2 < looks
+
+
+def test_a_better_result_is_kept(tmp_path: Path) -> None:
+    """Digits with 30 labels, long enough for the unlabelled rows to help, and 300 validation rows to see it."""
+    notes = Notes()
+    config = config_of("uda", 200, batch=BatchConfig(20, 40), split=SplitConfig(labels=33, validation=30))
+    made = train(config, tmp_path / "run", source=table(1400), progress=notes)
+    found = made.summary["guard"]
+    assert found["accuracy"]["uda"] > found["accuracy"]["supervised"]
+    assert (found["better"], found["returned"], made.summary["chosen"]) == (True, "uda", "ema")
+    off = train(dataclasses.replace(config, guard=GuardConfig("off")), tmp_path / "off", source=table(1400)).folder
+    assert weights(made.folder) == weights(off)
+    assert (made.folder / "model-not-chosen" / "weights.safetensors").exists()
+    assert "uda is kept" in notes
+
+
+def test_a_doubt_about_the_classes_reaches_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[float]()
+    monkeypatch.setattr(guard, "better", lambda e, errors: asked.append(errors) or False)
+    monkeypatch.setattr("metapl.training.alarms.doubt", lambda rows, found: "")
+    train(config_of(), tmp_path / "calm", source=table())
+    monkeypatch.setattr("metapl.training.alarms.doubt", lambda rows, found: "it raised the alarm x" * (len(rows) > 0))
+    made = train(config_of(), tmp_path / "run", source=table())
+    assert asked == [1, 3]
+    found = made.summary["guard"]
+    assert (found["standard_errors"], found["doubt"]) == (3, "it raised the alarm x")
+    assert "Three standard errors are asked for instead of one: it raised the alarm x" in found["text"]
+
+
+def test_warn_keeps_the_result_and_says_so(tmp_path: Path) -> None:
+    notes = Notes()
+    made = train(config_of("mpl", guard=GuardConfig("warn")), tmp_path / "run", source=table(), progress=notes)
+    found = made.summary["guard"]
+    assert (found["better"], found["returned"]) == (False, "mpl")
+    assert made.summary["chosen"] in ("student_ema", "student_finetuned", "teacher_ema")
+    assert json.loads((made.folder / "model" / "model.json").read_text())["method"] == "mpl"
+    assert "mpl is not clearly better" in notes
+
+
+def test_the_result_is_kept_where_no_verdict_can_be_given(tmp_path: Path) -> None:
+    notes = Notes()
+    made = train(config_of(split=SplitConfig(labels=1)), tmp_path / "run", source=table(), progress=notes)
+    assert made.summary["guard"]["way"] == "none"
+    assert made.summary["chosen"] == "ema"
+    assert "no guard: no class has two labelled rows" in notes
+    assert not (made.folder / "model-not-chosen").exists()
+
+
+BUILT: list[int] = []
+
+
+class Sick(nn.Module):
+    """A linear network; the one that is built as number ``bad`` gives NaN."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int, bad: bool) -> None:
+        super().__init__()
+        self.head, self.bad = nn.Linear(shape[0], num_classes), bad
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(x)
+        return logits * float("nan") if self.bad else logits
+
+
+def sick(shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    BUILT.append(1)
+    return Sick(shape, num_classes, len(BUILT) == BAD[0])
+
+
+BAD = [0]
+
+
+@pytest.mark.parametrize("bad", [3, 4, 5])
+def test_a_training_of_the_guards_that_diverges_costs_nothing(bad: int, tmp_path: Path) -> None:
+    """Number 1 is the run, 2 the timing, 3 the baseline, 4 and 5 the first fold."""
+    BUILT.clear()
+    BAD[0], notes = bad, Notes()
+    made = train(config_of(model=f"{__name__}:sick"), tmp_path / "run", source=table(), progress=notes)
+    assert made.summary["guard"]["way"] == "none"
+    assert "diverged" in made.summary["guard"]["text"]
+    assert made.summary["chosen"] == "ema"
+    assert load_model(made.folder, trust_code=True).probabilities(table().data[:3]).isfinite().all()
+    assert "no guard: training diverged" in notes
+
+
+# ---- stop and resume -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config_of("mpl"), tmp_path_factory.mktemp("unbroken") / "run", source=table()).folder
+
+
+class Crash(Exception):
+    pass
+
+
+def at_call(monkeypatch: pytest.MonkeyPatch, number: int, what: Callable[[], None]) -> None:
+    """``what`` is done when the stream makes its batch ``number`` (from 1), counted over all trainings."""
+    original, calls = Stream.__call__, list[int]()
+
+    def wrapped(self: Stream, t: int, needs: Any) -> Any:
+        calls.append(t)
+        if len(calls) == number:
+            what()
+        return original(self, t, needs)
+
+    monkeypatch.setattr(Stream, "__call__", wrapped)
+
+
+def raise_crash() -> None:
+    raise Crash
+
+
+def same_run(a: Path, b: Path) -> None:
+    assert results(a) == results(b)
+    for which in ("model", "model-not-chosen"):
+        assert weights(a, which) == weights(b, which)
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+
+
+@pytest.fixture
+def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is then one of a training: 15 of the run, 12 of the baseline, 9 and 6 of each fold."""
+    monkeypatch.setattr(guard, "seconds_per_step", lambda job, limit: 0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("batch", [15, 16, 20, 27, 33, 45, 50])
+@pytest.mark.usefixtures("no_timing")
+def test_a_stop_in_the_guard_loses_nothing(
+    batch: int, number: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_call(patch, batch, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Stopped) as stopped:
+            train(config_of("mpl"), tmp_path / "run", source=table())
+    assert (stopped.value.step, stopped.value.signal_number) == (15, number)
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints")[-1] == 15
+    assert not (tmp_path / "run" / "results.json").exists()
+    notes = Notes()
+    assert resume(tmp_path / "run", source=table(), progress=notes).summary["resumed_at"] == 15
+    assert "resuming at step 15" in notes
+    same_run(unbroken, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("no_timing")
+def test_a_crash_in_the_guard_and_one_before_it(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, batch in (("early", 7), ("late", 40)):
+        with monkeypatch.context() as patch:
+            at_call(patch, batch, raise_crash)
+            with pytest.raises(Crash):
+                train(config_of("mpl"), tmp_path / name, source=table())
+        resume(tmp_path / name, source=table())
+        same_run(unbroken, tmp_path / name)
+
+
+# ---- test rows, time -------------------------------------------------------------------------------------------
+
+
+class Closed(MemorySource):
+    """Rows of which some must not be opened."""
+
+    forbidden: frozenset[int] = frozenset()
+    held = None  # type: ignore[assignment]
+
+    def rows(self, index: Any) -> torch.Tensor:
+        assert not set(np.asarray(index).tolist()) & self.forbidden, "a forbidden row was opened"
+        return super().rows(index)
+
+
+@pytest.mark.parametrize("min_validation", [10, 50])
+def test_the_guard_opens_no_test_row(min_validation: int, tmp_path: Path) -> None:
+    t = table()
+    source = Closed(t.name, t.kind, t.data, t.labels, t.class_names)
+    config = config_of(guard=GuardConfig(min_validation=min_validation))
+    source.forbidden = frozenset(make_split(source, config.split, 0).test.tolist())
+    made = train(config, tmp_path / "run", source=source)
+    assert made.summary["guard"]["rows"] > 0
+    with pytest.raises(AssertionError, match="forbidden"):
+        source.rows(made.split.test)
+
+
+def test_the_folds_stop_at_the_end_of_the_main_phase() -> None:
+    """Where the candidate that is judged needs no fine-tuning, none is made."""
+    plan, job = plan_of(config_of("mpl"))
+    assert job.extra_steps == 3
+    counted = list[int]()
+    made = {name: job.predictor(model) for name, model in job.method.candidates().items()}  # all alike: the first
+    guard.check(job, made, Notes(), lambda: counted.append(1), pace=0.1)
+    assert len(counted) == sum(plan.steps(job.config)) == job.config.steps + 4 * guard.fold_steps(job.config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "per_step", "extra"),
+    [
+        ({"mode": "off"}, 0.5, 3),
+        ({"least_steps": 1, "share": 0.5, "folds": 2}, 0.5 * 2 + 0.125 * 2, 9),
+        ({"least_steps": 1, "share": 0.25, "folds": 4}, 0.5 * 2 + 0.125 * 2, 15),
+        ({"least_steps": 600}, 0.5 * 3 + 0.125 * 3, 9),  # a run of fewer steps: its folds have them all
+        ({"min_validation": 10}, 0.5 + 0.125, 3),
+    ],
+)
+def test_minutes_leave_room_for_the_guard(
+    changes: dict[str, Any], per_step: float, extra: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A step of mpl shall take half a second and one of the baseline an eighth."""
+    module = importlib.import_module("metapl.training.loop")
+
+    def pace(job: Any, limit: float) -> float:
+        return 0.125 if job.config.method == "supervised" else 0.5
+
+    def paces(job: Any, limit: float) -> Pace:
+        return Pace(pace(job, limit), pace(job, limit))
+
+    class Sized(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Sized
+
+    monkeypatch.setattr(module, "measure_pace", paces)
+    monkeypatch.setattr(guard, "seconds_per_step", pace)
+    monkeypatch.setattr(module, "_loop", stop)
+    with pytest.raises(Sized):
+        train(config_of("mpl", minutes=10.0, guard=GuardConfig(**changes)), tmp_path / "run", source=table())
+    steps = load_config(tmp_path / "run" / "config.yaml").steps
+    assert steps == pytest.approx((0.9 * 600 - 0.5 * extra) / per_step, rel=0.02)
