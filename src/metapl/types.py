@@ -66,9 +66,8 @@ class Source(Protocol):
         problems: (id, reason) of every row that could not be read and was left out.
         notes: what a user should know about how the rows were read.
 
-    A source may offer more: ``held()``, all rows but test rows in one CPU tensor; ``lazy``, True where reading a row
-    costs time, and then ``prefetch``, the steps to read ahead; for images ``resize``,
-    ``white`` and ``resized``, as in ``Preprocessing``.
+    A source may offer more, see ``metapl.data.traits``: rows held in memory, rows that are read ahead, how images
+    were brought to their size.
     """
 
     name: str

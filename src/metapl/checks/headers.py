@@ -11,6 +11,7 @@ from PIL import Image
 from metapl.checks.reading import Told
 from metapl.data.images.decode import Stored, Unreadable, header
 from metapl.data.images.store import ImageStore
+from metapl.data.traits import traits
 from metapl.types import Source
 
 MOST = 20_000  # files looked at, evenly over the rows
@@ -59,7 +60,7 @@ def header_facts(source: Source, told: Told) -> dict[str, Any] | None:
 
 def _files(source: Source) -> list[Stored]:
     """The files behind the rows, or what stands in them; at most ``MOST``, evenly over the rows."""
-    store = getattr(source, "store", None)
+    store = traits(source).store
     if not isinstance(store, ImageStore):
         return []
     items = [store.items[k] for k in range(0, len(store.items), max(1, -(-len(store.items) // MOST)))]

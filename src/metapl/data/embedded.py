@@ -28,6 +28,7 @@ from metapl.data.images.store import telling
 from metapl.data.memory.arrays import check_sized
 from metapl.data.sources import SourceOptions
 from metapl.data.sources import open_source as open_raw
+from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
 from metapl.models.probe import alike
@@ -225,16 +226,16 @@ def embed(
         UserError: no such encoder, or one that does not take these rows.
     """
     shape = tuple(source.rows(np.flatnonzero(~source.is_test)[:1]).shape[1:])
-    plain = source.kind == "image"
+    plain, own = source.kind == "image", traits(source)
     takes = Preprocessing(
         source.kind,
         shape,
         (0.0,) * shape[0] if plain else (),
         (1.0,) * shape[0] if plain else (),
         tokens=source.tokens,
-        resize=getattr(source, "resize", "cover"),
-        white=int(getattr(source, "white", 0)),
-        resized=bool(getattr(source, "resized", False)),
+        resize=own.resize,
+        white=own.white,
+        resized=own.resized,
     )
     look = None
     if plain and not (size is None and mean is None and std is None):

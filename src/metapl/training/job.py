@@ -16,6 +16,7 @@ from metapl.config.settings import RunConfig
 from metapl.data.batches.seeds import derive_seed, generator
 from metapl.data.batches.stream import Stream
 from metapl.data.batches.views import make_views
+from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.models import Factory, auto_name, build_given, build_model
@@ -57,9 +58,8 @@ class Job:
         return self.method.pool_passes(epoch) if isinstance(self.method, Passing) else None
 
     def predictor(self, model: nn.Module) -> Predictor:
-        encoder = getattr(self.source, "encoder", None)
         names, files = self.source.class_names, self.config.source.written
-        return Predictor(model, self.preprocessing, names, self.device, encoder, files)
+        return Predictor(model, self.preprocessing, names, self.device, traits(self.source).encoder, files)
 
     def step(self, t: int) -> Mapping[str, Tensor]:
         """Step t, and before it what is fitted on the validation rows after every ``loop.eval_every`` steps."""

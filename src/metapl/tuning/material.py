@@ -18,6 +18,7 @@ from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.seeds import derive_seed
 from metapl.data.batches.subset import Part
 from metapl.data.memory.source import MemorySource
+from metapl.data.traits import traits
 from metapl.inference.evaluate import judge, probabilities
 from metapl.training.in_memory import train_job
 from metapl.training.job import Diverged, Job, build_job, nothing_to_fit_on
@@ -70,7 +71,7 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> Materi
     rows = np.union1d(labeled, split.unlabeled)
     labels = np.where(np.isin(rows, labeled), source.labels[rows], -1)
     inside: Source
-    if getattr(source, "lazy", False):
+    if traits(source).lazy:
         inside = Part(source, rows, labels)
         data: Array | Part = inside
     else:

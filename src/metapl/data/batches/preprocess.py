@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from metapl.data.batches.seeds import generator
+from metapl.data.traits import traits
 from metapl.errors import UserError
-from metapl.types import RESIZES, Column, Preprocessing, Resize, Source, Tokens
+from metapl.types import RESIZES, Column, Preprocessing, Source, Tokens
 from metapl.utils.chunks import rows_at_once
 
 Array = np.ndarray[Any, Any]
@@ -35,9 +36,9 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     index = np.unique(np.asarray(index, dtype=np.int64))
     if not len(index):
         raise ValueError("preprocessing needs at least one row")
-    if callable(held := getattr(source, "held", None)):
-        held()  # what will be held is decoded once, not first here and then for the training
-    if getattr(source, "lazy", False) and len(index) > SAMPLE:
+    own = traits(source)
+    own.held()  # what will be held is decoded once, not first here and then for the training
+    if own.lazy and len(index) > SAMPLE:
         drawn = torch.randperm(len(index), generator=generator("cpu", 0, "statistics"))[:SAMPLE]
         index = np.sort(index[drawn.numpy()])
     shape = tuple(source.rows(index[:1]).shape[1:])
@@ -56,10 +57,8 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     std = (square / count.clamp_min(1)).sqrt()
     if source.kind == "image":
         spread = tuple(std.clamp_min(IMAGE_FLOOR).tolist())
-        resize: Resize = getattr(source, "resize", "cover")
-        white = int(getattr(source, "white", 0))
-        resized = bool(getattr(source, "resized", False))
-        return Preprocessing("image", shape, tuple(mean.tolist()), spread, resize=resize, white=white, resized=resized)
+        way: dict[str, Any] = {"resize": own.resize, "white": own.white, "resized": own.resized}
+        return Preprocessing("image", shape, tuple(mean.tolist()), spread, **way)
     category = torch.tensor([bool(column.levels) for column in source.columns] or [False] * shape[0])
     mean = mean.masked_fill(category, 0.0)
     std = torch.where((std <= TABLE_FLOOR * mean.abs()) | category, torch.ones_like(std), std)

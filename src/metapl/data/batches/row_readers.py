@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.batches.prefetch import Ahead
+from metapl.data.traits import traits
 from metapl.types import Source, Split
 from metapl.utils.chunks import rows_at_once
 
@@ -56,7 +57,7 @@ class LazyRows:
     def __init__(self, source: Source, split: Split, device: torch.device) -> None:
         self.source, self.device = source, device
         self.at_l, self.at_u = split.labeled.astype(np.int64), split.unlabeled.astype(np.int64)
-        self.prefetch = int(getattr(source, "prefetch", 0))
+        self.prefetch = traits(source).prefetch
         self.shape = tuple(source.rows(self.at_l[:1]).shape[1:])
         few = len(self.at_l) * math.prod(self.shape) <= LABELED_BYTES
         self.labeled = source.rows(self.at_l).to(device) if few else None
@@ -98,8 +99,7 @@ class LazyRows:
 def _gather(source: Source, parts: list[Array], device: torch.device) -> tuple[Tensor, list[Tensor]]:
     """One tensor holding the rows of all ``parts``, each row once, and each part's positions in it."""
     used = np.unique(np.concatenate(parts)).astype(np.int64)
-    held = getattr(source, "held", None)
-    tensor = held() if held is not None and device.type == "cpu" else None
+    tensor = traits(source).held() if device.type == "cpu" else None
     if tensor is not None and len(tensor) > used[-1]:
         return tensor, [torch.from_numpy(part.astype(np.int64)) for part in parts]
     where = [torch.from_numpy(np.searchsorted(used, part).astype(np.int64)) for part in parts]

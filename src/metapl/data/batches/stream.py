@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metapl.data.batches.row_readers import HeldRows, LazyRows, Picks
 from metapl.data.batches.seeds import generator
+from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.types import PoolChunk, SemiBatch, Source, Split, View
 
@@ -100,7 +101,7 @@ class Stream:
         if not len(split.labeled):
             raise UserError("there are no labelled rows to train on", "Label some rows.", source.name)
         self.views, self.seed, self.device = views, seed, torch.device(device)
-        reader = LazyRows if getattr(source, "lazy", False) else HeldRows
+        reader = LazyRows if traits(source).lazy else HeldRows
         self._rows: LazyRows | HeldRows = reader(source, split, self.device)
         self._y = torch.from_numpy(source.labels[split.labeled].astype(np.int64)).to(self.device)
         self._order_l = _Order(len(split.labeled), batch.labeled, seed, "labeled")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from metapl.data.traits import traits
 from metapl.types import Column, Kind, Source, Tokens
 
 Array = np.ndarray[Any, Any]
@@ -24,10 +25,8 @@ class Part:
         self.ids = tuple(source.ids[k] for k in self._index.tolist())
         self.labels, self.is_test = np.asarray(labels, dtype=np.int64), np.zeros(len(self._index), dtype=bool)
         self.problems, self.notes = source.problems, source.notes
-        self.lazy = bool(getattr(source, "lazy", False))
-        self.prefetch = int(getattr(source, "prefetch", 0))
-        self.resize = getattr(source, "resize", "cover")
-        self.white = int(getattr(source, "white", 0))
+        own = traits(source)
+        self.lazy, self.prefetch, self.resize, self.white = own.lazy, own.prefetch, own.resize, own.white
 
     def rows(self, index: Array) -> Tensor:
         """The rows at ``index``, as the source gives them."""

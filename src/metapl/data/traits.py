@@ -1,0 +1,44 @@
+"""What a source may offer beyond ``types.Source``, read in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from metapl.types import Resize, Source
+
+
+def _nothing_held() -> Tensor | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Optional attributes of a source; each default holds where the source has no attribute of that name.
+
+    Attributes:
+        lazy: whether reading a row costs time (it is decoded when it is needed).
+        prefetch: steps whose rows are read ahead in the background, where ``lazy``.
+        resize, white, resized: images: as in ``Preprocessing``.
+        encoder: the frozen encoder whose features stand for the rows.
+        store: images: what holds the files (``images.store.ImageStore``).
+        held: gives all rows but test rows in one CPU tensor, row k of it being row k of the source; or None.
+    """
+
+    lazy: bool = False
+    prefetch: int = 0
+    resize: Resize = "cover"
+    white: int = 0
+    resized: bool = False
+    encoder: Any = None
+    store: Any = None
+    held: Callable[[], Tensor | None] = _nothing_held
+
+
+def traits(source: Source) -> Traits:
+    """Return the optional attributes of ``source``, with defaults for those that it lacks."""
+    found: dict[str, Any] = {f.name: getattr(source, f.name, f.default) for f in fields(Traits)}
+    return Traits(**{**found, "held": found["held"] or _nothing_held})
