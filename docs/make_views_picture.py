@@ -18,8 +18,9 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from metapl.data.batches.views import ImageViews, ViewConfig
+from metapl.data.batches.views import ViewConfig
 from metapl.data.images.figure import views_figure
+from metapl.data.images.views import ImageViews
 from metapl.types import Preprocessing
 
 COLUMNS = 12

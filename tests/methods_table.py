@@ -19,8 +19,9 @@ from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.seeds import derive_seed
 from metapl.data.batches.split import SplitConfig, make_split
 from metapl.data.batches.stream import BatchConfig, Stream
-from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.digits import open_digits
+from metapl.data.modalities import make_views
 from metapl.methods import METHODS
 from metapl.optim import Learner, OptimConfig
 from metapl.runs import checkpoint

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
-Kind = Literal["image", "table", "text"]
+Kind = str  # of rows: a name in data.modalities.MODALITIES ("image", "table", "text", or a registered one)
 View = Literal["weak", "strong"]
 Resize = Literal["cover", "stretch", "pad"]  # how an image is brought to another shape: data/images.py
 RESIZES: tuple[Resize, ...] = ("cover", "stretch", "pad")
@@ -56,7 +56,7 @@ class Source(Protocol):
 
     Attributes:
         name: short name for messages and run folders.
-        kind: ``"image"``, ``"table"`` or ``"text"``.
+        kind: ``"image"``, ``"table"``, ``"text"``, or one that was registered (docs/modalities.md).
         columns: tables: one per feature; () where all are numbers without names.
         tokens: texts: how they were turned into ids; None for other kinds.
         class_names: C names; label k means ``class_names[k]``.
@@ -172,7 +172,7 @@ class Preprocessing:
     def input_shape(self) -> tuple[int, ...]:
         """One row's shape as the network sees it: categories are spread over their levels."""
         levels = sum(len(column.levels) - 1 for column in self.columns if column.levels)
-        return (self.shape[0] + levels + len(self.missing),) if self.kind == "table" else self.shape
+        return (self.shape[0] + levels + len(self.missing),) if self.columns or self.missing else self.shape
 
 
 class Pool(Protocol):

@@ -204,7 +204,8 @@ def _picture(path: Path, curves: dict[tuple[str, str | None, int], list[tuple[in
 def _draw_views(figure: Any, columns: int = 12) -> None:
     from metapl.data.batches.preprocess import fit_preprocessing
     from metapl.data.batches.seeds import generator
-    from metapl.data.batches.views import ImageViews, ViewConfig
+    from metapl.data.batches.views import ViewConfig
+    from metapl.data.images.views import ImageViews
     from metapl.data.memory.digits import open_digits
 
     source, index = open_digits(), np.arange(columns)

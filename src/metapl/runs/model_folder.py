@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from metapl._version import __version__
 from metapl.data.batches.preprocess import preprocessing_from_dict, preprocessing_to_dict
-from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.new_rows import rows_for
+from metapl.data.modalities import make_views
 from metapl.errors import UserError
 from metapl.models import Factory, architecture, as_factory, build_given, rebuild
 from metapl.models.combined import PLAIN, assemble, describe

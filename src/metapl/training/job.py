@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metapl.config.settings import RunConfig
 from metapl.data.batches.seeds import derive_seed, generator
 from metapl.data.batches.stream import Stream
-from metapl.data.batches.views import make_views
+from metapl.data.modalities import make_views
 from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.methods import method_class

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metapl.data.batches.row_readers import HeldRows, LazyRows, Picks
 from metapl.data.batches.seeds import generator
+from metapl.data.batches.views import Views
 from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.types import PoolChunk, SemiBatch, Source, Split, View
@@ -25,22 +26,6 @@ class BatchConfig:
 
     labeled: int = 32  # rows with a label
     unlabeled: int = 128  # rows without
-
-
-class Views(Protocol):
-    """What makes normalised float views out of raw rows [n, ...] on the generator's device."""
-
-    def plain(self, x: Tensor) -> Tensor:
-        """The rows themselves, normalised."""
-        ...
-
-    def weak(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """The weak view of each row."""
-        ...
-
-    def strong(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """The strong view of each row."""
-        ...
 
 
 class _Order:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from metapl.data.batches.views import ImageViews
+from metapl.data.images.views import ImageViews
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

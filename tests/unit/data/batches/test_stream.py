@@ -15,9 +15,10 @@ from metapl.data.batches.row_readers import HeldRows
 from metapl.data.batches.seeds import generator
 from metapl.data.batches.split import SplitConfig, make_split
 from metapl.data.batches.stream import BatchConfig, Stream
-from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.source import MemorySource
+from metapl.data.modalities import make_views
 from metapl.errors import UserError
 from metapl.types import SemiBatch, Split
 

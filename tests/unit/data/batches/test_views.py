@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from metapl.data.batches.views import ImageViews, TableViews, ViewConfig, make_views
+from metapl.data.batches.views import ViewConfig
 from metapl.data.images.figure import views_figure
+from metapl.data.images.views import ImageViews
+from metapl.data.modalities import make_views
+from metapl.data.tables.views import TableViews
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 
@@ -174,7 +177,7 @@ def test_every_op_is_drawn_in_both_directions(monkeypatch: pytest.MonkeyPatch, c
         drawn.append((kind, strength))
         return images
 
-    monkeypatch.setattr("metapl.data.batches.views.ops.apply_drawn", record)
+    monkeypatch.setattr("metapl.data.images.views.ops.apply_drawn", record)
     x = batch(2000, channels, 4, 4)
     image_views(x, ops=2, magnitude=12).strong(x, seeded())
     kind, strength = drawn[0]

@@ -20,9 +20,10 @@ from metapl.data.batches.prefetch import Ahead
 from metapl.data.batches.preprocess import SAMPLE, fit_preprocessing
 from metapl.data.batches.split import SplitConfig, make_split
 from metapl.data.batches.stream import BatchConfig, Stream
-from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.batches.views import ViewConfig
 from metapl.data.images import store
 from metapl.data.images.folder import FolderSource
+from metapl.data.modalities import make_views
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate
 from metapl.runs.model_folder import Predictor

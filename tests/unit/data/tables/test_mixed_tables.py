@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from metapl.data.batches.preprocess import fit_preprocessing, preprocessing_from_dict, preprocessing_to_dict
-from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.source import MemorySource
+from metapl.data.modalities import make_views
 from metapl.errors import UserError
 from metapl.types import Column, Preprocessing, Tokens
 

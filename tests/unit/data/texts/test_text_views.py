@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from metapl.data.batches.views import ViewConfig, make_views
+from metapl.data.batches.views import ViewConfig
+from metapl.data.modalities import make_views
 from metapl.data.texts.views import TextViews
 from metapl.errors import UserError
 from metapl.types import Preprocessing, Tokens

@@ -1,0 +1,59 @@
+"""Images as a kind of rows: uint8 [channels, height, width]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metapl.data.batches.views import ViewConfig
+from metapl.data.images.views import ImageViews
+from metapl.data.modality import Array, Modality
+from metapl.data.traits import traits
+from metapl.types import RESIZES, Preprocessing, Source
+
+STD_FLOOR = 1.0 / 255.0  # one grey level
+
+
+class Images(Modality):
+    """Mean and spread are per channel, on the 0..1 scale; a spread is at least one grey level."""
+
+    kind, row, rows = "image", "image", "images"
+    dtype, dimensions = torch.uint8, 3
+    encodable = True
+
+    def views(self, config: ViewConfig, preprocessing: Preprocessing) -> ImageViews:
+        return ImageViews(config, preprocessing)
+
+    def fit(self, source: Source, index: Array, shape: tuple[int, ...]) -> Preprocessing:
+        moments = self.moments(source, index, shape)
+        mean, std = tuple(moments.mean.tolist()), tuple(moments.std.clamp_min(STD_FLOOR).tolist())
+        return with_size(Preprocessing(self.kind, shape, mean, std), source)
+
+    def values(self, rows: Tensor) -> Tensor:
+        return super().values(rows) / 255.0
+
+    def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
+        p = preprocessing
+        return super().to_dict(p) | {"resize": p.resize, "white": p.white, "resized": p.resized}
+
+    def from_dict(self, stored: Mapping[str, Any]) -> Preprocessing:
+        return replace(
+            super().from_dict(stored),
+            resize=stored.get("resize", "cover"),
+            white=int(stored.get("white", 0)),
+            resized=bool(stored.get("resized", False)),
+        )
+
+    def is_sound(self, preprocessing: Preprocessing) -> bool:
+        p = preprocessing
+        return super().is_sound(p) and p.resize in RESIZES and p.white in (0, 1, 255)
+
+
+def with_size(preprocessing: Preprocessing, source: Source) -> Preprocessing:
+    """Return it with how the source brought its images to their shape, and what white was in them."""
+    own = traits(source)
+    return replace(preprocessing, resize=own.resize, white=own.white, resized=own.resized)
