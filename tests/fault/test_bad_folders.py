@@ -91,17 +91,16 @@ BAD_FOLDERS: list[tuple[Callable[[Path], Path], Callable[[Path], object], list[s
     (plain, lambda r: (r / "owl" / "deep").mkdir(parents=True), ["'owl' has no image"]),
     (tree, lambda r: shutil.rmtree(r / "labelled" / "cat"), ["only one class, 'dog'"]),
     (plain, lambda r: shutil.rmtree(r / "cat"), ["only one class, 'dog'"]),
-    (tree, lambda r: shutil.rmtree(r / "unlabelled"), ["is missing", "--labels N", "unlabelled: "]),
     (tree, lambda r: [p.unlink() for p in (r / "unlabelled").iterdir()], ["has no image in it", "--labels N"]),
     (tree, lambda r: shutil.rmtree(r / "labelled"), ["no folder 'labelled'"]),
-    (tree, lambda r: shutil.copytree(r / "labelled", r / "labeled"), ["'labelled' and 'labeled' exist"]),
+    (tree, lambda r: shutil.copytree(r / "labelled", r / "labeled"), ["'labeled' and 'labelled' exist"]),
     (tree, lambda r: put(r / "labelled" / "Cat" / "1.png"), ["'Cat' and 'cat'", "differ only"]),
     (tree, lambda r: put(r / "labelled" / "cat " / "1.png"), ["'cat' and 'cat '", "differ only"]),
     (plain, lambda r: (put(r / "caf\u00e9" / "1.png"), put(r / "cafe\u0301" / "1.png")), ["differ only"]),
     (tree, lambda r: put(r / "test" / "dgo" / "1.png"), ["'dgo'", "Did you mean 'dog'", "test/dgo"]),
     (tree, lambda r: put(r / "test" / "Dog" / "1.png"), ["'Dog'", "Did you mean 'dog'"]),
     (plain, lambda r: put(r / "test" / "dog" / "1.png"), ["'test' holds a folder 'dog'", "labelled"]),
-    (plain, lambda r: (r / "labelled").mkdir(), ["unlabelled"]),
+    (plain, lambda r: (r / "labelled").mkdir(), ["labelled: there are no images in class folders"]),
 ]
 
 
@@ -114,12 +113,6 @@ def test_folders_that_cannot_serve(
     spoil(root)
     message = error_of(root)
     assert all(word in message for word in [*words, str(root)]), message
-
-
-def test_train_and_test_without_unlabelled_is_not_taken_for_two_classes(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        plain(tmp_path / part)
-    assert "unlabelled images is missing" in error_of(tmp_path)
 
 
 def test_fully_labelled_plain_tree_needs_labels(tmp_path: Path) -> None:

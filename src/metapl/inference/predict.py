@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.images.decode import SUFFIXES, Unreadable, decode_many
+from metapl.data.images.parts import is_passed_over, why_not_image
 from metapl.data.images.scan import clean, exists, missing, shown
 from metapl.data.memory.numpy_files import named_file, open_numpy_rows
 from metapl.data.sources import SourceOptions, open_source
@@ -171,16 +172,15 @@ def image_files(path: Path) -> Iterator[tuple[str, Path, str]]:
     denied: list[OSError] = []
     for folder, inside, names in os.walk(path, onerror=denied.append):
         here = Path(folder)
-        inside[:] = sorted((n for n in inside if not n.startswith(".")), key=clean)
+        inside[:] = sorted((n for n in inside if not is_passed_over(n)), key=clean)
         for name in inside:
             if (here / name).is_symlink():
                 yield _id(here / name, path), here / name, "a linked folder is not entered"
             elif is_made(here / name):
                 yield _id(here / name, path), here / name, "a folder that metapl wrote is not entered"
         inside[:] = [name for name in inside if not is_made(here / name)]
-        for name in sorted((n for n in names if not n.startswith(".")), key=clean):
-            known = os.path.splitext(name)[1].lower() in SUFFIXES
-            yield _id(here / name, path), here / name, "" if known else "not an image by its suffix"
+        for name in sorted((n for n in names if not is_passed_over(n)), key=clean):
+            yield _id(here / name, path), here / name, why_not_image(name)
         while denied:
             yield _denied(denied.pop(), path)
     while denied:

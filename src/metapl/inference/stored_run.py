@@ -19,7 +19,8 @@ from torch import Tensor
 from metapl.config.paths import IN_MEMORY
 from metapl.config.settings import RunConfig
 from metapl.data.embedded import open_source
-from metapl.data.images.scan import LABELED, TEST, clean, exists, missing, shown
+from metapl.data.images.parts import part_of
+from metapl.data.images.scan import clean, exists, missing, shown
 from metapl.data.images.source import known_images
 from metapl.data.images.store import Known
 from metapl.data.memory.numpy_files import named_file, open_numpy_rows
@@ -219,10 +220,9 @@ def _classes_folder(predictor: Predictor, root: Path) -> Path:
     if not root.is_dir():
         raise UserError("this is a file, not a folder", "Give a folder <class>/<images>.", shown(root))
     inside = {p.name for p in root.iterdir() if p.is_dir()} - set(predictor.class_names)
-    labeled = next((name for name in LABELED if name in inside), None)
-    if labeled is None:
-        return root
-    return root / (TEST if TEST in inside else labeled)
+    by_part = {part_of(name): name for name in sorted(inside, reverse=True)}
+    labeled = next((by_part[part] for part in ("labelled", "train") if part in by_part), None)
+    return root if labeled is None else root / by_part.get("test", labeled)
 
 
 def predict_to(

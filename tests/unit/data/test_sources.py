@@ -325,7 +325,7 @@ def test_other_and_hidden_files_are_counted_or_skipped(tmp_path: Path) -> None:
     source = FolderSource(tmp_path)
     assert len(source.ids) == 12
     assert source.problems == []
-    for words in ("1 files that are no images", "ignored: val", "1 images in 'labelled' lie in no class"):
+    for words in ("1 file that is not an image", "ignored: val", "1 image in 'labelled' lies in no class"):
         assert any(words in note for note in source.notes), words
 
 

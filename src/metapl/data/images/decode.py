@@ -25,7 +25,8 @@ from torch import Tensor
 
 from metapl.types import Resize
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_SUFFIXES = ".png .jpg .jpeg .jpe .jfif .jif .bmp .gif .webp .tif .tiff .ppm .pgm"
+SUFFIXES = frozenset(_SUFFIXES.split())
 MAX_PIXELS = 50_000_000
 PIECE = 512  # images decoded at a time, so that results do not pile up before they are read
 PIECE_BYTES = 64 * 2**20  # and no more than this, decoded

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from metapl.data.images.decode import SUFFIXES
+from metapl.data.images.parts import LABELED as LABELED
+from metapl.data.images.parts import NOT_READ, TRAINING, is_image, is_passed_over, part_of, same_folders
+from metapl.data.images.parts import TEST as TEST
+from metapl.data.images.parts import UNLABELED as UNLABELED
 from metapl.errors import UserError, nearest
 from metapl.utils.own_folders import is_made
+from metapl.utils.paths import clean as clean
+from metapl.utils.paths import exists as exists
+from metapl.utils.paths import folded as folded
+from metapl.utils.paths import missing as missing
+from metapl.utils.paths import near_path as near_path
+from metapl.utils.paths import shown as shown
 
-LABELED = ("labelled", "labeled", "train")
-UNLABELED = ("unlabelled", "unlabeled")
-TEST = "test"
+NoLabel = Callable[[str], bool]  # whether a class folder's name says that its images have no label
 
 
 @dataclass
@@ -26,8 +34,9 @@ class Found:
         unlabeled: image files without a class.
         test: image files of each test class.
         folders_unread: (path, reason) of folders that could not be opened.
-        others: number of files that are no images by their suffix.
+        others: suffix -> number of files that are not images by it.
         notes: what was passed over.
+        no_label: names of class folders that the user takes for unlabelled images.
     """
 
     root: Path
@@ -35,51 +44,20 @@ class Found:
     unlabeled: list[str] = field(default_factory=list)
     test: dict[str, list[str]] = field(default_factory=dict)
     folders_unread: list[tuple[str, str]] = field(default_factory=list)
-    others: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    no_label: NoLabel = lambda name: False
 
 
-def clean(name: str | Path) -> str:
-    """A file name as text that can be written anywhere: bytes that are no UTF-8 become ``\\xNN``."""
-    if isinstance(name, str) and name.isascii():
-        return name  # the very text: many paths are held as file and as id
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def shown(name: str | Path) -> str:
-    """A name for a one-line message: control characters (a newline in a file name) are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean(name))
-
-
-def exists(path: Path) -> bool:
-    """Whether there is such a path; False for one that no file system would take."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, a link in a circle, a NUL byte
-        return False
-
-
-def missing(path: Path) -> UserError:
-    """What to say of a path that is not there: the nearest name in its folder, if one is near."""
-    remedy = f"Did you mean '{near}'?" if (near := near_path(path)) else "Check the spelling."
-    return UserError("no such file or folder", remedy, shown(path))
-
-
-def near_path(path: Path) -> str:
-    """The path beside ``path`` whose name is the nearest, as a user would write it; "" where none is near."""
-    try:
-        names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
-    except (OSError, ValueError):
-        return ""
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    return shown(path.with_name(close[0])) if close else ""
-
-
-def scan(root: Path) -> Found:
+def scan(root: Path, no_label: NoLabel = lambda name: False) -> Found:
     """Find the images under ``root``.
 
-    Two forms: ``labelled/<class>/*`` with ``unlabelled/**`` and perhaps ``test/<class>/*``; or ``<class>/*``.
-    Hidden names, linked folders inside a class and folders that metapl wrote are passed over.
+    Two forms: ``labelled/<class>/*`` (or ``train/``), perhaps with ``validation/<class>/*``, ``unlabelled/**`` and
+    ``test/<class>/*``; or ``<class>/*``. Where all folders hold the same folders, those are the classes. Hidden names,
+    what systems leave behind, linked folders inside a class and folders that metapl wrote are passed over.
+
+    Args:
+        no_label: whether the images of a class folder of this name have no label.
 
     Raises:
         UserError: there is nothing to train a classifier from, or the form is ambiguous.
@@ -88,78 +66,158 @@ def scan(root: Path) -> Found:
         raise missing(root)
     if not root.is_dir():
         raise UserError("this is a file, not a folder", "Give the folder that holds the images.", shown(root))
-    found = Found(root)
-    top = _known_by_any_case({path.name: path for path in _folders(root, found)})
-    labeled, unlabeled = _parts(root, top)
-    if labeled is None:
-        _scan_plain(found, top)
+    found = Found(root, no_label=no_label)
+    top = {path.name: path for path in _folders(root, found)}
+    parts = _parts(root, top)
+    if parts:
+        _scan_parts(found, top, parts)
     else:
-        _scan_tree(found, top, labeled, unlabeled)
-    _check_classes(found, labeled or root)
-    if found.others:
-        found.notes.append(f"{found.others} files that are no images by their suffix are ignored")
+        _scan_plain(found, top)
+    labeled = [folder for part in TRAINING for folder in parts.get(part, [])]
+    _check_classes(found, labeled[0] if len(labeled) == 1 else root)
+    found.notes += other_files(found.others)
     found.notes = list(dict.fromkeys(found.notes))  # a folder may have been looked at twice
     return found
 
 
-def _known_by_any_case(top: dict[str, Path]) -> dict[str, Path]:
-    """``Labelled`` and ``Unlabelled`` under the names that are looked for; beside one of them ``Test``, too."""
-    parts = {*LABELED[:2], *UNLABELED}
-    parts |= {TEST} if any(name.lower() in parts for name in top) else set()
-    return {low if (low := name.lower()) in parts and low not in top else name: path for name, path in top.items()}
+def other_files(others: Mapping[str, int]) -> list[str]:
+    """What to say of files that are not read, by their suffix."""
+    photos = {suffix: n for suffix, n in others.items() if suffix in NOT_READ}
+    said = [f"{suffix} is not read: save as JPEG ({n} file{'s' * (n != 1)})" for suffix, n in photos.items()]
+    rest = {suffix: n for suffix, n in others.items() if suffix not in NOT_READ}
+    if rest:
+        listed = ", ".join(f"{n} {shown(suffix) or 'without a suffix'}" for suffix, n in list(rest.items())[:5])
+        count = sum(rest.values())
+        files = "1 file that is not an image by its suffix is" if count == 1 else f"{count} other files are"
+        said.append(f"{files} ignored ({listed})")
+    return said
 
 
-def _parts(root: Path, top: dict[str, Path]) -> tuple[Path | None, Path | None]:
-    """The labelled and the unlabelled folder; (None, None) where ``root`` is a plain tree of classes."""
-    unlabeled = [top[name] for name in UNLABELED if name in top]
-    labeled = [top[name] for name in LABELED[:2] if name in top]
-    # 'train' may be the name of a class, beside 'bus' and 'boat': then it has neighbours of its own kind.
-    only_parts = set(top) <= {*LABELED, *UNLABELED, TEST}
-    if not labeled and "train" in top and (unlabeled or (only_parts and _has_folders(top["train"]))):
-        labeled = [top["train"]]
-    for same in (labeled, unlabeled):
-        if len(same) > 1:
-            names = " and ".join(f"'{path.name}'" for path in same)
+Parts = dict[str, list[Path]]  # part -> its folders
+
+
+def _parts(root: Path, top: Mapping[str, Path]) -> Parts:
+    """The folders of each part; empty where ``root`` is a plain tree of classes.
+
+    Raises:
+        UserError: two folders would be one part, or parts are there and no class folders.
+    """
+    parts: Parts = {}
+    for name, path in top.items():
+        parts.setdefault(part_of(name), []).append(path)
+    rest = parts.pop("", [])
+    for part in ("labelled", "unlabelled", "test"):
+        if len(parts.get(part, [])) > 1 and "labelled" in parts:
+            names = " and ".join(f"'{path.name}'" for path in parts[part])
             raise UserError(f"both {names} exist", "Keep one of the two.", shown(root))
-    if unlabeled and not labeled:
+    if "labelled" in parts:
+        return {part: folders for part, folders in parts.items() if part in ("labelled", "unlabelled", "test")}
+    if _are_parts(parts, rest):
+        return parts
+    if not parts.keys() & set(TRAINING) and not rest and "unlabelled" in parts:
+        name = parts["unlabelled"][0].name
         raise UserError(
-            f"there is a folder '{unlabeled[0].name}' but no folder 'labelled'",
+            f"there is a folder '{shown(name)}' but no folder 'labelled'",
             "Put one folder per class into 'labelled'.",
             shown(root),
         )
-    return (labeled[0] if labeled else None), (unlabeled[0] if unlabeled else None)
+    if same_folders(top):
+        return {"labelled": list(top.values())}
+    return {}
 
 
-def _scan_tree(found: Found, top: dict[str, Path], labeled: Path, unlabeled: Path | None) -> None:
-    """Fill ``found`` from labelled / unlabelled / test folders."""
-    found.classes = _classes(labeled, found)
-    where = shown(found.root / (unlabeled.name if unlabeled else "unlabelled"))
-    found.unlabeled = _images(unlabeled, found) if unlabeled else []
-    if not found.unlabeled:
-        state = "has no image in it" if unlabeled else "is missing"
-        raise UserError(
-            f"the folder of unlabelled images {state}",
-            f"Put images there, or use the classes alone: '{shown(labeled)}' with --labels N.",
-            where,
+def _are_parts(parts: Parts, rest: list[Path]) -> bool:
+    """Whether folders such as 'train' are parts. Beside 'bus' and 'boat' it is a class, and so is 'val' or 'dev'."""
+    labeled = [folder for part in TRAINING for folder in parts.get(part, [])]
+    inner = [folder for folder in labeled if _has_folders(folder)]
+    if not labeled:
+        return False
+    if not rest:
+        if not inner and not any(map(_has_folders, parts.get("test", []))):
+            return _refuse_bare(labeled)
+        return True
+    if "train" in parts and "unlabelled" in parts and inner:
+        return True
+    others = [*labeled, *parts.get("test", [])]
+    return len(others) > 1 and bool(same_folders({path.name: path for path in others}))
+
+
+def _refuse_bare(labeled: list[Path]) -> bool:
+    """Parts in which images lie without class folders: nothing says what is on them.
+
+    Raises:
+        UserError: always, but for a lone folder or folds, which may be classes.
+    """
+    names = [path.name for path in labeled]
+    if any(part_of(name) in ("train", "validation") for name in names):
+        remedy = (
+            f"Make a folder for each class in '{shown(names[0])}', or list files and labels in a CSV file (path,label)."
         )
-    if TEST in top:
-        found.test = {name: paths for name, paths in _classes(top[TEST], found).items() if paths}
-        for name in found.test:
+        raise UserError(f"'{shown(names[0])}' holds no class folders", remedy, shown(labeled[0]))
+    return False
+
+
+def _scan_parts(found: Found, top: Mapping[str, Path], parts: Parts) -> None:
+    """Fill ``found`` from folders of labelled, unlabelled, validation and test images."""
+    for part in TRAINING:
+        for folder in parts.get(part, []):
+            for name, paths in _classes(folder, found).items():
+                found.classes[name] = sorted([*found.classes.get(name, []), *paths], key=clean)
+    found.classes = dict(sorted(found.classes.items(), key=lambda item: clean(item[0])))
+    labeled = [folder for part in TRAINING for folder in parts.get(part, [])]
+    if len(labeled) > 1:
+        names = " and ".join(f"'{shown(path.name)}'" for path in labeled[:8])
+        found.notes.append(
+            f"the folders {names} hold the same kind of class folders: their images are taken together as labelled"
+            + (" (validation rows are drawn from these, see --validation)" if "validation" in parts else "")
+        )
+    _add_unlabeled(found, parts.get("unlabelled", []), labeled)
+    if "test" in parts:
+        _add_test(found, parts["test"])
+    used = {folder for folders in parts.values() for folder in folders}
+    if extra := sorted(path.name for path in top.values() if path not in used):
+        found.notes.append(f"folders beside '{shown(labeled[0].name)}' are ignored: {', '.join(map(shown, extra))}")
+
+
+def _add_unlabeled(found: Found, folders: list[Path], labeled: list[Path]) -> None:
+    """The unlabelled images beside the labelled ones.
+
+    Raises:
+        UserError: there is a folder for them, and no image in it.
+    """
+    images = [path for folder in folders for path in _images(folder, found)]
+    if folders and not images:
+        raise UserError(
+            "the folder of unlabelled images has no image in it",
+            f"Put images there, or use the classes alone: '{shown(labeled[0])}' with --labels N.",
+            shown(folders[0]),
+        )
+    found.unlabeled = sorted([*found.unlabeled, *images], key=clean)
+
+
+def _add_test(found: Found, folders: list[Path]) -> None:
+    """The test images by class.
+
+    Raises:
+        UserError: a test class is not among the training classes.
+    """
+    for folder in folders:
+        for name, paths in _classes(folder, found, test=True).items():
+            if not paths:
+                continue
             if name not in found.classes:
                 raise UserError(
                     f"the test class '{shown(name)}' is not among the training classes",
                     nearest(shown(name), map(shown, found.classes)),
-                    shown(top[TEST] / name),
+                    shown(folder / name),
                 )
-        without = sorted(set(found.classes) - set(found.test))
-        if without:
-            found.notes.append(f"{len(without)} classes have no test image: {', '.join(map(shown, without[:5]))}")
-    extra = sorted(path.name for path in top.values() if path not in (labeled, unlabeled, top.get(TEST)))
-    if extra:
-        found.notes.append(f"folders beside '{labeled.name}' are ignored: {', '.join(map(shown, extra))}")
+            found.test[name] = sorted([*found.test.get(name, []), *paths], key=clean)
+    without = sorted(set(found.classes) - set(found.test))
+    if without:
+        found.notes.append(f"{len(without)} classes have no test image: {', '.join(map(shown, without[:5]))}")
 
 
-def _scan_plain(found: Found, top: dict[str, Path]) -> None:
+def _scan_plain(found: Found, top: Mapping[str, Path]) -> None:
     """Fill ``found`` from one folder per class."""
     found.classes = _classes(found.root, found)
     for name, path in top.items():
@@ -172,22 +230,30 @@ def _scan_plain(found: Found, top: dict[str, Path]) -> None:
             )
 
 
-def _classes(folder: Path, found: Found) -> dict[str, list[str]]:
-    """The image files of each class folder in ``folder``, by folder name, sorted."""
-    loose = sum(1 for entry in _entries(folder, found) if entry.is_file() and _is_image(entry.name))
+def _classes(folder: Path, found: Found, test: bool = False) -> dict[str, list[str]]:
+    """The image files of each class folder in ``folder``, by folder name, sorted.
+
+    A folder such as 'unsup' or 'no_label' beside them holds unlabelled images.
+    """
+    loose = sum(1 for entry in _entries(folder, found) if entry.is_file() and is_image(entry.name))
     if loose:
-        found.notes.append(f"{loose} images in '{shown(folder.name)}' lie in no class folder and are ignored")
-    return {path.name: _images(path, found) for path in _folders(folder, found)}
+        lie = "image in '{}' lies" if loose == 1 else "images in '{}' lie"
+        found.notes.append(f"{loose} {lie.format(shown(folder.name))} in no class folder, ignored")
+    classes: dict[str, list[str]] = {}
+    for path in _folders(folder, found):
+        if not test and (found.no_label(path.name) or part_of(path.name) == "unlabelled"):
+            images = _images(path, found)
+            found.unlabeled = sorted([*found.unlabeled, *images], key=clean)
+            found.notes.append(f"the {len(images)} images in '{shown(path.name)}' are taken for unlabelled")
+        else:
+            classes[path.name] = _images(path, found)
+    return classes
 
 
 def _check_classes(found: Found, folder: Path) -> None:
     """Refuse classes that no classifier can be trained from."""
     if not any(found.classes.values()):
-        raise UserError(
-            "there are no images in class folders",
-            f"Put images ({_suffixes()}) into one folder per class.",
-            shown(folder),
-        )
+        raise _no_images(found, folder)
     for name, paths in found.classes.items():
         if not paths:
             raise UserError(
@@ -205,31 +271,40 @@ def _check_classes(found: Found, folder: Path) -> None:
                 shown(folder),
             )
     if len(found.classes) < 2:
+        name = next(iter(found.classes))
+        inner = [path.name for path in _folders(folder / name, found)] if (folder / name).is_dir() else []
+        deeper = f" Did you mean '{shown(folder / name)}'?" if len(inner) > 1 else ""
         raise UserError(
-            f"there is only one class, '{shown(next(iter(found.classes)))}'",
-            "A classifier needs a folder for each of at least two classes.",
+            f"there is only one class, '{shown(name)}'",
+            f"A classifier needs a folder for each of at least two classes.{deeper}",
             shown(folder),
         )
 
 
-def folded(name: str) -> str:
-    """``name`` without what a reader would overlook: case, spaces, the way accents are stored."""
-    return "".join(unicodedata.normalize("NFKC", clean(name)).casefold().split())
+def _no_images(found: Found, folder: Path) -> UserError:
+    """What to do where class folders hold no image: they may hold texts, or images in another form."""
+    if found.others:
+        suffix, count = found.others.most_common(1)[0]
+        what = f"there are no images in class folders, but {count:,} files that end in '{shown(suffix)}'"
+        if suffix in NOT_READ:
+            return UserError(what, "Save them as JPEG or PNG.", shown(folder))
+        if suffix in (".txt", ".text", ".md", ""):
+            remedy = "Write the texts into one CSV file with the columns text and label: see docs/data/texts.md."
+            return UserError(what, remedy, shown(folder))
+        return UserError(what, f"Put images ({_suffixes()}) into one folder per class.", shown(folder))
+    what = "there are no images in class folders"
+    return UserError(what, f"Put images ({_suffixes()}) into one folder per class.", shown(folder))
 
 
 def _suffixes() -> str:
     return ", ".join(sorted(SUFFIXES))
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
 def _entries(folder: Path | str, found: Found) -> list[os.DirEntry[str]]:
-    """What ``folder`` holds, hidden names left out, sorted; a folder that cannot be opened is entered as such."""
+    """What ``folder`` holds, but for what ``is_passed_over``; sorted. A folder that cannot be opened is entered so."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: clean(e.name))
+            return sorted((e for e in entries if not is_passed_over(e.name)), key=lambda e: clean(e.name))
     except OSError as error:
         problem = (clean(Path(folder).relative_to(found.root)), f"folder cannot be opened ({error.strerror})")
         if problem not in found.folders_unread:
@@ -268,7 +343,10 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def _has_folders(folder: Path) -> bool:
-    return any(path.is_dir() for path in folder.iterdir())
+    try:
+        return any(path.is_dir() and not is_passed_over(path.name) for path in folder.iterdir())
+    except OSError:
+        return False
 
 
 def _images(folder: Path, found: Found) -> list[str]:
@@ -285,10 +363,10 @@ def _images(folder: Path, found: Found) -> list[str]:
                 found.notes.append(_made_note(entry.path, found))
             elif _is_dir(entry):
                 waiting.append(f"{here}/{entry.name}")
-            elif _is_image(entry.name):
+            elif is_image(entry.name):
                 images.append(f"{here}/{entry.name}")
             else:
-                found.others += 1
+                found.others[os.path.splitext(entry.name)[1].lower()] += 1
     if links:
         found.notes.append(f"{links} linked folders inside '{shown(folder.name)}' are not entered")
     return sorted(images, key=clean)
