@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from metapl._version import __version__
 from metapl.errors import nearest
+from metapl.utils.names import split_name
 
 # How --help lists the commands; one that is not named here comes last.
 ORDER = (
@@ -146,7 +147,7 @@ def data_and_pairs(data: str | None, settings: list[str] | None) -> tuple[str | 
 
 def fetching(download: bool, model: str | None) -> dict[str, Any]:
     """The settings that ``--download`` stands for: None where it was not given."""
-    weights = download and (model or "").partition(":")[0] in ("timm", "torchvision")
+    weights = download and split_name(model or "").prefix in ("timm", "torchvision")
     return {"source.download": download or None, "download": weights or None}
 
 

@@ -36,6 +36,7 @@ from metapl.types import Column, Kind, Preprocessing, Source, Tokens
 from metapl.utils.cache import LIMIT, cache_folder, has_room, locked, tidy, used
 from metapl.utils.device import pick_device
 from metapl.utils.files import write_with
+from metapl.utils.names import split_name
 
 Array = np.ndarray[Any, Any]
 PIECE = 1024  # rows encoded before they are stored
@@ -266,8 +267,7 @@ def for_encoder(options: SourceOptions) -> SourceOptions:
     Raises:
         UserError: an unknown encoder, or a size that means nothing.
     """
-    kind, colon, _ = options.encoder.partition(":")
-    if kind == "hf" and colon and options.tokenizer == "auto":
+    if split_name(options.encoder).prefix == "hf" and options.tokenizer == "auto":
         options = replace(options, tokenizer=options.encoder)
     sides = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
     if sides is None and options.encoder and (look := own_look(options.encoder)):

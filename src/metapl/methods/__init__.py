@@ -1,4 +1,4 @@
-"""The METHODS table: one line per method, one file per method."""
+"""The METHODS table: one line per method, one file per method, imported when it is first used."""
 
 from __future__ import annotations
 
@@ -6,36 +6,27 @@ import importlib
 from typing import Any, get_args
 
 from metapl.errors import UserError, nearest
-from metapl.methods.co_training import CoTraining as CoTraining
-from metapl.methods.fixmatch import FixMatch as FixMatch
-from metapl.methods.flexmatch import FlexMatch as FlexMatch
-from metapl.methods.freematch import FreeMatch as FreeMatch
-from metapl.methods.mean_teacher import MeanTeacher as MeanTeacher
-from metapl.methods.mpl import MPL as MPL
-from metapl.methods.mpl_reduced import ReducedMPL as ReducedMPL
-from metapl.methods.pseudo_label import PseudoLabel as PseudoLabel
-from metapl.methods.self_mpl import SelfMPL as SelfMPL
-from metapl.methods.self_training import SelfTraining as SelfTraining
-from metapl.methods.softmatch import SoftMatch as SoftMatch
-from metapl.methods.supervised import Supervised as Supervised
-from metapl.methods.uda import UDA as UDA
 from metapl.types import View
+from metapl.utils.lazy_table import LazyTable
+from metapl.utils.names import last_part, split_name
 
-METHODS: dict[str, Any] = {
-    "supervised": Supervised,
-    "pseudo_label": PseudoLabel,
-    "mean_teacher": MeanTeacher,
-    "self_training": SelfTraining,
-    "co_training": CoTraining,
-    "uda": UDA,
-    "fixmatch": FixMatch,
-    "flexmatch": FlexMatch,
-    "freematch": FreeMatch,
-    "softmatch": SoftMatch,
-    "mpl": MPL,
-    "self_mpl": SelfMPL,
-    "mpl_reduced": ReducedMPL,
-}
+METHODS = LazyTable(
+    {
+        "supervised": "metapl.methods.supervised:Supervised",
+        "pseudo_label": "metapl.methods.pseudo_label:PseudoLabel",
+        "mean_teacher": "metapl.methods.mean_teacher:MeanTeacher",
+        "self_training": "metapl.methods.self_training:SelfTraining",
+        "co_training": "metapl.methods.co_training:CoTraining",
+        "uda": "metapl.methods.uda:UDA",
+        "fixmatch": "metapl.methods.fixmatch:FixMatch",
+        "flexmatch": "metapl.methods.flexmatch:FlexMatch",
+        "freematch": "metapl.methods.freematch:FreeMatch",
+        "softmatch": "metapl.methods.softmatch:SoftMatch",
+        "mpl": "metapl.methods.mpl:MPL",
+        "self_mpl": "metapl.methods.self_mpl:SelfMPL",
+        "mpl_reduced": "metapl.methods.mpl_reduced:ReducedMPL",
+    }
+)
 
 
 OWN = "own"  # the group that holds the settings of a method that is not in the table
@@ -61,7 +52,7 @@ def settings_group(name: str) -> str:
 
 
 def _own(name: str) -> Any:
-    module, _, qualname = name.partition(":")
+    module, qualname = split_name(name)
     try:
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):
@@ -79,3 +70,11 @@ def _own(name: str) -> Any:
         what = f"'{name}' needs the views {', '.join(sorted(map(repr, unknown)))}, which there are not"
         raise UserError(what, f"Views are {' and '.join(map(repr, get_args(View)))}.", "method")
     return found
+
+
+def __getattr__(name: str) -> Any:
+    """Give a method's class by its own name: ``from metapl.methods import MPL``."""
+    for key, entry in METHODS.data.items():
+        if name == (last_part(entry) if isinstance(entry, str) else entry.__name__):
+            return METHODS[key]
+    raise AttributeError(f"module 'metapl.methods' has no attribute '{name}'")

@@ -21,6 +21,7 @@ from metapl.models.own import given_name as given_name
 from metapl.models.small_cnn import SmallCNN as SmallCNN
 from metapl.models.wide_resnet import WideResNet as WideResNet
 from metapl.types import Tokens
+from metapl.utils.names import split_name
 
 Shape = tuple[int, ...]
 
@@ -70,7 +71,7 @@ def names_like(name: str) -> list[str]:
     Raises:
         UserError: another library, one that is not installed, or no such name.
     """
-    kind, _, part = name.partition(":")
+    kind, part = split_name(name)
     if kind not in ("timm", "torchvision"):
         raise UserError(f"no list of networks is called '{name}'", "Give timm:PART or torchvision:PART.", "models")
     known = vision.names(kind)
@@ -162,16 +163,16 @@ def _built(
     stored: Mapping[str, Any] | None,
     notes: list[str] | None,
 ) -> nn.Module:
-    kind, colon, rest = name.partition(":")
+    kind, rest = split_name(name)
     if name.startswith(GIVEN):
         what = f"the network '{rest}' was given as a Python object, which is not stored"
         raise UserError(what, "Give it again as network=..., from Python.", "model")
-    if kind in ("timm", "torchvision") and colon:
+    if kind in ("timm", "torchvision"):
         if len(shape) != 3:
             raise UserError(f"'{name}' takes images, these rows have the shape {list(shape)}", "Use mlp.", "model")
         build = vision.build_timm if kind == "timm" else vision.build_torchvision
         return _checked(build(rest, shape, num_classes, download), name, shape, num_classes)
-    if kind == "hf" and colon:
+    if kind == "hf":
         if download:
             raise UserError("download does not go with an hf: network", "Its weights come from the folder.", "download")
         if len(shape) != 3 and tokens is None:
@@ -181,7 +182,7 @@ def _built(
         )
     if download:
         raise UserError(f"nothing can be downloaded for '{name}'", "Use timm:NAME or torchvision:NAME.", "download")
-    if colon:
+    if kind:
         return _checked(own.call(own.imported(name), name, shape, num_classes), name, shape, num_classes, tokens)
     return _by_name(auto_name(shape, tokens) if name == "auto" else name, shape, num_classes, tokens)
 

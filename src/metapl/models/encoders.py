@@ -23,6 +23,7 @@ from metapl.models import huggingface, own, vision, weights
 from metapl.models.probe import probe_rows, sketch
 from metapl.models.vision import Look as Look
 from metapl.types import Preprocessing, Resize, Tokens
+from metapl.utils.names import split_name
 
 BATCH = 64  # rows per forward
 PAD_LEVEL = 128  # middle grey, beside images that do not fill their square
@@ -78,7 +79,7 @@ class FrozenEncoder:
     def versions(self) -> str:
         """The libraries that the network is made of, and their versions."""
         found = [f"torch {torch.__version__}"]
-        if (library := _LIBRARIES.get(self.name.partition(":")[0])) is not None:
+        if (library := _LIBRARIES.get(split_name(self.name).prefix)) is not None:
             found.append(f"{library} {metadata.version(library)}")
         return ", ".join(found)
 
@@ -222,11 +223,11 @@ def build_encoder(
     if takes.kind == "table":
         raise UserError("an encoder takes images or texts, these rows are a table", "Leave it out.", "encoder")
     name = encoder if isinstance(encoder, str) else own.given_name(encoder)
-    kind, colon, rest = name.partition(":")
-    if pooling != "auto" and not (kind == "hf" and colon and takes.kind == "text"):
+    kind, rest = split_name(name)
+    if pooling != "auto" and not (kind == "hf" and takes.kind == "text"):
         what = f"encoder_pooling is for hf: encoders of texts, not for '{name}' here"
         raise UserError(what, "Leave it out.", "source.encoder_pooling")
-    if kind == "hf" and colon and isinstance(encoder, str):
+    if kind == "hf" and isinstance(encoder, str):
         if weights_file:
             raise UserError(
                 "encoder_weights does not go with an hf: encoder", "Its folder has them.", "encoder_weights"
@@ -250,12 +251,12 @@ def own_look(name: str) -> Look | None:
     Raises:
         UserError: an unknown name.
     """
-    kind, colon, rest = name.partition(":")
-    if kind == "timm" and colon:
+    kind, rest = split_name(name)
+    if kind == "timm":
         return vision.timm_look(rest)
-    if kind == "torchvision" and colon:
+    if kind == "torchvision":
         return vision.torchvision_look(rest)
-    if kind == "hf" and colon:
+    if kind == "hf":
         return huggingface.look(huggingface.model_folder(rest))
     return None
 
@@ -263,12 +264,12 @@ def own_look(name: str) -> Look | None:
 def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
     if isinstance(encoder, nn.Module):
         return _copied(encoder, name)
-    kind, colon, rest = name.partition(":")
-    if isinstance(encoder, str) and colon and kind == "timm":
+    kind, rest = split_name(name)
+    if isinstance(encoder, str) and kind == "timm":
         return vision.build_timm(rest, shape, 0, False)
-    if isinstance(encoder, str) and colon and kind == "torchvision":
+    if isinstance(encoder, str) and kind == "torchvision":
         return vision.without_head(vision.build_torchvision(rest, shape, 1000, False))
-    if isinstance(encoder, str) and not colon:
+    if isinstance(encoder, str) and not kind:
         raise UserError(f"'{name}' is no encoder", f"Give {', '.join(KINDS)}.", "encoder")
     if isinstance(encoder, str) and name.startswith(own.GIVEN):
         what = f"the encoder '{rest}' was given as a Python object, which is not stored"

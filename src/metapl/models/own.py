@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from metapl.errors import UserError
+from metapl.utils.names import split_name
 
 Factory = Callable[..., nn.Module]
 """Makes a fresh network: called as ``factory(shape=..., num_classes=...)``, or with nothing where it takes nothing."""
@@ -45,8 +46,8 @@ def given_name(model: nn.Module | Factory) -> str:
 
 def is_code(name: str) -> bool:
     """Whether making the network or encoder of that name runs Python code that the name tells where to find."""
-    kind, colon, _ = name.partition(":")
-    return bool(colon) and kind not in LIBRARIES and not name.startswith(GIVEN)
+    kind = split_name(name).prefix
+    return bool(kind) and kind not in LIBRARIES and not name.startswith(GIVEN)
 
 
 def check_trusted(name: str, trusted: bool, where: str) -> None:
@@ -70,7 +71,7 @@ def imported(name: str) -> Factory:
     Raises:
         UserError: it cannot be imported or called.
     """
-    module, _, function = name.partition(":")
+    module, function = split_name(name)
     try:
         factory: Factory = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"

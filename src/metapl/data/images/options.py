@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from metapl.data.images.decode import AUTO_SIDE
 from metapl.errors import UserError, nearest
 from metapl.types import RESIZES, Resize
+from metapl.utils.names import split_name
 
 SIDES = range(4, 2049)
 GIB = 2**30
@@ -58,7 +59,7 @@ class ImageOptions:
         """(height, width) that images of unknown sizes are brought to, and that those of a common one may have."""
         if not self._auto or self.image_size == "auto":
             return AUTO_SIDE, AUTO_SIDE
-        return self._sides(str(self.image_size).partition(":")[2])
+        return self._sides(split_name(str(self.image_size)).rest)
 
     @property
     def _auto(self) -> bool:
