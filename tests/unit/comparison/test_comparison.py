@@ -18,7 +18,7 @@ from scipy import stats
 from torch import nn
 
 from metapl._version import __version__
-from metapl.comparison import picture
+from metapl.comparison import figure
 from metapl.comparison.budget import Cost, cost, measure, share_out
 from metapl.comparison.comparison import _folder_names, compare
 from metapl.comparison.lock import locked
@@ -512,7 +512,7 @@ def test_who_lost_seeds_is_neither_winner_nor_opponent(tmp_path: Path) -> None:
     assert said.startswith("mpl has the highest mean, 91.3 %: +8.3 points against fixmatch")
     assert "Not ranked, since seeds failed: mpl:uda_weight=0 (2 of 3 seeds), uda (1 of 3 seeds)." in said
     assert any("are no opponents" in note for note in footnotes(plan, list(rows.values())))
-    picture.draw(tmp_path / "p.png", plan, list(rows.values()), runs)
+    figure.draw(tmp_path / "p.png", plan, list(rows.values()), runs)
     plan, runs = made_up({"supervised": [70.0, None], "mpl": [None, 90.0]})
     table = make_table(plan, runs)
     assert verdict(plan, table).startswith("No method finished all 2 seeds, so none is the best.")
@@ -606,7 +606,7 @@ def test_the_picture_has_every_method(tmp_path: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     names = ["supervised", LONG_NAME, "mpl:$x$=_1", *(f"method_{k}" for k in range(20))][:count]
     plan, runs = made_up({n: list(rng.normal(85 + k / 3, 2, 5)) for k, n in enumerate(names)})
-    picture.draw(tmp_path / "p.png", plan, make_table(plan, runs), runs)
+    figure.draw(tmp_path / "p.png", plan, make_table(plan, runs), runs)
     from PIL import Image
 
     with Image.open(tmp_path / "p.png") as image:
