@@ -129,7 +129,7 @@ def compare(
     first = next(iter(configs.values()))
     source = open_source(first.data, first.source, source, progress.note)
     plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.comparison(...)")
-    out = Path(out).expanduser() if out is not None else _free_folder(first.data)
+    out = Path(out).expanduser() if out is not None else _free_folder(first.ref.stem)
     stored = load_plan(out)
     if stored is None:
         _check_empty(out)
@@ -216,8 +216,7 @@ def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     return list(seeds)
 
 
-def _free_folder(data: str) -> Path:
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(data.rpartition(":")[2]).name).strip("-") or "data"
+def _free_folder(stem: str) -> Path:
     names = (stem, *(f"{stem}-{k}" for k in range(2, 10_000)))
     return next(p for name in names if not (p := Path(HOME) / name).exists())
 

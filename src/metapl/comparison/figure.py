@@ -9,6 +9,7 @@ from typing import Any
 
 from metapl.comparison.plan import Plan
 from metapl.comparison.table import Row, in_family, ranked
+from metapl.utils.names import last_part
 
 DROP = 0.22  # the dots stand below their mean
 LONGEST, MOST_LINES = 28, 3  # characters of a name on one line, and lines
@@ -100,7 +101,7 @@ def _name(label: str) -> str:
 
 
 def _title(plan: Plan) -> str:
-    data = Path(plan.asked["data"].rpartition(":")[2]).name.replace("$", r"\$")
+    data = Path(last_part(plan.asked["data"])).name.replace("$", r"\$")
     seeds = len(plan.seeds)
     what = "dots: seeds; diamond: mean" + ("; bar: its 95 % interval" if seeds > 1 else "")
     return f"{data}: {plan.facts['labels']}\n{seeds} seed{'s' * (seeds > 1)}; {what}"

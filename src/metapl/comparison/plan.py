@@ -19,7 +19,6 @@ from metapl.comparison.versions import check_version
 from metapl.comparison.worker import count_judges
 from metapl.config.settings import RunConfig, from_dict, to_dict
 from metapl.data.batches.split import make_split
-from metapl.data.tables.files import READERS, is_table
 from metapl.errors import UserError
 from metapl.types import Source, Split
 from metapl.utils.files import write_json
@@ -236,8 +235,7 @@ def _holding_out(config: RunConfig, source: Source) -> RunConfig:
     Raises:
         UserError: the data set their test rows aside without labels, or too few labelled rows.
     """
-    is_file = is_table(config.data) or config.data.partition(":")[0] in {suffix[1:] for suffix in READERS}
-    place = "source.test=FILE, or values test in a column split" if is_file else "a folder test/CLASS/*"
+    place = "source.test=FILE, or values test in a column split" if config.ref.is_table else "a folder test/CLASS/*"
     remedy = f"Add labelled test rows ({place}), or label more."
     if source.is_test.any() or (source.labels >= 0).all():  # without labels, or split.test=0
         if not source.is_test.any():

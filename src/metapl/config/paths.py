@@ -7,9 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from metapl.config.settings import RunConfig
-from metapl.data.memory.numpy_files import is_numpy
-from metapl.data.sources import PUBLISHED, SOURCES
-from metapl.data.tables.files import is_table
+from metapl.utils.names import split_name
 
 IN_MEMORY = "arrays"  # what stands for data that only Python can bring again
 
@@ -24,25 +22,21 @@ def anchored(config: RunConfig, spec: bool = True) -> RunConfig:
     for key in ("weights", "teacher_weights"):
         changes[key] = _absolute(path) if (path := getattr(config, key)) else ""
     for key in ("model", "teacher_model"):
-        kind, colon, path = getattr(config, key).partition(":")
-        changes[key] = f"hf:{_absolute(path)}" if kind == "hf" and colon else getattr(config, key)
+        changes[key] = _absolute_name(getattr(config, key))
     more = ("unlabeled", "test", "root", "labels", "encoder_weights")
     source: dict[str, Any] = {key: _absolute(path) for key in more if (path := getattr(config.source, key))}
     for key in ("encoder", "tokenizer"):
-        kind, colon, path = getattr(config.source, key).partition(":")
-        source |= {key: f"hf:{_absolute(path)}"} if kind == "hf" and colon else {}
+        source[key] = _absolute_name(getattr(config.source, key))
     config = replace(config, **changes, source=replace(config.source, **source))
     if config.data == IN_MEMORY and not spec:
         return config
-    name, colon, path = config.data.partition(":")
-    if name in PUBLISHED and not os.path.isdir(os.path.expanduser(path)):
-        return config
-    if colon and name in SOURCES and path:
-        return replace(config, data=f"{name}:{_absolute(path)}")
-    place = os.path.expanduser(config.data)
-    if config.data not in SOURCES and (os.path.isdir(place) or is_table(place) or is_numpy(place)):
-        return replace(config, data=_absolute(config.data))
-    return config
+    return replace(config, data=config.ref.absolute().text)
+
+
+def _absolute_name(name: str) -> str:
+    """``hf:FOLDER`` with an absolute path; any other name as it is."""
+    prefix, path = split_name(name)
+    return f"hf:{_absolute(path)}" if prefix == "hf" else name
 
 
 def _absolute(path: str) -> str:

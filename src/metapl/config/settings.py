@@ -18,7 +18,8 @@ import yaml
 from metapl.data.batches.split import SplitConfig
 from metapl.data.batches.stream import BatchConfig
 from metapl.data.batches.views import ViewConfig
-from metapl.data.sources import SourceOptions
+from metapl.data.ref import DataRef
+from metapl.data.sources import SourceOptions, read_ref
 from metapl.errors import UserError, nearest
 from metapl.methods import METHODS, OWN, method_class, settings_group
 from metapl.optim import OptimConfig
@@ -96,6 +97,11 @@ class RunConfig:
             raise UserError("teacher_weights is set, and teacher_model is not", remedy, "teacher_weights")
         if not 0 <= self.minutes < math.inf:
             raise UserError(f"minutes is {self.minutes}", "Give more than 0, or 0 to go by steps.", "minutes")
+
+    @property
+    def ref(self) -> DataRef:
+        """What ``data`` refers to."""
+        return read_ref(self.data)
 
 
 DATA_FORMS = (

@@ -14,13 +14,15 @@ from metapl.data.memory.arrays import check_sized
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.idx import IdxSource
 from metapl.data.memory.numpy_files import SUFFIXES as NUMPY
-from metapl.data.memory.numpy_files import is_numpy, open_numpy
+from metapl.data.memory.numpy_files import open_numpy
 from metapl.data.memory.published import PublishedOptions, open_hf, open_torchvision
+from metapl.data.ref import DataRef
 from metapl.data.tables.files import READERS, Decimal, TableOptions, is_table, tables_in
 from metapl.data.tables.roles import AUTO, NONE, RoleOptions
 from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
 from metapl.types import Resize, Source
+from metapl.utils.names import split_name
 
 
 @dataclass(frozen=True)
@@ -124,23 +126,23 @@ class SourceOptions:
         return PublishedOptions(self.root, self.download, rows, label, asked[0] if asked else "")
 
 
-Opener = Callable[[str, SourceOptions], Source]
+Opener = Callable[[DataRef, SourceOptions], Source]
 
 
-def _digits(argument: str, options: SourceOptions) -> Source:
-    if argument:
-        raise UserError(f"'digits' takes nothing after a colon ('{argument}')", "Write 'digits'.", "data")
+def _digits(ref: DataRef, options: SourceOptions) -> Source:
+    if ref.argument:
+        raise UserError(f"'digits' takes nothing after a colon ('{ref.argument}')", "Write 'digits'.", "data")
     return open_digits(options.images)
 
 
-def _idx(argument: str, options: SourceOptions) -> Source:
-    if not argument:
+def _idx(ref: DataRef, options: SourceOptions) -> Source:
+    if ref.path is None:
         raise UserError("'idx' needs a folder", "Write 'idx:FOLDER'.", "data")
-    return IdxSource(Path(argument).expanduser(), options.images)
+    return IdxSource(ref.path, options.images)
 
 
-def _folder(argument: str, options: SourceOptions) -> Source:
-    root = Path(argument).expanduser()
+def _folder(ref: DataRef, options: SourceOptions) -> Source:
+    root = Path(ref.argument).expanduser()
     if exists(root) and not root.is_dir():
         raise _no_reader(root)
     if tables := tables_in(root):
@@ -162,12 +164,11 @@ def _no_reader(path: Path) -> UserError:
     return UserError(what, f"Give a folder of images, or a file ({known}); csv:FILE reads any as CSV.", shown(path))
 
 
-def _file(argument: str, options: SourceOptions, suffix: str = "") -> Source:
+def _file(ref: DataRef, options: SourceOptions) -> Source:
     """A file of rows, and those that ``source.unlabeled`` and ``source.test`` name."""
-    if not argument:
-        raise UserError(f"'{suffix[1:]}' needs a file", f"Write '{suffix[1:]}:FILE'.", "data")
-    paths = {"labeled": Path(argument).expanduser()}
-    return open_table(_with_more(paths, options), options.table, suffix=suffix)
+    if ref.path is None:
+        raise UserError(f"'{ref.source}' needs a file", f"Write '{ref.source}:FILE'.", "data")
+    return open_table(_with_more({"labeled": ref.path}, options), options.table, suffix=ref.suffix)
 
 
 def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, Path]:
@@ -189,30 +190,30 @@ def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, P
     return made
 
 
-def _numpy(argument: str, options: SourceOptions) -> Source:
-    if not argument:
+def _numpy(ref: DataRef, options: SourceOptions) -> Source:
+    if ref.path is None:
         raise UserError("a file is missing after the colon", "Write the path of a .npz or .npy file.", "data")
     more = {key: getattr(options, key) for key in ("unlabeled", "test", "tokenizer", "max_tokens")}
-    return open_numpy(argument, options.labels, images=options.images, **more)
+    return open_numpy(ref.path, options.labels, images=options.images, **more)
 
 
-def _torchvision(argument: str, options: SourceOptions) -> Source:
-    return open_torchvision(argument, options.published)
+def _torchvision(ref: DataRef, options: SourceOptions) -> Source:
+    return open_torchvision(ref.argument, options.published)
 
 
-def _hf(argument: str, options: SourceOptions) -> Source:
-    return open_hf(argument, options.published)
-
-
-def _by_suffix(suffix: str) -> Opener:
-    return lambda argument, options: _file(argument, options, suffix)
+def _hf(ref: DataRef, options: SourceOptions) -> Source:
+    return open_hf(ref.argument, options.published)
 
 
 SOURCES: dict[str, Opener] = {"digits": _digits, "idx": _idx, "folder": _folder}
-SOURCES |= {suffix[1:]: _by_suffix(suffix) for suffix in READERS}
+SOURCES |= dict.fromkeys((suffix[1:] for suffix in READERS), _file)
 SOURCES |= {"npz": _numpy, "npy": _numpy, "torchvision": _torchvision, "hf": _hf}
 PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
-PUBLISHED = ("torchvision", "hf")  # what follows these names is no path
+
+
+def read_ref(text: str) -> DataRef:
+    """Return what ``text`` refers to: the path of a folder or file, a name in SOURCES, or ``NAME:ARGUMENT``."""
+    return DataRef.parse(text, SOURCES)
 
 
 def open_source(spec: str, options: SourceOptions | None = None) -> Source:
@@ -224,26 +225,19 @@ def open_source(spec: str, options: SourceOptions | None = None) -> Source:
         UserError: unknown name or path (with the nearest name), or whatever the source finds wrong.
     """
     options = options or SourceOptions()
-    source = _opened(spec, options)
+    source = _opened(read_ref(spec), options)
     check_sized(options.images, source.kind)
     return source
 
 
-def _opened(spec: str, options: SourceOptions) -> Source:
-    name, colon, argument = spec.partition(":")
-    bare = colon or (name != "folder" and not (f".{name}" in READERS and exists(Path(spec))))
-    if name in SOURCES and bare:
-        return SOURCES[name](argument, options)
-    if not spec:
+def _opened(ref: DataRef, options: SourceOptions) -> Source:
+    if ref.source:
+        return SOURCES[ref.source](ref, options)
+    if not ref.text:
         raise UserError("no data are named", f"Give a folder or one of {', '.join(SOURCES)}.", "data")
-    if is_table(spec):
-        return _file(spec, options)
-    if is_numpy(spec):
-        return _numpy(spec, options)
-    known_name_only = not any(mark in name for mark in "/\\.~")
-    if not exists(Path(spec)) and known_name_only:
-        if not colon and near_path(Path(spec)):
-            raise missing(Path(spec))
-        what = f"unknown source '{name}'" if colon else f"'{spec}' is neither a source nor a path"
-        raise UserError(what, nearest(name, SOURCES), "data")
-    return _folder(spec, options)
+    prefix, rest = split_name(ref.text)
+    if prefix is not None:
+        raise UserError(f"unknown source '{prefix}'", nearest(prefix, SOURCES), "data")
+    if near_path(Path(rest)):
+        raise missing(Path(rest))
+    raise UserError(f"'{rest}' is neither a source nor a path", nearest(rest, SOURCES), "data")

@@ -24,7 +24,8 @@ from metapl.data.images.scan import clean, exists, missing, shown
 from metapl.data.images.source import known_images
 from metapl.data.images.store import Known
 from metapl.data.memory.numpy_files import named_file, open_numpy_rows
-from metapl.data.sources import PUBLISHED, SOURCES
+from metapl.data.ref import PUBLISHED
+from metapl.data.sources import SOURCES, read_ref
 from metapl.data.tables.files import READERS, tables_in
 from metapl.data.tables.labels import known_classes
 from metapl.data.tables.new_rows import open_spec
@@ -289,7 +290,7 @@ def _rows(data: str, config: RunConfig, predictor: Predictor, labels: bool = Fal
     p = predictor.takes
     if arrays := named_file(data):
         return open_numpy_rows(arrays, p)
-    name, _, argument = data.partition(":")
+    name = data.partition(":")[0]
     if name not in PUBLISHED:
         return open_spec(data, config.source.table, p, predictor.class_names, labels=labels)
     options = replace(config.source, encoder="")  # the model encodes by itself
@@ -298,7 +299,7 @@ def _rows(data: str, config: RunConfig, predictor: Predictor, labels: bool = Fal
     elif p.tokens is not None:
         options = replace(options, tokenizer=p.tokens.tokenizer, max_tokens=p.tokens.length)
     with known_classes():
-        return SOURCES[name](argument, options)
+        return SOURCES[name](read_ref(data), options)
 
 
 def _list_problems(target: Path, problems: list[Problem]) -> Path | None:

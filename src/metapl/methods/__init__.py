@@ -54,7 +54,7 @@ def settings_group(name: str) -> str:
 def _own(name: str) -> Any:
     module, qualname = split_name(name)
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = importlib.import_module(module or "")
         for part in qualname.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"

@@ -182,7 +182,7 @@ def _built(
         )
     if download:
         raise UserError(f"nothing can be downloaded for '{name}'", "Use timm:NAME or torchvision:NAME.", "download")
-    if kind:
+    if kind is not None:
         return _checked(own.call(own.imported(name), name, shape, num_classes), name, shape, num_classes, tokens)
     return _by_name(auto_name(shape, tokens) if name == "auto" else name, shape, num_classes, tokens)
 

@@ -79,7 +79,7 @@ class FrozenEncoder:
     def versions(self) -> str:
         """The libraries that the network is made of, and their versions."""
         found = [f"torch {torch.__version__}"]
-        if (library := _LIBRARIES.get(split_name(self.name).prefix)) is not None:
+        if (library := _LIBRARIES.get(split_name(self.name).prefix or "")) is not None:
             found.append(f"{library} {metadata.version(library)}")
         return ", ".join(found)
 
@@ -269,7 +269,7 @@ def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
         return vision.build_timm(rest, shape, 0, False)
     if isinstance(encoder, str) and kind == "torchvision":
         return vision.without_head(vision.build_torchvision(rest, shape, 1000, False))
-    if isinstance(encoder, str) and not kind:
+    if isinstance(encoder, str) and kind is None:
         raise UserError(f"'{name}' is no encoder", f"Give {', '.join(KINDS)}.", "encoder")
     if isinstance(encoder, str) and name.startswith(own.GIVEN):
         what = f"the encoder '{rest}' was given as a Python object, which is not stored"

@@ -47,7 +47,7 @@ def given_name(model: nn.Module | Factory) -> str:
 def is_code(name: str) -> bool:
     """Whether making the network or encoder of that name runs Python code that the name tells where to find."""
     kind = split_name(name).prefix
-    return bool(kind) and kind not in LIBRARIES and not name.startswith(GIVEN)
+    return kind is not None and kind not in LIBRARIES and not name.startswith(GIVEN)
 
 
 def check_trusted(name: str, trusted: bool, where: str) -> None:
@@ -73,7 +73,7 @@ def imported(name: str) -> Factory:
     """
     module, function = split_name(name)
     try:
-        factory: Factory = getattr(importlib.import_module(module), function)
+        factory: Factory = getattr(importlib.import_module(module or ""), function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"
         remedy = "Give package.module:function, importable from here (is PYTHONPATH set?)."
         raise UserError(f"cannot import '{name}' ({error})", remedy, "model") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from metapl.data.batches.split import from_json
 from metapl.errors import UserError
 from metapl.types import Source, Split
 from metapl.utils.files import guarded, write_text
+from metapl.utils.names import last_part
 
 
 def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
@@ -25,8 +25,7 @@ def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
     """
     if out is None:
         assert config is not None
-        stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.data.rpartition(":")[2]).name).strip("-") or "data"
-        base = f"{stem}-{config.method.rpartition(':')[2]}-{config.seed}"
+        base = f"{config.ref.stem}-{last_part(config.method)}-{config.seed}"
         names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
         out = next(p for n in names if not (p := Path("runs") / n).exists())
     out = Path(out).expanduser()

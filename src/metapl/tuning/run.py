@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from metapl.tuning.space import Axis, Space, get, make_space, resolve, with_sett
 from metapl.tuning.store import Trials, open_folder
 from metapl.types import Source
 from metapl.utils.files import write_json, write_text
+from metapl.utils.names import last_part
 from metapl.utils.progress import Progress, Silent, clock
 
 
@@ -135,8 +135,7 @@ def _check_numbers(config: RunConfig, minutes: float, workers: int) -> None:
 
 def free_folder(config: RunConfig) -> Path:
     """The first free ``tuned/DATA-METHOD[-k]``."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.data.rpartition(":")[2]).name).strip("-") or "data"
-    base = f"{stem}-{config.method.rpartition(':')[2]}"
+    base = f"{config.ref.stem}-{last_part(config.method)}"
     names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
     return next(p for n in names if not (p := Path("tuned") / n).exists())
 

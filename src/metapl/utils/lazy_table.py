@@ -20,5 +20,5 @@ class LazyTable(UserDict[str, Any]):
         entry = self.data[key]
         if isinstance(entry, str):
             module, name = split_name(entry)
-            entry = self.data[key] = getattr(importlib.import_module(module), name)
+            entry = self.data[key] = getattr(importlib.import_module(module or ""), name)
         return entry

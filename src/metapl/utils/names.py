@@ -9,18 +9,18 @@ class Name(NamedTuple):
     """A name, split at its first colon.
 
     Attributes:
-        prefix: what stands before the colon; "" where there is none.
+        prefix: what stands before the colon; None where there is none.
         rest: what stands behind it; the whole text where there is none.
     """
 
-    prefix: str
+    prefix: str | None
     rest: str
 
 
 def split_name(text: str) -> Name:
     """Return the two parts of ``text``."""
     prefix, colon, rest = text.partition(":")
-    return Name(prefix, rest) if colon else Name("", text)
+    return Name(prefix, rest) if colon else Name(None, text)
 
 
 def last_part(text: str) -> str:

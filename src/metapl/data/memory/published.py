@@ -225,12 +225,13 @@ def _fetch(datasets: Any, name: str, folder: Path, where: str) -> None:
     """Fetch a data set and keep it in ``folder``, which is whole or not there."""
     if any(part in ("", ".", "..") for part in name.replace(":", "/").split("/")):
         raise UserError(f"'{shown(name)}' is no name of a data set", "Write hf:NAME or hf:NAME:CONFIG.", where)
+    path, config = name.split(":", 1) if ":" in name else (name, "")
     try:
         with _whole(folder) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".cache.") as cache:
-            found = datasets.load_dataset(*name.split(":", 1), cache_dir=cache)
+            found = datasets.load_dataset(path, config or None, cache_dir=cache)
             found.save_to_disk(str(aside))
     except Exception as error:
-        several = ":" not in name and "config" in str(error).lower()
+        several = not config and "config" in str(error).lower()
         remedy = "Write hf:NAME:CONFIG." if several else "Check name and network."
         raise UserError(f"the data set cannot be fetched ({_short(error)})", remedy, where) from error
 

@@ -1,0 +1,109 @@
+"""What a user wrote for data (``photos``, ``csv:rows.txt``, ``hf:NAME``, ``digits``), parsed once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from metapl.data.images.scan import exists
+from metapl.data.memory.numpy_files import SUFFIXES as ARRAYS
+from metapl.data.memory.numpy_files import is_numpy
+from metapl.data.tables.files import READERS as TABLES
+from metapl.data.tables.files import is_table
+from metapl.utils.names import last_part, split_name
+
+PUBLISHED = ("torchvision", "hf")  # the name of a data set follows, or a folder that holds it
+FOLDER = "folder"
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """A reference to data.
+
+    Attributes:
+        text: as the user wrote it.
+        source: the name in SOURCES of what opens it; "" where nothing is known by that name, and no path is there.
+        argument: what follows the source's name, or the path itself.
+        named: whether the user wrote the source's name (``csv:rows.txt``), not a path alone (``rows.csv``).
+    """
+
+    text: str
+    source: str
+    argument: str
+    named: bool = False
+
+    @classmethod
+    def parse(cls, text: str, names: Container[str]) -> DataRef:
+        """Read ``text``; ``names`` are those of the known sources.
+
+        A known name wins over a folder of that name; write ``./digits`` for the folder.
+        """
+        prefix, rest = split_name(text)
+        if prefix is not None and prefix in names:
+            return cls(text, prefix, rest, named=True)
+        is_path = text == FOLDER or (f".{text}" in TABLES and exists(Path(text)))
+        if text in names and not is_path:
+            return cls(text, text, "", named=True)
+        if is_table(text) or is_numpy(text):
+            return cls(text, os.path.splitext(text)[1][1:].lower(), text)
+        path_like = any(mark in (text if prefix is None else prefix) for mark in "/\\.~")
+        return cls(text, FOLDER if text and (path_like or exists(Path(text))) else "", text)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a file of rows."""
+        return f".{self.source}" in TABLES
+
+    @property
+    def is_arrays(self) -> bool:
+        """Whether it is a file of NumPy arrays."""
+        return f".{self.source}" in ARRAYS
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder (or a file that nothing reads by its suffix)."""
+        return self.source == FOLDER
+
+    @property
+    def suffix(self) -> str:
+        """The suffix by which a file of rows is read, where the user named it; else ""."""
+        return f".{self.source}" if self.named and self.is_table else ""
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder behind it; None where there is none, as for a published data set by its name."""
+        if not self.argument or not self.source:
+            return None
+        path = Path(self.argument).expanduser()
+        return None if self.source in PUBLISHED and not path.is_dir() else path
+
+    @property
+    def stem(self) -> str:
+        """``name`` as a part of a folder's name."""
+        return re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-") or "data"
+
+    @property
+    def name(self) -> str:
+        """A short name: the last part of the path, or the name of the data set."""
+        return Path(last_part(self.text)).name
+
+    def absolute(self) -> DataRef:
+        """Return the same reference, for use from any folder."""
+        if self.path is None or (not self.named and self.is_folder and not self.path.is_dir()):
+            return self
+        path = os.path.abspath(self.path)
+        return replace(self, argument=path, text=f"{self.source}:{path}" if self.named else path)
+
+    def same_as(self, other: DataRef) -> bool:
+        """Return whether both mean the same data, however they are written."""
+        return self._identity == other._identity
+
+    @property
+    def _identity(self) -> tuple[str, str]:
+        if self.path is None:
+            return "", self.text
+        kind = self.source if self.source in (*PUBLISHED, "idx") else ""  # csv:x.csv is x.csv
+        return kind, os.path.realpath(self.path)
