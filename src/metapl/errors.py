@@ -15,11 +15,25 @@ class UserError(ValueError):
         what: the cause, without a full stop.
         remedy: what to do about it.
         where: file (and line) or option that holds the mistake.
+        setting: what else helps, a setting: "or set source.encoding=cp1252." It is appended to ``remedy``.
     """
 
-    def __init__(self, what: str, remedy: str = "", where: str = "") -> None:
-        self.what, self.remedy, self.where = what, remedy, where
-        super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + remedy if remedy else ''}")
+    def __init__(self, what: str, remedy: str = "", where: str = "", setting: str = "") -> None:
+        self.what, self.where, self._plain = what, where, remedy
+        self.remedy = f"{remedy.removesuffix('.')}, {setting}" if setting else remedy
+        super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + self.remedy if self.remedy else ''}")
+
+    def without_setting(self) -> UserError:
+        """Return the error without the advice to change a setting, for where there is none to change."""
+        return type(self)(self.what, self._plain, self.where)
+
+
+class BadRow(UserError):
+    """One row of a file cannot be read; ``source.skip_bad_rows`` leaves such rows out."""
+
+
+class UnclearDelimiter(UserError):
+    """The header of a file does not show which sign separates its fields."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -33,11 +33,9 @@ from metapl.checks.outliers import find_strange
 from metapl.checks.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
 from metapl.checks.report import Check as Check
 from metapl.data.sources import SourceOptions, open_source
-from metapl.errors import UserError
+from metapl.errors import BadRow
 from metapl.types import Source
 from metapl.utils.progress import Progress, Silent
-
-SKIP = "source.skip_bad_rows=true"  # the remedy where a row of a file is bad
 
 
 def check(
@@ -74,8 +72,8 @@ def _opened(spec: str, options: SourceOptions) -> tuple[Source, bool]:
     """The source without its bad rows, and whether a training with these options would stop at one."""
     try:
         return open_source(spec, options), False
-    except UserError as error:
-        if options.skip_bad_rows or SKIP not in error.remedy:
+    except BadRow:
+        if options.skip_bad_rows:
             raise
     return open_source(spec, replace(options, skip_bad_rows=True)), True
 

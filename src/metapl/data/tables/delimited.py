@@ -17,6 +17,7 @@ from metapl.data.tables.encodings import AUTO, find_encoding, open_text
 from metapl.data.tables.frame import (
     COMMA,
     POINT,
+    SKIP,
     ColumnBuilder,
     Form,
     Frame,
@@ -26,7 +27,7 @@ from metapl.data.tables.frame import (
     parsed,
     short,
 )
-from metapl.errors import UserError
+from metapl.errors import BadRow, UnclearDelimiter, UserError
 
 _SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # what Excel may write into the first line
 DECIMALS = {"point": POINT, "comma": COMMA}
@@ -135,7 +136,7 @@ class DelimitedFile:
         """Enter a bad row, or refuse it."""
         place = self._place(line, last)
         if not self.skip_bad:
-            raise UserError(reason, "Mend the row, or set source.skip_bad_rows=true to leave such rows out.", place)
+            raise BadRow(reason, "Mend the row.", place, SKIP)
         bad.append((place, reason))
 
     def _reason(self, row: Sequence[str]) -> str:
@@ -269,7 +270,7 @@ def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -
     if len(found) > 1:
         words = " and ".join(f"{_word(mark)} ({widths[mark][0]} columns)" for mark in found)
         remedy = f"Set source.delimiter={_word(found[0])}, or another."
-        raise UserError(f"fields may be separated by {words}", remedy, f"{name}, line 1")
+        raise UnclearDelimiter(f"fields may be separated by {words}", remedy, f"{name}, line 1")
     return found[0] if found else ","
 
 

@@ -40,11 +40,14 @@ class Encoding:
     notes: tuple[str, ...] = ()
 
 
+Complaint = tuple[str, str, str]  # what is wrong, what to do, and the setting that helps, too
+
+
 @dataclass(frozen=True)
 class _Scan:
     """What a pass over the whole file finds: the first thing that no text holds, if any, with its line."""
 
-    bad: tuple[str, str] | None = None
+    bad: Complaint | None = None
     line: int = 0
     ascii: bool = True
     controls: bool = False
@@ -83,7 +86,8 @@ def find_encoding(path: Path, asked: str, skip_bad: bool) -> Encoding:
 def _checked(path: Path, name: str, codec: str, asked: str, skip_bad: bool) -> Encoding:
     found = _scan(path, codec)
     if found.bad is not None and (not skip_bad or codec.startswith(_WIDE)):
-        raise UserError(*found.bad, f"{name}, line {found.line}" if found.line else name)
+        what, remedy, setting = found.bad
+        raise UserError(what, remedy, f"{name}, line {found.line}" if found.line else name, setting)
     notes: tuple[str, ...] = ()
     if asked != AUTO and not _same(codec, known(asked)):
         notes = (f"{name}: is in {codec.upper()} by its first bytes, not in {asked}, and read as that",)
@@ -142,20 +146,22 @@ def _scan(path: Path, codec: str) -> _Scan:
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return replace(seen, bad=("the file ends in the middle of a character", "It is cut: fetch or write it again."))
+        return replace(
+            seen, bad=("the file ends in the middle of a character", "It is cut: fetch or write it again.", "")
+        )
     return seen
 
 
-def _unmarked(codec: str) -> tuple[str, str]:
+def _unmarked(codec: str) -> Complaint:
     what = f"the file does not begin with the mark that tells which {codec.upper()} it is in"
-    return what, f"Save it as UTF-8, or set source.encoding={codec}-le (as on Windows) or {codec}-be."
+    return what, "Save it as UTF-8.", f"or set source.encoding={codec}-le (as on Windows) or {codec}-be."
 
 
-def _no_text(error: UnicodeDecodeError, codec: str) -> tuple[str, str]:
+def _no_text(error: UnicodeDecodeError, codec: str) -> Complaint:
     """What is said of a byte that no text in ``codec`` has, and what to do."""
     what = f"byte 0x{error.object[error.start]:02x} is no {codec.upper()}"
     if codec != "utf-8":
-        return what, "Save it as UTF-8, or set source.encoding to what it is in."
+        return what, "Save it as UTF-8.", "or set source.encoding to what it is in."
     word, likely = _word(error.object, error.start), "cp1252"
     try:
         read = word.decode(likely)
@@ -163,14 +169,14 @@ def _no_text(error: UnicodeDecodeError, codec: str) -> tuple[str, str]:
         likely = "cp850"
         read = word.decode(likely)
     what += f" (in {likely} the word is '{shown(read)}')"
-    return what, f"Save it as UTF-8, or set source.encoding={likely} or what else it is in."
+    return what, "Save it as UTF-8.", f"or set source.encoding={likely} or what else it is in."
 
 
-def _nul(text: str) -> tuple[str, str]:
+def _nul(text: str) -> Complaint:
     what = "the file holds a NUL byte"
     if text[1:2] == "\0" or text[:1] == "\0":
-        return what, "Is it in UTF-16? Save it as UTF-8, or set source.encoding=utf-16-le or utf-16-be."
-    return what, "It is damaged or no text: write it anew, as UTF-8."
+        return what, "Is it in UTF-16? Save it as UTF-8.", "or set source.encoding=utf-16-le or utf-16-be."
+    return what, "It is damaged or no text: write it anew, as UTF-8.", ""
 
 
 def _word(data: bytes, at: int, most: int = 20) -> bytes:

@@ -15,6 +15,7 @@ from metapl.errors import UserError
 Array = np.ndarray[Any, Any]
 Form = Literal["text", "number", "auto"]
 MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
+SKIP = "or set source.skip_bad_rows=true to leave such rows out."  # what else helps against a bad row
 SHOWN = 40  # characters of a value in a message
 POINT, COMMA = ".", ","  # the sign before the decimals
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
@@ -272,20 +273,25 @@ def not_a_number(column: str, value: str, where: str, decimal: str = POINT) -> U
         plain = "1234,5" if decimal == COMMA else "1234.5"
         return UserError(f"{named}, a number with its thousands marked", f"Write it plainly, as {plain}.", where)
     if decimal == POINT and decimal_comma(value):
-        return UserError(f"{named}, a number with a decimal comma", _other_sign(value, COMMA, POINT), where)
+        remedy, setting = _other_sign(value, COMMA, POINT)
+        return UserError(f"{named}, a number with a decimal comma", remedy, where, setting)
     if decimal == COMMA and parsed(value) is not None:
         what = f"{named}, a number with a point, where numbers have a decimal comma"
-        return UserError(what, _other_sign(value, POINT, COMMA), where)
+        remedy, setting = _other_sign(value, POINT, COMMA)
+        return UserError(what, remedy, where, setting)
     return UserError(f"{named}, which is no number", "Mend it, or leave the cell empty.", where)
 
 
-def _other_sign(value: str, found: str, wanted: str) -> str:
-    """What to do where ``found`` stands for the decimal sign ``wanted``."""
+def _other_sign(value: str, found: str, wanted: str) -> tuple[str, str]:
+    """What to do where ``found`` stands for the decimal sign ``wanted``, and the setting that helps, too."""
     text, word = value.strip(), "comma" if found == COMMA else "point"
-    remedy = f"Write {text.replace(found, wanted)}, or set source.decimal={word}, for all numbers of the file."
+    remedy, setting = (
+        f"Write {text.replace(found, wanted)}.",
+        f"or set source.decimal={word}, for all numbers of the file.",
+    )
     if one_group(text):  # not to be taken for 1.234 on our advice
-        return f"If the {word} marks thousands, take it out. {remedy}"
-    return remedy
+        remedy = f"If the {word} marks thousands, take it out. {remedy}"
+    return remedy, setting
 
 
 def one_group(value: str) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metapl.data.tables.frame import Array, Form, Frame, TableFile, Texts, Values, join, short, take
-from metapl.errors import UserError
+from metapl.data.tables.frame import SKIP, Array, Form, Frame, TableFile, Texts, Values, join, short, take
+from metapl.errors import BadRow, UserError
 
 
 @dataclass
@@ -55,8 +55,7 @@ class Joined:
             UserError: bad rows are not to be skipped.
         """
         if not self.skip_bad:
-            skip = "Or set source.skip_bad_rows=true to leave such rows out."
-            raise UserError(what, f"{remedy} {skip}", self.place(row))
+            raise BadRow(what, remedy, self.place(row), SKIP)
         self.bad.setdefault(row, what)
 
     def refuse_levels(self, column: str, rows: Array, why: Callable[[str], str | None], remedy: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from metapl.data.images.scan import shown
 from metapl.data.tables.delimited import CHUNK, check_names, read_columns
 from metapl.data.tables.encodings import AUTO, find_encoding, open_text
-from metapl.data.tables.frame import POINT, Form, Frame, short
-from metapl.errors import UserError
+from metapl.data.tables.frame import POINT, SKIP, Form, Frame, short
+from metapl.errors import BadRow, UserError
 
 
 class JsonLinesFile:
@@ -79,8 +79,7 @@ class JsonLinesFile:
                     place = f"{self.name}, line {line}"
                     reason = _reason(error)
                     if not self.skip_bad:
-                        remedy = "Mend the line, or set source.skip_bad_rows=true to leave such lines out."
-                        raise UserError(reason, remedy, place) from error
+                        raise BadRow(reason, "Mend the line.", place, SKIP) from error
                     bad.append((place, reason))
 
 

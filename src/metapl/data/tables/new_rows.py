@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,10 +22,8 @@ from metapl.data.tables.join import Joined, read_joined
 from metapl.data.tables.roles import AUTO, LABELS, NONE, PATHS, SURE, TEST, TEXTS, hint, listing
 from metapl.data.tables.source import check_paths, features, image_items, row_ids, without_minus_one
 from metapl.data.texts.tokens import tokenizer_of
-from metapl.errors import UserError, nearest
+from metapl.errors import UnclearDelimiter, UserError, nearest
 from metapl.types import Preprocessing, Source
-
-_SETTING = re.compile(r"(, or|\. Or) set source\.(skip_bad_rows|encoding|decimal)[^.]*")
 
 
 def open_rows(
@@ -83,7 +80,7 @@ def _no_settings() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(error.what, _SETTING.sub("", error.remedy), error.where) from error
+        raise error.without_setting() from error
 
 
 class _Facts:
@@ -153,10 +150,8 @@ def _opened(path: Path, options: TableOptions, suffix: str) -> TableFile:
         return open_file(path, options, suffix)
     try:
         return open_file(path, replace(options, delimiter=AUTO), suffix)
-    except UserError as error:
-        if error.what.startswith("fields may be separated"):
-            return open_file(path, options, suffix)
-        raise
+    except UnclearDelimiter:
+        return open_file(path, options, suffix)
 
 
 def _contents(file: TableFile, options: TableOptions, p: Preprocessing) -> tuple[str, ...]:
