@@ -14,7 +14,6 @@ import torch
 
 from metapl.comparison.budget import By, cost, measure, share_out
 from metapl.comparison.figure import draw
-from metapl.comparison.lock import locked
 from metapl.comparison.plan import PLAN, Plan, going_on, load_plan, make_plan
 from metapl.comparison.render import markdown, runs_csv, text
 from metapl.comparison.specs import Base, Spec, based_on, check_base, configure, parse
@@ -30,6 +29,7 @@ from metapl.training.workers import JobsStopped, Outcome, default_workers, run_j
 from metapl.types import Source
 from metapl.utils.device import pick_device
 from metapl.utils.files import write_json, write_text
+from metapl.utils.locks import locked
 from metapl.utils.progress import Progress, Silent, clock
 
 HOME, LOCK = "comparisons", ".lock"
@@ -222,7 +222,7 @@ def _free_folder(stem: str) -> Path:
 
 
 def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not p.name.startswith(LOCK) for p in out.iterdir())):
         raise UserError("the output folder is not empty and holds no comparison", "Name another.", str(out))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from metapl.comparison.lock import locked
 from metapl.comparison.versions import check_version, made_with
 from metapl.config.settings import RunConfig, load_config
 from metapl.data.embedded import open_source
@@ -27,6 +26,7 @@ from metapl.training.workers import peak_memory
 from metapl.types import Source, Split
 from metapl.utils.device import pick_device
 from metapl.utils.files import write_json
+from metapl.utils.locks import locked
 
 STORED = "compared.json"
 FORMAT = 1

@@ -33,7 +33,7 @@ from metapl.errors import UserError
 from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
 from metapl.models.probe import alike
 from metapl.types import Column, Kind, Preprocessing, Source, Tokens
-from metapl.utils.cache import LIMIT, cache_folder, has_room, locked, tidy, used
+from metapl.utils.cache import LIMIT, cache_folder, has_room, locked_cache, tidy, used
 from metapl.utils.device import pick_device
 from metapl.utils.files import write_with
 from metapl.utils.names import split_name
@@ -108,7 +108,7 @@ class EmbeddedSource:
         root = cache_folder() / "features"
         made_by = f"{self.fingerprint()}|{self.encoder.versions}"
         folder = root / hashlib.sha256(made_by.encode()).hexdigest()
-        with locked(folder):  # processes side by side want the same rows: the first one encodes them
+        with locked_cache(folder):  # processes side by side want the same rows: the first one encodes them
             self._load(folder)
             room = folder.is_dir() and has_room(folder, 4 * self._features.numel(), LIMIT)
             self._encode(index[~self._done[index]], folder if room else None)

@@ -5,7 +5,6 @@ Nothing here can run code on load: no pickle. A folder appears under its final n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,11 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from metapl.errors import UserError
-from metapl.utils.files import sha256, sync_file, sync_folder, write_json
+from metapl.utils.files import seal, sha256, sync_folder, write_json, write_tensors
 
 FORMAT = 1
 PARTS = ("tensors.safetensors", "state.json")
@@ -58,11 +57,10 @@ def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     aside.mkdir()
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(state, tensors)
-    save_file(tensors, aside / PARTS[0])
-    sync_file(aside / PARTS[0])
+    write_tensors(aside / PARTS[0], tensors)
     write_json(aside / PARTS[1], skeleton)
     facts = {"format": FORMAT, "step": step, "sha256": {p: sha256(aside / p) for p in PARTS}}
-    write_json(aside / MANIFEST, {**facts, "seal": _seal(facts)})
+    write_json(aside / MANIFEST, {**facts, "seal": seal(facts)})
     sync_folder(aside)
     replaced = folder / f".tmp-{step:08d}-replaced"
     if final.exists():
@@ -105,7 +103,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         tensors = load_file(path / PARTS[0])
         state = _unpack(json.loads((path / PARTS[1]).read_text(encoding="utf-8")), tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise DamagedCheckpoint(f"the checkpoint cannot be read ({error})", "", str(path)) from error
     if not isinstance(state, dict):
         raise DamagedCheckpoint("the checkpoint holds no state", "", str(path))
@@ -128,16 +126,11 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
     raise UserError(f"nothing to resume from ({cause})", "Start the training again.", str(folder))
 
 
-def _seal(facts: Mapping[str, Any]) -> str:
-    """The manifest's own sum: a flipped bit in it must not pass for another format or a damaged neighbour."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         facts = dict(json.loads(path.read_text(encoding="utf-8")))
-        whole, named = facts.pop("seal") == _seal(facts), NAME.fullmatch(path.parent.name)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        whole, named = facts.pop("seal") == seal(facts), NAME.fullmatch(path.parent.name)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(f"the file cannot be read ({error})", "", str(path)) from error
     if not whole:
         raise DamagedCheckpoint("the file is damaged (its sum differs)", "", str(path))

@@ -16,6 +16,8 @@ from metapl.types import Source, Split
 from metapl.utils.files import guarded, write_text
 from metapl.utils.names import last_part
 
+LOCK = ".lock"  # in a run folder, while a process writes to it
+
 
 def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
     """Make the run's folder: ``out``, or the first free ``runs/DATA-METHOD-SEED[-k]`` of ``config``. Never a used one.
@@ -29,7 +31,7 @@ def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
         names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
         out = next(p for n in names if not (p := Path("runs") / n).exists())
     out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not p.name.startswith(LOCK) for p in out.iterdir())):
         stopped = config is not None and (out / "config.yaml").is_file() and not (out / "results.json").exists()
         remedy = f"Name another folder{', or use `metapl resume` to go on with the stopped run' if stopped else ''}."
         raise UserError("the output folder is not empty", remedy, str(out))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from metapl._version import __version__
@@ -28,9 +28,11 @@ from metapl.models.own import check_trusted
 from metapl.models.probe import alike
 from metapl.types import Preprocessing
 from metapl.utils.chunks import rows_at_once
-from metapl.utils.files import sync_file, write_json
+from metapl.utils.files import seal, sha256, write_json, write_tensors
 
 Array = np.ndarray[Any, Any]
+CARD, WEIGHTS = "model.json", "weights.safetensors"
+UNSEALED = "0.1.0"  # the version whose models carry no sums
 CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
 
 
@@ -84,12 +86,32 @@ class Predictor:
         return torch.softmax(logits.float(), dim=-1).cpu()
 
 
+def non_finite(model: nn.Module) -> str:
+    """Name the first parameter or buffer that holds NaN or infinity; empty where all numbers are finite."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return next((name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())), "")
+
+
 def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, Any]) -> None:
-    """Write ``folder`` (made if missing). ``name`` is what ``build_model`` takes; ``card`` says how it was trained."""
+    """Write the model into ``folder``, which is made where it is missing.
+
+    The card carries the SHA-256 of the weights and a seal over itself, which ``load_model`` checks.
+
+    Args:
+        folder: the model's folder.
+        predictor: the trained model.
+        name: what ``build_model`` takes.
+        card: how the model was trained.
+
+    Raises:
+        UserError: a number in the network is not finite.
+    """
+    if bad := non_finite(predictor.model):
+        what = f"the model is not stored: '{bad}' holds numbers that are not finite"
+        raise UserError(what, "Train with a lower learning rate (optim.lr).", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in predictor.model.state_dict().items()}
-    save_file(tensors, folder / "weights.safetensors")
-    sync_file(folder / "weights.safetensors")
+    write_tensors(folder / WEIGHTS, tensors)
     facts = {
         "metapl": __version__,
         "model": name,
@@ -100,8 +122,9 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
         **({} if predictor.encoder is None else {"encoder": _encoder_to_dict(predictor.encoder)}),
         **({"files": dict(predictor.files)} if predictor.files else {}),
         **card,
+        "sha256": {WEIGHTS: sha256(folder / WEIGHTS)},
     }
-    write_json(folder / "model.json", facts)
+    write_json(folder / CARD, {**facts, "seal": seal(facts)})
 
 
 def load_model(
@@ -126,9 +149,9 @@ def load_model(
             the folder asks for code that is not trusted.
     """
     folder, device = Path(folder).expanduser(), torch.device(device)
-    folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+    folder = folder / "model" if (folder / "model" / CARD).is_file() else folder
     try:
-        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        card = _sealed_card(folder)
         preprocessing, names = preprocessing_from_dict(card["preprocessing"]), tuple(card["class_names"])
         shape = preprocessing.input_shape
         if not isinstance(card["model"], str):
@@ -141,17 +164,45 @@ def load_model(
         if "encoder" in card:
             check_trusted(str(card["encoder"]["name"]), trust_code or encoder is not None, str(folder))
         model = assemble(card.get("combine", PLAIN), build, shape)
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        if bad := non_finite(model):
+            raise ValueError(f"'{bad}' holds numbers that are not finite")
         frozen = _encoder_from_dict(card["encoder"], encoder) if "encoder" in card else None
     except FileNotFoundError as error:
         remedy = "Has the training finished? `metapl resume` goes on where it stopped."
         raise UserError("there is no trained model here", remedy, str(folder)) from error
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except PermissionError as error:
+        remedy = "Ask the owner of the file for the right to read it."
+        raise UserError("the file may not be read by this user", remedy, str(error.filename)) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise UserError(f"the model cannot be loaded ({error})", "Train again.", str(folder)) from error
     frozen = None if frozen is None else frozen.to(device)
     return Predictor(model.to(device).eval(), preprocessing, names, device, frozen, files)
+
+
+def _sealed_card(folder: Path) -> dict[str, Any]:
+    """Read the card and compare its seal, and the sum of the weights, with what is on disk.
+
+    Models of 0.1.0 carry neither.
+
+    Raises:
+        UserError: a file differs from what was written; the message names it.
+        FileNotFoundError: there is no card, or there are no weights.
+    """
+    for name in (CARD, WEIGHTS):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise UserError("this is not a file", "Train again.", str(folder / name))
+    card: dict[str, Any] = dict(json.loads((folder / CARD).read_text(encoding="utf-8")))
+    if card.get("metapl") == UNSEALED and not {"seal", "sha256"} & card.keys():
+        return card
+    remedy = "Copy it again from where it was trained, or train again."
+    if card.pop("seal", "") != seal(card):
+        raise UserError("the file is damaged or was edited (its seal differs)", remedy, str(folder / CARD))
+    if sha256(folder / WEIGHTS) != card["sha256"][WEIGHTS]:
+        raise UserError("the file is damaged (SHA-256 differs)", remedy, str(folder / WEIGHTS))
+    return card
 
 
 def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:

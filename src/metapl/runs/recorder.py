@@ -12,12 +12,14 @@ import torch
 
 from metapl.config.settings import RunConfig, save_config
 from metapl.data.batches.split import to_json
+from metapl.errors import UserError
 from metapl.runs import checkpoint
-from metapl.runs.folder import Metrics, write_problems
+from metapl.runs.folder import LOCK, Metrics, write_problems
 from metapl.runs.model_folder import Predictor, save_model
 from metapl.types import Source, Split
 from metapl.utils.device import environment
 from metapl.utils.files import write_json
+from metapl.utils.locks import locked
 from metapl.utils.signals import stop_signals
 
 
@@ -57,6 +59,10 @@ class Memory:
         self.made: list[Made] = []
         self.summary: dict[str, Any] = {}
         self._rows: list[dict[str, Any]] = []
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """Keep other processes away while the run is written."""
+        return nullcontext()
 
     def begin(self, start: Start) -> None:
         """Called once, before the first step of a new run."""
@@ -107,7 +113,22 @@ class RunFolder(Memory):
         self._metrics = Metrics(folder)
         self._held = False  # whether ``_rows`` has all of the file: the loop asks for them often
 
+    def claimed(self) -> AbstractContextManager[None]:
+        """Hold the run folder's lock.
+
+        Raises:
+            UserError: another process trains in this folder.
+        """
+        return locked(self.folder / LOCK)
+
     def begin(self, start: Start) -> None:
+        """Write what is known before the first step.
+
+        Raises:
+            UserError: another training has begun in this folder since it was found empty.
+        """
+        if (self.folder / "config.yaml").exists():
+            raise UserError("another training began in this folder", "Name another folder.", str(self.folder))
         super().begin(start)
         save_config(start.config, self.folder / "config.yaml")
         write_json(self.folder / "env.json", environment(start.device))

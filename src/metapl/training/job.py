@@ -21,7 +21,7 @@ from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.models import Factory, auto_name, build_given, build_model
 from metapl.optim import Learner
-from metapl.runs.model_folder import CHUNK, Predictor
+from metapl.runs.model_folder import CHUNK, Predictor, non_finite
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
 
 JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
@@ -198,11 +198,12 @@ def diverged(done: int, values: Mapping[str, Tensor]) -> Diverged:
 
 
 def sound(method: Method, state: Any) -> bool:
-    """No NaN in ``state`` and no infinite weight: a finite loss says nothing about the update that followed it."""
-    networks = [v for v in vars(method).values() if isinstance(v, Learner)]
-    weights = [p for model in method.candidates().values() for p in model.parameters()]
-    weights += [p for network in networks for p in network.model.parameters()]
-    return all(bool(torch.isfinite(w).all()) for w in weights) and not _has_nan(state)
+    """Whether ``state`` holds no NaN, and no network of the method an infinite parameter or buffer.
+
+    A finite loss says nothing about the update that followed it.
+    """
+    networks = [*method.candidates().values(), *(v.model for v in vars(method).values() if isinstance(v, Learner))]
+    return not any(non_finite(network) for network in networks) and not _has_nan(state)
 
 
 def _has_nan(state: Any) -> bool:

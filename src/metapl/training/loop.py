@@ -120,8 +120,9 @@ def start(
             store = open_store(config)
             if store.folder is not None:
                 progress.note(f"run folder: {store.folder}")
-            store.begin(Start(config, device, source, split))
-            return _loop(job, 0, store, progress, observe)
+            with store.claimed():
+                store.begin(Start(config, device, source, split))
+                return _loop(job, 0, store, progress, observe)
 
 
 def resume(
@@ -139,7 +140,14 @@ def resume(
         UserError: no run, no checkpoint, changed data, or a run that has finished.
     """
     folder = Path(folder).expanduser()
-    progress, config = progress or Silent(), open_run(folder)
+    open_run(folder)  # before the lock: nothing is written into a folder that is not a run
+    store = RunFolder(folder)
+    with store.claimed():
+        return _resumed(store, source, progress or Silent(), network)
+
+
+def _resumed(store: RunFolder, source: Source | None, progress: Progress, network: Factory | None) -> Result:
+    folder, config = store.folder, open_run(store.folder)
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
     source = open_source(config.data, config.source, source)
@@ -154,7 +162,7 @@ def resume(
                 progress.note(f"skipped: {text}")
             progress.note(f"resuming at step {step}")
             job.method.load_state_dict(checkpoint.to_device(state, job.device))
-            return _loop(job, step, RunFolder(folder), progress)
+            return _loop(job, step, store, progress)
 
 
 def _loop(job: Job, start: int, store: Memory, progress: Progress, observe: Observer | None = None) -> Result:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from metapl.utils.locks import locked
 
 LOCK = ".lock"  # in a set's folder, while it is filled
 LIMIT = 4 * 2**30  # bytes on disk that the sets of one kind may take together
@@ -23,24 +24,13 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process is at work in ``folder``; where it cannot be made or locked, go on without.
-
-    The lock is the system's and ends with its holder, however that ends.
-    """
-    handle = None
-    if sys.platform != "win32":
-        import fcntl
-
+def locked_cache(folder: Path) -> Iterator[None]:
+    """Wait until no other process is at work in ``folder``; where it cannot be made or locked, go on without."""
+    with ExitStack() as stack:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+            stack.enter_context(locked(folder / LOCK, patient=True))
         yield
-    finally:
-        if handle is not None:
-            handle.close()
 
 
 def has_room(folder: Path, size: int, limit: int = LIMIT) -> bool:
@@ -76,6 +66,8 @@ def tidy(root: Path, sets: re.Pattern[str], ours: re.Pattern[str], limit: int = 
             total += status.st_size
             if total > limit:
                 path.unlink(missing_ok=True)
-                if {other.name for other in path.parent.iterdir()} <= {LOCK}:
-                    (path.parent / LOCK).unlink(missing_ok=True)
+                rest = list(path.parent.iterdir())
+                if all(other.name.startswith(LOCK) for other in rest):
+                    for other in rest:
+                        other.unlink(missing_ok=True)
                     path.parent.rmdir()

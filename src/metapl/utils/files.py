@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -41,13 +44,21 @@ def guarded(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8) in one step; a crash leaves the old file or the new one."""
+    """Replace ``path`` by ``text`` (UTF-8) in one step; a crash leaves the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``, and nothing is left beside it.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     sync_folder(path.parent)
 
 
@@ -67,8 +78,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sync_file(path: Path) -> None:
-    """Flush a file that another library has written."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write contiguous CPU tensors as safetensors, flushed to disk.
+
+    The library gives the file the mode 0600. Here those who may read its folder may read the file.
+    """
+    from safetensors.torch import save_file  # slow to import, and not every command stores tensors
+
+    save_file(dict(tensors), path)
+    path.chmod(path.parent.stat().st_mode & 0o666)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
@@ -77,3 +95,8 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(facts: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over a tree of JSON values: a flipped bit in a card must not pass for another card."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

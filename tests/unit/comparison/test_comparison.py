@@ -21,7 +21,6 @@ from metapl._version import __version__
 from metapl.comparison import figure
 from metapl.comparison.budget import Cost, cost, measure, share_out
 from metapl.comparison.comparison import _folder_names, compare
-from metapl.comparison.lock import locked
 from metapl.comparison.paired import against_best, estimate, holm, paired, seeds_needed
 from metapl.comparison.passes import RowCounter, Rows, count_run
 from metapl.comparison.plan import Plan, going_on, load_plan, make_plan
@@ -718,13 +717,6 @@ def test_a_damaged_plan_is_told(tmp_path: Path, content: str) -> None:
     (tmp_path / "comparison.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=r"comparison\.json"):
         load_plan(tmp_path)
-
-
-def test_two_at_work_in_one_folder(tmp_path: Path) -> None:
-    with locked(tmp_path / "l"), pytest.raises(UserError, match="at work"), locked(tmp_path / "l"):
-        pass
-    with locked(tmp_path / "l"):
-        pass
 
 
 def test_every_row_has_a_folder_of_its_own() -> None:

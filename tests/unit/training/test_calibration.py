@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_train import kill_at, rows, same_run
+from test_loop import kill_at, rows, same_run
 from torch import Tensor
 
 from metapl import thresholds
@@ -212,7 +212,7 @@ def config_of(method: str = "fixmatch", **changes: Any) -> RunConfig:
     made = RunConfig(
         "digits",
         method=method,
-        model="test_train:small",
+        model="test_loop:small",
         steps=STEPS,
         split=SplitConfig(labels=3),
         batch=BatchConfig(labeled=8, unlabeled=12),

@@ -108,7 +108,7 @@ def test_run_folder(tmp_path: Path) -> None:
     made = train(config, tmp_path / "run")
     folder = made.folder
     assert folder == tmp_path / "run"
-    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.name != ".lock"}
     parts = {"manifest.json", "state.json", "tensors.safetensors"}
     assert names == {
         "config.yaml", "env.json", "split.json", "metrics.jsonl", "metrics.csv", "results.json", "checkpoints",
