@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from metapl.data.memory.arrays import from_arrays as from_arrays
     from metapl.data.memory.datasets import from_dataset as from_dataset
     from metapl.data.memory.semi_supervised import SemiSupervisedDataset as SemiSupervisedDataset
+    from metapl.data.modalities import register_modality as register_modality
+    from metapl.data.modality import Modality as Modality
     from metapl.inference.evaluate import evaluate as evaluate
     from metapl.inference.predict import Predictions as Predictions
     from metapl.inference.predict import predict_folder as predict_folder
@@ -59,6 +61,7 @@ _HOME = {
     "Check": "metapl.checks",
     "Comparison": "metapl.comparison",
     "ConvNet": "metapl.models",
+    "Modality": "metapl.data.modality",
     "Predictions": "metapl.inference.predict",
     "Predictor": "metapl.runs.model_folder",
     "Result": "metapl.training.result",
@@ -85,6 +88,7 @@ _HOME = {
     "open_source": "metapl.data.embedded",
     "predict_folder": "metapl.inference.predict",
     "predict_source": "metapl.inference.predict",
+    "register_modality": "metapl.data.modalities",
     "resume": "metapl.training.loop",
     "train": "metapl.training.loop",
     "train_mpl": "metapl.api.tutorial",

@@ -37,7 +37,7 @@ class OptimConfig:
             if not good:
                 raise UserError(f"{getattr(self, name)} is out of range", "See docs/settings.md.", f"optim.{name}")
 
-    def settled(self, model: str = "") -> OptimConfig:
+    def resolved(self, model: str = "") -> OptimConfig:
         """Without ``auto`` and a rate of 0: what they stand for with the network named ``model``."""
         ngram = model == "ngram"  # most rows of its table see a gradient only now and then: rates of their own
         name = self.name if self.name != "auto" else "adamw" if ngram else "sgd"
@@ -61,7 +61,7 @@ def ramp(t: int, length: int) -> float:
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over two groups: matrices and kernels with weight decay, vectors (biases, norms) without."""
-    config = config.settled()
+    config = config.resolved()
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -125,7 +125,7 @@ class Learner:
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig, steps: int, own_statistics: bool = False) -> None:
-        self.model, self.config, self.steps = model.train(), config.settled(), steps
+        self.model, self.config, self.steps = model.train(), config.resolved(), steps
         self.optimizer = make_optimizer(model, self.config)
         self.ema = EMA(model, config.ema, own_statistics)
         self.clip_scale: Tensor | None = None  # factor of the last step's clipping, for the feedback's chain rule

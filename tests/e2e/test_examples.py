@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SAID = {
     "dataframe": ["metapl, 60 labels", "logistic regression", "cross-validation"],
     "own_method": ["test rows"],
+    "own_modality": ["test signals", "new signals"],
     "own_module": ["test rows", "unlabelled rows now have a label"],
     "photos": ["test images", "unlabelled"],
     "questions": ["test questions", "How many legs has a spider?"],
@@ -70,7 +71,7 @@ def test_photos_of_ones_own(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folder = load("photos").make_folder(tmp_path / "data")
     given = sums(folder)
     monkeypatch.setattr(sys, "argv", ["photos.py", str(folder)])
-    monkeypatch.setattr("metapl.api.fit", lambda folder, steps, out, progress: sys.exit(f"{folder} to {out}"))
+    monkeypatch.setattr("metapl.fit", lambda folder, steps, out, progress: sys.exit(f"{folder} to {out}"))
     with pytest.raises(SystemExit, match="data to photos-run"):
         runpy.run_path(str(EXAMPLES / "photos.py"), run_name="__main__")
     assert sums(folder) == given

@@ -13,12 +13,12 @@ import pytest
 import metapl
 
 PUBLIC = {
-    "Check", "Comparison", "ConvNet", "LabeledKFold", "METHODS", "MLP", "MODELS", "Predictions", "Predictor", "Result",
-    "RunConfig", "SemiSupervisedClassifier", "SemiSupervisedDataset", "SmallCNN", "SplitConfig", "Stopped",
-    "Tuning", "UserError", "WideResNet", "__version__", "check", "compare", "diagnostics", "embed", "evaluate",
-    "filter_pseudo_labels", "fit", "from_arrays", "from_dataset", "generate_pseudo_labels", "load_model",
-    "make_config", "make_split", "open_source", "predict_folder", "predict_source", "resume", "train",
-    "train_mpl", "tune",
+    "Check", "Comparison", "ConvNet", "LabeledKFold", "METHODS", "MLP", "MODELS", "Modality", "Predictions",
+    "Predictor", "Result", "RunConfig", "SemiSupervisedClassifier", "SemiSupervisedDataset", "SmallCNN",
+    "SplitConfig", "Stopped", "Tuning", "UserError", "WideResNet", "__version__", "check", "compare", "diagnostics",
+    "embed", "evaluate", "filter_pseudo_labels", "fit", "from_arrays", "from_dataset", "generate_pseudo_labels",
+    "load_model", "make_config", "make_split", "open_source", "predict_folder", "predict_source",
+    "register_modality", "resume", "train", "train_mpl", "tune",
 }  # fmt: skip
 EXTRAS = ("timm", "torchvision", "transformers")
 SLOW = ("torch", "sklearn", "numpy", "PIL", "matplotlib", "yaml", *EXTRAS)

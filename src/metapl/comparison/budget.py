@@ -22,7 +22,7 @@ from metapl.data.batches.split import make_split
 from metapl.data.embedded import open_source
 from metapl.errors import UserError
 from metapl.methods import method_class
-from metapl.training.job import Job, build_job, settled
+from metapl.training.job import Job, build_job, resolved
 from metapl.training.timing import Pace, measure_pace
 from metapl.types import PoolPasses, Source
 from metapl.utils.device import pick_device
@@ -68,7 +68,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    config, device = replace(settled(config, preprocessing), minutes=0.0), pick_device(config.device)
+    config, device = replace(resolved(config, preprocessing), minutes=0.0), pick_device(config.device)
 
     def job(counter: RowCounter) -> Job:
         return build_job(config, Path(), source, split, preprocessing, device, watch=counter.watch)

@@ -126,7 +126,7 @@ def _check_config(folder: Path, config: RunConfig) -> None:
     stored = load_config(folder / "config.yaml")
     if config.model == "auto":
         config = replace(config, model=stored.model)
-    here, there = (replace(c, optim=c.optim.settled(c.model)) for c in (config, stored))
+    here, there = (replace(c, optim=c.optim.resolved(c.model)) for c in (config, stored))
     if here != there:
         remedy = "Move the folder away to train it again."
         raise UserError("the stored run has other settings than the comparison", remedy, str(folder))

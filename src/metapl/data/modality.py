@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig, Views
+from metapl.data.images.options import OWN_SIZE, ImageOptions
+from metapl.data.memory.tensors import read_numbers
+from metapl.errors import UserError
 from metapl.types import Kind, Preprocessing, Source
 from metapl.utils.chunks import rows_at_once
 
@@ -38,6 +41,39 @@ class Moments:
     values: int
 
 
+@dataclass(frozen=True)
+class ArrayOptions:
+    """How rows in memory become raw rows: the arguments of ``from_arrays`` that concern single kinds.
+
+    Attributes:
+        tokenizer, max_tokens: texts: as the settings ``source.tokenizer`` and ``source.max_tokens``.
+        images: images: size and resize.
+        features: tables: the columns of a DataFrame that are used; () = all that can be.
+        copy: without it the rows may share the memory of the array that was given.
+    """
+
+    tokenizer: str = "auto"
+    max_tokens: int | str = "auto"
+    images: ImageOptions = OWN_SIZE
+    features: tuple[str, ...] = ()
+    copy: bool = True
+
+
+@dataclass
+class RawRows:
+    """Raw rows of one or several parts (X, X_unlabeled, X_test), and what was learnt while they were read.
+
+    Attributes:
+        tensors: by part, [n, ...], all rows of one shape.
+        notes: what a user should know about how the rows were read.
+        facts: further arguments of ``MemorySource``: columns, tokens, resize, white, resized.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 class Modality:
     """One kind of rows. Subclass it, set ``kind`` and ``views``, and change what differs.
 
@@ -51,6 +87,8 @@ class Modality:
         dimensions: of one raw row.
         has_tokens: whether a source of such rows has ``tokens``.
         encodable: whether a frozen encoder of images or texts takes such rows.
+        sized: whether such rows are brought to the setting ``source.image_size``.
+        has_form: whether ``from_arrays`` tells such rows from others by their dimensions; others are asked for by name.
         model: the network that ``model=auto`` means; "auto" chooses by the shape of a row.
     """
 
@@ -61,11 +99,47 @@ class Modality:
     dimensions: int = 2
     has_tokens: bool = False
     encodable: bool = False
+    sized: bool = False
+    has_form: bool = False
     model: str = "auto"
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> Views:
         """Return what makes plain, weak and strong views of raw rows."""
         raise NotImplementedError(f"{type(self).__name__} needs views(config, preprocessing)")
+
+    def read(self, parts: Mapping[str, Any], options: ArrayOptions) -> RawRows:
+        """Read training rows in memory; ``parts`` has X and may have X_unlabeled and X_test. Nothing is written to.
+
+        Raises:
+            UserError: values that are not finite numbers, or rows of another number of dimensions.
+        """
+        tensors = {name: self._numbers(part, name) for name, part in parts.items()}
+        check_one_shape(tensors)
+        return RawRows(tensors)
+
+    def read_new(self, X: Any, preprocessing: Preprocessing, name: str, tell: Callable[[str], None]) -> Tensor:
+        """Read new rows in memory for a trained model, with nothing fitted on them.
+
+        Args:
+            X: what ``read`` takes for a part.
+            preprocessing: the model's own.
+            name: what messages call ``X``.
+            tell: called with what looks like a mistake.
+
+        Raises:
+            UserError: as ``read``. The caller checks the shape.
+        """
+        return self._numbers(X, name)
+
+    def _numbers(self, X: Any, name: str) -> Tensor:
+        array = read_numbers(X, name)
+        if array.ndim != 1 + self.dimensions:
+            what = f"it has {array.ndim} dimensions, {self.rows} have {1 + self.dimensions}"
+            raise UserError(what, "The first is the number of rows.", name)
+        rows = torch.from_numpy(np.array(array)).to(self.dtype)
+        if not torch.isfinite(rows).all():
+            raise UserError("it holds values that are not finite numbers", "Fill or remove them.", name)
+        return rows
 
     def fit(self, source: Source, index: Array, shape: tuple[int, ...]) -> Preprocessing:
         """Fit the preprocessing on the rows at ``index``, each of ``shape``; a constant channel gets std 1."""
@@ -119,3 +193,16 @@ class Modality:
         if len(p.shape) != self.dimensions or not p.shape[0] == len(p.mean) == len(p.std):
             return False
         return min(p.std) > 0
+
+
+def check_one_shape(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parts whose rows have different shapes.
+
+    Raises:
+        UserError: it names the part that differs from X.
+    """
+    wanted = tensors["X"].shape[1:]
+    for name, tensor in tensors.items():
+        if tensor.shape[1:] != wanted:
+            what = f"its rows have shape {tuple(tensor.shape[1:])}, those of X {tuple(wanted)}"
+            raise UserError(what, "Bring them to one shape.", name)

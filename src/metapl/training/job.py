@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metapl.config.settings import RunConfig
 from metapl.data.batches.seeds import derive_seed, generator
 from metapl.data.batches.stream import Stream
-from metapl.data.modalities import make_views
+from metapl.data.modalities import make_views, modality_of
 from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.methods import method_class
@@ -89,11 +89,11 @@ class Job:
         return logits, torch.from_numpy(self.source.labels[index].astype(np.int64)).to(self.device)
 
 
-def settled(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
-    """The config with the network and the optimiser that ``auto`` stands for with these rows."""
-    auto = config.model == "auto"
-    model = auto_name(preprocessing.input_shape, preprocessing.tokens) if auto else config.model
-    return replace(config, model=model, optim=config.optim.settled(model))
+def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
+    """Return the config with the network and the optimiser that ``auto`` means for these rows."""
+    model = modality_of(preprocessing.kind).model if config.model == "auto" else config.model
+    model = auto_name(preprocessing.input_shape, preprocessing.tokens) if model == "auto" else model
+    return replace(config, model=model, optim=config.optim.resolved(model))
 
 
 def build_job(
@@ -132,7 +132,7 @@ def build_job(
     context = Context(
         build_model=build,
         num_classes=len(source.class_names),
-        optim=settled(config, preprocessing).optim,
+        optim=resolved(config, preprocessing).optim,
         steps=config.steps,
         pool_size=stream.pool_size,
         pool=stream.pool,
@@ -175,7 +175,7 @@ def _network(
     else:
         model = build_model(name, shape, num_classes, tokens, start=start, download=download, notes=notes)
     # Convolutions run up to twice as fast in this memory layout, on CPUs too.
-    layout: dict[str, Any] = {"memory_format": torch.channels_last} if preprocessing.kind == "image" else {}
+    layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(preprocessing.input_shape) == 3 else {}
     moved: nn.Module = model.to(device).to(**layout)
     return moved
 

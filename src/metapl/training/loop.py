@@ -31,7 +31,7 @@ from metapl.runs.folder import load_split, new_folder, open_run
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Made, Memory, RunFolder, Start
 from metapl.training import alarms, guard
-from metapl.training.job import Job, build_job, diverged, due, settled, sound
+from metapl.training.job import Job, build_job, diverged, due, resolved, sound
 from metapl.training.result import Result as Result
 from metapl.training.timing import measure_pace
 from metapl.types import Source
@@ -108,7 +108,7 @@ def start(
             progress.note(note)
         raise
     preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    config = settled(config, preprocessing)  # stored as it is run
+    config = resolved(config, preprocessing)  # stored as it is run
     with own_generator(device):
         job = build_job(config, Path(), source, split, preprocessing, device, network=network)  # before any writing
         with progress:

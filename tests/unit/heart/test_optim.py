@@ -244,9 +244,9 @@ def test_learner_state_round_trip() -> None:
     ],
 )
 def test_the_optimiser_that_auto_stands_for(given: dict[str, Any], model: str, name: str, lr: float) -> None:
-    found = OptimConfig(**given, clip=2.0).settled(model)
+    found = OptimConfig(**given, clip=2.0).resolved(model)
     assert found == OptimConfig(name=name, lr=lr, clip=2.0)
-    assert found.settled("ngram") == found
+    assert found.resolved("ngram") == found
 
 
 @pytest.mark.parametrize(

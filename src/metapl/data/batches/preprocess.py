@@ -56,6 +56,8 @@ def preprocessing_from_dict(stored: Mapping[str, Any]) -> Preprocessing:
     try:
         modality = modality_of(stored["kind"])
         preprocessing = modality.from_dict(stored)
+    except UserError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the stored preprocessing is damaged ({error})", "Train again.") from error
     if not modality.is_sound(preprocessing):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
+from metapl.data.images.options import SIDES
+from metapl.data.images.resize import how, images_at
 from metapl.data.images.views import ImageViews
-from metapl.data.modality import Array, Modality
+from metapl.data.memory.tensors import new_pixels, pixels, planes, read_numbers
+from metapl.data.modality import Array, ArrayOptions, Modality, RawRows, check_one_shape
 from metapl.data.traits import traits
 from metapl.types import RESIZES, Preprocessing, Source
 
@@ -23,10 +26,29 @@ class Images(Modality):
 
     kind, row, rows = "image", "image", "images"
     dtype, dimensions = torch.uint8, 3
-    encodable = True
+    encodable = sized = has_form = True
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> ImageViews:
         return ImageViews(config, preprocessing)
+
+    def read(self, parts: Mapping[str, Any], options: ArrayOptions) -> RawRows:
+        stacks = {k: planes(read_numbers(part, k), k, isinstance(part, Tensor)) for k, part in parts.items()}
+        notes: list[str] = []
+        tensors, white = pixels(stacks, notes, copy=options.copy)
+        size, resize = options.images.size, options.images.resize
+        if size is not None and any(tuple(tensor.shape[2:]) != size for tensor in tensors.values()):
+            notes.append(f"images are brought to {size[0]} x {size[1]}{how(resize)}")
+            tensors = {name: images_at(tensor, size, resize) for name, tensor in tensors.items()}
+        check_one_shape(tensors)
+        return RawRows(tensors, notes, {"resize": resize, "white": white, "resized": size is not None})
+
+    def read_new(self, X: Any, preprocessing: Preprocessing, name: str, tell: Callable[[str], None]) -> Tensor:
+        p, images = preprocessing, planes(read_numbers(X, name), name, isinstance(X, Tensor))
+        rows = new_pixels(images, p.white, name, tell)
+        # A single image [H, W, C] is not a stack of images: it is refused by its shape, not brought to the size.
+        if not p.resized or rows.shape[1] != p.shape[0] or min(rows.shape[2:]) < SIDES.start:
+            return rows
+        return images_at(rows, (p.shape[1], p.shape[2]), p.resize)
 
     def fit(self, source: Source, index: Array, shape: tuple[int, ...]) -> Preprocessing:
         moments = self.moments(source, index, shape)

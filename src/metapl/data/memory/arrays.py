@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metapl.data.images.options import OWN_SIZE, ImageOptions
-from metapl.data.images.resize import how, images_at
+from metapl.data.memory.kinds import GUESSED, guess_kind
 from metapl.data.memory.source import MemorySource
-from metapl.data.memory.tensors import pixels, planes, read_numbers, table_rows
-from metapl.data.tables.dataframe import (
-    categorical,
-    column_names,
-    column_of,
-    encode_columns,
-    fit_columns,
-    is_frame,
-    lost_columns,
-    read_frame,
-)
-from metapl.data.tables.id_columns import numbers_rows
+from metapl.data.modalities import MODALITIES, modality_of
+from metapl.data.modality import ArrayOptions
 from metapl.data.tables.labels import encode_labels
-from metapl.data.texts.read import is_texts, read_texts
-from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.errors import UserError
-from metapl.types import Column, Kind, Resize, Tokens
-from metapl.utils.warnings import warn
+from metapl.types import Kind, Resize
 
 Array = np.ndarray[Any, Any]
 PREFIX = {"X": "", "X_unlabeled": "unlabeled/", "X_test": "test/"}
@@ -43,7 +29,7 @@ def from_arrays(
     X_test: Any = None,
     y_test: Any = None,
     class_names: Sequence[str] | None = None,
-    kind: Literal["auto", "image", "table", "text"] = "auto",
+    kind: str = "auto",
     unlabeled: Any = None,
     tokenizer: str = "auto",
     max_tokens: int | str = "auto",
@@ -67,7 +53,8 @@ def from_arrays(
         X_test: test rows, with labels ``y_test``. A category that X and X_unlabeled do not hold counts as missing.
         class_names: names of the classes 0, 1, ... for whole-number labels, or the text labels in class order.
             Without it classes are the labels that occur, sorted.
-        kind: "auto" takes strings for texts, two dimensions for a table and three or four for images.
+        kind: "auto" takes strings for texts, two dimensions for a table and three or four for images; else "image",
+            "table", "text" or a kind of your own (docs/modalities.md).
         unlabeled: a further mark of a row without a label, such as "?", or several as a tuple.
         tokenizer, max_tokens: for texts, as the settings ``source.tokenizer`` and ``source.max_tokens``.
         image_size: side in pixels or "HxW" that images are brought to, as files would be; auto: their own.
@@ -101,30 +88,14 @@ def assemble(
         raise UserError("X_test and y_test belong together", "Give both or neither.", "from_arrays")
     if isinstance(features, str):
         raise UserError(f"features is {features!r}, not a list of names", f"Write [{features!r}].", "features")
-    names = [str(name) for name in features]
     parts = {part: given[part] for part in PREFIX if given.get(part) is not None}
-    made_kind = kind_of(X, kind)
-    notes: list[str] = []
-    columns: tuple[Column, ...] = ()
-    tokens: Tokens | None = None
-    white, resized = 0, False
-    check_sized(images, made_kind)
-    if made_kind == "text":
-        tensors, tokens = _texts(parts, tokenizer, max_tokens, notes)
-    elif made_kind == "image":
-        stacks = {k: planes(read_numbers(part, k), k, isinstance(part, Tensor)) for k, part in parts.items()}
-        tensors, white = pixels(stacks, notes, copy=copy)
-        resized = images.size is not None
-        tensors = _brought(tensors, images, notes)
-    elif is_frame(X):
-        tensors, columns = _frames(parts, notes, names)
-    else:
-        tensors = {k: table_rows(read_numbers(part, k), k, copy) for k, part in parts.items()}
-    if features and not columns:
+    modality = modality_of(kind_of(X, kind))
+    check_sized(images, modality.kind)
+    options = ArrayOptions(tokenizer, max_tokens, images, tuple(str(name) for name in features), copy)
+    raw = modality.read(parts, options)
+    if features and not raw.facts.get("columns"):
         raise UserError("features names columns, and X has none", "Give a DataFrame.", "features")
-    _check_same_shape(tensors)
-    if made_kind == "table" and not columns:
-        notes += _numbering([tensors[k].numpy() for k in tensors if k != "X_test"])
+    tensors, notes = raw.tensors, raw.notes
     counts = {part: len(tensor) for part, tensor in tensors.items()}
     _check_order(X, y, "y")
     _check_order(X_test, y_test, "y_test")
@@ -134,92 +105,33 @@ def assemble(
     ids = _ids(parts, counts)
     return MemorySource(
         name=name,
-        kind=made_kind,
+        kind=modality.kind,
         data=tensors["X"] if len(tensors) == 1 and not copy else torch.cat(list(tensors.values())).contiguous(),
         labels=np.concatenate(spread),
         class_names=class_names,
         ids=ids,
         is_test=np.arange(len(ids)) >= len(ids) - counts_t,
         notes=tuple(notes),
-        columns=columns,
-        tokens=tokens,
-        resize=images.resize,
-        white=white,
-        resized=resized,
+        **raw.facts,
     )
 
 
 def kind_of(X: Any, kind: str = "auto") -> Kind:
-    """Image, table or text, by what ``X`` is, checked against what was asked for.
+    """Return the kind of rows that ``kind`` names, or that X has by its form; the form is checked where it can be.
 
     Raises:
         UserError: ``kind`` is unknown, or X is of another kind.
     """
-    if kind not in ("auto", "image", "table", "text"):
-        raise UserError(f"kind is {kind!r}", "Give 'auto', 'image', 'table' or 'text'.", "kind")
-    if is_texts(X, kind == "text"):
-        made: Kind = "text"
-    elif is_frame(X):
-        made = "table"
-    else:
-        dimensions = read_numbers(X, "X").ndim
-        if dimensions > 4:
-            raise UserError(f"it has {dimensions} dimensions", "Give a table (2) or images (3 or 4).", "X")
-        made = "table" if dimensions == 2 else "image"
-    if kind not in ("auto", made):
-        what = "texts" if made == "text" else "a table" if made == "table" else "images"
-        raise UserError(f"it looks like {what}, not like kind='{kind}'", "Reshape X, or leave kind='auto'.", "X")
-    return made
-
-
-def _texts(
-    parts: Mapping[str, Any], tokenizer: str, max_tokens: int | str, notes: list[str]
-) -> tuple[dict[str, Tensor], Tokens]:
-    """Token ids of every part; how many are kept of a text is told by the training rows alone."""
-    texts = {name: read_texts(part, name) for name, part in parts.items()}
-    train = [text for name in texts if name != "X_test" for text in texts[name]]
-    rows, tokens, said = encode_texts(train, tokenizer, max_tokens)
-    notes.extend(said)
-    tensors = {"X": rows[: len(texts["X"])]}
-    if "X_unlabeled" in texts:
-        tensors["X_unlabeled"] = rows[len(texts["X"]) :]
-    if "X_test" in texts:
-        tensors["X_test"] = tokenizer_of(tokens).encode(texts["X_test"])
-    return tensors, tokens
-
-
-def _numbering(parts: Sequence[Array]) -> list[str]:
-    """A note on each column that numbers the rows; it stays, since columns without names go by their position."""
-    found = {k: numbers_rows("", [part[:, k] for part in parts]) for k in range(parts[0].shape[1])}
-    return [f"column {k} of X {why}: to leave it out, drop it" for k, (why, sure) in found.items() if sure]
-
-
-def _frames(
-    parts: Mapping[str, Any], notes: list[str], features: Sequence[str] = ()
-) -> tuple[dict[str, Tensor], tuple[Column, ...]]:
-    """Rows of every part, its columns in the order of X, or those of ``features``."""
-    for name, part in parts.items():
-        if not is_frame(part):
-            raise UserError("X has named columns, this has none", "Give a DataFrame with the same columns.", name)
-    tables = {"X": read_frame(parts["X"], "X", features or None)}
-    tables |= {name: read_frame(part, name, tables["X"]) for name, part in parts.items() if name != "X"}
-    train = [name for name in tables if name != "X_test"]
-    keep = frozenset[str](features).union(*(categorical(parts[name]) for name in train))
-    if features:
-        tables["X"] = {name: column_of(tables["X"], name, "X") for name in dict.fromkeys(features)}
-    told: list[str] = []
-    columns = fit_columns([tables[name] for name in train], train, told, keep)
-    for text in told:
-        warn(text)
-    notes += told
-    for name in tables:
-        further = [column for column in column_names(parts[name]) if column not in tables["X"]]
-        if further and not features:
-            notes.append(f"{name} has columns that X has not, passed over: {', '.join(further[:5])}")
-    tensors = {name: encode_columns(table, columns, name) for name, table in tables.items()}
-    for name, table in tables.items():
-        notes += [f"{name}: {text}" for text in lost_columns(table, columns, tensors[name])]
-    return tensors, columns
+    if kind not in ("auto", *MODALITIES):
+        known = ", ".join(map(repr, ["auto", *MODALITIES]))
+        raise UserError(f"kind is {kind!r}", f"Give one of {known}.", "kind")
+    if kind in MODALITIES and kind not in GUESSED:
+        return kind
+    guessed = guess_kind(X, kind == "text")
+    if kind not in ("auto", guessed):
+        what = f"it looks like {modality_of(guessed).rows}, not like kind='{kind}'"
+        raise UserError(what, "Reshape X, or leave kind='auto'.", "X")
+    return guessed
 
 
 def check_sized(images: ImageOptions, kind: Kind) -> None:
@@ -228,29 +140,9 @@ def check_sized(images: ImageOptions, kind: Kind) -> None:
     Raises:
         UserError: ``images`` ask for a size, and the rows are no images.
     """
-    if images.size is not None and kind != "image":
-        rows = {"table": "a table", "text": "texts"}[kind]
-        raise UserError(f"image_size is set, and the rows are {rows}", "Leave it out.", "source.image_size")
-
-
-def _brought(tensors: dict[str, Tensor], images: ImageOptions, notes: list[str]) -> dict[str, Tensor]:
-    """Images of every part at the size that is asked for."""
-    size = images.size
-    if size is None or all(tuple(tensor.shape[2:]) == size for tensor in tensors.values()):
-        return tensors
-    notes.append(f"images are brought to {size[0]} x {size[1]}{how(images.resize)}")
-    return {name: images_at(tensor, size, images.resize) for name, tensor in tensors.items()}
-
-
-def _check_same_shape(tensors: dict[str, Tensor]) -> None:
-    wanted = tensors["X"].shape[1:]
-    for name, tensor in tensors.items():
-        if tensor.shape[1:] != wanted:
-            raise UserError(
-                f"its rows have shape {tuple(tensor.shape[1:])}, those of X {tuple(wanted)}",
-                "Bring them to one shape.",
-                name,
-            )
+    if images.size is not None and not modality_of(kind).sized:
+        what = f"image_size is set, and the rows are {modality_of(kind).rows}"
+        raise UserError(what, "Leave it out.", "source.image_size")
 
 
 def _index(part: Any) -> Any:

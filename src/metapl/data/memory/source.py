@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.data.modalities import modality_of
 from metapl.types import Column, Kind, Resize, Tokens
 
 Array = np.ndarray[Any, Any]
-_FORM = {"image": (torch.uint8, 4), "table": (torch.float32, 2), "text": (torch.int32, 2)}  # type, dimensions
 
 
 def digest_of(
@@ -76,12 +76,13 @@ class MemorySource:
         if not len(self.is_test):
             self.is_test = np.zeros(count, dtype=bool)
         self.labels = np.asarray(self.labels, dtype=np.int64)
-        wanted = _FORM[self.kind]
+        modality = modality_of(self.kind)
+        wanted = (modality.dtype, 1 + modality.dimensions)
         if (self.data.dtype, self.data.ndim) != wanted or self.data.device.type != "cpu":
             raise ValueError(f"{self.kind} rows must be a {wanted[0]} tensor with {wanted[1]} dimensions on the CPU")
         if not len(self.ids) == len(self.labels) == len(self.is_test) == count:
             raise ValueError("data, labels, ids and is_test must have the same length")
-        if (self.kind == "text") != (self.tokens is not None):
+        if modality.has_tokens != (self.tokens is not None):
             raise ValueError("tokens belong to texts")
         if len(self.columns) not in (0, self.data.shape[1]):
             raise ValueError("there must be one of columns for each column of data")

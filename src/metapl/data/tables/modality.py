@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
-from metapl.data.modality import FLOOR, Array, Modality
+from metapl.data.memory.tensors import read_numbers, table_rows
+from metapl.data.modality import FLOOR, Array, ArrayOptions, Modality, RawRows, check_one_shape
+from metapl.data.tables.dataframe import (
+    categorical,
+    column_names,
+    column_of,
+    encode_columns,
+    fit_columns,
+    is_frame,
+    lost_columns,
+    read_frame,
+)
+from metapl.data.tables.id_columns import numbers_rows
 from metapl.data.tables.views import TableViews
+from metapl.errors import UserError
 from metapl.types import Column, Preprocessing, Source
+from metapl.utils.warnings import warn
 
 
 class Tables(Modality):
@@ -19,9 +34,30 @@ class Tables(Modality):
 
     kind, row, rows = "table", "table row", "a table"
     dimensions = 1
+    has_form = True
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> TableViews:
         return TableViews(config, preprocessing)
+
+    def read(self, parts: Mapping[str, Any], options: ArrayOptions) -> RawRows:
+        notes: list[str] = []
+        if is_frame(parts["X"]):
+            tensors, columns = _frames(parts, notes, options.features)
+            check_one_shape(tensors)
+            return RawRows(tensors, notes, {"columns": columns})
+        tensors = {k: table_rows(read_numbers(part, k), k, options.copy) for k, part in parts.items()}
+        check_one_shape(tensors)
+        return RawRows(tensors, _numbering([tensors[k].numpy() for k in tensors if k != "X_test"]))
+
+    def read_new(self, X: Any, preprocessing: Preprocessing, name: str, tell: Callable[[str], None]) -> Tensor:
+        columns = preprocessing.columns
+        if not is_frame(X) or not columns:
+            return _plain_table(X, preprocessing, name)
+        table = read_frame(X, name, [column.name for column in columns])
+        rows = encode_columns(table, columns, name)
+        for text in lost_columns(table, columns, rows):
+            tell(f"{name}: {text}")
+        return rows
 
     def fit(self, source: Source, index: Array, shape: tuple[int, ...]) -> Preprocessing:
         moments = self.moments(source, index, shape)
@@ -51,3 +87,46 @@ class Tables(Modality):
         p = preprocessing
         fits = len(p.columns) in (0, *p.shape) and all(0 <= k < p.shape[0] for k in p.missing)
         return super().is_sound(p) and fits
+
+
+def _numbering(parts: Sequence[Array]) -> list[str]:
+    """A note on each column that numbers the rows; it stays, since columns without names go by their position."""
+    found = {k: numbers_rows("", [part[:, k] for part in parts]) for k in range(parts[0].shape[1])}
+    return [f"column {k} of X {why}: to leave it out, drop it" for k, (why, sure) in found.items() if sure]
+
+
+def _frames(
+    parts: Mapping[str, Any], notes: list[str], features: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], tuple[Column, ...]]:
+    """Rows of every part, its columns in the order of X, or those of ``features``."""
+    for name, part in parts.items():
+        if not is_frame(part):
+            raise UserError("X has named columns, this has none", "Give a DataFrame with the same columns.", name)
+    tables = {"X": read_frame(parts["X"], "X", features or None)}
+    tables |= {name: read_frame(part, name, tables["X"]) for name, part in parts.items() if name != "X"}
+    train = [name for name in tables if name != "X_test"]
+    keep = frozenset[str](features).union(*(categorical(parts[name]) for name in train))
+    if features:
+        tables["X"] = {name: column_of(tables["X"], name, "X") for name in dict.fromkeys(features)}
+    told: list[str] = []
+    columns = fit_columns([tables[name] for name in train], train, told, keep)
+    for text in told:
+        warn(text)
+    notes += told
+    for name in tables:
+        further = [column for column in column_names(parts[name]) if column not in tables["X"]]
+        if further and not features:
+            notes.append(f"{name} has columns that X has not, passed over: {', '.join(further[:5])}")
+    tensors = {name: encode_columns(table, columns, name) for name, table in tables.items()}
+    for name, table in tables.items():
+        notes += [f"{name}: {text}" for text in lost_columns(table, columns, tensors[name])]
+    return tensors, columns
+
+
+def _plain_table(X: Any, preprocessing: Preprocessing, name: str) -> Tensor:
+    """Columns by position: where the model knows no names, or the rows bring none."""
+    levels = [column.name for column in preprocessing.columns if column.levels]
+    if levels:
+        what = f"the model was trained on categories ('{levels[0]}'), which an array cannot name"
+        raise UserError(what, "Give a DataFrame with the columns of the training.", name)
+    return table_rows(read_numbers(X.to_numpy() if hasattr(X, "to_numpy") else X, name), name)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
-from metapl.data.modality import Array, Modality
+from metapl.data.modality import Array, ArrayOptions, Modality, RawRows
+from metapl.data.texts.read import read_texts
+from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.data.texts.views import TextViews
 from metapl.types import Preprocessing, Source, Tokens
 
@@ -25,6 +28,22 @@ class Texts(Modality):
         assert preprocessing.tokens is not None  # every preprocessing of texts has them: see is_sound
         c = config
         return TextViews(preprocessing.tokens, c.word_drop_weak, c.word_drop, c.word_mask, c.word_shuffle)
+
+    def read(self, parts: Mapping[str, Any], options: ArrayOptions) -> RawRows:
+        texts = {name: read_texts(part, name) for name, part in parts.items()}
+        # How many ids are kept of a text depends on the training rows alone.
+        train = [text for name in texts if name != "X_test" for text in texts[name]]
+        rows, tokens, notes = encode_texts(train, options.tokenizer, options.max_tokens)
+        tensors = {"X": rows[: len(texts["X"])]}
+        if "X_unlabeled" in texts:
+            tensors["X_unlabeled"] = rows[len(texts["X"]) :]
+        if "X_test" in texts:
+            tensors["X_test"] = tokenizer_of(tokens).encode(texts["X_test"])
+        return RawRows(tensors, list(notes), {"tokens": tokens})
+
+    def read_new(self, X: Any, preprocessing: Preprocessing, name: str, tell: Callable[[str], None]) -> Tensor:
+        assert preprocessing.tokens is not None
+        return tokenizer_of(preprocessing.tokens).encode(read_texts(X, name))
 
     def fit(self, source: Source, index: Array, shape: tuple[int, ...]) -> Preprocessing:
         return Preprocessing(self.kind, shape, (), (), tokens=source.tokens)
