@@ -225,6 +225,7 @@ class Context:
         pool: passes over these rows; None where there is no data behind the method (some unit tests).
         row_shape: one row's shape as networks see it: [channels, height, width] or [features]; () where not known.
         build_teacher: as ``build_model``, for a method's teacher where that is another network; None = as the others.
+        labeled: gives all labelled rows, normalised without a view [n, ...], and their classes [n].
     """
 
     build_model: Callable[[], nn.Module]
@@ -235,6 +236,19 @@ class Context:
     pool: Pool | None = None
     row_shape: tuple[int, ...] = ()
     build_teacher: Callable[[], nn.Module] | None = None
+    labeled: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A network that is fitted to all labelled rows at once, instead of trained in steps."""
+
+    def fit(self, x: Tensor, y: Tensor, pool: Iterable[Tensor], trust: float) -> None:
+        """Fit to labelled rows x [n, ...] with classes y [n]; ``pool``: batches of unlabelled rows.
+
+        ``trust``: how much the labelled rows count against the size of the weights.
+        """
+        ...
 
 
 class Method(Protocol):

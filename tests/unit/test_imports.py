@@ -39,7 +39,7 @@ FOR_METHODS = {"types", "errors", "losses", "feedback", "pseudo_labels", "thresh
 FOR_METHODS |= {"methods.base", "methods.parts", "models.combined"}
 
 # Where rows set aside for testing are judged.
-EVALUATION = {"inference.stored_run", "api.demo", "comparison.worker", "training.result"}
+EVALUATION = {"inference.stored_run", "api.demo", "comparison.worker", "comparison.peers", "training.result"}
 
 
 def files() -> list[Path]:
@@ -159,6 +159,7 @@ def test_only_evaluation_reads_the_test_part() -> None:
             "inference.stored_run",
             "api.demo",
             "comparison.worker",
+            "comparison.peers",
             "training.result",
         }, path
 

@@ -95,6 +95,7 @@ def compare(
 
     A method may have settings of its own, as in mpl:feedback=none+uda_weight=0; any key will do that does not decide
     data, split, seed, steps or device. mpl:ablate stands for mpl, and mpl with one part taken away at a time.
+    sklearn:NAME is a classifier of scikit-learn, on the same rows and features.
 
     DIR gets table.md, comparison.png, results.json, results.csv and all run folders. Ctrl-C saves; the same command
     with the same --out, or metapl resume DIR, goes on. More --seeds may be added later.
@@ -104,6 +105,7 @@ def compare(
       metapl compare digits --labels 20 --methods all --seeds 2 --steps 50
       metapl compare photos --labels 10 --methods supervised,fixmatch,mpl
       metapl compare photos --labels 10 --methods mpl:ablate
+      metapl compare rows.csv --labels 10 --methods linear,mpl,sklearn:RandomForest,sklearn:SelfTraining
       metapl compare photos --methods fixmatch:views.ops=1+optim.lr=0.02,mpl
       metapl compare photos --methods fixmatch,mpl --minutes 5
     """

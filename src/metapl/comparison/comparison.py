@@ -24,6 +24,7 @@ from metapl.config.paths import anchored
 from metapl.config.settings import RunConfig, known_keys
 from metapl.data.embedded import open_source
 from metapl.errors import UserError, nearest
+from metapl.methods import fits_once
 from metapl.training.loop import Stopped
 from metapl.training.workers import JobsStopped, Outcome, default_workers, run_jobs
 from metapl.types import Source
@@ -122,7 +123,8 @@ def compare(
     specs = parse(methods)
     check_base(base, specs)
     configs = {spec: anchored(configure(base, spec, _guard_off(spec.method))) for spec in specs}
-    wanted = _budget(budget, minutes, next(iter(configs.values())))
+    trained = [config for config in configs.values() if not fits_once(config.method)]
+    wanted = _budget(budget, minutes, next(iter(trained or configs.values())))
     chosen = _reference(reference, specs)
     numbers = _seeds(seeds, next(iter(configs.values())).seed)
     progress, kept = progress or Silent(), source
@@ -260,7 +262,7 @@ def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | Non
     Raises:
         UserError: a method cannot be built, or its cost cannot be measured where the budget needs it.
     """
-    asked, labels = plan.asked["budget"], plan.labels
+    asked, labels = plan.asked["budget"], [label for label in plan.labels if plan.trained(label)]
     jobs = [(plan.config(label, plan.seeds[0]), source, asked["minutes"] or 0.0) for label in labels]
     costs: dict[str, dict[str, Any]] = {}
 
@@ -275,8 +277,12 @@ def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | Non
     progress.note("measuring what a step of each method costs")
     _in_jobs(out, 0, measure, jobs, _count(workers, jobs), done, plan)
     found = {label: cost(costs[label]) for label in labels if label in costs}
-    shares = share_out(asked["by"], found, labels[0], asked["steps"] or 0, asked["minutes"] or 0.0)
-    budget = {label: {"steps": shares.get(label, asked["steps"]), "cost": costs.get(label)} for label in labels}
+    shares = share_out(asked["by"], found, labels[0], asked["steps"] or 0, asked["minutes"] or 0.0) if labels else {}
+    budget = {
+        label: {"steps": shares.get(label, asked["steps"] or 1), "cost": costs.get(label)} for label in plan.labels
+    }
+    for label in plan.labels:  # a linear model and a peer have one step, whatever the budget
+        budget[label]["steps"] = replace(plan, budget=budget).config(label, plan.seeds[0]).steps
     return replace(plan, budget=budget)
 
 
@@ -309,7 +315,9 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
         for note in outcome.notes:
             progress.note(f"note: {label}: {note}")
 
-    jobs = [(plan.config(label, s), out / "runs" / f"{names[label]}-{s}", source) for label, s in missing]
+    jobs = [
+        (plan.config(label, s), out / "runs" / f"{names[label]}-{s}", source, plan.peer(label)) for label, s in missing
+    ]
     count = _count(workers, jobs)
     if jobs:
         progress.note(f"{total} runs, {count} at a time, into {out}")

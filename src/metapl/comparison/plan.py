@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from metapl._version import __version__
+from metapl.comparison.peers import Peer
 from metapl.comparison.specs import Spec
 from metapl.comparison.versions import check_version
 from metapl.comparison.worker import count_judges
 from metapl.config.settings import RunConfig, from_dict, to_dict
 from metapl.data.batches.split import make_split
 from metapl.errors import UserError
+from metapl.methods import fits_once
 from metapl.types import Source, Split
 from metapl.utils.files import write_json
 
 PLAN = "comparison.json"
+PEER = "peer"  # the key of a row that holds ``Peer`` as plain values
 FORMAT = 1
 HOLD_OUT, FEWEST = 0.3, 20  # share of the labelled rows, and rows in all, that must judge where there are no test rows
 DEFAULT_STEPS = 1000  # of the throw-away runs by which minutes become steps
@@ -58,11 +61,21 @@ class Plan:
     def config(self, label: str, seed: int) -> RunConfig:
         """The config of one run; before the budget is shared out, with the steps asked for."""
         steps = self.budget[label]["steps"] if self.budget else self.asked["budget"]["steps"] or DEFAULT_STEPS
-        return from_dict({**self.asked["rows"][label], "seed": seed, "steps": steps})
+        return from_dict({**_without(self.asked["rows"][label], (PEER,)), "seed": seed, "steps": steps})
+
+    def peer(self, label: str) -> Peer | None:
+        """The classifier of a row that is not a method of this package."""
+        stored = self.asked["rows"][label].get(PEER)
+        return None if stored is None else Peer.from_dict(stored)
+
+    def trained(self, label: str) -> bool:
+        """Whether the row is trained in steps, and so has a budget; a linear model and a peer are fitted at once."""
+        return not fits_once(str(self.asked["rows"][label]["method"]))
 
     def method(self, label: str) -> str:
-        """The name in METHODS."""
-        return str(self.asked["rows"][label]["method"])
+        """The name in METHODS, or that of a peer."""
+        peer = self.peer(label)
+        return peer.name if peer else str(self.asked["rows"][label]["method"])
 
     def save(self, out: Path) -> None:
         write_json(out / PLAN, {"format": FORMAT, **self.to_dict()})
@@ -103,7 +116,7 @@ def _check_made(plan: Plan, out: Path) -> None:
     """
     check_version(str(plan.facts["metapl"]), "the comparison", out)
     for label, row in plan.asked["rows"].items():
-        known = _flat(_without(to_dict(from_dict(row, str(out / PLAN))), PER_RUN))
+        known = _flat(_without(to_dict(from_dict(_without(row, (PEER,)), str(out / PLAN))), PER_RUN))
         missing = [key.replace(" ", ".") for key in known if key not in _flat(row)]
         if missing:
             what = f"the stored comparison does not set {missing[0]} of {label}, so another state of metapl made it"
@@ -134,7 +147,7 @@ def make_plan(
     configs = _without_twins(configs, any(len(s.validation) for s in splits.values()), reference, notes)
     asked = {
         "data": first.data,
-        "rows": {spec.label: _without(to_dict(c), PER_RUN) for spec, c in configs.items()},
+        "rows": {spec.label: _row(spec, c) for spec, c in configs.items()},
         "reference": reference,
         "budget": dict(budget),
     }
@@ -147,6 +160,12 @@ def make_plan(
     shas = {seed: split.sha for seed, split in splits.items()}
     plan = Plan(asked, tuple(seeds), shas, source.fingerprint(), facts)
     return Plan(**{**json.loads(json.dumps(plan.to_dict())), "seeds": plan.seeds, "splits": shas})  # as it is read back
+
+
+def _row(spec: Spec, config: RunConfig) -> dict[str, Any]:
+    """What the plan stores of one row."""
+    peer = {} if spec.peer is None else {PEER: spec.peer.to_dict()}
+    return {**_without(to_dict(config), PER_RUN), **peer}
 
 
 _CHOSEN = re.compile(r" (finetune_|offer_)")  # settings of candidates that only validation rows can choose
@@ -163,7 +182,7 @@ def _without_twins(
     kept: dict[Spec, RunConfig] = {}
     seen: dict[str, str] = {}
     for spec, config in configs.items():
-        tree = _flat(to_dict(config))
+        tree = _flat(_row(spec, config))
         key = json.dumps({k: v for k, v in tree.items() if validated or not _CHOSEN.search(k)})
         if spec.label != reference and key in seen:
             why = "" if validated else ", since without validation rows nothing is fine-tuned and no candidate chosen"

@@ -7,6 +7,7 @@
     fixmatch:views.ops=1+optim.lr=0.02    with settings of the whole run
     mpl:ablate                            mpl, and one row for each part taken away
     package.module:Class                  a method of one's own; its settings likewise behind a colon
+    sklearn:RandomForest                  a classifier with scikit-learn's interface: see ``comparison.peers``
 
 Nothing here needs quotes in a shell.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metapl.comparison.peers import CARRIER, Peer, find_peer, make_peer
 from metapl.config.settings import RunConfig, known_keys, make_config, to_dict
 from metapl.errors import UserError, nearest
 from metapl.methods import METHODS, OWN, method_class, settings_group
@@ -39,11 +41,13 @@ class Spec:
         label: as it was written, such as ``mpl:feedback=none``.
         method: as in ``RunConfig``.
         pairs: its settings as full ``key=value``, such as ``mpl.feedback=none``.
+        peer: the classifier that is no method of this package; ``method`` then only carries data, split and seed.
     """
 
     label: str
     method: str
     pairs: tuple[str, ...] = ()
+    peer: Peer | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,12 @@ def _rows(word: str) -> list[Spec]:
     if name not in METHODS and text and "=" not in text.partition(":")[0]:
         own, colon, text = text.partition(":")  # package.module:Class, perhaps with settings behind one more colon
         name = f"{name}:{own}"
+        if find_peer(name) is not None:
+            return [Spec(word, CARRIER, peer=make_peer(name, _settings(text)))]
         method_class(name)
     elif name not in METHODS:
         raise UserError(f"unknown method '{name}'", nearest(name, [*METHODS, ALL]), "--methods")
-    # A plus sign may also stand in a number such as 1e+3.
-    settings = [s.strip() for s in re.split(r"\+(?=[A-Za-z_])", text)] if colon else []
+    settings = _settings(text) if colon else []
     if ABLATE not in settings:
         return [_spec(name, settings)]
     if name not in ABLATIONS:
@@ -91,6 +96,11 @@ def _rows(word: str) -> list[Spec]:
         raise UserError(f"there is no '{word}'", remedy, "--methods")
     rest = [s for s in settings if s != ABLATE]
     return [_spec(name, rest), *(_spec(name, [*rest, less]) for less in ABLATIONS[name])]
+
+
+def _settings(text: str) -> list[str]:
+    """``a=1+b=2`` cut at its plus signs; a plus sign may also stand in a number such as 1e+3."""
+    return [s.strip() for s in re.split(r"\+(?=[A-Za-z_])", text)] if text else []
 
 
 def _spec(method: str, settings: Sequence[str]) -> Spec:

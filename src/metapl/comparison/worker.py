@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 
+from metapl._version import __version__
+from metapl.comparison.peers import Peer, run_peer
 from metapl.comparison.versions import check_version, made_with
-from metapl.config.settings import RunConfig, load_config
+from metapl.config.settings import RunConfig, load_config, save_config
+from metapl.data.batches.split import make_split
 from metapl.data.embedded import open_source
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate
@@ -56,8 +59,10 @@ def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     return row
 
 
-def run_one(config: RunConfig, folder: Path, source: Source | None) -> dict[str, Any]:
+def run_one(config: RunConfig, folder: Path, source: Source | None, peer: Peer | None = None) -> dict[str, Any]:
     """Train and judge; the figures, which are also stored in the run folder.
+
+    A ``peer`` is fitted in place of the config's method; no model is stored of it.
 
     Raises:
         UserError: bad data or settings, a loss that is no longer finite, or no test row that can be read.
@@ -66,6 +71,8 @@ def run_one(config: RunConfig, folder: Path, source: Source | None) -> dict[str,
     with locked(folder.parent / f".{folder.name}.lock", patient=True):  # a killed comparison's run may be saving still
         if (row := stored_row(folder, config)) is not None:
             return row
+        if peer is not None:
+            return _peer_run(peer, config, folder, source)
         result, memory = _trained(config, folder, source)
         judged = evaluate(result.predictor, result.source, result.split.test)
         if not judged["rows"]:
@@ -76,6 +83,35 @@ def run_one(config: RunConfig, folder: Path, source: Source | None) -> dict[str,
         row = {"format": FORMAT, **_figures(result, judged), "peak_memory": memory, "versions": made}
         write_json(folder / STORED, row)
         return row
+
+
+def _peer_run(peer: Peer, config: RunConfig, folder: Path, source: Source | None) -> dict[str, Any]:
+    """Fit and judge a peer, and store config and figures, but no model."""
+    source = open_source(config.data, config.source, source)
+    split = make_split(source, config.split, config.seed, require_unlabeled=False)
+    judged = run_peer(peer, config, source, split)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    save_config(config, folder / "config.yaml")
+    write_json(folder / "evaluation.json", {"data": config.data, "part": "test", **judged})
+    write_problems(folder / "problems.csv", source.problems)
+    row = {
+        "format": FORMAT,
+        "test_accuracy": 100 * judged["accuracy"],
+        "test_rows": judged["rows"],
+        "test_log_loss": judged["log_loss"],
+        "seconds": judged["seconds"],
+        "resumed_at": 0,
+        "steps": 0,
+        "extra_steps": 0,
+        "chosen": peer.name,
+        "split_sha": split.sha,
+        "peak_memory": peak_memory(),
+        "versions": {**made_with(folder, torch.device("cpu")), "metapl": __version__},
+    }
+    write_json(folder / STORED, row)
+    return row
 
 
 def _figures(result: Result, judged: dict[str, Any]) -> dict[str, Any]:

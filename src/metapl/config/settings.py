@@ -21,7 +21,7 @@ from metapl.data.batches.views import ViewConfig
 from metapl.data.ref import DataRef
 from metapl.data.sources import SourceOptions, read_ref
 from metapl.errors import UserError, nearest
-from metapl.methods import METHODS, OWN, method_class, settings_group
+from metapl.methods import METHODS, OWN, fits_once, method_class, settings_group
 from metapl.optim import OptimConfig
 from metapl.utils.files import write_text
 
@@ -90,6 +90,9 @@ class RunConfig:
         reads = self.source.encoder or self.model
         if self.source.tokenizer == "auto" and reads.startswith("hf:"):  # a network's own, in its folder
             object.__setattr__(self, "source", replace(self.source, tokenizer=reads))
+        if fits_once(self.method):  # its one step takes no budget
+            object.__setattr__(self, "steps", 1)
+            object.__setattr__(self, "minutes", 0.0)
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
         if self.teacher_weights and not self.teacher_model:

@@ -12,6 +12,7 @@ from metapl.utils.names import last_part, split_name
 
 METHODS = LazyTable(
     {
+        "linear": "metapl.methods.linear:Linear",
         "supervised": "metapl.methods.supervised:Supervised",
         "pseudo_label": "metapl.methods.pseudo_label:PseudoLabel",
         "mean_teacher": "metapl.methods.mean_teacher:MeanTeacher",
@@ -38,6 +39,9 @@ def method_class(name: str) -> Any:
     Raises:
         UserError: for an unknown name, with the nearest known one; a class that cannot be imported or is no method.
     """
+    if name.startswith("sklearn:"):
+        remedy = "Such classifiers stand in `metapl compare --methods ...`; the method linear can be stored."
+        raise UserError(f"'{name}' cannot be trained and stored as a model", remedy, "method")
     if ":" in name:
         return _own(name)
     if name not in METHODS:
@@ -46,12 +50,22 @@ def method_class(name: str) -> Any:
     return METHODS[name]
 
 
+def fits_once(name: str) -> bool:
+    """Return whether the method called ``name`` fits its network in one step, instead of training it in many."""
+    return bool(getattr(method_class(name), "fits_once", False))
+
+
 def settings_group(name: str) -> str:
     """Under which key the settings of the method called ``name`` stand."""
     return OWN if ":" in name else name
 
 
-def _own(name: str) -> Any:
+def imported_class(name: str) -> Any:
+    """Import what ``package.module:Class`` names.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
     module, qualname = split_name(name)
     try:
         found: Any = importlib.import_module(module or "")
@@ -60,6 +74,11 @@ def _own(name: str) -> Any:
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"
         remedy = "Give package.module:Class, importable from here (is PYTHONPATH set?)."
         raise UserError(f"cannot import '{name}' ({error})", remedy, "method") from error
+    return found
+
+
+def _own(name: str) -> Any:
+    found = imported_class(name)
     parts = ("Config", "needs", "extra_steps", "step", "eval_model", "candidates", "state_dict", "load_state_dict")
     missing = [part for part in parts if not hasattr(found, part)]
     if missing or not isinstance(found, type):

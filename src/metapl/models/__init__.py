@@ -12,6 +12,7 @@ from torch import nn
 from metapl.errors import UserError, nearest
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.convnet import ConvNet as ConvNet
+from metapl.models.logistic import Linear as Linear
 from metapl.models.mlp import MLP as MLP
 from metapl.models.ngram import NGram as NGram
 from metapl.models.own import GIVEN as GIVEN
@@ -19,6 +20,7 @@ from metapl.models.own import Factory as Factory
 from metapl.models.own import as_factory as as_factory
 from metapl.models.own import given_name as given_name
 from metapl.models.small_cnn import SmallCNN as SmallCNN
+from metapl.models.tfidf import TfIdf as TfIdf
 from metapl.models.wide_resnet import WideResNet as WideResNet
 from metapl.types import Tokens
 from metapl.utils.names import split_name
@@ -41,16 +43,20 @@ MODELS: dict[str, Entry] = {
     "convnet": Entry(lambda s, c: ConvNet(s[0], (s[1], s[2]), c), "the tutorial's net: two convolutions, 128 units"),
     "wrn-28-2": Entry(lambda s, c: WideResNet(s[0], c), "WideResNet-28-2, the field's standard net; wants a GPU"),
     "mlp": Entry(lambda s, c: MLP(s, c), "two hidden layers of 128; feature rows", images_only=False),
-    "linear": Entry(lambda s, c: MLP(s, c, hidden=()), "one linear layer; feature rows", images_only=False),
+    "linear": Entry(lambda s, c: Linear(s, c), "one linear layer; feature rows", images_only=False),
     "ngram": Entry(lambda t, c: NGram(t, c), "hashed words and runs of words; texts", images_only=False, texts=True),
+    "tfidf": Entry(lambda t, c: TfIdf(t, c), "one linear layer over TF-IDF", images_only=False, texts=True),
 }
 
 
-def auto_name(shape: Shape, tokens: Tokens | None = None) -> str:
+def auto_name(shape: Shape, tokens: Tokens | None = None, fitted: bool = False) -> str:
     """The net that ``auto`` stands for.
 
-    ngram for texts, mlp for feature rows, small_cnn for images up to 32 pixels or without a GPU, else wrn.
+    ngram for texts, mlp for feature rows, small_cnn for images up to 32 pixels or without a GPU, else wrn; ``fitted``:
+    the linear layer that is fitted instead of trained.
     """
+    if fitted:
+        return "linear" if tokens is None else "tfidf"
     if tokens is not None:
         return "ngram"
     if len(shape) == 1:

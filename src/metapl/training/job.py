@@ -18,7 +18,7 @@ from metapl.data.batches.stream import Stream
 from metapl.data.modalities import make_views, modality_of
 from metapl.data.traits import traits
 from metapl.errors import UserError
-from metapl.methods import method_class
+from metapl.methods import fits_once, method_class
 from metapl.models import Factory, auto_name, build_given, build_model
 from metapl.optim import Learner
 from metapl.runs.model_folder import CHUNK, Predictor, non_finite
@@ -90,9 +90,16 @@ class Job:
 
 
 def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
-    """Return the config with the network and the optimiser that ``auto`` means for these rows."""
-    model = modality_of(preprocessing.kind).model if config.model == "auto" else config.model
-    model = auto_name(preprocessing.input_shape, preprocessing.tokens) if model == "auto" else model
+    """Return the config with the network and the optimiser that ``auto`` means for these rows.
+
+    Raises:
+        UserError: a network that the method cannot train.
+    """
+    fitted = fits_once(config.method)
+    model = modality_of(preprocessing.kind).model if config.model == "auto" and not fitted else config.model
+    model = auto_name(preprocessing.input_shape, preprocessing.tokens, fitted) if model == "auto" else model
+    if model == "tfidf" and not fitted:
+        raise UserError("the network tfidf is fitted, not trained", "Use method=linear, or leave model=auto.", "model")
     return replace(config, model=model, optim=config.optim.resolved(model))
 
 
@@ -126,6 +133,11 @@ def build_job(
         asked.append(config.teacher_model)
         return build(config.teacher_model, config.teacher_weights, None)
 
+    def labeled() -> tuple[Tensor, Tensor]:
+        index = source.readable(split.labeled)
+        rows = views.plain(source.rows(index).to(device))
+        return rows, torch.from_numpy(source.labels[index].astype(np.int64)).to(device)
+
     views = make_views(config.views, preprocessing)
     stream = Stream(source, split, config.batch, views, config.seed, device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -138,6 +150,7 @@ def build_job(
         pool=stream.pool,
         row_shape=preprocessing.input_shape,
         build_teacher=teacher if config.teacher_model else None,
+        labeled=labeled,
     )
     method = method_class(config.method)(config.settings, context)
     if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):
