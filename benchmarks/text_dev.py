@@ -1,6 +1,6 @@
 """Try settings on a file of short texts with few labels without looking at any test row.
 
-    python benchmarks/text_dev.py questions.csv --seeds 1000 1001 1002 --method mpl source.encoder=hf:FOLDER
+    python benchmarks/text_dev.py questions.csv --seeds 1000 1001 1002 --method mpl source.encoder.name=hf:FOLDER
 
 Starts from configs/text.yaml, changes the given settings, prints JSON: per seed the accuracy (percent) on the
 unlabelled rows, whose labels the file knows and training never sees. Use seeds that no result table uses.

@@ -15,7 +15,7 @@ class UserError(ValueError):
         what: the cause, without a full stop.
         remedy: what to do about it.
         where: file (and line) or option that holds the mistake.
-        setting: what else helps, a setting: "or set source.encoding=cp1252." It is appended to ``remedy``.
+        setting: what else helps, a setting: "or set source.table.encoding=cp1252." It is appended to ``remedy``.
     """
 
     def __init__(self, what: str, remedy: str = "", where: str = "", setting: str = "") -> None:
@@ -29,7 +29,7 @@ class UserError(ValueError):
 
 
 class BadRow(UserError):
-    """One row of a file cannot be read; ``source.skip_bad_rows`` leaves such rows out."""
+    """One row of a file cannot be read; ``source.table.skip_bad_rows`` leaves such rows out."""
 
 
 class UnclearDelimiter(UserError):

@@ -325,7 +325,7 @@ def test_folders_are_known_in_any_case(call: Call, data: Path, tmp_path: Path) -
 
 
 def test_a_setting_named_without_its_group_is_recognised(call: Call) -> None:
-    refused(call("train", "digits", "label=Status"), "unknown setting 'label'", "Did you mean 'source.label'?")
+    refused(call("train", "digits", "label=Status"), "unknown setting 'label'", "Did you mean 'source.table.label'?")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "methods", "one method", "models"])

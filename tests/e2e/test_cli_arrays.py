@@ -124,7 +124,7 @@ def test_hugging_face_form_and_features_in_parquet(call: Call, tmp_path: Path, d
     assert taught(call, tmp_path / "d" / "hf.parquet", "--labels", "10")["rows"]["labeled"] > 0
     columns = {f"p{k}": images[TRAIN].reshape(200, 64)[:, k].astype(float) for k in range(20, 40)}
     pq.write_table(pa.table({**columns, "label": list(y[TRAIN])}), tmp_path / "d" / "table.parquet")
-    refused(call("train", tmp_path / "d" / "table.parquet", "source.label=lable"), "lable", "label")
+    refused(call("train", tmp_path / "d" / "table.parquet", "source.table.label=lable"), "lable", "label")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "d" / "hf.parquet").read_bytes()[:-50])
     refused(call("train", tmp_path / "cut.parquet"), "cut.parquet", "damaged")
 

@@ -86,7 +86,7 @@ def test_many_unreadable_images_do_not_stop_it(call: Call, tree: Path) -> None:
     done = call("check", tree, "--out", "o")
     assert done.code == 0
     assert "WILL HURT: 21 of 170 (12.4 %) rows cannot be read" in done.out
-    assert "source.allow_bad=true" in done.out
+    assert "source.image.allow_bad=true" in done.out
     bad = [r for r in listed(Path("o")) if r["kind"] == "unreadable"]
     assert len(bad) == 21
     assert all(r["detail"] for r in bad)
@@ -152,12 +152,12 @@ def test_every_bad_row_of_a_file_is_listed(call: Call, tmp_path: Path) -> None:
     assert done.code == 2
     assert done.out.startswith("CANNOT BE USED: x.csv, 3 texts, 2 classes\n- CANNOT BE USED: 3 of 6 (50.0 %) rows")
     assert "such as 'x.csv, line 3': the row has 3 fields where the header has 2" in done.out
-    assert "source.skip_bad_rows=true" in done.out
+    assert "source.table.skip_bad_rows=true" in done.out
     bad = [(r["id"], r["detail"]) for r in listed(Path("o")) if r["kind"] == "unreadable"]
     assert [place for place, _ in bad] == ["x.csv, line 3", "x.csv, line 5", "x.csv, line 7"]
     assert bad[2][1] == "the row has 1 fields where the header has 2"
     refused(call("train", tmp_path / "x.csv", "--steps", "1"), "x.csv, line 3")
-    done = call("check", tmp_path / "x.csv", "source.skip_bad_rows=true")
+    done = call("check", tmp_path / "x.csv", "source.table.skip_bad_rows=true")
     assert done.code == 0
     assert "CANNOT BE USED" not in done.out
     (tmp_path / "y.csv").write_text('text,label\na b,x\nb,y,z\nc,"x\n')
@@ -167,7 +167,7 @@ def test_every_bad_row_of_a_file_is_listed(call: Call, tmp_path: Path) -> None:
 
 
 def test_settings_say_how_rows_are_read(call: Call, data: Path) -> None:
-    done = call("check", data / "photos", "source.image_size=48", "--json", "-")
+    done = call("check", data / "photos", "source.image.size=48", "--json", "-")
     assert json.loads(done.out)["shape"] == [3, 48, 48]
 
 
@@ -203,18 +203,18 @@ def test_columns_are_told_as_train_tells_them(call: Call, tmp_path: Path) -> Non
     rows = [[k, k * 2.5, "xyz"[k % 3], 7 * k % 71, f"note {k}", "?", "ab"[k % 2]] for k in range(60)]
     with open(tmp_path / "t.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("id", "size", "shape", "user_id", "remark", "empty", "label"), *rows])
-    told = call("check", tmp_path / "t.csv", "source.ignore=empty").out.split("\nas train reads them:\n")[1]
+    told = call("check", tmp_path / "t.csv", "source.table.ignore=empty").out.split("\nas train reads them:\n")[1]
     lines = [line.removeprefix("- ") for line in told.splitlines() if line.startswith("- ")]
     assert lines == [
         "4 features: 'size', 'shape', 'user_id', 'remark'; label: 'label'; id: 'id'",
         "columns not used: 'empty'",
         "numbers: 'size'; categories: 'shape' (3 levels)",
         "column 'user_id' numbers the rows (another whole number in each, with few gaps) and is left out (to keep it, "
-        "name the columns in source.features, 'user_id' among them)",
+        "name the columns in source.table.features, 'user_id' among them)",
         "column 'remark' has another text in nearly every row (an id or free text?) and is left out (to keep it, as a "
-        "text: source.text=remark; as categories: source.categorical=remark)",
+        "text: source.table.text=remark; as categories: source.table.categorical=remark)",
     ]
     quick = ("--labels", "5", "--steps", "2", "--guard", "off", "--method", "supervised", "--out", tmp_path / "run")
-    trained = call("train", tmp_path / "t.csv", "source.ignore=empty", *quick)
+    trained = call("train", tmp_path / "t.csv", "source.table.ignore=empty", *quick)
     assert trained.code == 0, trained
     assert not [line for line in lines if line not in trained.err]

@@ -37,7 +37,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("cache", ["true", "false"])
 def test_evaluate_decodes_no_training_image(call: Call, tree: Path, cache: str, decoded: list[str]) -> None:
     (tree / "unlabelled" / "broken.png").write_text("no")
-    assert call("train", tree, "--out", "run", *QUICK, f"source.cache={cache}").code == 0
+    assert call("train", tree, "--out", "run", *QUICK, f"source.image.cache={cache}").code == 0
     assert len(set(decoded)) > 100
     decoded.clear()
     assert call("evaluate", "run").code == 0
@@ -64,7 +64,7 @@ def test_evaluate_notices_a_repaired_or_changed_training_image(call: Call, tree:
 
 def test_every_command_with_images_that_are_not_held(call: Call, tree: Path, tmp_path: Path) -> None:
     before = sums(tree)
-    lazy = ("source.memory=0", "source.image_size=9x7", "source.resize=pad")
+    lazy = ("source.image.memory=0", "source.image.size=9x7", "source.image.resize=pad")
     done = call("train", tree, "--out", "run", *QUICK, *lazy)
     assert done.code == 0, done.err
     assert "decoded when needed" in done.err
@@ -93,7 +93,7 @@ def spoil(self, step, needs):
 Stream.__call__ = spoil
 from metapl.cli import main
 words = ["train", {str(tree)!r}, "--out", "run", "--method", "fixmatch", "--steps", "50", "--guard", "off"]
-sys.exit(main([*words, "source.memory=0", "batch.labeled=4", "batch.unlabeled=8", "model=small_cnn"]))
+sys.exit(main([*words, "source.image.memory=0", "batch.labeled=4", "batch.unlabeled=8", "model=small_cnn"]))
 """
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False

@@ -85,7 +85,7 @@ def test_too_many_unreadable_images(call: Call, tmp_path: Path) -> None:
     done = call("train", root, "--labels", "2")
     refused(done, "6 of 24 images cannot be read", "cat/0.png", "Repair or remove")
     assert os.listdir() == []
-    assert call("train", root, "--labels", "2", "source.allow_bad=true", "--out", "run", *QUICK).code == 0
+    assert call("train", root, "--labels", "2", "source.image.allow_bad=true", "--out", "run", *QUICK).code == 0
     assert [r["id"] for r in table(Path("run/problems.csv").read_text())] == bad
 
 

@@ -16,7 +16,7 @@ def test_a_network_of_timm_with_weights_from_a_file(call: Call, data: Path, monk
     from metapl.models import build_model
 
     torch.save(build_model("timm:test_resnet", (3, 32, 32), 9).state_dict(), "first.pth")
-    options = ("--model", "timm:test_resnet", "weights=first.pth", "source.image_size=32", "--method", "fixmatch")
+    options = ("--model", "timm:test_resnet", "weights=first.pth", "source.image.size=32", "--method", "fixmatch")
     done = call("train", data / "tree", *options, *QUICK[:4], "--guard", "off", "--out", "run")
     assert done.code == 0, done
     assert "3 input channels made 1; new head (fc.weight, fc.bias)" in done.err
@@ -35,7 +35,7 @@ def test_a_head_on_a_frozen_encoder(call: Call, data: Path, monkeypatch: pytest.
 
     monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "cache"))
     torch.save(build_model("timm:test_resnet", (3, 32, 32), 9).state_dict(), "encoder.pth")
-    options = ("source.encoder_weights=encoder.pth", "source.encoder_size=32", "--guard", "return")
+    options = ("source.encoder.weights=encoder.pth", "source.encoder.size=32", "--guard", "return")
     done = call("train", data / "tree", "--encoder", "timm:test_resnet", *options, *QUICK[:5], "--out", "run")
     assert done.code == 0, done
     assert "features of timm:test_resnet" in done.err
@@ -69,7 +69,7 @@ def test_code_that_a_run_names_runs_when_it_is_trusted(
     ("words", "parts"),
     [
         (("--model", "timm:test_resnt"), ("timm has no network 'test_resnt'", "Did you mean test_resnet")),
-        (("--model", "timm:test_vit", "source.image_size=20"), ("cannot take these rows", "source.image_size")),
+        (("--model", "timm:test_vit", "source.image.size=20"), ("cannot take these rows", "source.image.size")),
         (("--model", "small_cnn", "weights=gone.pth"), ("no such file of weights",)),
         (("--model", "small_cnn", "download=true"), ("nothing can be downloaded for 'small_cnn'",)),
         (("--encoder", "timm:test_resnt"), ("timm has no network 'test_resnt'",)),

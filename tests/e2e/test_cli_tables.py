@@ -84,7 +84,7 @@ def people_run(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
 
 def test_a_table_with_ten_labels_per_class(call: Call, cancer: Path) -> None:
     before = sums(cancer.parent)
-    done = call("train", cancer, "source.label=diagnosis", *QUICK, "mpl.finetune_steps=5", "--out", "run")
+    done = call("train", cancer, "source.table.label=diagnosis", *QUICK, "mpl.finetune_steps=5", "--out", "run")
     assert done.code == 0, done
     split = json.loads(Path("run/split.json").read_text())
     assert len(split["labeled"]) + len(split["validation"]) == 20
@@ -175,9 +175,9 @@ def test_bad_rows_stop_the_training_or_are_listed(call: Call) -> None:
     ]
     rows[30] += ",more"
     Path("x.csv").write_text("\n".join(rows))
-    refused(call("train", "x.csv", *SHORT, "--out", "run"), "x.csv, line 31", "source.skip_bad_rows=true")
+    refused(call("train", "x.csv", *SHORT, "--out", "run"), "x.csv, line 31", "source.table.skip_bad_rows=true")
     assert not Path("run").exists()
-    assert call("train", "x.csv", "source.skip_bad_rows=true", *SHORT, "--out", "run").code == 0
+    assert call("train", "x.csv", "source.table.skip_bad_rows=true", *SHORT, "--out", "run").code == 0
     problems = table(Path("run/problems.csv").read_text())
     assert [row["id"] for row in problems] == ["x.csv, line 31"]
     done = call("evaluate", "run", "x.csv")
@@ -222,13 +222,13 @@ def german(path: Path, rows: int, labeled: int, codec: str = "cp1252", seed: int
 def test_a_german_spreadsheet(call: Call) -> None:
     german(Path("de.csv"), 150, 60)
     before = sums(Path())
-    wrong = "de.csv, line 1: byte 0xe4 is no UTF-8 (in cp1252 the word is 'Länge')", "set source.encoding=cp1252"
+    wrong = "de.csv, line 1: byte 0xe4 is no UTF-8 (in cp1252 the word is 'Länge')", "set source.table.encoding=cp1252"
     refused(call("train", "de.csv", *SHORT, "--out", "run"), *wrong)
     refused(call("check", "de.csv"), *wrong)
-    comma = "de.csv, line 2: column 'Länge'", "a number with a decimal comma", "set source.decimal=comma"
-    refused(call("train", "de.csv", "source.encoding=cp1252", *SHORT, "--out", "run"), *comma)
-    refused(call("check", "de.csv", "source.encoding=cp1252"), *comma)
-    settings = ("source.encoding=cp1252", "source.decimal=comma")
+    comma = "de.csv, line 2: column 'Länge'", "a number with a decimal comma", "set source.table.decimal=comma"
+    refused(call("train", "de.csv", "source.table.encoding=cp1252", *SHORT, "--out", "run"), *comma)
+    refused(call("check", "de.csv", "source.table.encoding=cp1252"), *comma)
+    settings = ("source.table.encoding=cp1252", "source.table.decimal=comma")
     done = call("check", "de.csv", *settings)
     assert done.out.startswith("OK: de.csv, 150 table rows of 3 columns, 3 classes"), done
     done = call("train", "de.csv", *settings, *SHORT, "--steps", "100", "--out", "run")
@@ -311,10 +311,10 @@ def test_evaluated_texts_that_were_trained_on_are_counted(call: Call) -> None:
 def test_a_doubtful_column_of_labels_is_told_before_the_run_stops(call: Call) -> None:
     rows = [{"age": 18 + k % 60, "size": k % 7 + 0.5, "sick": "no" if k % 3 else "yes"} for k in range(180)]
     write(Path("x.csv"), rows, ["age", "size", "sick"])
-    done = call("train", "x.csv", "source.label=age", "--steps", "5", "--out", "run")
+    done = call("train", "x.csv", "source.table.label=age", "--steps", "5", "--out", "run")
     assert done.code == 2, done
     lines = done.err.splitlines()
     told = "the label column 'age' has 60 different values in 180 labelled rows, such as '18' and '77'"
-    wanted = f"{told}. Name the column of classes with source.label; few different values are in 'size', 'sick'"
+    wanted = f"{told}. Name the column of classes with source.table.label; few different values are in 'size', 'sick'"
     assert any(wanted in line for line in lines[:-1]), done
     assert lines[-1].startswith("error: ")

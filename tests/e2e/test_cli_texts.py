@@ -69,9 +69,9 @@ def test_from_a_file_to_answers(call: Call, file: Path, tmp_path: Path) -> None:
 
 def test_settings_of_texts_that_cannot_be(call: Call, file: Path, tmp_path: Path) -> None:
     for setting, part in (
-        ("source.tokenizer=word", "unknown tokenizer 'word'"),
-        ("source.tokenizer=hf:nowhere", "nowhere'. Give hf:FOLDER"),
-        ("source.max_tokens=0", "0 tokens per text"),
+        ("source.text.tokenizer=word", "unknown tokenizer 'word'"),
+        ("source.text.tokenizer=hf:nowhere", "nowhere'. Give hf:FOLDER"),
+        ("source.text.max_tokens=0", "0 tokens per text"),
         ("model=small_cnn", "'small_cnn' does not take texts. Use ngram"),
     ):
         refused(call("train", str(file), "--out", str(tmp_path / "none"), setting, *QUICK), part)
@@ -96,7 +96,7 @@ def test_a_changed_tokenizer_is_told_and_not_used(call: Call, file: Path, tmp_pa
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    given = (f"source.tokenizer=hf:{folder}", "split.validation=none", "--quiet")
+    given = (f"source.text.tokenizer=hf:{folder}", "split.validation=none", "--quiet")
     done = call("train", str(file), "--method", "fixmatch", "--out", str(run), *given, *QUICK)
     assert done.code == 0, done
     new = tmp_path / "new.csv"

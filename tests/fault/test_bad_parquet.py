@@ -126,5 +126,5 @@ def test_names_of_columns_that_published_files_have(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "cifar.parquet"))
     assert source.rows(np.arange(2)).shape == (2, 1, 40, 30)
     pq.write_table(table.rename_columns(["img", "fine"]), tmp_path / "other.parquet")
-    with pytest.raises(UserError, match=r"'img', 'fine'.*Set source\.label=NAME\.$"):
+    with pytest.raises(UserError, match=r"'img', 'fine'.*Set source\.table\.label=NAME\.$"):
         open_source(str(tmp_path / "other.parquet"))

@@ -15,7 +15,7 @@ import pytest
 from metapl.data.sources import SourceOptions, open_source
 from metapl.errors import UserError
 
-SETTINGS = ("source.encoding", "source.decimal", "source.delimiter")  # such a mistake lies in no file
+SETTINGS = ("source.table.encoding", "source.table.decimal", "source.table.delimiter")  # such a mistake lies in no file
 GOOD = "a,b,label\n1,x,u\n2,y,v\n3,x,\n"
 
 
@@ -61,25 +61,25 @@ REFUSED = [
     Refused(
         "Latin-1",
         "a,b,label\n1,x,u\n2,café,v\n3,y,v\n".encode("latin-1"),
-        "0xe9 is no UTF-8 (in cp1252 the word is 'café'). Save it as UTF-8, or set source.encoding=cp1252",
+        "0xe9 is no UTF-8 (in cp1252 the word is 'café'). Save it as UTF-8, or set source.table.encoding=cp1252",
         "line 3",
         ["u", "v"],
     ),
-    Refused("an old DOS file", "a,b,label\n1,Tür,u\n".encode("cp850"), "source.encoding=cp850", "line 2"),
-    Refused("UTF-16 without a mark", GOOD.encode("utf-16-le"), "source.encoding=utf-16-le", "line 1"),
+    Refused("an old DOS file", "a,b,label\n1,Tür,u\n".encode("cp850"), "source.table.encoding=cp850", "line 2"),
+    Refused("UTF-16 without a mark", GOOD.encode("utf-16-le"), "source.table.encoding=utf-16-le", "line 1"),
     Refused("UTF-16, cut", GOOD.encode("utf-16")[:-1], "middle of a character", None, options={"skip_bad_rows": True}),
     Refused("an unknown encoding", GOOD, "encoding is 'ansi'", None, options={"encoding": "ansi"}, file="x.csv"),
     Refused(
         "UTF-16 said, and no mark",
         GOOD.encode("utf-16-le"),
-        "which UTF-16 it is in. Save it as UTF-8, or set source.encoding=utf-16-le (as on Windows) or utf-16-be",
+        "which UTF-16 it is in. Save it as UTF-8, or set source.table.encoding=utf-16-le (as on Windows) or utf-16-be",
         None,
         options={"encoding": "utf-16"},
     ),
     Refused(
         "UTF-32 said, and no mark",
         GOOD.encode("utf-32-le"),
-        "source.encoding=utf-32-le (as on Windows) or utf-32-be",
+        "source.table.encoding=utf-32-le (as on Windows) or utf-32-be",
         None,
         options={"encoding": "utf-32"},
     ),
@@ -114,11 +114,11 @@ REFUSED = [
     Refused("classes that look the same", "a,label\n1.5,Cat\n2,dog\n3,cat\n", "differ only by case", "line 4"),
     Refused("a class with a blank after it", "a,label\n1.5,cat\n2,dog\n3,cat \n", "differ only by case", "line 4"),
     Refused("a label of blanks", "a,label\n1.5,u\n2,  \n3,v\n", "made of blanks", "line 3", ["u", "v"]),
-    Refused("numbers with a comma", "a;label\n1,5;u\n2;v\n", "Write 1.5, or set source.decimal=comma", "line 2"),
+    Refused("numbers with a comma", "a;label\n1,5;u\n2;v\n", "Write 1.5, or set source.table.decimal=comma", "line 2"),
     Refused(
         "many numbers with a comma",
         "a;label\n" + "".join(f"{k},{k % 7};u\n" for k in range(1500)),
-        "Write 0.0, or set source.decimal=comma",
+        "Write 0.0, or set source.table.decimal=comma",
         "line 2",
     ),
     Refused(
@@ -176,14 +176,15 @@ REFUSED = [
     Refused(
         "ages as label",
         "sex,age\n" + "".join(f"{'mf'[k % 2]},{18 + k * 7 % 61}\n" for k in range(60)),
-        "number of the rows, no class. Name the column of classes with source.label; few different values are in 'sex'",
+        "number of the rows, no class. Name the column of classes with source.table.label; few different values are in "
+        "'sex'",
         "line 2",
         options={"label": "age"},
     ),
     Refused(
         "row numbers as label",
         "n,target\n" + "".join(f"{k},{'uv'[k % 2]}\n" for k in range(30)),
-        "no class. Did you mean source.label=target?",
+        "no class. Did you mean source.table.label=target?",
         "line 2",
         options={"label": "n"},
     ),
@@ -253,7 +254,7 @@ READ = [
         "Windows-1252 that is said to be Latin-1",
         "a;label\n1;5 €\n2;6 €\n".encode("cp1252"),
         ["5 \x80", "6 \x80"],
-        "is it in cp1252 (source.encoding)?",
+        "is it in cp1252 (source.table.encoding)?",
         {"encoding": "latin-1"},
     ),
     Read(

@@ -153,7 +153,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         from metapl.training.loop import start
 
         config, network = self._config()
-        features = config.source.table.roles.named("features")
+        features = config.source.table.named("features")
         frames = [part for part in (X, X_unlabeled) if is_frame(part)]
         named = bool(features) or not all(map(all_numbers, frames)) or (is_frame(X) and numbered(frames))
         rows = check_rows(self, X, reset=True, named=named)
@@ -169,7 +169,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             codes,
             X_unlabeled=more,
             class_names=[str(value) for value in classes.tolist()],
-            **suited.published.rows,
+            **suited.arguments,
             features=features,
         )
         noted = _Noted(make_progress() if self.verbose else Silent())

@@ -98,14 +98,14 @@ def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:
     if isinstance(data, Source):
         return data
     suited = for_encoder(config.source)
-    words = suited.published.rows
+    words = suited.arguments
     if isinstance(data, Dataset):
         if extra := [name for name in ("y", "y_test", "unlabeled") if rows[name] is not None]:
             raise UserError(f"{extra[0]} is given, but a data set brings its own labels", "Leave it out.", "fit")
         return read_dataset((data, rows["X_unlabeled"], rows["X_test"]), **words)
     if rows["y"] is None:
         raise UserError("y is missing", "Give one label per row; -1 or None where there is none.", "fit")
-    return from_arrays(data, **rows, **words, features=config.source.table.roles.named("features"))
+    return from_arrays(data, **rows, **words, features=config.source.table.named("features"))
 
 
 def _store(out: str | Path | None, config: RunConfig) -> Memory:

@@ -54,10 +54,10 @@ def check(
     Raises:
         UserError: the data cannot be opened at all.
     """
-    progress, stops = progress or Silent(), False
+    options, progress, stops = options or SourceOptions(), progress or Silent(), False
     with progress:
         if isinstance(source, str | Path):
-            source, stops = _opened(str(source), replace(options or SourceOptions(), allow_bad=True))
+            source, stops = _opened(str(source), replace(options, image=replace(options.image, allow_bad=True)))
         rows = read_rows(source, _teller(progress))
         copies = find_copies(rows)
         files = header_facts(source, lambda done, total: None)
@@ -73,9 +73,9 @@ def _opened(spec: str, options: SourceOptions) -> tuple[Source, bool]:
     try:
         return open_source(spec, options), False
     except BadRow:
-        if options.skip_bad_rows:
+        if options.table.skip_bad_rows:
             raise
-    return open_source(spec, replace(options, skip_bad_rows=True)), True
+    return open_source(spec, replace(options, table=replace(options.table, skip_bad_rows=True))), True
 
 
 def _teller(progress: Progress) -> Told:

@@ -196,10 +196,12 @@ def about_problems(source: Source, rows: Rows, stops: bool = False) -> list[Find
     why = source.problems[0]
     text = f"{share(bad, every)} rows cannot be read, such as '{why[0]}': {why[1]}"
     if stops:
-        remedy = "Mend them (--out DIR lists each), or leave them out with source.skip_bad_rows=true."
+        remedy = "Mend them (--out DIR lists each), or leave them out with source.table.skip_bad_rows=true."
         return [Finding(UNUSABLE, "bad_rows", text, remedy, bad)]
     stops = bad > max(5, MAX_BAD * every)
-    remedy = "Repair or remove them" + ("; train stops at so many, unless source.allow_bad=true." if stops else ".")
+    remedy = "Repair or remove them" + (
+        "; train stops at so many, unless source.image.allow_bad=true." if stops else "."
+    )
     return [Finding(HURT if stops else LOOK, "unreadable", text, remedy, bad)]
 
 
@@ -266,7 +268,7 @@ def about_contents(rows: Rows, empty: int, cut: float) -> list[Finding]:
         made.append(Finding(LOOK, "empty_texts", text, "Leave them out.", empty))
     if cut > 0.05:
         text = f"{100 * cut:.0f} % of the texts fill all {rows.shape[0]} places, so they are cut or nearly so"
-        made.append(Finding(LOOK, "cut_texts", text, "Raise source.max_tokens if what follows matters."))
+        made.append(Finding(LOOK, "cut_texts", text, "Raise source.text.max_tokens if what follows matters."))
     return made
 
 

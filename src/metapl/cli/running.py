@@ -124,7 +124,7 @@ def train(
     options = {
         "method": method,
         "model": model,
-        "source.encoder": encoder,
+        "source.encoder.name": encoder,
         "split.labels": labels,
         "split.labels_total": labels_total,
         "split.validation": parsed(validation),

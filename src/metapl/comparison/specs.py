@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from metapl.comparison.peers import CARRIER, Peer, find_peer, make_peer
-from metapl.config.settings import RunConfig, known_keys, make_config, to_dict
+from metapl.config.settings import RunConfig, flatten, known_keys, make_config, to_dict
 from metapl.errors import UserError, nearest
 from metapl.methods import METHODS, OWN, method_class, settings_group
 
@@ -132,10 +132,7 @@ def _pair(method: str, setting: str, label: str) -> str:
 
 def based_on(config: RunConfig) -> Base:
     """What ``config`` sets, for all rows; the settings of its method go to the rows of that method."""
-    options: dict[str, Any] = {}
-    for key, value in to_dict(config).items():
-        options |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return Base(options=options)
+    return Base(options=flatten(to_dict(config)))
 
 
 def configure(base: Base, spec: Spec, options: Mapping[str, Any] | None = None) -> RunConfig:

@@ -14,13 +14,12 @@ import textwrap
 import tokenize
 import typing
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import UnionType
-from typing import Any, Literal
+from typing import Any
 
 from metapl.config.settings import RunConfig
+from metapl.config.values import describe
 from metapl.methods import METHODS, method_class
-
-WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+from metapl.utils.fields import Help, notes_of
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,34 @@ class Setting:
 
 def groups() -> list[tuple[str, str, list[Setting]]]:
     """(title, what the group is about, settings): the run itself, its groups, then one group per method."""
-    top, rest = list[Setting](), list[tuple[str, str, list[Setting]]]()
-    own = {s.key: s for s in settings(RunConfig)}
-    for f in fields(RunConfig):
-        default = f.default_factory() if callable(f.default_factory) else None
-        if is_dataclass(default):
-            rest.append((f.name, about(type(default)), settings(type(default), f"{f.name}.")))
-        elif f.name != "settings":
-            top.append(own[f.name])
+    top = [s for s in settings(RunConfig) if s.key != "settings"]
+    rest = [
+        (name, about(cls), settings(cls, f"{name}."))
+        for f in fields(RunConfig)
+        if is_dataclass(group := typing.get_type_hints(RunConfig)[f.name])
+        for name, cls in [(f.name, group), *_inner(group, f.name)]
+    ]
     methods = [(name, summary(name), settings(cls.Config, f"{name}.")) for name, cls in METHODS.items()]
     return [("run", "What is trained, on what, and for how long.", top), *rest, *methods]
 
 
 def settings(cls: Any, prefix: str = "") -> list[Setting]:
-    """The settings of one dataclass."""
+    """The settings of one dataclass, without those of the groups in it."""
     hints, told = typing.get_type_hints(cls), _meanings(cls)
-    return [Setting(f"{prefix}{f.name}", _default(f), _takes(hints[f.name]), told[f.name]) for f in fields(cls)]
+    noted = {
+        name: f"{note.text}{f', in {note.unit}' if note.unit else ''}" for name, note in notes_of(cls, Help).items()
+    }
+    return [
+        Setting(f"{prefix}{f.name}", _default(f), _takes(hints[f.name]), noted.get(f.name) or told[f.name])
+        for f in fields(cls)
+        if not is_dataclass(hints[f.name])
+    ]
+
+
+def _inner(cls: Any, prefix: str) -> list[tuple[str, Any]]:
+    """(name, class) of every group inside a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return [(f"{prefix}.{f.name}", hints[f.name]) for f in fields(cls) if is_dataclass(hints[f.name])]
 
 
 def summary(method: str) -> str:
@@ -77,12 +88,7 @@ def _default(f: Any) -> str:
 
 
 def _takes(hint: Any) -> str:
-    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
-    words: list[str] = []
-    for choice in choices:
-        literal = typing.get_origin(choice) is Literal
-        words += [str(v) for v in typing.get_args(choice)] if literal else [WORDS.get(choice, str(choice))]
-    return ", ".join(words)
+    return ", ".join(describe(hint))
 
 
 def _meanings(cls: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from metapl.config.settings import RunConfig
+from metapl.data.options import SourceOptions
 from metapl.utils.names import split_name
 
 IN_MEMORY = "arrays"  # what stands for data that only Python can bring again
@@ -23,11 +24,7 @@ def anchored(config: RunConfig, spec: bool = True) -> RunConfig:
         changes[key] = _absolute(path) if (path := getattr(config, key)) else ""
     for key in ("model", "teacher_model"):
         changes[key] = _absolute_name(getattr(config, key))
-    more = ("unlabeled", "test", "root", "labels", "encoder_weights")
-    source: dict[str, Any] = {key: _absolute(path) for key in more if (path := getattr(config.source, key))}
-    for key in ("encoder", "tokenizer"):
-        source[key] = _absolute_name(getattr(config.source, key))
-    config = replace(config, **changes, source=replace(config.source, **source))
+    config = replace(config, **changes, source=_source(config.source))
     if config.data == IN_MEMORY and not spec:
         return config
     return replace(config, data=config.ref.absolute().text)
@@ -37,6 +34,15 @@ def _absolute_name(name: str) -> str:
     """``hf:FOLDER`` with an absolute path; any other name as it is."""
     prefix, path = split_name(name)
     return f"hf:{_absolute(path)}" if prefix == "hf" else name
+
+
+def _source(options: SourceOptions) -> SourceOptions:
+    more = ("unlabeled", "test", "root", "labels")
+    files: dict[str, Any] = {key: _absolute(path) for key in more if (path := getattr(options, key))}
+    encoder, text = options.encoder, options.text
+    weights = _absolute(encoder.weights) if encoder.weights else ""
+    encoder = replace(encoder, name=_absolute_name(encoder.name), weights=weights)
+    return replace(options, **files, encoder=encoder, text=replace(text, tokenizer=_absolute_name(text.tokenizer)))
 
 
 def _absolute(path: str) -> str:

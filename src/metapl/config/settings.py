@@ -6,20 +6,22 @@ Later beats earlier: defaults, the YAML file, command-line options, ``key=value`
 from __future__ import annotations
 
 import math
-import types
 import typing
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from metapl.config.values import convert, read_text
 from metapl.data.batches.split import SplitConfig
 from metapl.data.batches.stream import BatchConfig
 from metapl.data.batches.views import ViewConfig
+from metapl.data.options import FLAT, SourceOptions
 from metapl.data.ref import DataRef
-from metapl.data.sources import SourceOptions, read_ref
+from metapl.data.sources import read_ref
 from metapl.errors import UserError, nearest
 from metapl.methods import METHODS, OWN, fits_once, method_class, settings_group
 from metapl.optim import OptimConfig
@@ -87,9 +89,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.settings is None:
             object.__setattr__(self, "settings", method_class(self.method).Config())
-        reads = self.source.encoder or self.model
-        if self.source.tokenizer == "auto" and reads.startswith("hf:"):  # a network's own, in its folder
-            object.__setattr__(self, "source", replace(self.source, tokenizer=reads))
+        reads = self.source.encoder.name or self.model
+        if self.source.text.tokenizer == "auto" and reads.startswith("hf:"):  # a network's own, in its folder
+            object.__setattr__(self, "source", replace(self.source, text=replace(self.source.text, tokenizer=reads)))
         if fits_once(self.method):  # its one step takes no budget
             object.__setattr__(self, "steps", 1)
             object.__setattr__(self, "minutes", 0.0)
@@ -125,21 +127,39 @@ def make_config(
     Raises:
         UserError: unknown key (with the nearest known one), value of the wrong type, unreadable file, no data.
     """
-    tree = _read_yaml(file.expanduser()) if file else {}
-    pairs = {**({"data": data} if data else {}), **{k: v for k, v in (options or {}).items() if v is not None}}
-    given = [*pairs.items(), *map(_parse_override, overrides)]
+    tree, old = with_new_keys(_read_yaml(file.expanduser()), str(file)) if file else ({}, [])
+    given: list[tuple[str, Any]] = [("data", data)] if data else []
+    given += [(key, value) for key, value in (options or {}).items() if value is not None]
+    pairs = [_split(text) for text in overrides]
+    chosen = [value for key, value in [*tree.items(), *given, *pairs] if key == "method"]
+    types = _types(chosen[-1]) if chosen and isinstance(chosen[-1], str) else {}
     for key, value in given:
-        _set(tree, key, value)
+        _set(tree, _new_key(key, value, old), value)
+    for key, text in pairs:
+        new = _new_key(key, text, old)
+        _set(tree, new, read_text(text, types.get(new, TYPES.get(new)), key))
     config = from_dict(tree, where=str(file) if file else "")
-    for key, _ in given:
+    for key, _ in [*given, *pairs]:
         if (group := key.partition(".")[0]) in METHODS and group != settings_group(config.method):
             raise UserError(f"'{key}' is set, but the method is {config.method}", f"Add --method {group}.")
+    if old:
+        warnings.warn(_renamed(list(dict.fromkeys(old))), FutureWarning, stacklevel=2)
     return config
 
 
+def _renamed(old: Sequence[str], most: int = 4) -> str:
+    """The note about keys of 0.1.0."""
+    names = [f"{key} is now source.{FLAT[key.removeprefix('source.')]}" for key in old[:most]]
+    more = f" and {len(old) - most} more (docs/settings.md)" if len(old) > most else ""
+    return f"{', '.join(names)}{more}; the old name{'s' * (len(old) > 1)} still work{'s' * (len(old) == 1)}"
+
+
 def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
-    """The config that ``to_dict`` (or a YAML file) describes; what is left out takes its default."""
-    tree = dict(tree)
+    """The config that ``to_dict`` (or a YAML file) describes; what is left out takes its default.
+
+    The flat keys of 0.1.0, such as ``source.image_size``, are read as those that took their place.
+    """
+    tree, _ = with_new_keys(tree, where)
     if not isinstance(tree.get("data"), str):
         raise UserError("no data is named", DATA_FORMS, where)
     method = tree.get("method", "mpl")
@@ -147,14 +167,13 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
         raise UserError(f"method is {method!r}", "Give a method's name.", where)
     settings_class, group = method_class(method).Config, settings_group(method)
     known = set(known_keys(method))
-    groups = {k.partition(".")[0] for k in known if "." in k}
+    groups = {key[:k] for key in known for k, sign in enumerate(key) if sign == "."}
     # One file may hold the settings of several methods: they are checked, and those of the others put aside.
-    others = {name: tree.pop(name) or {} for name in sorted(METHODS.keys() & tree.keys() - {group})}
+    others = {name: tree.pop(name) for name in sorted(METHODS.keys() & tree.keys() - {group})}
     for name, values in others.items():
         _build(METHODS[name].Config, values, name, where)
-    tree = {k: {} if v is None and k in groups else v for k, v in tree.items()}  # "optim:" with all lines commented out
-    for key in _flatten(tree):
-        if key not in known and not (key in groups and tree[key] == {}):
+    for key in flatten(tree):
+        if key not in known | groups:
             raise UserError(f"unknown setting '{key}'", nearest(key, known), where)
     settings = _build(settings_class, tree.pop(group, {}), group, where)
     return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": settings}, "", where))
@@ -186,14 +205,73 @@ def load_config(path: Path, training: bool = True) -> RunConfig:
 
 def known_keys(method: str) -> list[str]:
     """Every dotted key that a run of ``method`` takes."""
-    keys: list[str] = []
-    for f in fields(RunConfig):
-        default = f.default_factory() if callable(f.default_factory) else None
-        if f.name == "settings":
-            keys += [f"{settings_group(method)}.{g.name}" for g in fields(method_class(method).Config)]
-        else:
-            keys += [f"{f.name}.{g.name}" for g in fields(default)] if is_dataclass(default) else [f.name]
-    return keys
+    return list(_types(method))
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree by dotted key; a group without any stays as ``{}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
+def with_new_keys(tree: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[str]]:
+    """The tree with every flat key of 0.1.0 replaced by the one that took its place, and the keys replaced.
+
+    Raises:
+        UserError: a setting stands under both keys.
+    """
+    source = tree.get("source")
+    if not isinstance(source, Mapping):
+        return dict(tree), []
+    old = [key for key, value in source.items() if _is_flat(key, value)]
+    new: dict[str, Any] = {"source": {}}
+    for key, value in flatten({k: v for k, v in source.items() if k not in old}).items():
+        _set(new, f"source.{key}", value)
+    for key in old:
+        if f"source.{FLAT[key]}" in flatten(new):
+            raise UserError(f"source.{key} and source.{FLAT[key]} are both set", "Keep the second.", where)
+        _set(new, f"source.{FLAT[key]}", source[key])
+    return {**tree, **new}, [f"source.{key}" for key in old]
+
+
+def _is_flat(key: Any, value: Any) -> bool:
+    """Whether ``key`` below ``source`` is a flat one; text and encoder name groups, too."""
+    return key in FLAT and not (key in _GROUPS and (value is None or isinstance(value, Mapping)))
+
+
+def _new_key(key: str, value: Any, old: list[str]) -> str:
+    """The key of today; ``old`` gets the one of 0.1.0."""
+    group, dot, name = key.partition(".")
+    if group != "source" or not dot or not _is_flat(name, value):
+        return key
+    old.append(key)
+    return f"source.{FLAT[name]}"
+
+
+def _types(method: str) -> dict[str, Any]:
+    """The type of every key that a run of ``method`` takes."""
+    own = {f"{settings_group(method)}.{k}": v for k, v in _types_of(method_class(method).Config).items()}
+    found: dict[str, Any] = {}
+    for key, hint in TYPES.items():
+        found |= own if key == "settings" else {key: hint}
+    return found
+
+
+def _types_of(cls: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for f in fields(cls):
+        hint = hints[f.name]
+        inner = _types_of(hint) if is_dataclass(hint) else {}
+        found |= {f"{f.name}.{k}": v for k, v in inner.items()} if inner else {f.name: hint}
+    return found
+
+
+TYPES = _types_of(RunConfig)  # ``settings`` stands for the method's own
+_GROUPS = {f.name for f in fields(SourceOptions)}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -208,14 +286,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def _split(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"'{text}' is not a setting", "Write key=value, such as optim.lr=0.1.")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of '{key}' cannot be read", "Quote it.") from error
+    return key.strip(), value
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -228,15 +303,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        keys += _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [name]
-    return keys
-
-
 def _build(cls: Any, values: Any, prefix: str, where: str) -> Any:
+    values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise UserError(f"{prefix} is {values!r}, not a group of settings", f"Write {prefix}: {{key: value}}.", where)
     hints = typing.get_type_hints(cls)
@@ -248,39 +316,11 @@ def _build(cls: Any, values: Any, prefix: str, where: str) -> Any:
         if f.name in values:
             key = f"{prefix}.{f.name}" if prefix else f.name
             hint, value = hints[f.name], values[f.name]
-            nested = is_dataclass(hint) and isinstance(value, Mapping)
-            made[f.name] = _build(hint, value, key, where) if nested else _convert(value, hint, key, where)
+            if is_dataclass(hint):
+                made[f.name] = value if isinstance(value, typing.cast(type, hint)) else _build(hint, value, key, where)
+            else:
+                made[f.name] = convert(value, hint, key, where)
     return cls(**made)
-
-
-def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
-    """``value`` as ``hint`` wants it: YAML reads 1e-3 as text, 1 as a whole number, and off as false."""
-    if hint is Any:
-        return value
-    if value is False and "off" in typing.get_args(hint):
-        return "off"
-    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    for choice in choices:
-        fits = value in typing.get_args(choice) if typing.get_origin(choice) is Literal else type(value) is choice
-        if fits and not (isinstance(value, float) and not math.isfinite(value)):
-            return value
-    if float in choices and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-            if math.isfinite(number):
-                return number
-        except ValueError:
-            pass
-    raise UserError(f"{value!r} is not a valid value of {key}", _wanted(choices), where)
-
-
-def _wanted(choices: Iterable[Any]) -> str:
-    words: list[str] = []
-    for c in choices:
-        literal = typing.get_origin(c) is Literal
-        words += [repr(v) for v in typing.get_args(c)] if literal else [getattr(c, "__name__", str(c))]
-    names = {"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
-    return f"It takes {', '.join(names.get(w, w) for w in words)}."
 
 
 def _plain(value: Any) -> Any:

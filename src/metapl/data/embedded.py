@@ -75,7 +75,7 @@ class EmbeddedSource:
         self.notes: tuple[str, ...] = (*inner.notes, f"rows are {encoder.features} features of {encoder.name}")
         self.problems = inner.problems  # the same list: what is found later shows too
         if not encoder.weights and encoder.name.startswith(("timm:", "torchvision:")):
-            self.notes += ("the encoder's weights are random: give its file as source.encoder_weights",)
+            self.notes += ("the encoder's weights are random: give its file as source.encoder.weights",)
         self._features = torch.zeros(len(inner.ids), encoder.features)
         self._done = np.zeros(len(inner.ids), dtype=bool)
         self._fingerprint = ""
@@ -252,10 +252,10 @@ def _check_size(given: Source, images: ImageOptions) -> None:
     if isinstance(given, EmbeddedSource):
         given = given.inner
     check_sized(images, given.kind)
-    if images.size is None or tuple(given.rows(np.flatnonzero(~given.is_test)[:1]).shape[2:]) == images.size:
+    if images.sides is None or tuple(given.rows(np.flatnonzero(~given.is_test)[:1]).shape[2:]) == images.sides:
         return
     remedy = "Give image_size where the source is made: from_arrays, from_dataset, open_source."
-    raise UserError("image_size is set, and the source is made already", remedy, "source.image_size")
+    raise UserError("image_size is set, and the source is made already", remedy, "source.image.size")
 
 
 def for_encoder(options: SourceOptions) -> SourceOptions:
@@ -267,13 +267,13 @@ def for_encoder(options: SourceOptions) -> SourceOptions:
     Raises:
         UserError: an unknown encoder, or a size that means nothing.
     """
-    if split_name(options.encoder).prefix == "hf" and options.tokenizer == "auto":
-        options = replace(options, tokenizer=options.encoder)
-    sides = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
-    if sides is None and options.encoder and (look := own_look(options.encoder)):
+    if split_name(options.encoder.name).prefix == "hf" and options.text.tokenizer == "auto":
+        options = replace(options, text=replace(options.text, tokenizer=options.encoder.name))
+    sides = options.encoder.sides
+    if sides is None and options.encoder.name and (look := own_look(options.encoder.name)):
         sides = look.size
-    if options.image_size == "auto" and options.encoder and sides:
-        options = replace(options, image_size=f"auto:{sides[0]}x{sides[1]}")
+    if options.image.size == "auto" and options.encoder.name and sides:
+        options = replace(options, image=replace(options.image, size=f"auto:{sides[0]}x{sides[1]}"))
     return options
 
 
@@ -293,21 +293,23 @@ def open_source(
             has.
     """
     options = options or SourceOptions()
+    encoder = options.encoder
     if given is not None:
-        _check_size(given, options.images)
-    if not options.encoder:
-        if options.encoder_weights:
-            raise UserError("encoder_weights is set, and encoder is not", "Name the encoder.", "source.encoder_weights")
+        _check_size(given, options.image)
+    if not options.encoder.name:
+        if options.encoder.weights:
+            raise UserError(
+                "encoder.weights is set, and encoder.name is not", "Name the encoder.", "source.encoder.weights"
+            )
         with telling(tell):
             return given or open_raw(spec, options)
     if isinstance(given, EmbeddedSource):
         return given
-    if options.download and not options.encoder_weights and options.encoder.startswith(("timm:", "torchvision:")):
-        remedy = "Fetch them into a file once (docs/models.md) and give it as source.encoder_weights."
-        raise UserError("the weights of an encoder are not fetched", remedy, "source.encoder")
+    if options.download and not encoder.weights and encoder.name.startswith(("timm:", "torchvision:")):
+        remedy = "Fetch them into a file once (docs/models.md) and give it as source.encoder.weights."
+        raise UserError("the weights of an encoder are not fetched", remedy, "source.encoder.name")
     if given is None:
         with telling(tell):
             given = open_raw(spec, for_encoder(options))
-    size = None if options.encoder_size == "auto" else ImageOptions(options.encoder_size).size
-    weights, pooling = options.encoder_weights, options.encoder_pooling
-    return embed(given, options.encoder, weights=weights, size=size, pooling=pooling, tell=tell)
+    weights, pooling = encoder.weights, encoder.pooling
+    return embed(given, encoder.name, weights=weights, size=encoder.sides, pooling=pooling, tell=tell)

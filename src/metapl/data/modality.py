@@ -46,7 +46,7 @@ class ArrayOptions:
     """How rows in memory become raw rows: the arguments of ``from_arrays`` that concern single kinds.
 
     Attributes:
-        tokenizer, max_tokens: texts: as the settings ``source.tokenizer`` and ``source.max_tokens``.
+        tokenizer, max_tokens: texts: as the settings ``source.text.tokenizer`` and ``source.text.max_tokens``.
         images: images: size and resize.
         features: tables: the columns of a DataFrame that are used; () = all that can be.
         copy: without it the rows may share the memory of the array that was given.
@@ -87,7 +87,7 @@ class Modality:
         dimensions: of one raw row.
         has_tokens: whether a source of such rows has ``tokens``.
         encodable: whether a frozen encoder of images or texts takes such rows.
-        sized: whether such rows are brought to the setting ``source.image_size``.
+        sized: whether such rows are brought to the setting ``source.image.size``.
         has_form: whether ``from_arrays`` tells such rows from others by their dimensions; others are asked for by name.
         model: the network that ``model=auto`` means; "auto" chooses by the shape of a row.
     """

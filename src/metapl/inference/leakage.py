@@ -34,7 +34,7 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
     Also "" where it is not known: images, runs with an encoder, large files, and files that are gone or have changed.
     """
     p = predictor.takes
-    if p.kind == "image" or config.source.encoder or not _is_quick(config):
+    if p.kind == "image" or config.source.encoder.name or not _is_quick(config):
         return ""
     try:
         own = open_source(config.data, config.source)

@@ -25,6 +25,7 @@ from metapl.data.sources import SourceOptions, open_source
 from metapl.data.tables.columns import matching
 from metapl.data.tables.labels import known_classes
 from metapl.data.tables.new_rows import open_spec
+from metapl.data.tables.options import WRITTEN, TableOptions
 from metapl.errors import UserError
 from metapl.runs.model_folder import Predictor
 from metapl.types import Source
@@ -94,7 +95,7 @@ def _opened(predictor: Predictor, spec: str) -> Source:
     if arrays := named_file(spec):
         return open_numpy_rows(arrays, predictor.takes)
     with known_classes():
-        rows = open_spec(spec, fitting_options(predictor).table, predictor.takes, predictor.class_names)
+        rows = open_spec(spec, fitting_options(predictor), predictor.takes, predictor.class_names)
     return open_other(predictor, spec) if rows is None else rows
 
 
@@ -110,7 +111,7 @@ def open_other(predictor: Predictor, spec: str) -> Source:
         with known_classes():
             source = open_source(spec, options)
     except UserError as error:
-        if error.where.endswith("source.image_size"):  # which nobody has set: it is the model's
+        if error.where.endswith("source.image.size"):  # which nobody has set: it is the model's
             raise UserError(what, remedy, spec) from error
         raise
     if predictor.takes.kind == "image" and source.kind != "image":
@@ -227,10 +228,10 @@ def fitting_options(predictor: Predictor) -> SourceOptions:
     Images at its size, where its own were brought to it; files taken to be written as those of the training were.
     """
     p, files = predictor.takes, cast(Mapping[str, Any], predictor.files)
-    options = SourceOptions(**{name: files[name] for name in ("delimiter", "encoding", "decimal") if name in files})
+    options = SourceOptions(table=TableOptions(**{name: files[name] for name in WRITTEN if name in files}))
     if p.kind != "image" or not p.resized:
         return options
-    return replace(options, image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
+    return replace(options, image=replace(options.image, size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize))
 
 
 def image_shape(predictor: Predictor) -> tuple[int, int, int]:

@@ -24,6 +24,7 @@ from metapl.data.images.scan import clean, exists, missing, shown
 from metapl.data.images.source import known_images
 from metapl.data.images.store import Known
 from metapl.data.memory.numpy_files import named_file, open_numpy_rows
+from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.ref import PUBLISHED
 from metapl.data.sources import SOURCES, read_ref
 from metapl.data.tables.files import READERS, tables_in
@@ -82,7 +83,7 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
     """
     config, predictor = _opened(run, device, trust_code)
     _check_data(run, config)
-    check_trusted(config.source.encoder, trust_code, str(run))
+    check_trusted(config.source.encoder.name, trust_code, str(run))
     source, split = _own_data(run, config, predictor)
     if not len(split.test):
         if given:
@@ -292,12 +293,12 @@ def _rows(data: str, config: RunConfig, predictor: Predictor, labels: bool = Fal
         return open_numpy_rows(arrays, p)
     name = data.partition(":")[0]
     if name not in PUBLISHED:
-        return open_spec(data, config.source.table, p, predictor.class_names, labels=labels)
-    options = replace(config.source, encoder="")  # the model encodes by itself
+        return open_spec(data, config.source, p, predictor.class_names, labels=labels)
+    options = replace(config.source, encoder=EncoderOptions())  # the model encodes by itself
     if p.kind == "image":
-        options = replace(options, image_size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
+        options = replace(options, image=replace(options.image, size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize))
     elif p.tokens is not None:
-        options = replace(options, tokenizer=p.tokens.tokenizer, max_tokens=p.tokens.length)
+        options = replace(options, text=TextOptions(p.tokens.tokenizer, p.tokens.length))
     with known_classes():
         return SOURCES[name](read_ref(data), options)
 

@@ -221,7 +221,7 @@ def _checked(model: object, name: str, shape: Shape, num_classes: int, tokens: T
     except (AssertionError, IndexError, RuntimeError, ValueError, TypeError) as error:
         kind = "float batch" if tokens is None else "batch of int64 ids"
         remedy = f"It is called with a {kind} of shape [B, {', '.join(map(str, shape))}]."
-        remedy += " Set source.image_size for other images." if len(shape) == 3 else ""
+        remedy += " Set source.image.size for other images." if len(shape) == 3 else ""
         raise UserError(f"'{name}' cannot take these rows ({_line(error)})", remedy, "model") from error
     finally:
         for module, training in modes:

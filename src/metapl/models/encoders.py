@@ -166,7 +166,7 @@ def at_size(x: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
 
 
 _LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
-REMEDY = "Set source.image_size or source.encoder_size to what it takes, or choose another encoder."
+REMEDY = "Set source.image.size or source.encoder.size to what it takes, or choose another encoder."
 
 
 class HFBody(nn.Module):
@@ -225,12 +225,12 @@ def build_encoder(
     name = encoder if isinstance(encoder, str) else own.given_name(encoder)
     kind, rest = split_name(name)
     if pooling != "auto" and not (kind == "hf" and takes.kind == "text"):
-        what = f"encoder_pooling is for hf: encoders of texts, not for '{name}' here"
-        raise UserError(what, "Leave it out.", "source.encoder_pooling")
+        what = f"encoder.pooling is for hf: encoders of texts, not for '{name}' here"
+        raise UserError(what, "Leave it out.", "source.encoder.pooling")
     if kind == "hf" and isinstance(encoder, str):
         if weights_file:
             raise UserError(
-                "encoder_weights does not go with an hf: encoder", "Its folder has them.", "encoder_weights"
+                "encoder.weights does not go with an hf: encoder", "Its folder has them.", "source.encoder.weights"
             )
         return _hf(rest, takes, look, normalize, pooling)
     if takes.kind == "text" and kind in ("timm", "torchvision"):
@@ -291,7 +291,7 @@ def _copied(module: nn.Module, name: str) -> nn.Module:
 
 def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | None, pooling: str) -> FrozenEncoder:
     if pooling not in ("auto", "mean", "cls", "begin"):
-        raise UserError(f"unknown pooling '{pooling}'", "Use auto, mean, cls or begin.", "source.encoder_pooling")
+        raise UserError(f"unknown pooling '{pooling}'", "Use auto, mean, cls or begin.", "source.encoder.pooling")
     path = Path(os.path.abspath(huggingface.model_folder(folder)))
     huggingface.check_kind(huggingface.read_config(path), takes.tokens, path)
     with torch.random.fork_rng():

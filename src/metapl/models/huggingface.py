@@ -168,7 +168,7 @@ def check_kind(config: Mapping[str, Any], tokens: Tokens | None, path: Path) -> 
         raise UserError("this network takes no texts", "Choose one for texts.", f"hf:{path}")
     if not tokens.tokenizer.startswith("hf:"):
         what = f"this network needs its own tokenizer, the texts were cut by '{tokens.tokenizer}'"
-        raise UserError(what, f"Set source.tokenizer=hf:{path}.", f"hf:{path}")
+        raise UserError(what, f"Set source.text.tokenizer=hf:{path}.", f"hf:{path}")
 
 
 def takes_sizes(model: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from metapl.errors import UserError
 from metapl.models.weights import MoreThanWeights, load_body
 
 Shape = tuple[int, ...]
-REMEDY = "Set source.image_size to a size that it takes, or choose another network."
+REMEDY = "Set source.image.size to a size that it takes, or choose another network."
 OFFLINE = "Is there a network? Else fetch the file elsewhere and give it as weights=FILE."
 INSTALL = 'Install it: pip install "metapl[vision]".'
 # Two nets of torchvision give a pair while they train unless they are told not to. Their weights want images on another

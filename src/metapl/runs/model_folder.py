@@ -45,7 +45,7 @@ class Predictor:
     class_names: tuple[str, ...]
     device: torch.device
     encoder: FrozenEncoder | None = None  # turns raw rows into what ``preprocessing`` describes
-    files: Mapping[str, str] = field(default_factory=dict)  # ``SourceOptions.written`` of the training
+    files: Mapping[str, str] = field(default_factory=dict)  # ``TableOptions.written`` of the training
 
     @property
     def takes(self) -> Preprocessing:

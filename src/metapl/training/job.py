@@ -58,7 +58,7 @@ class Job:
         return self.method.pool_passes(epoch) if isinstance(self.method, Passing) else None
 
     def predictor(self, model: nn.Module) -> Predictor:
-        names, files = self.source.class_names, self.config.source.written
+        names, files = self.source.class_names, self.config.source.table.written
         return Predictor(model, self.preprocessing, names, self.device, traits(self.source).encoder, files)
 
     def step(self, t: int) -> Mapping[str, Tensor]:

@@ -264,23 +264,25 @@ def test_settings_of_images_hold_for_datasets() -> None:
     given: dict[str, Any] = {"method": "supervised", "steps": 1, "guard": "off"}
     plain = metapl.fit(large, **given).predictor.takes
     assert (plain.shape, plain.resize) == ((1, 64, 64), "cover")
-    asked = metapl.fit(large, **given, options={"source.image_size": "20x24", "source.resize": "pad"}).predictor.takes
+    asked = metapl.fit(
+        large, **given, options={"source.image.size": "20x24", "source.image.resize": "pad"}
+    ).predictor.takes
     assert (asked.shape, asked.resize) == ((1, 20, 24), "pad")
-    options: dict[str, Any] = {"source.encoder": f"{__name__}:Encoder", "source.encoder_size": 72}
+    options: dict[str, Any] = {"source.encoder.name": f"{__name__}:Encoder", "source.encoder.size": 72}
     for data, shape in ((large, (1, 72, 72)), (small, (1, 8, 8))):
         Encoder.shown.clear()
         assert metapl.fit(data, **given, options=options).predictor.takes.shape == shape
         assert Encoder.shown == {(72, 72)}
-    fixed = metapl.fit(large, **given, options={**options, "source.image_size": 40}).predictor.takes
+    fixed = metapl.fit(large, **given, options={**options, "source.image.size": 40}).predictor.takes
     assert fixed.shape == (1, 40, 40)
 
 
 def test_images_are_read_as_the_encoder_wants_them() -> None:
     pytest.importorskip("timm")
     assert for_encoder(SourceOptions()) == SourceOptions()
-    assert for_encoder(SourceOptions(encoder="timm:resnet18")).image_size == "auto:224x224"
-    assert for_encoder(SourceOptions(encoder="timm:resnet18", encoder_size=96)).image_size == "auto:96x96"
-    assert for_encoder(SourceOptions(encoder="timm:resnet18", image_size=48)).image_size == 48
+    assert for_encoder(SourceOptions(encoder="timm:resnet18")).image.size == "auto:224x224"
+    assert for_encoder(SourceOptions(encoder="timm:resnet18", encoder_size=96)).image.size == "auto:96x96"
+    assert for_encoder(SourceOptions(encoder="timm:resnet18", image_size=48)).image.size == 48
 
 
 @pytest.mark.parametrize("name", ["plain", "arrays"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import yaml
 
 from metapl.config.settings import RunConfig, from_dict, known_keys, load_config, make_config, save_config, to_dict
+from metapl.data.images.options import ImageOptions
+from metapl.data.options import FLAT, EncoderOptions, SourceOptions, TextOptions
+from metapl.data.tables.options import TableOptions
 from metapl.errors import UserError
 from metapl.methods import METHODS
 from metapl.optim import OptimConfig
@@ -48,7 +52,7 @@ def test_every_known_key_can_be_set() -> None:
             value: Any = tree
             for part in key.split("."):
                 value = value[part]
-            text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+            text = value if isinstance(value, str) else json.dumps(value)
             overrides = [f"method={method}", f"{key}={text}"]
             assert to_dict(make_config("digits", overrides=overrides)) == tree, key
 
@@ -124,10 +128,12 @@ WRONG = [
     ("optim.schedule=1", "'cosine', 'constant'"),
     ("mpl.feedback=exakt", "'exact', 'sampled', 'none', 'official'"),
     ("split.labels=[1, 2]", "a whole number, null"),
-    ("model=3", "text"),
-    ("optim=3", ""),
+    ("optim=3", "optim: {key: value}"),
+    ("source=3", "source: {key: value}"),
+    ("source.image=3", "source.image: {key: value}"),
+    ("source.image.size.x=3", "source.image.size"),
     ("mpl=[1]", ""),
-    ("method=3", "a method's name"),
+    ("method=3", "unknown method '3'"),
     ("loop.keep=0", "at least 1"),
     ("views.ops=50", "0 to 10"),
 ]
@@ -156,7 +162,7 @@ def test_override_without_a_value_or_a_key() -> None:
         with pytest.raises(UserError, match="key=value"):
             make_config("digits", overrides=[text])
     with pytest.raises(UserError, match="Quote"):
-        make_config("digits", overrides=["data='x"])
+        make_config("digits", overrides=["steps='x"])
     with pytest.raises(UserError, match="single value"):
         make_config("digits", overrides=["steps=5", "steps.x=5"])
 
@@ -202,3 +208,102 @@ def test_a_file_may_hold_the_settings_of_several_methods(tmp_path: Path) -> None
         make_config(file=file)
     with pytest.raises(UserError, match="--method mpl"):  # but on the command line it is a slip
         make_config("digits", options={"method": "supervised"}, overrides=["mpl.feedback=none"])
+
+
+TEXTS = [
+    ("source.table.label=3", "3"),
+    ("source.table.label=0", "0"),
+    ("source.table.label=yes", "yes"),
+    ("source.table.label=#b", "#b"),
+    ("source.table.label=Class: x", "Class: x"),
+    ("source.table.label=null", "null"),
+    ("source.table.label=1e3", "1e3"),
+    ("source.table.label=a=b", "a=b"),
+    ("source.table.label=[a]", "[a]"),
+    ("source.table.label='3'", "3"),
+    ('source.table.label=" a"', " a"),
+    ("source.table.label='", "'"),
+    ("source.table.label=", ""),
+]
+
+
+@pytest.mark.parametrize(("override", "value"), TEXTS)
+def test_a_setting_of_text_takes_the_text_as_it_stands(override: str, value: str, tmp_path: Path) -> None:
+    config = make_config("digits", overrides=[override])
+    assert config.source.table.label == value
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_texts_of_methods_and_choices() -> None:
+    assert make_config("digits", overrides=["guard.mode=off", "model=3"]).guard.mode == "off"
+    assert make_config("digits", overrides=["method=uda", "uda.threshold=0.5"]).settings.threshold == 0.5
+    with pytest.raises(UserError, match="put it in quotes, as '3'"):
+        from_dict({"data": "digits", "model": 3})
+
+
+FLAT_VALUES = {
+    "image_size": 32, "resize": "pad", "memory": 1.5, "prefetch": 1, "allow_bad": True, "cache": False,
+    "tokenizer": "words", "max_tokens": 7, "label": "c", "path": "p", "text": "none", "features": "a,b", "ignore": "d",
+    "categorical": "a", "id": "i", "split": "s", "delimiter": "tab", "encoding": "cp1252", "decimal": "comma",
+    "skip_bad_rows": True, "encoder": "timm:x", "encoder_weights": "w", "encoder_size": 9, "encoder_pooling": "cls",
+    "unlabeled": "u.csv", "test": "t.csv", "labels": "l.npy", "root": "r", "download": True,
+}  # fmt: skip
+"""Every key below ``source`` of 0.1.0."""
+
+
+def test_the_flat_keys_of_0_1_0_mean_the_nested_ones(tmp_path: Path) -> None:
+    assert set(FLAT) == FLAT_VALUES.keys() - {"unlabeled", "test", "labels", "root", "download"}
+    wanted = SourceOptions(
+        image=ImageOptions(32, "pad", 1.5, 1, True, False),
+        table=TableOptions("c", "p", "none", "a,b", "d", "a", "i", "s", "tab", "cp1252", "comma", True),
+        text=TextOptions("words", 7),
+        encoder=EncoderOptions("timm:x", "w", 9, "cls"),
+        unlabeled="u.csv", test="t.csv", labels="l.npy", root="r", download=True,
+    )  # fmt: skip
+    assert SourceOptions(**FLAT_VALUES) == wanted  # type: ignore[arg-type]
+    assert from_dict({"data": "digits", "source": FLAT_VALUES}).source == wanted  # stored by 0.1.0: no note
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"data": "digits", "source": FLAT_VALUES}, sort_keys=False))
+    assert load_config(tmp_path / "c.yaml").source == wanted
+    with pytest.warns(
+        FutureWarning, match="source.image_size is now source.image.size, source.resize is now .* and 20 more"
+    ) as told:
+        assert make_config(file=tmp_path / "c.yaml").source == wanted
+    assert len(told) == 1
+    with pytest.warns(FutureWarning, match="source.image_size is now source.image.size"):
+        made = make_config("digits", options={f"source.{key}": value for key, value in FLAT_VALUES.items()})
+    assert made.source == wanted
+    overrides = [f"source.{key}={str(value).lower()}" for key, value in FLAT_VALUES.items()]
+    with pytest.warns(FutureWarning, match="source.image_size is now source.image.size"):
+        assert make_config("digits", overrides=overrides).source == wanted
+    with pytest.warns(FutureWarning, match="source.encoder is now source.encoder.name; the old name still works"):
+        make_config("digits", overrides=["source.encoder=timm:x"])
+
+
+def test_old_and_new_keys_together(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("data: digits\nsource: {image_size: 32, text: {tokenizer: words}}\n")
+    with pytest.warns(FutureWarning, match="source.image_size"):
+        source = make_config(file=tmp_path / "c.yaml", overrides=["source.image.size=48"]).source
+    assert (source.image.size, source.text.tokenizer) == (48, "words")  # the command line beats the file
+    with pytest.warns(FutureWarning, match="source.text is now source.table.text"):
+        source = make_config("digits", overrides=["source.text=q", "source.text.max_tokens=3"]).source
+    assert (source.table.text, source.text.max_tokens) == ("q", 3)
+    with pytest.raises(UserError, match=r"source\.image_size and source\.image\.size are both set"):
+        from_dict({"data": "digits", "source": {"image_size": 32, "image": {"size": 32}}})
+    with pytest.raises(TypeError, match="Did you mean 'image_size'"):
+        SourceOptions(imagesize=32)
+    changed = dataclasses.replace(SourceOptions(image_size=32, encoder="timm:x"), resize="pad")
+    assert changed == SourceOptions(image=ImageOptions(32, "pad"), encoder=EncoderOptions("timm:x"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("source.image.memory=-1", "source.image.memory: memory is -1.0. Give at least 0 (GiB)."),
+        ("source.image.prefetch=-1", "source.image.prefetch: prefetch is -1. Give at least 0."),
+    ],
+)
+def test_range_errors_say_value_range_and_key(override: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_config("digits", overrides=[override])
+    assert str(error.value) == words

@@ -378,32 +378,32 @@ def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
         (texts(bert), "timm:test_resnet", {}, "takes images, these rows are texts"),
         (texts(bert), f"hf:{bert}", {"weights": "file.pth"}, "Its folder has them"),
         (texts(bert), f"hf:{bert}", {"pooling": "start"}, "unknown pooling 'start'"),
-        (images(), nn.Flatten(), {"pooling": "cls"}, "encoder_pooling is for hf: encoders of texts"),
+        (images(), nn.Flatten(), {"pooling": "cls"}, "encoder.pooling is for hf: encoders of texts"),
         (images(), "timm:test_resnet", {"weights": "gone.pth", "size": 32}, "no such file of weights"),
     ]
     for source, encoder, options, message in cases:
         with pytest.raises(UserError, match=message):
             embed(source, encoder, **options)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="encoder_weights is set, and encoder is not"):
-        metapl.train(make_config("digits", options={"source.encoder_weights": "file.pth"}))
-    fetch = {"source.encoder": "timm:test_resnet", "source.download": True}
-    with pytest.raises(UserError, match=r"weights of an encoder are not fetched.*source.encoder_weights"):
+    with pytest.raises(UserError, match=r"encoder\.weights is set, and encoder\.name is not"):
+        metapl.train(make_config("digits", options={"source.encoder.weights": "file.pth"}))
+    fetch = {"source.encoder.name": "timm:test_resnet", "source.download": True}
+    with pytest.raises(UserError, match=r"weights of an encoder are not fetched.*source.encoder.weights"):
         metapl.train(make_config("digits", options=fetch))
 
 
 def test_texts_are_cut_by_the_tokenizer_of_what_reads_them() -> None:
     def tokenizer(**options: str) -> str:
-        return make_config("texts.csv", options=options).source.tokenizer
+        return make_config("texts.csv", options=options).source.text.tokenizer
 
     assert tokenizer() == "auto"
     assert tokenizer(model="hf:net") == "hf:net"
-    assert tokenizer(**{"source.encoder": "hf:encoder"}) == "hf:encoder"
-    assert tokenizer(**{"source.encoder": "hf:encoder", "source.tokenizer": "hf:other"}) == "hf:other"
+    assert tokenizer(**{"source.encoder.name": "hf:encoder"}) == "hf:encoder"
+    assert tokenizer(**{"source.encoder.name": "hf:encoder", "source.text.tokenizer": "hf:other"}) == "hf:other"
 
 
 def test_arrays_through_fit() -> None:
     source = images()
-    options = {**OPTIONS, "source.encoder": "timm:test_resnet", "source.encoder_size": 32}
+    options = {**OPTIONS, "source.encoder.name": "timm:test_resnet", "source.encoder.size": 32}
     result = metapl.fit(source.data.numpy(), source.labels, options=options)
     assert isinstance(result.source, EmbeddedSource)
     p = result.predict_proba(source.data[:5].numpy())
@@ -441,7 +441,11 @@ def weights_of(name: str, folder: Path) -> Path:
 
 def test_a_run_on_features_predicts_on_images(photos: Path, tmp_path: Path, cache: Path) -> None:
     file = weights_of("timm:test_resnet", tmp_path)
-    options = {"source.encoder": "timm:test_resnet", "source.encoder_weights": str(file), "source.encoder_size": 32}
+    options = {
+        "source.encoder.name": "timm:test_resnet",
+        "source.encoder.weights": str(file),
+        "source.encoder.size": 32,
+    }
     result = metapl.train(make_config(str(photos), options={**OPTIONS, **options}), tmp_path / "run")
     assert isinstance(result.source, EmbeddedSource)
     assert result.summary["model"] == "mlp"

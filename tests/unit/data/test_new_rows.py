@@ -52,7 +52,7 @@ def answers(predictor: Predictor, source: Source | str) -> torch.Tensor:
 
 
 def rows_of(predictor: Predictor, path: Path, labels: bool = False, **options: Any) -> Source:
-    table = SourceOptions(**options).table
+    table = SourceOptions(**options)
     rows = open_spec(str(path), table, predictor.preprocessing, predictor.class_names, labels=labels)
     assert rows is not None
     return rows

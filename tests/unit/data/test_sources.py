@@ -295,7 +295,7 @@ def test_sizes_and_channels(tmp_path: Path) -> None:
     assert source.shape == (3, 64, 64)
     assert any("different sizes" in note and "64 x 64" in note for note in source.notes)
     for bad in ("big", 0, -3, 10**6, True, 2.5):
-        with pytest.raises(UserError, match="image_size"):
+        with pytest.raises(UserError, match="image size"):
             FolderSource(tmp_path, image_size=bad)  # type: ignore[arg-type]
 
 

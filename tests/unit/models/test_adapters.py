@@ -96,7 +96,7 @@ def test_any_number_of_channels_and_classes(name: str, shape: tuple[int, ...], t
         ("timm:hf_hub:someone/net", RGB, "timm has no network"),
         ("torchvision:resnet1", RGB, "torchvision has no classifier 'resnet1'. Did you mean resnet18"),
         ("torchvision:fcn_resnet50", RGB, "no classifier"),
-        ("timm:test_vit", (3, 30, 30), "cannot take these rows .*30.* Set source.image_size"),
+        ("timm:test_vit", (3, 30, 30), "cannot take these rows .*30.* Set source.image.size"),
         ("torchvision:vit_b_16", (3, 20, 20), "cannot be made for images of 20 x 20 pixels"),
         ("torchvision:alexnet", (1, 8, 8), "cannot take these rows .*too small"),
         ("timm:test_vit", (9,), "takes images"),
@@ -227,7 +227,12 @@ def test_texts_and_images_are_told_apart(vit: Path, bert: Path) -> None:
     cases: list[tuple[Path, tuple[int, ...], Tokens | None, str]] = [
         (bert, RGB, None, "reads texts, these rows are images"),
         (vit, (10,), TOKENS, "takes no texts"),
-        (bert, (10,), dataclasses.replace(TOKENS, tokenizer="words"), "needs its own tokenizer.*source.tokenizer=hf:"),
+        (
+            bert,
+            (10,),
+            dataclasses.replace(TOKENS, tokenizer="words"),
+            "needs its own tokenizer.*source.text.tokenizer=hf:",
+        ),
         (bert, (20,), dataclasses.replace(TOKENS, length=20), "texts of 20 ids, this network takes 12"),
     ]
     for folder, shape, tokens, message in cases:

@@ -104,7 +104,7 @@ def test_a_network_of_ones_own_needs_one_word(ran: Path, tmp_path: Path) -> None
 
 
 def test_an_encoder_too(ran: Path, tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", **{"source.encoder": "of_another:net"})
+    run = trained(tmp_path / "run", **{"source.encoder.name": "of_another:net"})
     forget(ran)
     raw = torch.randint(0, 255, (3, 1, 8, 8), dtype=torch.uint8)
     with pytest.raises(UserError, match="asks to run the Python code 'of_another:net'"):

@@ -64,7 +64,7 @@ class Stream:
 
     The raw rows are gathered once on ``device``; a source that holds its rows in one CPU tensor (``held()``) is indexed
     in place instead when ``device`` is the CPU. Of a source that is ``lazy``, rows are read when a step needs them,
-    those of the next ``source.prefetch`` steps in the background; the batches are the same.
+    those of the next ``source.image.prefetch`` steps in the background; the batches are the same.
 
     Raises:
         UserError: a batch size is below 1, or there is no labelled row.

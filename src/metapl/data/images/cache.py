@@ -167,7 +167,7 @@ class ImageCache:
         except OSError:
             return ""
         about = f"{size / 2**20:.0f} MiB in {self.folder}"
-        return f"decoded images are kept for the next time ({about}; source.cache=false does without)"
+        return f"decoded images are kept for the next time ({about}; source.image.cache=false does without)"
 
     def _read(self, name: str) -> dict[str, Any] | None:
         """The arrays of one file and its "meta"; None where it is missing, damaged, or another's."""

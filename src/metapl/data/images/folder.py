@@ -20,7 +20,7 @@ class FolderSource(ImageSource):
 
     Args:
         path: the folder.
-        image_size, resize, memory, prefetch, allow_bad, cache: as in ``ImageOptions``.
+        options: how images are read; or its fields one by one: image_size, resize, memory, prefetch, allow_bad, cache.
 
     Raises:
         UserError: the folder cannot serve; the message names the place and the remedy.
@@ -29,6 +29,7 @@ class FolderSource(ImageSource):
     def __init__(
         self,
         path: str | Path,
+        options: ImageOptions | None = None,
         *,
         image_size: int | str = "auto",
         resize: Resize = "cover",
@@ -37,7 +38,7 @@ class FolderSource(ImageSource):
         allow_bad: bool = False,
         cache: bool = False,
     ) -> None:
-        options = ImageOptions(image_size, resize, memory, prefetch, allow_bad, cache)
+        options = options or ImageOptions(image_size, resize, memory, prefetch, allow_bad, cache)
         root = Path(path)
         found = scan(root)
         number = {name: k for k, name in enumerate(found.classes)}

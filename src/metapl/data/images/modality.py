@@ -35,7 +35,7 @@ class Images(Modality):
         stacks = {k: planes(read_numbers(part, k), k, isinstance(part, Tensor)) for k, part in parts.items()}
         notes: list[str] = []
         tensors, white = pixels(stacks, notes, copy=options.copy)
-        size, resize = options.images.size, options.images.resize
+        size, resize = options.images.sides, options.images.resize
         if size is not None and any(tuple(tensor.shape[2:]) != size for tensor in tensors.values()):
             notes.append(f"images are brought to {size[0]} x {size[1]}{how(resize)}")
             tensors = {name: images_at(tensor, size, resize) for name, tensor in tensors.items()}

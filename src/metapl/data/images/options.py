@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Annotated
 
 from metapl.data.images.decode import AUTO_SIDE
 from metapl.errors import UserError, nearest
 from metapl.types import RESIZES, Resize
+from metapl.utils.fields import Help, Range, Settings
 from metapl.utils.names import split_name
 
 SIDES = range(4, 2049)
@@ -17,67 +19,74 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """The part of ``SourceOptions`` that is about images.
-
-    Attributes:
-        image_size: a side in pixels, "HxW", or "auto": their own size if it is common to all and fits into 64 x 64,
-            else 64 x 64; "auto:96", "auto:HxW": another size in the place of 64 x 64.
-        resize: "cover", "stretch" or "pad"; see ``images.decode``.
-        memory: GiB of decoded training images up to which they are held; above, they are decoded when needed.
-        prefetch: steps whose rows are decoded ahead in the background where images are not held; 0 = none.
-        allow_bad: go on where more than 5 images and more than 5 % cannot be read.
-        cache: keep what was learnt about files for the next opening; see ``image_cache``.
+class ImageOptions(Settings, group="source.image"):
+    """How images are read.
 
     Raises:
         UserError: a value that means nothing.
     """
 
-    image_size: int | str = "auto"
-    resize: Resize = "cover"
-    memory: float = 4.0
-    prefetch: int = 2
-    allow_bad: bool = False
-    cache: bool = False
+    size: Annotated[
+        int | str,
+        Help(
+            'side that images are brought to, HxW, or "auto" (their own if common and at most 64, else 64); "auto:96" '
+            "has 96 in the place of 64; arrays keep their own size under auto",
+            "pixels",
+        ),
+    ] = "auto"
+    resize: Annotated[
+        Resize, Help("cover (scaled, cropped about the centre), stretch, or pad (scaled to fit, middle grey beside it)")
+    ] = "cover"
+    memory: Annotated[
+        float,
+        Help("decoded training images are held up to this size; above, they are decoded when needed", "GiB"),
+        Range(0),
+    ] = 4.0
+    prefetch: Annotated[
+        int,
+        Help("steps for which images that are not held are decoded ahead in the background; 0 = none"),
+        Range(0),
+    ] = 2
+    allow_bad: Annotated[bool, Help("go on where more than 5 images and more than 5 % of them cannot be read")] = False
+    cache: Annotated[
+        bool, Help("keep facts about image files, and their decoded rows, for the next opening (docs/images.md)")
+    ] = True
 
     def __post_init__(self) -> None:
-        _ = self.auto_size, self.size
+        super().__post_init__()
+        _ = self.auto_sides, self.sides
         if self.resize not in RESIZES:
-            raise UserError(f"resize is {self.resize!r}", nearest(str(self.resize), RESIZES), "source.resize")
-        if not 0 <= self.memory < math.inf:
-            raise UserError(f"memory is {self.memory}", "Give GiB, 0 or more.", "source.memory")
-        if self.prefetch < 0:
-            raise UserError(f"prefetch is {self.prefetch}", "Give steps, 0 or more.", "source.prefetch")
+            raise UserError(f"resize is {self.resize!r}", nearest(str(self.resize), RESIZES), "source.image.resize")
 
     @property
-    def size(self) -> tuple[int, int] | None:
+    def sides(self) -> tuple[int, int] | None:
         """(height, width) that is asked for; None for "auto"."""
-        return None if self._auto else self._sides(str(self.image_size))
+        return None if self._auto else self._read_sides(str(self.size))
 
     @property
-    def auto_size(self) -> tuple[int, int]:
+    def auto_sides(self) -> tuple[int, int]:
         """(height, width) that images of unknown sizes are brought to, and that those of a common one may have."""
-        if not self._auto or self.image_size == "auto":
+        if not self._auto or self.size == "auto":
             return AUTO_SIDE, AUTO_SIDE
-        return self._sides(split_name(str(self.image_size)).rest)
+        return self._read_sides(split_name(str(self.size)).rest)
 
     @property
     def _auto(self) -> bool:
-        return self.image_size == "auto" or str(self.image_size).startswith("auto:")
+        return self.size == "auto" or str(self.size).startswith("auto:")
 
-    def _sides(self, text: str) -> tuple[int, int]:
+    def _read_sides(self, text: str) -> tuple[int, int]:
         sides = [int(side) for side in text.split("x")] if re.fullmatch(r"\d{1,4}(x\d{1,4})?", text) else []
-        if not sides or isinstance(self.image_size, bool) or not all(side in SIDES for side in sides):
+        if not sides or isinstance(self.size, bool) or not all(side in SIDES for side in sides):
             raise UserError(
-                f"image_size is {self.image_size!r}",
+                f"the image size is {self.size!r}",
                 f"Give 'auto', a side in pixels ({SIDES.start} to {SIDES.stop - 1}), or HxW.",
-                "image_size",
+                "source.image.size",
             )
         return sides[0], sides[-1]
 
     def common(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int] | None:
-        """The one size of all images, where there is one and it fits into ``auto_size``."""
-        size, (height, width) = next(iter(sizes), None), self.auto_size
+        """The one size of all images, where there is one and it fits into ``auto_sides``."""
+        size, (height, width) = next(iter(sizes), None), self.auto_sides
         return size if size is not None and len(sizes) == 1 and size[0] <= height and size[1] <= width else None
 
     def fits(self, count: int, shape: tuple[int, ...]) -> bool:
@@ -104,16 +113,16 @@ class Heads:
     def shape(self, options: ImageOptions) -> tuple[int, int, int]:
         """(channels, height, width) that every image is brought to."""
         channels = 1 if self.sizes and self.grey else 3
-        return channels, *(options.size or options.common(self.sizes) or options.auto_size)
+        return channels, *(options.sides or options.common(self.sizes) or options.auto_sides)
 
     def note(self, options: ImageOptions) -> str:
         """What a user should know about ``shape``."""
         channels, height, width = self.shape(options)
         form = f"{height} x {width}, {'grey' if channels == 1 else 'RGB'}"
         how = "" if options.resize == "cover" else f" ({options.resize})"
-        if options.size is not None:
+        if options.sides is not None:
             return f"images are brought to {form}{how}"
         if options.common(self.sizes):
             return f"images are {form}"
         why = "of different sizes" if len(self.sizes) > 1 else "larger"
-        return f"images are {why} and are brought to {form}{how} (set source.image_size to change it)"
+        return f"images are {why} and are brought to {form}{how} (set source.image.size to change it)"

@@ -86,7 +86,7 @@ class ImageSource:
         known: Known | None = None,
         place: str = "",
     ) -> None:
-        options = options or ImageOptions()
+        options = options or ImageOptions(cache=False)
         self.name, self.class_names, self._where = name, tuple(class_names), where or name
         labels = np.asarray(labels, dtype=np.int64)
         test = np.zeros(len(items), dtype=bool) if is_test is None else np.asarray(is_test, dtype=bool)
@@ -115,7 +115,9 @@ class ImageSource:
             self.notes += (self.store.kept_in,)
         if self.lazy:
             need = len(kept) * int(np.prod(self.shape)) / GIB
-            self.notes += (f"{len(kept)} images need {need:.1f} GiB and are decoded when needed (see source.memory)",)
+            self.notes += (
+                f"{len(kept)} images need {need:.1f} GiB and are decoded when needed (see source.image.memory)",
+            )
 
     def rows(self, index: Array) -> Tensor:
         """uint8 [n, channels, height, width]; test rows, and all where ``lazy``, are decoded now.
@@ -175,7 +177,7 @@ class ImageSource:
         if bad > max(MAX_BAD * count, FEW_BAD) and not options.allow_bad:
             raise UserError(
                 f"{bad} of {count} images cannot be read, the first is {example}",
-                "Repair or remove them, or set source.allow_bad=true.",
+                "Repair or remove them, or set source.image.allow_bad=true.",
                 shown(self._where),
             )
         left = self.labels[~self.is_test]

@@ -87,7 +87,7 @@ class ImageStore:
         cache: ImageCache | None = None,
     ) -> None:
         self.items, self.count, self.root, self.cache = items, count, root, cache
-        self.options = options or ImageOptions()
+        self.options = options or ImageOptions(cache=False)
         names = [str(items[k]) for k in range(count)] if cache is not None else []
         self.facts = Facts.none(count) if cache is None else cache.facts(root, names)
         self._tried_cache = cache is None
@@ -223,7 +223,7 @@ class ImageStore:
     def _first_head(self, todo: Array, heads: Heads) -> None:
         """A first guess of the shape, from the first header that can be read."""
         for k in todo.tolist():
-            head = probe(self._stored(k), max(self.options.auto_size))
+            head = probe(self._stored(k), max(self.options.auto_sides))
             if head is not None:
                 return heads.add(*head)
 

@@ -56,9 +56,9 @@ def from_arrays(
         kind: "auto" takes strings for texts, two dimensions for a table and three or four for images; else "image",
             "table", "text" or a kind of your own (docs/modalities.md).
         unlabeled: a further mark of a row without a label, such as "?", or several as a tuple.
-        tokenizer, max_tokens: for texts, as the settings ``source.tokenizer`` and ``source.max_tokens``.
+        tokenizer, max_tokens: for texts, as the settings ``source.text.tokenizer`` and ``source.text.max_tokens``.
         image_size: side in pixels or "HxW" that images are brought to, as files would be; auto: their own.
-        resize: "cover", "stretch" or "pad", as the setting ``source.resize``.
+        resize: "cover", "stretch" or "pad", as the setting ``source.image.resize``.
         features: columns of a DataFrame: these alone are used, whatever they hold.
 
     Raises:
@@ -140,9 +140,9 @@ def check_sized(images: ImageOptions, kind: Kind) -> None:
     Raises:
         UserError: ``images`` ask for a size, and the rows are no images.
     """
-    if images.size is not None and not modality_of(kind).sized:
+    if images.sides is not None and not modality_of(kind).sized:
         what = f"image_size is set, and the rows are {modality_of(kind).rows}"
-        raise UserError(what, "Leave it out.", "source.image_size")
+        raise UserError(what, "Leave it out.", "source.image.size")
 
 
 def _index(part: Any) -> Any:

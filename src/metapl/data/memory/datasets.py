@@ -53,7 +53,7 @@ def from_dataset(
             features) where every one of them occurs as a whole number and there is no ``target_transform``, else the
             labels that occur: names that some labels do not use may belong to other numbers than these.
         image_size: side in pixels or "HxW"; auto: the common size of all images where no side is above 64, else 64.
-        resize: "cover", "stretch" or "pad", as the setting ``source.resize``.
+        resize: "cover", "stretch" or "pad", as the setting ``source.image.resize``.
         tokenizer, max_tokens: for texts, as in ``from_arrays``.
         name: what messages call the source.
 
@@ -94,7 +94,7 @@ def read_dataset(
     """
     given = {part: dataset for part, dataset in zip(PARTS, parts) if dataset is not None}
     total = sum(_length(dataset, part) for part, dataset in given.items())
-    options = ImageOptions(image_size=image_size, resize=resize)
+    options = ImageOptions(image_size, resize=resize)
     rows: _Rows | None = None
     made: dict[str, Any] = {}
     counts: dict[str, int] = {}
@@ -268,12 +268,12 @@ class _Images(_Rows):
     def __init__(self, options: ImageOptions, total: int) -> None:
         self.options, self.total, self.scale = options, total, 0
         self.images: list[Tensor] = []
-        self.resized = options.size is not None
+        self.resized = options.sides is not None
 
     def add(self, x: Any, where: str) -> None:
         image = self._read(x, where)
-        if self.options.size is not None or self.options.common([(image.shape[1], image.shape[2])]) is None:
-            image = image_at(image, self.options.size or self.options.auto_size, self.options.resize)
+        if self.options.sides is not None or self.options.common([(image.shape[1], image.shape[2])]) is None:
+            image = image_at(image, self.options.sides or self.options.auto_sides, self.options.resize)
             self.resized = True
         if not self.images:
             _check_memory(self.total, image.numel())
@@ -283,7 +283,7 @@ class _Images(_Rows):
         channels = max(len(image) for image in self.images)
         sizes = {(image.shape[1], image.shape[2]) for image in self.images}
         self.resized |= len(sizes) > 1
-        size = sizes.pop() if len(sizes) == 1 else self.options.auto_size
+        size = sizes.pop() if len(sizes) == 1 else self.options.auto_sides
         colour, way = "grey" if channels == 1 else "RGB", how(self.options.resize) if self.resized else ""
         self.notes = (f"images are {'brought to ' if self.resized else ''}{size[0]} x {size[1]}, {colour}{way}",)
         _check_memory(self.total, channels * size[0] * size[1])
@@ -331,4 +331,4 @@ class _Images(_Rows):
 def _check_memory(rows: int, each: int) -> None:
     if rows * each > MAX_BYTES:
         what = f"{rows} rows of {each} bytes need {rows * each / GIB:.1f} GiB of memory, above the limit of 4"
-        raise UserError(what, "Set a smaller source.image_size, or give the images as a folder.", "from_dataset")
+        raise UserError(what, "Set a smaller source.image.size, or give the images as a folder.", "from_dataset")

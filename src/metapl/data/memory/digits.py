@@ -22,9 +22,9 @@ def open_digits(images: ImageOptions = OWN_SIZE) -> MemorySource:
     return MemorySource(
         name="digits",
         kind="image",
-        data=pixels if images.size is None else images_at(pixels, images.size, images.resize),
+        data=pixels if images.sides is None else images_at(pixels, images.sides, images.resize),
         labels=bunch.target.astype(np.int64),
         class_names=tuple(str(k) for k in range(10)),
         resize=images.resize,
-        resized=images.size is not None,
+        resized=images.sides is not None,
     )

@@ -40,7 +40,7 @@ class IdxSource:
 
     def __init__(self, folder: str | Path, images: ImageOptions = OWN_SIZE) -> None:
         root = Path(folder)
-        self._size, self.resize, self.resized = images.size, images.resize, images.size is not None
+        self._size, self.resize, self.resized = images.sides, images.resize, images.sides is not None
         if not root.is_dir():
             raise UserError("no such folder", "Check the spelling.", str(root))
         self.name = root.resolve().name

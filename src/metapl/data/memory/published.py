@@ -240,7 +240,7 @@ def _of_splits(splits: Mapping[str, Any], options: PublishedOptions, where: str)
     if "train" not in splits:
         raise UserError(f"it has the splits {', '.join(splits)}, none is 'train'", "Name another data set.", where)
     label = _column(splits["train"], options.label, "label", where)
-    contents = _column(splits["train"], options.contents, "text or source.path", where)
+    contents = _column(splits["train"], options.contents, "text or source.table.path", where)
     parts = {split: _Picked(data, label, contents) for split, data in splits.items()}
     test = next((parts[k] for k in ("test", "validation", "valid") if k in parts and parts[k].labeled()), None)
     unlabeled = next((parts[k] for k in UNLABELED if k in parts), None)

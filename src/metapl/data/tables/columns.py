@@ -81,7 +81,7 @@ def fit_column(
         UserError: values that are neither plain numbers nor clearly categories.
     """
     if isinstance(values, list):
-        remedy = "Name it in source.path (images) or in source.ignore."
+        remedy = "Name it in source.table.path (images) or in source.table.ignore."
         raise UserError(f"column '{short(name)}' holds bytes", remedy, where(0))
     if isinstance(values, Texts):
         return _fit_texts(name, values, train, where, told, category, keep)
@@ -92,11 +92,11 @@ def fit_column(
         return None
     why, sure = ("", False) if keep else numbers_rows(name, _by_part(values, train, part))
     if sure:
-        remedy = f"to keep it, name the columns in source.features, '{short(name)}' among them"
+        remedy = f"to keep it, name the columns in source.table.features, '{short(name)}' among them"
         told.notes.append(f"column '{short(name)}' {why} and is left out ({remedy})")
         return None
     if why:
-        told.notes.append(f"column '{short(name)}' {why}: to leave it out, source.ignore={short(name)}")
+        told.notes.append(f"column '{short(name)}' {why}: to leave it out, source.table.ignore={short(name)}")
     if len(there) == len(own) and there.min() == there.max():
         told.constant.append(name)
     return Column(name)
@@ -156,7 +156,9 @@ def too_many(name: str) -> str:
 
 
 def _left_out(name: str, why: str) -> str:
-    keep = f"to keep it, as a text: source.text={short(name)}; as categories: source.categorical={short(name)}"
+    keep = (
+        f"to keep it, as a text: source.table.text={short(name)}; as categories: source.table.categorical={short(name)}"
+    )
     return f"column '{short(name)}' {why} and is left out ({keep})"
 
 

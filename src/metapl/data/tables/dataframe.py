@@ -19,7 +19,7 @@ from metapl.types import Column
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
 _TRUTH = {"1": "true", "0": "false"}
-_NAMED = "name the columns to use, this one among them: features of from_arrays, or source.features"
+_NAMED = "name the columns to use, this one among them: features of from_arrays, or source.table.features"
 _NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
 
 

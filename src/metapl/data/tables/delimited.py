@@ -63,7 +63,7 @@ class DelimitedFile:
         self.path, self.skip_bad = Path(path), skip_bad
         self.name = shown(self.path.name)
         if (sign := DECIMALS.get(decimal, decimal)) not in DECIMALS.values():
-            raise UserError(f"decimal is {decimal!r}", f"Give {' or '.join(DECIMALS)}.", "source.decimal")
+            raise UserError(f"decimal is {decimal!r}", f"Give {' or '.join(DECIMALS)}.", "source.table.decimal")
         self.decimal = sign
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.odd = self.encoding.odd
@@ -256,7 +256,7 @@ def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -
     if asked != "auto":
         if asked in DELIMITERS.values() or asked in DELIMITERS:
             return DELIMITERS.get(asked, asked)
-        raise UserError(f"delimiter is {asked!r}", f"Give auto, {', '.join(DELIMITERS)}.", "source.delimiter")
+        raise UserError(f"delimiter is {asked!r}", f"Give auto, {', '.join(DELIMITERS)}.", "source.table.delimiter")
     lines = [line for line, _ in zip(file, range(SAMPLE))]
     if not lines or not lines[0].strip():
         what = "the first line is blank" if any(line.strip() for line in lines) else "the file is empty"
@@ -269,7 +269,7 @@ def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -
         found = [mark for mark in found if len(set(widths[mark])) == 1] or found
     if len(found) > 1:
         words = " and ".join(f"{_word(mark)} ({widths[mark][0]} columns)" for mark in found)
-        remedy = f"Set source.delimiter={_word(found[0])}, or another."
+        remedy = f"Set source.table.delimiter={_word(found[0])}, or another."
         raise UnclearDelimiter(f"fields may be separated by {words}", remedy, f"{name}, line 1")
     return found[0] if found else ","
 

@@ -92,7 +92,9 @@ def _checked(path: Path, name: str, codec: str, asked: str, skip_bad: bool) -> E
     if asked != AUTO and not _same(codec, known(asked)):
         notes = (f"{name}: is in {codec.upper()} by its first bytes, not in {asked}, and read as that",)
     elif found.controls and codec.startswith(("iso8859", "latin")):
-        notes = (f"{name}: holds bytes that are control characters in {asked}: is it in cp1252 (source.encoding)?",)
+        notes = (
+            f"{name}: holds bytes that are control characters in {asked}: is it in cp1252 (source.table.encoding)?",
+        )
     return Encoding(codec, found.bad is not None, notes)
 
 
@@ -114,7 +116,7 @@ def known(asked: str) -> str:
     except (LookupError, ValueError, TypeError):
         pass
     remedy = f"Give auto, {', '.join(COMMON)}, or another name that Python knows."
-    raise UserError(f"encoding is {asked!r}", remedy, "source.encoding")
+    raise UserError(f"encoding is {asked!r}", remedy, "source.table.encoding")
 
 
 def _same(one: str, other: str) -> bool:
@@ -154,14 +156,14 @@ def _scan(path: Path, codec: str) -> _Scan:
 
 def _unmarked(codec: str) -> Complaint:
     what = f"the file does not begin with the mark that tells which {codec.upper()} it is in"
-    return what, "Save it as UTF-8.", f"or set source.encoding={codec}-le (as on Windows) or {codec}-be."
+    return what, "Save it as UTF-8.", f"or set source.table.encoding={codec}-le (as on Windows) or {codec}-be."
 
 
 def _no_text(error: UnicodeDecodeError, codec: str) -> Complaint:
     """What is said of a byte that no text in ``codec`` has, and what to do."""
     what = f"byte 0x{error.object[error.start]:02x} is no {codec.upper()}"
     if codec != "utf-8":
-        return what, "Save it as UTF-8.", "or set source.encoding to what it is in."
+        return what, "Save it as UTF-8.", "or set source.table.encoding to what it is in."
     word, likely = _word(error.object, error.start), "cp1252"
     try:
         read = word.decode(likely)
@@ -169,13 +171,13 @@ def _no_text(error: UnicodeDecodeError, codec: str) -> Complaint:
         likely = "cp850"
         read = word.decode(likely)
     what += f" (in {likely} the word is '{shown(read)}')"
-    return what, "Save it as UTF-8.", f"or set source.encoding={likely} or what else it is in."
+    return what, "Save it as UTF-8.", f"or set source.table.encoding={likely} or what else it is in."
 
 
 def _nul(text: str) -> Complaint:
     what = "the file holds a NUL byte"
     if text[1:2] == "\0" or text[:1] == "\0":
-        return what, "Is it in UTF-16? Save it as UTF-8.", "or set source.encoding=utf-16-le or utf-16-be."
+        return what, "Is it in UTF-16? Save it as UTF-8.", "or set source.table.encoding=utf-16-le or utf-16-be."
     return what, "It is damaged or no text: write it anew, as UTF-8.", ""
 
 

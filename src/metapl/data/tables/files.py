@@ -4,45 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from metapl.data.images.options import ImageOptions
 from metapl.data.images.scan import LABELED, TEST, UNLABELED, exists, shown
 from metapl.data.tables.delimited import DelimitedFile
 from metapl.data.tables.frame import TableFile
 from metapl.data.tables.jsonl import JsonLinesFile
+from metapl.data.tables.options import WRITTEN, TableOptions
 from metapl.data.tables.parquet import ParquetFile
-from metapl.data.tables.roles import RoleOptions
 from metapl.errors import UserError
 from metapl.utils.own_folders import is_made
-
-Decimal = Literal["point", "comma"]
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """The part of ``SourceOptions`` that is about files of rows; see there."""
-
-    roles: RoleOptions = field(default_factory=RoleOptions)
-    unlabeled: str = ""
-    test: str = ""
-    root: str = ""
-    delimiter: str = "auto"
-    encoding: str = "auto"
-    decimal: Decimal = "point"
-    skip_bad_rows: bool = False
-    tokenizer: str = "auto"
-    max_tokens: int | str = "auto"
-    images: ImageOptions = field(default_factory=ImageOptions)
-
 
 Reader = Callable[[Path, TableOptions], TableFile]
 
 
 def _delimited(path: Path, options: TableOptions) -> TableFile:
-    written = {"delimiter": options.delimiter, "encoding": options.encoding, "decimal": options.decimal}
+    written = {name: getattr(options, name) for name in WRITTEN}
     return DelimitedFile(path, **written, skip_bad=options.skip_bad_rows)
 
 

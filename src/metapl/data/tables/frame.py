@@ -15,7 +15,7 @@ from metapl.errors import UserError
 Array = np.ndarray[Any, Any]
 Form = Literal["text", "number", "auto"]
 MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
-SKIP = "or set source.skip_bad_rows=true to leave such rows out."  # what else helps against a bad row
+SKIP = "or set source.table.skip_bad_rows=true to leave such rows out."  # what else helps against a bad row
 SHOWN = 40  # characters of a value in a message
 POINT, COMMA = ".", ","  # the sign before the decimals
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
@@ -287,7 +287,7 @@ def _other_sign(value: str, found: str, wanted: str) -> tuple[str, str]:
     text, word = value.strip(), "comma" if found == COMMA else "point"
     remedy, setting = (
         f"Write {text.replace(found, wanted)}.",
-        f"or set source.decimal={word}, for all numbers of the file.",
+        f"or set source.table.decimal={word}, for all numbers of the file.",
     )
     if one_group(text):  # not to be taken for 1.234 on our advice
         remedy = f"If the {word} marks thousands, take it out. {remedy}"
@@ -301,7 +301,7 @@ def one_group(value: str) -> bool:
 
 def as_categories(error: UserError, column: str) -> UserError:
     """The error with the other way out: the column's values are no quantities."""
-    return UserError(error.what, f"{error.remedy} Or set source.categorical={column}.", error.where)
+    return UserError(error.what, f"{error.remedy} Or set source.table.categorical={column}.", error.where)
 
 
 def meant(value: str) -> bool:

@@ -15,11 +15,13 @@ from metapl.data.images.options import ImageOptions
 from metapl.data.images.source import ImageSource
 from metapl.data.images.store import Known
 from metapl.data.memory.source import MemorySource
+from metapl.data.options import SourceOptions
 from metapl.data.tables.columns import Told
-from metapl.data.tables.files import READERS, TableOptions, is_table, open_file
+from metapl.data.tables.files import READERS, is_table, open_file
 from metapl.data.tables.frame import Array, Form, TableFile, Texts, short
 from metapl.data.tables.join import Joined, read_joined
-from metapl.data.tables.roles import AUTO, LABELS, NONE, PATHS, SURE, TEST, TEXTS, hint, listing
+from metapl.data.tables.options import AUTO, NONE
+from metapl.data.tables.roles import LABELS, PATHS, SURE, TEST, TEXTS, hint, listing
 from metapl.data.tables.source import check_paths, features, image_items, row_ids, without_minus_one
 from metapl.data.texts.tokens import tokenizer_of
 from metapl.errors import UnclearDelimiter, UserError, nearest
@@ -28,7 +30,7 @@ from metapl.types import Preprocessing, Source
 
 def open_rows(
     path: Path,
-    options: TableOptions,
+    options: SourceOptions,
     preprocessing: Preprocessing,
     class_names: Sequence[str],
     *,
@@ -49,15 +51,15 @@ def open_rows(
         file = _opened(path, options, suffix)
     contents = _contents(file, options, preprocessing)
     label = _label(file, options, contents) if labels else None
-    more = {role: _single(file, getattr(options.roles, role), role, contents) for role in ("id", "split")}
+    more = {role: _single(file, getattr(options.table, role), role, contents) for role in ("id", "split")}
     forms = _forms(contents, preprocessing)
     forms |= {column: "text" for column in (label, *more.values()) if column is not None}
     with _no_settings():
-        rows = read_joined([file], [forms], options.skip_bad_rows, -1)
+        rows = read_joined([file], [forms], options.table.skip_bad_rows, -1)
     if label is not None:
         without_minus_one(rows, label, [file])
     used = {*contents, *more.values(), label}
-    extra = [n for n in file.names if n not in used and n.lower() not in LABELS and n != options.roles.label]
+    extra = [n for n in file.names if n not in used and n.lower() not in LABELS and n != options.table.label]
     if extra:
         rows.notes.append(f"{file.name}: columns not used: {listing(extra)}")
     root = os.path.abspath(os.path.expanduser(options.root) if options.root else path.parent)
@@ -71,7 +73,7 @@ def open_rows(
     if len(kept) < rows.rows:
         rows, ids, truth, is_test = rows.take(kept), [ids[k] for k in kept.tolist()], truth[kept], is_test[kept]
     facts = _Facts(file.name, tuple(ids), truth, is_test, tuple(class_names))
-    return _made(rows, contents, preprocessing, facts, options.images, root)
+    return _made(rows, contents, preprocessing, facts, options.image, root)
 
 
 @contextmanager
@@ -133,7 +135,7 @@ def _made(
 
 
 def open_spec(
-    spec: str, options: TableOptions, preprocessing: Preprocessing, class_names: Sequence[str], *, labels: bool = False
+    spec: str, options: SourceOptions, preprocessing: Preprocessing, class_names: Sequence[str], *, labels: bool = False
 ) -> Source | None:
     """``open_rows`` of the file that ``spec`` names (``new.csv``, ``csv:new.txt``); None where it names none."""
     kind, colon, argument = spec.partition(":")
@@ -144,17 +146,17 @@ def open_spec(
     return open_rows(path, options, preprocessing, class_names, labels=labels, suffix=suffix)
 
 
-def _opened(path: Path, options: TableOptions, suffix: str) -> TableFile:
+def _opened(path: Path, options: SourceOptions, suffix: str) -> TableFile:
     """The file; a delimiter that the run was told holds where the header does not decide."""
-    if options.delimiter == AUTO:
-        return open_file(path, options, suffix)
+    if options.table.delimiter == AUTO:
+        return open_file(path, options.table, suffix)
     try:
-        return open_file(path, replace(options, delimiter=AUTO), suffix)
+        return open_file(path, replace(options.table, delimiter=AUTO), suffix)
     except UnclearDelimiter:
-        return open_file(path, options, suffix)
+        return open_file(path, options.table, suffix)
 
 
-def _contents(file: TableFile, options: TableOptions, p: Preprocessing) -> tuple[str, ...]:
+def _contents(file: TableFile, options: SourceOptions, p: Preprocessing) -> tuple[str, ...]:
     """The columns that the model sees.
 
     Raises:
@@ -170,7 +172,7 @@ def _contents(file: TableFile, options: TableOptions, p: Preprocessing) -> tuple
                 raise UserError(f"column '{short(column.name)}' is missing", f"The model needs it. {remedy}", file.name)
         return tuple(column.name for column in p.columns)
     role, known = ("path", PATHS) if p.kind == "image" else ("text", TEXTS)
-    asked = getattr(options.roles, role)
+    asked = getattr(options.table, role)
     found = [n for n in file.names if (n == asked if asked not in (AUTO, NONE) else n.lower() in known)]
     if len(found) == 1:
         return (found[0],)
@@ -186,9 +188,9 @@ def _forms(contents: Sequence[str], p: Preprocessing) -> dict[str, Form]:
     return {name: "text" if levels[name] else "number" for name in contents}
 
 
-def _label(file: TableFile, options: TableOptions, contents: Sequence[str]) -> str:
+def _label(file: TableFile, options: SourceOptions, contents: Sequence[str]) -> str:
     """The column of labels among those that the model does not see."""
-    asked, free = options.roles.label, [n for n in file.names if n not in contents]
+    asked, free = options.table.label, [n for n in file.names if n not in contents]
     if asked != AUTO:
         found = [n for n in free if n == asked]
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from metapl.data.images.scan import UNLABELED
 from metapl.data.tables.frame import counted, short
+from metapl.data.tables.options import AUTO, NONE, TableOptions
 from metapl.errors import UserError
 from metapl.types import Kind
 
@@ -17,32 +18,6 @@ PATHS = ("path", "file", "filename", "filepath", "image", "img", "image_path")
 TEXTS = ("text", "sentence", "question", "document", "content")
 TRAIN, TEST = ("train", "labelled", "labeled"), ("test",)
 SPLITS = (*TRAIN, *UNLABELED, *TEST)
-AUTO, NONE = "auto", "none"
-
-
-@dataclass(frozen=True)
-class RoleOptions:
-    """The part of ``SourceOptions`` that names columns. Each is a column's name, "auto", or "none" where it says so.
-
-    Attributes:
-        label: auto takes label, labels, class, target, category or y.
-        path, text: auto or none. What the classifier sees: images by their paths, or texts.
-        features, ignore, categorical: column names between commas.
-        id, split: auto or none.
-    """
-
-    label: str = AUTO
-    path: str = AUTO
-    text: str = AUTO
-    features: str = ""
-    ignore: str = ""
-    categorical: str = ""
-    id: str = AUTO
-    split: str = AUTO
-
-    def named(self, group: str) -> tuple[str, ...]:
-        """The columns that ``features``, ``ignore`` or ``categorical`` lists."""
-        return tuple(filter(None, (name.strip() for name in getattr(self, group).split(","))))
 
 
 @dataclass(frozen=True)
@@ -68,7 +43,7 @@ class Roles:
     notes: tuple[str, ...] = ()
 
 
-def find_roles(names: Sequence[str], options: RoleOptions, where: str) -> Roles:
+def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles:
     """The role of each of the columns ``names``; ``where`` is the file, for messages.
 
     Raises:
@@ -76,12 +51,13 @@ def find_roles(names: Sequence[str], options: RoleOptions, where: str) -> Roles:
     """
     for group in ("features", "ignore", "categorical"):
         for name in options.named(group):
-            _check(name, names, f"source.{group}", where)
+            _check(name, names, f"source.table.{group}", where)
     listed = {*options.named("features"), *options.named("categorical")}
     free = [n for n in names if n not in options.named("ignore") and n not in listed]
     label = _label(free, names, options, where)
     others = {
-        role: _single(free, names, getattr(options, role), (role,), f"source.{role}", where) for role in ("id", "split")
+        role: _single(free, names, getattr(options, role), (role,), f"source.table.{role}", where)
+        for role in ("id", "split")
     }
     taken = {label, *others.values()}
     free = [n for n in free if n not in taken]
@@ -100,16 +76,16 @@ def find_roles(names: Sequence[str], options: RoleOptions, where: str) -> Roles:
     return Roles(kind, label, others["id"], others["split"], contents, frozenset(listed), guessed, notes)
 
 
-def _label(free: Sequence[str], names: Sequence[str], options: RoleOptions, where: str) -> str | None:
+def _label(free: Sequence[str], names: Sequence[str], options: TableOptions, where: str) -> str | None:
     if options.label != AUTO:
-        return _single(free, names, options.label, (), "source.label", where)
+        return _single(free, names, options.label, (), "source.table.label", where)
     found = [n for n in free if n.lower() in LABELS]
     sure = [n for n in found if n.lower() in SURE]
     return _one(sure or found, "label", where)
 
 
 def _contents(
-    free: Sequence[str], names: Sequence[str], options: RoleOptions, listed: Collection[str], where: str
+    free: Sequence[str], names: Sequence[str], options: TableOptions, listed: Collection[str], where: str
 ) -> tuple[Kind, str | None]:
     """What the rows are, and the column of paths or texts; None for a table."""
     asked = {role: getattr(options, role) not in (AUTO, NONE) for role in ("path", "text")}
@@ -118,12 +94,12 @@ def _contents(
         raise UserError(what, "Name the one that the classifier is to see.", "source")
     path = text = None
     if not listed and not asked["text"]:
-        path = _single(free, names, options.path, PATHS, "source.path", where)
+        path = _single(free, names, options.path, PATHS, "source.table.path", where)
     if not listed and not asked["path"]:
-        text = _single(free, names, options.text, TEXTS, "source.text", where)
+        text = _single(free, names, options.text, TEXTS, "source.table.text", where)
     if path is not None and text is not None:
         what = f"column '{short(path)}' may hold images and column '{short(text)}' texts"
-        raise UserError(what, f"Set source.path={path} or source.text={text}.", where)
+        raise UserError(what, f"Set source.table.path={path} or source.table.text={text}.", where)
     if path is not None:
         return "image", path
     return ("table", None) if text is None else ("text", text)
@@ -140,13 +116,13 @@ def _single(
         if asked not in free:
             raise UserError(f"column '{short(asked)}' has two roles", "Name it once.", setting)
         return asked
-    return _one([n for n in free if n.lower() in known], setting.removeprefix("source."), where)
+    return _one([n for n in free if n.lower() in known], setting.rpartition(".")[2], where)
 
 
 def _one(found: Sequence[str], role: str, where: str) -> str | None:
     if len(found) > 1:
         words = ", ".join(f"'{short(n)}'" for n in found)
-        raise UserError(f"several columns may hold the {role}: {words}", f"Set source.{role}=NAME.", where)
+        raise UserError(f"several columns may hold the {role}: {words}", f"Set source.table.{role}=NAME.", where)
     return found[0] if found else None
 
 
@@ -158,8 +134,8 @@ def _check(name: str, names: Sequence[str], setting: str, where: str) -> None:
 def _nothing(names: Sequence[str], label: str | None, where: str) -> UserError:
     if len(names) == 1:
         what = f"only one column was found ('{short(names[0])}')"
-        return UserError(what, "Is the delimiter a comma, tab, semicolon or pipe? Or set source.text.", where)
-    return UserError("no column is left for the classifier to see", "Name some with source.features.", where)
+        return UserError(what, "Is the delimiter a comma, tab, semicolon or pipe? Or set source.table.text.", where)
+    return UserError("no column is left for the classifier to see", "Name some with source.table.features.", where)
 
 
 def _notes(

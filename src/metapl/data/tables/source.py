@@ -14,8 +14,9 @@ import torch
 from metapl.data.images.scan import UNLABELED, folded
 from metapl.data.images.source import ImageSource
 from metapl.data.memory.source import MemorySource
+from metapl.data.options import SourceOptions
 from metapl.data.tables.columns import MOST_LEVELS, Told, described, encode_column, fit_column, too_many
-from metapl.data.tables.files import PARTS, TableOptions, open_file
+from metapl.data.tables.files import PARTS, open_file
 from metapl.data.tables.frame import MARKERS, Array, Form, TableFile, Texts, Values, counted, parsed, short
 from metapl.data.tables.join import Joined, read_joined
 from metapl.data.tables.labels import CLASSES, doubt
@@ -28,7 +29,7 @@ TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
 LONG = 1024  # characters above which a path without a suffix is taken for something else
 
 
-def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "", suffix: str = "") -> Source:
+def open_table(paths: Mapping[str, Path], options: SourceOptions, name: str = "", suffix: str = "") -> Source:
     """A source over files of rows.
 
     Args:
@@ -40,15 +41,15 @@ def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "",
         UserError: the files cannot serve; the message names file and line.
     """
     parts = [part for part in PARTS if part in paths]
-    files = [open_file(paths[part], options, suffix if part == PARTS[0] else "") for part in parts]
+    files = [open_file(paths[part], options.table, suffix if part == PARTS[0] else "") for part in parts]
     main = files[0]
-    roles = find_roles(main.names, options.roles, main.name)
+    roles = find_roles(main.names, options.table, main.name)
     if roles.label is None:
         what = f"no column holds the label (there are {listing(main.names)})"
         more = " (Is the delimiter the right one?)" if len(main.names) == 1 else ""
-        raise UserError(what, f"Set source.label=NAME.{more}", main.name)
+        raise UserError(what, f"Set source.table.label=NAME.{more}", main.name)
     forms = [_forms(file, part, roles, options) for file, part in zip(files, parts)]
-    rows = read_joined(files, forms, options.skip_bad_rows, MOST_LEVELS)
+    rows = read_joined(files, forms, options.table.skip_bad_rows, MOST_LEVELS)
     rows.notes[:0] = roles.notes
     without_minus_one(rows, roles.label, files)
     use = _use(rows, roles, parts)
@@ -72,7 +73,7 @@ def open_table(paths: Mapping[str, Path], options: TableOptions, name: str = "",
     return made(name, rows, roles, options, use, facts)
 
 
-def _forms(file: TableFile, part: str, roles: Roles, options: TableOptions) -> dict[str, Form]:
+def _forms(file: TableFile, part: str, roles: Roles, options: SourceOptions) -> dict[str, Form]:
     """How each column of a file is to be read.
 
     Raises:
@@ -87,7 +88,7 @@ def _forms(file: TableFile, part: str, roles: Roles, options: TableOptions) -> d
             )
     auto: Form = "auto" if roles.kind == "table" else "text"
     forms: dict[str, Form] = dict.fromkeys(roles.contents, auto)
-    forms |= dict.fromkeys(options.roles.named("categorical"), "text")
+    forms |= dict.fromkeys(options.table.named("categorical"), "text")
     forms |= {name: "text" for name in (roles.label, roles.id, roles.split) if name in file.names and name is not None}
     if part != "labeled":
         forms.pop(roles.split or "", None)
@@ -128,7 +129,7 @@ def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
         more = " (validation rows are drawn from the labelled rows, see --validation)" if "val" in value.lower() else ""
         return f"the split '{short(value)}' is none of {', '.join(SPLITS)}{more}"
 
-    rows.refuse_levels(roles.split, rows.part == 0, odd, "Mend it, or set source.split=none.")
+    rows.refuse_levels(roles.split, rows.part == 0, odd, "Mend it, or set source.table.split=none.")
     codes = np.array([meaning.get(level.lower(), TRAINING) for level in split.levels])
     return np.where(rows.part == 0, codes[split.codes], use)
 
@@ -203,9 +204,9 @@ def _other_label(rows: Joined, column: str) -> str:
     """The remedy for a label column that is none: those whose values are few, as classes are."""
     few = [name for name, values in rows.columns.items() if name != column and 2 <= _different(values) <= CLASSES]
     named = [name for name in few if name.lower() in LABELS]
-    remedy = "Name the column of classes with source.label"
+    remedy = "Name the column of classes with source.table.label"
     if named:
-        return f"Did you mean source.label={short(named[0])}?"
+        return f"Did you mean source.table.label={short(named[0])}?"
     return f"{remedy}; few different values are in {listing(few, 4)}." if few else f"{remedy}."
 
 
@@ -230,7 +231,7 @@ def row_ids(rows: Joined, column: str | None) -> list[str]:
     return [text if int(part) in held else rows.line(k) for k, (text, part) in enumerate(zip(ids, rows.part.tolist()))]
 
 
-def _root(path: Path, options: TableOptions) -> str:
+def _root(path: Path, options: SourceOptions) -> str:
     """The folder that relative paths in a file start from."""
     return os.path.abspath(os.path.expanduser(options.root) if options.root else path.parent)
 
@@ -256,7 +257,7 @@ def check_paths(rows: Joined, column: str, roots: Sequence[str]) -> None:
 
 
 def _table(
-    name: str, rows: Joined, roles: Roles, options: TableOptions, use: Array, facts: Mapping[str, Any]
+    name: str, rows: Joined, roles: Roles, options: SourceOptions, use: Array, facts: Mapping[str, Any]
 ) -> MemorySource:
     told, train = Told(), use != TESTING
     columns: list[Column] = []
@@ -264,7 +265,7 @@ def _table(
         if column in rows.full:
             told.notes.append(too_many(column))
             continue
-        category, keep = column in options.roles.named("categorical"), column in roles.chosen
+        category, keep = column in options.table.named("categorical"), column in roles.chosen
         fitted = fit_column(column, rows.columns[column], train, rows.place, told, category, keep, rows.part)
         if fitted is not None:
             columns.append(fitted)
@@ -285,17 +286,19 @@ def features(columns: Sequence[Column], rows: Joined, told: Told) -> Array:
 
 
 def _texts(
-    name: str, rows: Joined, roles: Roles, options: TableOptions, use: Array, facts: Mapping[str, Any]
+    name: str, rows: Joined, roles: Roles, options: SourceOptions, use: Array, facts: Mapping[str, Any]
 ) -> MemorySource:
     column = roles.contents[0]
     texts = rows.text(column)
     if roles.guessed and all(parsed(level) is not None for level in texts.levels):
         what = f"column '{short(column)}' is taken for the texts by its name, and holds nothing but numbers"
-        raise UserError(what, "Set source.text=none (for a table) or source.text=NAME.", rows.place(0))
+        raise UserError(what, "Set source.table.text=none (for a table) or source.table.text=NAME.", rows.place(0))
     if empty := int((~filled(texts)).sum()):
         rows.notes.append(f"{counted(empty, 'text')} empty")
     every, train = texts.tolist(), np.flatnonzero(use != TESTING)
-    ids, tokens, notes = encode_texts([every[k] for k in train.tolist()], options.tokenizer, options.max_tokens)
+    ids, tokens, notes = encode_texts(
+        [every[k] for k in train.tolist()], options.text.tokenizer, options.text.max_tokens
+    )
     data = ids
     if len(train) < len(every):
         data = torch.empty(len(every), tokens.length, dtype=torch.int32)
@@ -311,13 +314,13 @@ def _images(
     rows: Joined,
     column: str,
     roots: Sequence[str],
-    options: TableOptions,
+    options: SourceOptions,
     place: str,
     facts: Mapping[str, Any],
 ) -> ImageSource:
     items = image_items(rows, column, roots)
     told: dict[str, Any] = {"where": name, "notes": rows.notes, "problems": rows.problems}
-    return ImageSource(name, items, options=options.images, place=place, **told, **facts)
+    return ImageSource(name, items, options=options.image, place=place, **told, **facts)
 
 
 def image_items(rows: Joined, column: str, roots: Sequence[str]) -> Sequence[str | bytes]:
@@ -327,4 +330,4 @@ def image_items(rows: Joined, column: str, roots: Sequence[str]) -> Sequence[str
         return [os.path.join(roots[part], path) for part, path in zip(rows.part.tolist(), values.tolist())]
     if isinstance(values, list):
         return [value or b"" for value in values]
-    raise UserError(f"column '{short(column)}' holds numbers, not images", "Set source.path=NAME.", rows.place(0))
+    raise UserError(f"column '{short(column)}' holds numbers, not images", "Set source.table.path=NAME.", rows.place(0))

@@ -51,12 +51,12 @@ def make_tokenizer(spec: str, length: int) -> Tokenizer:
         UserError: unknown name, no such folder, transformers is missing, or ``length`` is too small.
     """
     if isinstance(length, bool) or length < 1:
-        raise UserError(f"{length} tokens per text", "Give at least 1.", "source.max_tokens")
+        raise UserError(f"{length} tokens per text", "Give at least 1.", "source.text.max_tokens")
     if spec in ("auto", WORDS):
         return Words(length)
     if spec.startswith(HF):
         return HfTokenizer(spec, length)
-    raise UserError(f"unknown tokenizer '{spec}'", "Use auto, words or hf:FOLDER.", "source.tokenizer")
+    raise UserError(f"unknown tokenizer '{spec}'", "Use auto, words or hf:FOLDER.", "source.text.tokenizer")
 
 
 def tokenizer_of(tokens: Tokens) -> Tokenizer:
@@ -89,13 +89,13 @@ def encode_texts(texts: Sequence[str], spec: str, max_tokens: int | str) -> tupl
     elif isinstance(max_tokens, int):
         length, rows = max_tokens, torch.zeros(0, 0)
     else:
-        raise UserError(f"{max_tokens!r} tokens per text", "Give a number, or auto.", "source.max_tokens")
+        raise UserError(f"{max_tokens!r} tokens per text", "Give a number, or auto.", "source.text.max_tokens")
     tokenizer = make_tokenizer(spec, length)
     rows = rows[:, :length].contiguous() if max_tokens == "auto" else tokenizer.encode(texts)
     full = int((rows[:, -1] != tokenizer.tokens.pad).sum())
     # A text that fills its row to the last id may have gone on; "auto" leaves that only to texts of LONGEST tokens.
     told = full > 0.01 * len(rows) and (max_tokens != "auto" or length == LONGEST)
-    note = f"{full} of {len(rows)} texts fill all {length} tokens and may be cut (source.max_tokens)"
+    note = f"{full} of {len(rows)} texts fill all {length} tokens and may be cut (source.text.max_tokens)"
     return rows, tokenizer.tokens, (note,) if told else ()
 
 
@@ -187,7 +187,7 @@ class HfTokenizer:
         return torch.from_numpy(rows)
 
 
-_LENGTH = "source.max_tokens"
+_LENGTH = "source.text.max_tokens"
 _PROBE = "Who's THE first naïve Ünïcode-tester, e.g. at 12,345.67 €? 你好 don't re-open\tthe  unbelievably_long e-mail!"
 
 
@@ -223,12 +223,12 @@ def _load(folder: str) -> tuple[Any, str]:
     """The tokenizer in ``folder``, and its digest."""
     if not folder or not Path(folder).expanduser().is_dir():
         remedy = "Give hf:FOLDER, a folder that holds a tokenizer; nothing is downloaded."
-        raise UserError(f"there is no folder '{folder}'", remedy, "source.tokenizer")
+        raise UserError(f"there is no folder '{folder}'", remedy, "source.text.tokenizer")
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        remedy = "pip install 'metapl[text]', or use source.tokenizer=words."
-        raise UserError(f"hf:FOLDER needs transformers ({error})", remedy, "source.tokenizer") from error
+        remedy = "pip install 'metapl[text]', or use source.text.tokenizer=words."
+        raise UserError(f"hf:FOLDER needs transformers ({error})", remedy, "source.text.tokenizer") from error
     try:
         path = str(Path(folder).expanduser())
         made = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)

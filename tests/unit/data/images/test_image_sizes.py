@@ -67,13 +67,13 @@ def test_a_rectangle_is_asked_for_by_height_and_width(tmp_path: Path) -> None:
     assert source.rows(np.array([0])).shape == (1, 1, 12, 40)
     assert "images are brought to 12 x 40, grey (pad)" in source.notes
     for bad in ("12x", "x12", "2x40", "12x9999", "12x12x12", "-4", " 12", "1e3", "twelve"):
-        with pytest.raises(UserError, match="image_size"):
-            ImageOptions(image_size=bad)
+        with pytest.raises(UserError, match="image size"):
+            ImageOptions(size=bad)
 
 
 @pytest.mark.parametrize("bad", [{"resize": "crop"}, {"memory": -1.0}, {"memory": float("nan")}, {"prefetch": -1}])
 def test_settings_that_mean_nothing(bad: dict[str, object]) -> None:
-    with pytest.raises(UserError, match=f"source.{next(iter(bad))}"):
+    with pytest.raises(UserError, match=f"source.image.{next(iter(bad))}"):
         ImageOptions(**bad)  # type: ignore[arg-type]
 
 

@@ -49,7 +49,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(root: Path, memory: float, prefetch: int = 2, method: str = "fixmatch") -> RunConfig:
     small = {"steps": 12, "batch.labeled": 4, "batch.unlabeled": 8, "loop.eval_every": 5, "guard.mode": "warn"}
-    lazy = {"source.memory": memory, "source.prefetch": prefetch, "model": "small_cnn", "method": method}
+    lazy = {"source.image.memory": memory, "source.image.prefetch": prefetch, "model": "small_cnn", "method": method}
     return make_config(str(root), options={**small, **lazy, "device": "cpu", "guard.min_validation": 1})
 
 

@@ -61,7 +61,7 @@ def test_arrays_become_what_files_of_their_pixels_become(tmp_path: Path, resize:
 
 def test_fit_brings_arrays_and_later_new_ones_to_the_size_that_is_set(tmp_path: Path) -> None:
     X, more, test = pictures(8, 40, 40), pictures(6, 30, 50), pictures(4, 20, 24)
-    options = {"source.image_size": "16", "source.resize": "pad"}
+    options = {"source.image.size": "16", "source.image.resize": "pad"}
     result = metapl.fit(
         X, y(8), X_unlabeled=more, X_test=test, y_test=y(4), options=options, out=tmp_path / "r", **SHORT
     )
@@ -128,7 +128,7 @@ def test_every_source_of_images_heeds_the_size(tmp_path: Path) -> None:
 
 def test_a_model_of_enlarged_digits_predicts_on_digits(tmp_path: Path) -> None:
     few = {"split.labels": 4, "split.validation": "none", "steps": 1, "method": "supervised", "guard.mode": "off"}
-    config = make_config("digits", options={**few, "source.image_size": 16, "device": "cpu"})
+    config = make_config("digits", options={**few, "source.image.size": 16, "device": "cpu"})
     metapl.train(config, out=tmp_path / "run")
     count, problems, _ = predict_to(tmp_path / "run", "digits", str(tmp_path / "p.csv"), False, "cpu")
     assert (count, problems) == (1797, [])
@@ -138,7 +138,7 @@ def test_a_model_of_enlarged_digits_predicts_on_digits(tmp_path: Path) -> None:
 def test_a_size_for_what_has_none_is_refused(tmp_path: Path, kind: str) -> None:
     X: Any = RNG.normal(size=(6, 3)) if kind == "table" else [f"text {k}" for k in range(6)]
     name = {"table": "a table", "text": "texts"}[kind]
-    sized = {"source.image_size": 32}
+    sized = {"source.image.size": 32}
     with pytest.raises(UserError, match=f"image_size is set, and the rows are {name}"):
         metapl.fit(X, y(6), options=sized, **SHORT)
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"some {k},{k % 2}\n" for k in range(6)))
@@ -149,8 +149,8 @@ def test_a_size_for_what_has_none_is_refused(tmp_path: Path, kind: str) -> None:
 def test_a_source_that_is_made_cannot_be_brought_to_another_size() -> None:
     source = from_arrays(pictures(8, 16, 16), y(8))
     with pytest.raises(UserError, match="the source is made already"):
-        metapl.fit(source, options={"source.image_size": 12}, **SHORT)
-    assert metapl.fit(source, options={"source.image_size": 16}, **SHORT).predictor.takes.shape == (3, 16, 16)
+        metapl.fit(source, options={"source.image.size": 12}, **SHORT)
+    assert metapl.fit(source, options={"source.image.size": 16}, **SHORT).predictor.takes.shape == (3, 16, 16)
 
 
 # -- auto:SIZE, and encoders
@@ -191,8 +191,8 @@ def test_a_turned_image_does_not_spoil_the_common_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["auto:", "auto:2", "auto:x", "auto:64x64x64", "automatic"])
 def test_sizes_that_mean_nothing(bad: str) -> None:
-    with pytest.raises(UserError, match="image_size is"):
-        ImageOptions(image_size=bad)
+    with pytest.raises(UserError, match="image size is"):
+        ImageOptions(size=bad)
 
 
 @pytest.mark.parametrize("resize", RESIZES)
@@ -228,8 +228,8 @@ def test_small_images_are_enlarged_a_few_at_a_time(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("METAPL_CACHE", str(tmp_path))
     monkeypatch.setattr("metapl.data.memory.datasets.MAX_BYTES", 2**20)
     sized = for_encoder(SourceOptions(encoder=f"{__name__}:Areas", encoder_size=512))
-    assert sized.image_size == "auto:512x512"
-    source = metapl.from_dataset([(p, k % 2) for k, p in enumerate(pictures(400, 16, 16))], image_size=sized.image_size)
+    assert sized.image.size == "auto:512x512"
+    source = metapl.from_dataset([(p, k % 2) for k, p in enumerate(pictures(400, 16, 16))], image_size=sized.image.size)
     net = Areas()
     made = embed(source, net, size=512)
     assert made.rows(np.arange(400)).shape == (400, 4)

@@ -158,7 +158,7 @@ def test_features_alone_are_used_whatever_they_hold() -> None:
     assert [column.name for column in source.columns] == ["b", "n"]
     assert source.data[:60].tolist() == X[["b", "n"]].to_numpy().tolist()
     assert source.notes == ()
-    fitted = SemiSupervisedClassifier(steps=3, options={"source.features": "n,b"}).fit(X, [0, 1] * 30)
+    fitted = SemiSupervisedClassifier(steps=3, options={"source.table.features": "n,b"}).fit(X, [0, 1] * 30)
     assert fitted.predictor_.takes.columns == (Column("n"), Column("b"))
     assert fitted.predict(X).shape == (60,)
 

@@ -84,7 +84,9 @@ def test_one_number_written_otherwise_costs_no_column(
     values = [str(k) for k in range(50)]
     values[at] = odd
     file = DelimitedFile(put(tmp_path, "a;b\n" + "".join(f"{v};x\n" for v in values)), decimal=decimal)
-    with pytest.raises(UserError, match=rf"^x\.csv, line {at + 2}: column 'a' has '?{odd}'?, .*source\.categorical=a"):
+    with pytest.raises(
+        UserError, match=rf"^x\.csv, line {at + 2}: column 'a' has '?{odd}'?, .*source\.table\.categorical=a"
+    ):
         file.read({"a": "auto"}, most={"a": 10})
     values[40] = "x"
     file = DelimitedFile(put(tmp_path, "a;b\n" + "".join(f"{v};x\n" for v in values)), decimal=decimal)
@@ -115,7 +117,7 @@ def test_a_long_field_is_read_and_the_limit_of_csv_stays_as_it_was(tmp_path: Pat
 def test_where_two_delimiters_would_do_the_rows_decide_or_the_user(tmp_path: Path) -> None:
     assert DelimitedFile(put(tmp_path, "a;b,c\n1;2,5\n3;4\n")).names == ("a", "b,c")
     both = put(tmp_path, "a;b,c\n1;2,5\n")
-    with pytest.raises(UserError, match=r"comma .2 columns. and semicolon .2 columns.*source\.delimiter=comma"):
+    with pytest.raises(UserError, match=r"comma .2 columns. and semicolon .2 columns.*source\.table\.delimiter=comma"):
         DelimitedFile(both)
     assert DelimitedFile(both, delimiter="semicolon").names == ("a", "b,c")
     assert DelimitedFile(both, delimiter=",").names == ("a;b", "c")

@@ -133,7 +133,7 @@ def test_arrays_go_by_position_where_a_column_was_left_out(tmp_path: Path, names
 
 
 def test_a_frame_of_nothing_but_a_number_of_its_rows_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'t' only counts the rows.* or source\.features"):
+    with pytest.raises(UserError, match=r"'t' only counts the rows.* or source\.table\.features"):
         SemiSupervisedClassifier(steps=2).fit(pd.DataFrame({"t": range(80)}), [0, 1] * 40)
 
 

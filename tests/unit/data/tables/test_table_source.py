@@ -70,14 +70,14 @@ def test_columns_can_be_named_and_left_out(tmp_path: Path) -> None:
     assert told(source, "columns not used: 'b', 'c'")
     source = table(tmp_path, text, label="kind", ignore="a, b")
     assert [c.name for c in source.columns] == ["c", "zip"]
-    with pytest.raises(UserError, match=r"no column 'bb' .source\.features.*Did you mean 'b'"):
+    with pytest.raises(UserError, match=r"no column 'bb' .source\.table\.features.*Did you mean 'b'"):
         table(tmp_path, text, label="kind", features="a,bb")
 
 
 def test_the_label_is_found_or_asked_for(tmp_path: Path) -> None:
     assert table(tmp_path, "a,category,label\n1,x,u\n2,y,v\n").class_names == ("u", "v")
     assert table(tmp_path, "a,Target\n1,x\n2,y\n").class_names == ("x", "y")
-    with pytest.raises(UserError, match=r"several columns may hold the label: 'class', 'y'.*source\.label=NAME"):
+    with pytest.raises(UserError, match=r"several columns may hold the label: 'class', 'y'.*source\.table\.label=NAME"):
         table(tmp_path, "a,class,y\n1,x,u\n2,y,v\n")
     with pytest.raises(UserError, match=r"no column holds the label .there are 'a', 'b'"):
         table(tmp_path, "a,b\n1,x\n")
@@ -165,7 +165,7 @@ def test_more_than_a_thousand_texts_are_left_out(tmp_path: Path) -> None:
     rows = [f"t{k % 1100},{k % 7}.5,{'uv'[k % 2]}" for k in range(3000)]
     source = table(tmp_path, "\n".join(["c,n,y", *rows]))
     assert [c.name for c in source.columns] == ["n"]
-    how = "to keep it, as a text: source.text=c; as categories: source.categorical=c"
+    how = "to keep it, as a text: source.table.text=c; as categories: source.table.categorical=c"
     assert told(source, f"'c' has more than 1000 different texts and is left out ({how})")
 
 
@@ -187,7 +187,7 @@ def test_a_decimal_comma_of_one_file_is_none_of_another(tmp_path: Path, cell: st
 @pytest.mark.parametrize(("cell", "part"), [("3,5", "decimal comma"), ("inf", "infinite"), ("1e60", "too large")])
 def test_numbers_written_in_another_way_are_no_categories(tmp_path: Path, cell: str, part: str) -> None:
     text = f"a;y\n1.5;u\n2;v\n{cell};u\n"
-    with pytest.raises(UserError, match=rf"^x\.csv, line 4: column 'a' has .*{part}.*source\.categorical=a"):
+    with pytest.raises(UserError, match=rf"^x\.csv, line 4: column 'a' has .*{part}.*source\.table\.categorical=a"):
         table(tmp_path, text)
     assert table(tmp_path, text, categorical="a").columns[0].levels == tuple(sorted(["1.5", "2", cell]))
 

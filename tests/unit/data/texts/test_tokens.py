@@ -198,7 +198,7 @@ def test_another_tokenizer_in_the_same_folder_is_refused(
 
 
 def test_a_model_from_a_folder_brings_its_tokenizer() -> None:
-    assert make_config("x.csv", options={"model": "hf:folder"}).source.tokenizer == "hf:folder"
-    assert make_config("x.csv", options={"model": "mlp"}).source.tokenizer == "auto"
-    own = {"model": "hf:folder", "source.tokenizer": "words"}
-    assert make_config("x.csv", options=own).source.tokenizer == "words"
+    assert make_config("x.csv", options={"model": "hf:folder"}).source.text.tokenizer == "hf:folder"
+    assert make_config("x.csv", options={"model": "mlp"}).source.text.tokenizer == "auto"
+    own = {"model": "hf:folder", "source.text.tokenizer": "words"}
+    assert make_config("x.csv", options=own).source.text.tokenizer == "words"

@@ -1,0 +1,108 @@
+"""Settings as annotated fields: help, unit, range and the values that tuning tries stand beside type and default.
+
+    label_smoothing: Annotated[float, Help("on the labelled rows"), Range(0, 1, below=True)] = 0.0
+
+Help texts, docs/settings.md, range errors and the search space of ``tune`` are all made from these.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from metapl.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a setting means, and the unit it is given in ("" where it has none)."""
+
+    text: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting takes. Values that are not numbers, such as "auto", are left to the type.
+
+    Attributes:
+        low, high: the ends.
+        above, below: the lower or the upper end itself is refused.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies inside."""
+        return (
+            math.isfinite(value)
+            and (value > self.low if self.above else value >= self.low)
+            and (value < self.high if self.below else value <= self.high)
+        )
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        high = f"below {self.high:g}" if self.below else f"at most {self.high:g}"
+        ends = [low] * (self.low > -math.inf) + [high] * (self.high < math.inf)
+        return " and ".join(ends)
+
+
+@dataclass(frozen=True)
+class Tries:
+    """The values that ``tune`` tries by default, as they are typed: ``0.5,0.7``; ``x3`` is three times the run's own.
+
+    Attributes:
+        idle: settings beside it under which it has no effect and is not tuned, such as ``selection=soft``.
+    """
+
+    values: str
+    idle: tuple[str, ...] = ()
+
+
+class Settings:
+    """Base of a dataclass of settings: checks every value against its ``Range``, when one is made.
+
+    class Config(Settings, group="mpl"): ``group`` begins the settings' keys.
+    """
+
+    group: ClassVar[str] = ""
+
+    def __init_subclass__(cls, group: str = "", **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.group = group or cls.group
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            UserError: it says the value, the range and the key.
+        """
+        cls: Any = type(self)
+        units = notes_of(cls, Help)
+        for name, limits in notes_of(cls, Range).items():
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not limits.holds(value):
+                unit = f" ({units[name].unit})" if name in units and units[name].unit else ""
+                key = f"{self.group}.{name}" if self.group else name
+                raise UserError(f"{name} is {value}", f"Give {limits}{unit}.", key)
+
+
+@functools.cache
+def notes_of(cls: Any, kind: type[T]) -> Mapping[str, T]:
+    """The ``kind`` (Help, Range or Tries) of every field of the dataclass ``cls`` that has one."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        f.name: note
+        for f in fields(cls)
+        for note in getattr(hints[f.name], "__metadata__", ())
+        if isinstance(note, kind)
+    }
