@@ -30,7 +30,6 @@ from torch import Tensor
 from metapl import feedback as fb
 from metapl.comparison.paired import estimate, holm
 from metapl.config.settings import make_config
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.seeds import generator
 from metapl.data.batches.split import make_split
 from metapl.data.memory.digits import open_digits
@@ -40,6 +39,7 @@ from metapl.inference.evaluate import evaluate
 from metapl.methods import METHODS
 from metapl.methods.mpl import MPL
 from metapl.training.in_memory import run_trial
+from metapl.training.prepared import prepare
 from metapl.types import SemiBatch, Source, Split
 
 # ---- tasks -----------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def pictures() -> MemorySource:
     return MemorySource("pictures", "image", torch.from_numpy(large)[:, None].contiguous(), y.astype(np.int64), names)
 
 
-def prepare(task: Task, seed: int, options: dict[str, Any]) -> tuple[Any, Source, Source, Split]:
+def task_data(task: Task, seed: int, options: dict[str, Any]) -> tuple[Any, Source, Source, Split]:
     """Config, the source to train on (wrong or missing labels in it), the true source, and the split."""
     settings = {**dict(task.settings), "split.labels": task.labels, "split.validation": "none", **options}
     config = make_config("digits", options={**settings, "seed": seed, "device": "cpu"})
@@ -320,10 +320,9 @@ def one(task: str, variant: str, seed: int, options: dict[str, Any]) -> dict[str
     began, (method, changed) = time.monotonic(), VARIANTS[variant]
     METHODS["mpl"] = method
     settings = {"method": "mpl", "mpl.finetune_steps": 0, **changed, **options}
-    config, shown, truth, split = prepare(TASKS[task], seed, settings)
-    preprocessing = fit_preprocessing(shown, np.union1d(split.labeled, split.unlabeled))
+    config, shown, truth, split = task_data(TASKS[task], seed, settings)
     config = replace(config, model=config.model if config.model != "auto" else "small_cnn")
-    predictor = next(iter(run_trial(config, shown, split, preprocessing, torch.device("cpu")).values()))
+    predictor = next(iter(run_trial(config, prepare(shown, split, torch.device("cpu"))).values()))
     pool = np.setdiff1d(split.unlabeled, split.labeled)
     pool = pool[truth.labels[pool] >= 0]
     scores = {n: 100 * evaluate(predictor, truth, i)["accuracy"] for n, i in (("pool", pool), ("test", split.test))}

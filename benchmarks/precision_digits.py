@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,11 @@ from torch import Tensor
 
 from metapl.api.demo import MILD
 from metapl.config.settings import make_config
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.split import make_split
 from metapl.data.memory.digits import open_digits
 from metapl.inference.evaluate import evaluate
 from metapl.training.job import Job, build_job
+from metapl.training.prepared import prepare
 
 
 def build(rule: str, seed: int, validation: int, steps: int, overrides: list[str]) -> Job:
@@ -37,8 +36,7 @@ def build(rule: str, seed: int, validation: int, steps: int, overrides: list[str
     config = make_config("digits", options=options, overrides=[f"fixmatch.threshold={rule}", *overrides])
     source = open_digits()
     split = make_split(source, config.split, seed)
-    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    return build_job(config, Path(), source, split, preprocessing, torch.device("cpu"))
+    return build_job(config, prepare(source, split, torch.device("cpu")))
 
 
 def run(rule: str, seed: int, validation: int, steps: int, overrides: list[str]) -> dict[str, float]:

@@ -12,19 +12,18 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from feedback_study import TASKS, prepare
+from feedback_study import TASKS, task_data
 from torch import nn
 
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.inference.evaluate import evaluate
 from metapl.methods.base import descend
 from metapl.methods.mpl import MPL
 from metapl.training.job import build_job
+from metapl.training.prepared import prepare
 
 ROWS, FINETUNE, RATES = 3000, 100, (0.001, 0.01, 0.05)
 
@@ -32,9 +31,8 @@ ROWS, FINETUNE, RATES = 3000, 100, (0.001, 0.01, 0.05)
 def follow(task: str, seed: int, options: dict[str, Any]) -> None:
     """One run, printed as it goes."""
     torch.set_num_threads(1)
-    config, shown, truth, split = prepare(TASKS[task], seed, {"method": "mpl", **options})
-    preprocessing = fit_preprocessing(shown, np.union1d(split.labeled, split.unlabeled))
-    job = build_job(config, Path(), shown, split, preprocessing, torch.device("cpu"))
+    config, shown, truth, split = task_data(TASKS[task], seed, {"method": "mpl", **options})
+    job = build_job(config, prepare(shown, split, torch.device("cpu")))
     method, pool = job.method, np.setdiff1d(split.unlabeled, split.labeled)
     assert isinstance(method, MPL)
     pool = pool[truth.labels[pool] >= 0][:ROWS]

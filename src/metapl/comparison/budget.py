@@ -10,19 +10,16 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from metapl.comparison.passes import RowCounter, Rows, sample_run
 from metapl.config.settings import RunConfig
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.split import make_split
 from metapl.data.embedded import open_source
 from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.training.job import Job, build_job, resolved
+from metapl.training.prepared import prepare
 from metapl.training.timing import Pace, measure_pace
 from metapl.types import PoolPasses, Source
 from metapl.utils.device import pick_device
@@ -67,11 +64,11 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     """
     source = open_source(config.data, config.source, source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
-    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    config, device = replace(resolved(config, preprocessing), minutes=0.0), pick_device(config.device)
+    prepared = prepare(source, split, pick_device(config.device))
+    config = replace(resolved(config, prepared.preprocessing), minutes=0.0)
 
     def job(counter: RowCounter) -> Job:
-        return build_job(config, Path(), source, split, preprocessing, device, watch=counter.watch)
+        return build_job(config, prepared, counter.watch)
 
     counter = RowCounter()
     counted = job(counter)

@@ -31,6 +31,7 @@ from metapl.inference.evaluate import best_of, probabilities, wilson
 from metapl.runs.model_folder import Predictor
 from metapl.training.in_memory import run_trial
 from metapl.training.job import Job, build_job
+from metapl.training.prepared import Prepared
 from metapl.training.timing import seconds_per_step
 from metapl.types import Calibrated, Source, Split
 from metapl.utils.progress import Progress, clock
@@ -187,7 +188,7 @@ def check(
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {plan.none}"})
     _announce(job, plan, pace, progress)
     try:
-        baseline = _train(job, _supervised(job.config), job.split, before_step)
+        baseline = _train(_supervised(job.config), job.prepared, before_step)
         evidence = _evidence(job, plan, candidates, baseline, progress, before_step)
     except UserError as error:  # a training of the guard's that diverged
         progress.note(f"no guard: {error.what}")
@@ -203,12 +204,11 @@ def _supervised(config: RunConfig) -> RunConfig:
 
 
 def _train(
-    job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None, wanted: str = ""
+    config: RunConfig, prepared: Prepared, before_step: Callable[[], None] | None, wanted: str = ""
 ) -> Predictor:
-    """The candidate ``wanted``, or the preferred one where there is none of that name."""
-    where = (job.source, split, job.preprocessing, job.device)
-    made = run_trial(config, *where, before_step, job.network, wanted)
-    return made.get(wanted, next(iter(made.values())))
+    """Train and return the candidate ``wanted``, or the preferred one where there is none of that name."""
+    trained = run_trial(config, prepared, before_step, wanted)
+    return trained.get(wanted, next(iter(trained.values())))
 
 
 def _evidence(
@@ -229,8 +229,9 @@ def _evidence(
         others = np.flatnonzero(~np.isin(rows, fold.held))
         wanted = best_of({name: a.at(others).figures for name, a in judged.items()}) if len(others) else first
         shorter = [replace(c, steps=fold_steps(c)) for c in (_supervised(job.config), job.config)]
-        made = [_train(job, config, fold.split, before_step, wanted) for config in shorter]
-        sides.append((_answers(source, fold.held, made[0]), _answers(source, fold.held, made[1])))
+        rows_of_fold = job.prepared.with_split(fold.split)
+        trained = [_train(config, rows_of_fold, before_step, wanted) for config in shorter]
+        sides.append((_answers(source, fold.held, trained[0]), _answers(source, fold.held, trained[1])))
         progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
     both = [Answers(np.concatenate([a.p for a in s]), np.concatenate([a.right for a in s])) for s in zip(*sides)]
     return Evidence(method=both[1], baseline=both[0])
@@ -360,4 +361,4 @@ def baseline_pace(job: Job, limit: float) -> float:
 
 
 def _copy(job: Job, config: RunConfig) -> Job:
-    return build_job(config, job.folder, job.source, job.split, job.preprocessing, job.device, network=job.network)
+    return build_job(config, job.prepared)

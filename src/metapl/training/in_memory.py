@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from metapl.config.settings import RunConfig
-from metapl.models import Factory
 from metapl.runs.model_folder import Predictor
 from metapl.training.job import Job, build_job, diverged
-from metapl.types import Preprocessing, Source, Split
+from metapl.training.prepared import Prepared
 
 CHECK = 50  # steps between two looks at whether the numbers are still finite
 
 
 def run_trial(
-    config: RunConfig,
-    source: Source,
-    split: Split,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    before_step: Callable[[], None] | None = None,
-    network: Factory | None = None,
-    wanted: str = "",
+    config: RunConfig, prepared: Prepared, before_step: Callable[[], None] | None = None, wanted: str = ""
 ) -> dict[str, Predictor]:
-    """``train_job`` of a new run on ``split``. ``network``: see ``build_job``.
+    """Build a run and train it in memory: see ``build_job`` and ``train_job``.
 
     Raises:
         Diverged: a loss that is no longer finite.
         UserError: settings or data that no training can start from.
     """
-    job = build_job(config, Path(), source, split, preprocessing, device, network=network)
-    return train_job(job, before_step, wanted)
+    return train_job(build_job(config, prepared), before_step, wanted)
 
 
 def train_job(job: Job, before_step: Callable[[], None] | None = None, wanted: str = "") -> dict[str, Predictor]:

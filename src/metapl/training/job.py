@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from metapl.methods import fits_once, method_class
 from metapl.models import Factory, auto_name, build_given, build_model
 from metapl.optim import Learner
 from metapl.runs.model_folder import CHUNK, Predictor, non_finite
+from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
 
 JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
@@ -29,18 +29,29 @@ JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several tim
 
 @dataclass
 class Job:
-    """A run in memory."""
+    """A run in memory.
+
+    Attributes:
+        notes: messages about loading first weights.
+    """
 
     config: RunConfig
-    folder: Path
-    source: Source
-    split: Split
-    preprocessing: Preprocessing
-    device: torch.device
+    prepared: Prepared
     method: Method
     stream: Stream
-    network: Factory | None = None
-    notes: tuple[str, ...] = ()  # what became of first weights
+    notes: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        return self.prepared.source
+
+    @property
+    def split(self) -> Split:
+        return self.prepared.split
+
+    @property
+    def device(self) -> torch.device:
+        return self.prepared.device
 
     @property
     def total(self) -> int:
@@ -59,7 +70,8 @@ class Job:
 
     def predictor(self, model: nn.Module) -> Predictor:
         names, files = self.source.class_names, self.config.source.table.written
-        return Predictor(model, self.preprocessing, names, self.device, traits(self.source).encoder, files)
+        encoder = traits(self.source).encoder
+        return Predictor(model, self.prepared.preprocessing, names, self.device, encoder, files)
 
     def step(self, t: int) -> Mapping[str, Tensor]:
         """Step t, and before it what is fitted on the validation rows after every ``loop.eval_every`` steps."""
@@ -103,28 +115,19 @@ def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
     return replace(config, model=model, optim=config.optim.resolved(model))
 
 
-def build_job(
-    config: RunConfig,
-    folder: Path,
-    source: Source,
-    split: Split,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    watch: Callable[[nn.Module], None] | None = None,
-    network: Factory | None = None,
-) -> Job:
-    """The run in memory, before its first step. ``folder`` is only noted; ``watch`` is shown each new network.
-
-    ``network`` makes the networks in place of ``config.model``, which then only names them.
+def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module], None] | None = None) -> Job:
+    """Build the run in memory, before its first step; ``watch`` is called with each new network.
 
     Raises:
         UserError: settings or data that cannot make a run.
     """
     notes, asked = list[str](), list[str]()
+    source, split, preprocessing = prepared.source, prepared.split, prepared.preprocessing
 
-    def build(name: str = config.model, start: str = config.weights, given: Factory | None = network) -> nn.Module:
-        classes = len(source.class_names)
-        model = _network(name, start, config.download, preprocessing, classes, device, notes, given)
+    def build(
+        name: str = config.model, start: str = config.weights, given: Factory | None = prepared.network
+    ) -> nn.Module:
+        model = _network(name, start, config.download, prepared, notes, given)
         if watch is not None:
             watch(model)
         return model
@@ -135,11 +138,11 @@ def build_job(
 
     def labeled() -> tuple[Tensor, Tensor]:
         index = source.readable(split.labeled)
-        rows = views.plain(source.rows(index).to(device))
-        return rows, torch.from_numpy(source.labels[index].astype(np.int64)).to(device)
+        rows = views.plain(source.rows(index).to(prepared.device))
+        return rows, torch.from_numpy(source.labels[index].astype(np.int64)).to(prepared.device)
 
     views = make_views(config.views, preprocessing)
-    stream = Stream(source, split, config.batch, views, config.seed, device)
+    stream = Stream(source, split, config.batch, views, config.seed, prepared.device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     context = Context(
         build_model=build,
@@ -157,9 +160,7 @@ def build_job(
         raise nothing_to_fit_on(config.method, "there are none")
     if config.teacher_model and not asked:
         notes.append(f"{config.method} has no teacher network of its own: teacher_model is not used")
-    return Job(
-        config, folder, source, split, preprocessing, device, method, stream, network, tuple(dict.fromkeys(notes))
-    )
+    return Job(config, prepared, method, stream, tuple(dict.fromkeys(notes)))
 
 
 def nothing_to_fit_on(method: str, why: str) -> UserError:
@@ -172,24 +173,18 @@ def nothing_to_fit_on(method: str, why: str) -> UserError:
 
 
 def _network(
-    name: str,
-    start: str,
-    download: bool,
-    preprocessing: Preprocessing,
-    num_classes: int,
-    device: torch.device,
-    notes: list[str],
-    given: Factory | None,
+    name: str, start: str, download: bool, prepared: Prepared, notes: list[str], given: Factory | None
 ) -> nn.Module:
-    """One fresh network on ``device``; ``notes`` is told what became of first weights."""
-    shape, tokens = preprocessing.input_shape, preprocessing.tokens
+    """Build one fresh network on the training device; messages about its first weights go to ``notes``."""
+    shape, tokens = prepared.preprocessing.input_shape, prepared.preprocessing.tokens
+    num_classes = len(prepared.source.class_names)
     if given is not None:
         model = build_given(given, name, shape, num_classes, tokens, start=start, notes=notes)
     else:
         model = build_model(name, shape, num_classes, tokens, start=start, download=download, notes=notes)
     # Convolutions run up to twice as fast in this memory layout, on CPUs too.
-    layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(preprocessing.input_shape) == 3 else {}
-    moved: nn.Module = model.to(device).to(**layout)
+    layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(shape) == 3 else {}
+    moved: nn.Module = model.to(prepared.device).to(**layout)
     return moved
 
 

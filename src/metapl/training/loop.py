@@ -14,12 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from metapl.config.settings import RunConfig
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.split import make_split
 from metapl.data.embedded import open_source
 from metapl.errors import UserError
@@ -32,6 +30,7 @@ from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Made, Memory, RunFolder, Start
 from metapl.training import alarms, guard
 from metapl.training.job import Job, build_job, diverged, due, resolved, sound
+from metapl.training.prepared import prepare
 from metapl.training.result import Result as Result
 from metapl.training.timing import measure_pace
 from metapl.types import Source
@@ -107,16 +106,16 @@ def start(
         for note in source.notes:  # the reason may stand there: a wrong column of labels, say
             progress.note(note)
         raise
-    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    config = resolved(config, preprocessing)  # stored as it is run
+    prepared = prepare(source, split, device, network)
+    config = resolved(config, prepared.preprocessing)  # stored as it is run
     with own_generator(device):
-        job = build_job(config, Path(), source, split, preprocessing, device, network=network)  # before any writing
+        job = build_job(config, prepared)  # before any writing
         with progress:
             for note in [*source.notes, *split.notes, *job.notes]:
                 progress.note(note)
             if config.minutes:
                 config = _sized(job, progress)
-                job = build_job(config, Path(), source, split, preprocessing, device, network=network)
+                job = build_job(config, prepared)
             store = open_store(config)
             if store.folder is not None:
                 progress.note(f"run folder: {store.folder}")
@@ -152,10 +151,10 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
     source = open_source(config.data, config.source, source)
     split = load_split(folder, source)
-    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
     device = pick_device(config.device)
+    prepared = prepare(source, split, device, network)
     with own_generator(device):
-        job = build_job(config, folder, source, split, preprocessing, device, network=network)
+        job = build_job(config, prepared)
         with progress:
             step, state, damaged = checkpoint.load_latest(folder / "checkpoints")
             for text in damaged:

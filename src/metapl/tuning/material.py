@@ -6,7 +6,6 @@ import math
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from metapl.data.traits import traits
 from metapl.inference.evaluate import judge, probabilities
 from metapl.training.in_memory import train_job
 from metapl.training.job import Diverged, Job, build_job, nothing_to_fit_on
+from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Kind, Method, Preprocessing, Source, Split
 from metapl.utils.device import pick_device
 
@@ -134,8 +134,10 @@ def _job(material: Material, config: RunConfig, fold: int) -> Job:
     """The run of a fold; its validation rows are never those that judge what is fitted on them."""
     config, split = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31), material.folds[fold]
 
+    device = pick_device(config.device)
+
     def build(split: Split) -> Job:
-        return build_job(config, Path(), material.source, split, material.preprocessing, pick_device(config.device))
+        return build_job(config, Prepared(material.source, split, material.preprocessing, device))
 
     job = build(split)
     return build(_with_rows_to_fit_on(material, split, config.method)) if _is_fitted(job.method) else job

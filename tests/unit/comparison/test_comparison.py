@@ -39,13 +39,13 @@ from metapl.comparison.table import (
 from metapl.comparison.versions import made_with, mixed, versions
 from metapl.comparison.worker import stored_row
 from metapl.config.settings import RunConfig, known_keys, make_config, save_config
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.split import make_split
 from metapl.data.memory.digits import open_digits
 from metapl.errors import UserError
 from metapl.feedback import _load_forward_rules
 from metapl.methods import METHODS
 from metapl.training.job import build_job
+from metapl.training.prepared import prepare
 from metapl.types import PoolPasses
 from metapl.utils.device import environment
 from metapl.utils.files import guarded
@@ -215,8 +215,7 @@ def counted(label: str, model: str = "linear", **options: Any) -> tuple[RunConfi
     config = configure(Base("digits", options=BATCH | {"steps": 30, "model": model} | options), spec)
     source, counter = open_digits(), RowCounter()
     split = make_split(source, config.split, config.seed)
-    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    job = build_job(config, Path(), source, split, preprocessing, torch.device("cpu"), watch=counter.watch)
+    job = build_job(config, prepare(source, split, torch.device("cpu")), counter.watch)
     return config, count_run(job, counter), job.stream.pool_size
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from metapl.data.memory.arrays import from_arrays
 from metapl.errors import UserError
 from metapl.optim import EMA, Learner, OptimConfig, learning_rate, make_optimizer, predict_logits, ramp
 from metapl.training.job import build_job
+from metapl.training.prepared import Prepared
 
 COSINE = OptimConfig(lr=1.0, warmup=0)
 WARM = OptimConfig(lr=1.0, warmup=4)
@@ -258,7 +258,7 @@ def test_a_run_is_stepped_by_what_auto_stands_for(kind: str, optimizer: type, lr
     source = from_arrays(rows, [k % 2 for k in range(40)])
     config = make_config("arrays", options={"method": "supervised", "device": "cpu", "split.labels": 5, "steps": 3})
     split = make_split(source, config.split, 0)
-    job = build_job(config, Path(), source, split, fit_preprocessing(source, split.labeled), torch.device("cpu"))
+    job = build_job(config, Prepared(source, split, fit_preprocessing(source, split.labeled), torch.device("cpu")))
     made = job.method.net  # type: ignore[attr-defined]
     assert type(made.optimizer) is optimizer
     assert made.config.lr == lr

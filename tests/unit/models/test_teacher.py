@@ -38,9 +38,10 @@ def test_the_student_is_what_is_stored(method: str, rows: MemorySource, tmp_path
     result = metapl.train(make_config("bright", options=options), tmp_path / "run", source=rows)
     assert type(load_model(result.folder).model).__name__ == "SmallCNN"
     from metapl.training.job import build_job
+    from metapl.training.prepared import Prepared
 
     config = make_config("bright", options=options)
-    job = build_job(config, Path(), rows, result.split, result.predictor.preprocessing, torch.device("cpu"))
+    job = build_job(config, Prepared(rows, result.split, result.predictor.preprocessing, torch.device("cpu")))
     first = job.method.teacher if method == "mpl" else job.method.net  # type: ignore[attr-defined]
     assert type(first.model).__name__ == "ConvNet"
 
@@ -74,11 +75,12 @@ def test_a_teacher_that_no_one_asks_for_is_told(rows: MemorySource) -> None:
     from metapl.data.batches.preprocess import fit_preprocessing
     from metapl.data.batches.split import SplitConfig, make_split
     from metapl.training.job import build_job
+    from metapl.training.prepared import Prepared
 
     split = make_split(rows, SplitConfig(validation="none"), 0)
     preprocessing = fit_preprocessing(rows, np.arange(40))
     config = make_config("bright", options={"method": "fixmatch", "teacher_model": "convnet", "model": "small_cnn"})
-    job = build_job(config, Path(), rows, split, preprocessing, torch.device("cpu"))
+    job = build_job(config, Prepared(rows, split, preprocessing, torch.device("cpu")))
     assert "fixmatch has no teacher network" in job.notes[0]
     with pytest.raises(UserError, match="teacher_weights is set"):
         make_config("bright", options={"teacher_weights": "file.pth"})
@@ -89,4 +91,4 @@ def test_a_teacher_that_no_one_asks_for_is_told(rows: MemorySource) -> None:
         "model": "small_cnn",
     }
     with pytest.raises(UserError, match="no steps for a student"):
-        build_job(make_config("bright", options=whole), Path(), rows, split, preprocessing, torch.device("cpu"))
+        build_job(make_config("bright", options=whole), Prepared(rows, split, preprocessing, torch.device("cpu")))

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from test_loop import kill_at, rows, same_run
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from metapl import thresholds
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig, load_config, make_config, save_config
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.split import SplitConfig, make_split
 from metapl.data.batches.stream import BatchConfig
 from metapl.data.memory.digits import open_digits
@@ -25,6 +23,7 @@ from metapl.thresholds import COLDEST, HOTTEST, SPREAD, Precision, check, fit_te
 from metapl.training.in_memory import run_trial
 from metapl.training.job import build_job
 from metapl.training.loop import Stopped, resume, train
+from metapl.training.prepared import prepare
 from metapl.types import Calibrated, Context
 
 C, STEPS = 3, 12
@@ -273,8 +272,7 @@ def test_a_trial_fits_at_the_same_steps(method: str, tmp_path: Path, fits: list[
     config = config_of(method)
     made = train(config, tmp_path / "run")
     assert len(fits) == 2
-    preprocessing = fit_preprocessing(made.source, np.union1d(made.split.labeled, made.split.unlabeled))
-    tried = run_trial(config, made.source, made.split, preprocessing, CPU)
+    tried = run_trial(config, prepare(made.source, made.split, CPU))
     assert len(fits) == 4
     one, other = made.predictor.model.state_dict(), tried[made.summary["chosen"]].model.state_dict()
     assert all(torch.equal(one[k], other[k]) for k in one)
@@ -298,8 +296,7 @@ def test_judging_changes_nothing() -> None:
     """No weight, statistic, mode or global random number; and the same views at every call."""
     config, source = config_of(), open_digits()
     split = make_split(source, config.split, config.seed)
-    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    job = build_job(config, Path(), source, split, preprocessing, CPU)
+    job = build_job(config, prepare(source, split, CPU))
     assert isinstance(job.method, Calibrated)
     net = vars(job.method)["net"].model
     net.train()

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig, from_dict, load_config, make_config, to_dict
-from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.split import SplitConfig, make_split
 from metapl.data.batches.stream import BatchConfig, Stream
 from metapl.data.memory.digits import open_digits
@@ -30,6 +29,7 @@ from metapl.runs.model_folder import load_model
 from metapl.training import guard
 from metapl.training.job import Job, build_job
 from metapl.training.loop import Stopped, resume, train
+from metapl.training.prepared import prepare
 from metapl.training.timing import Pace
 from metapl.utils.progress import Silent
 
@@ -84,8 +84,7 @@ def results(folder: Path) -> dict[str, Any]:
 def plan_of(config: RunConfig, source: MemorySource | None = None) -> tuple[guard.Plan, Job]:
     source = source or table()
     split = make_split(source, config.split, config.seed)
-    preprocessing = fit_preprocessing(source, np.union1d(split.labeled, split.unlabeled))
-    job = build_job(config, Path(), source, split, preprocessing, torch.device("cpu"))
+    job = build_job(config, prepare(source, split, torch.device("cpu")))
     return guard.make_plan(job), job
 
 

@@ -130,9 +130,9 @@ def test_the_best_settings_are_a_settings_file(tuned: Any) -> None:
 
 def test_a_score_is_what_a_training_on_the_other_folds_gives(tuned: Any) -> None:
     """From the parts alone: the folds, run_trial, and a count of the right answers."""
-    from metapl.data.batches.preprocess import fit_preprocessing
     from metapl.data.batches.seeds import derive_seed
     from metapl.training.in_memory import run_trial
+    from metapl.training.prepared import prepare
 
     result, _ = tuned
     source, config = open_digits(), config_of(fixmatch__threshold=0.2)
@@ -140,9 +140,8 @@ def test_a_score_is_what_a_training_on_the_other_folds_gives(tuned: Any) -> None
     folds = fold_splits(source, split, 3, 0)
     right = []
     for k, fold in enumerate(folds):
-        preprocessing = fit_preprocessing(source, np.union1d(fold.labeled, fold.unlabeled))
         seeded = replace(config, seed=derive_seed(0, "fold", k) % 2**31)
-        (predictor,) = run_trial(seeded, source, fold, preprocessing, torch.device("cpu")).values()
+        (predictor,) = run_trial(seeded, prepare(source, fold, torch.device("cpu"))).values()
         p = predictor.probabilities(source.rows(fold.validation)).numpy()
         right.append(float((p.argmax(1) == source.labels[fold.validation]).mean()))
     (entry,) = [e for e in result.summary["settings"] if e["setting"] == {"fixmatch.threshold": 0.2}]
