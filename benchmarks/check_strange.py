@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
+from metapl import open_source
 from metapl.checks.outliers import Strange, find_strange
 from metapl.checks.reading import read_rows
 from metapl.data.memory.source import MemorySource
-from metapl.data.sources import open_source
 
 SEEDS, POOL, FOREIGN = 20, 1500, 265
 

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from metapl import feedback as fb
+from metapl import open_source
 from metapl.comparison.paired import estimate, holm
 from metapl.config.settings import make_config
 from metapl.data.batches.seeds import generator
 from metapl.data.batches.split import make_split
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.source import MemorySource
-from metapl.data.sources import open_source
 from metapl.inference.evaluate import evaluate
 from metapl.methods import METHODS
 from metapl.methods.mpl import MPL

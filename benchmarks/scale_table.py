@@ -51,7 +51,7 @@ def lines(rows: int) -> Iterator[list[str]]:
 
 def measure(path: str) -> dict[str, float]:
     """Open ``path`` here."""
-    from metapl.data.sources import open_source
+    from metapl import open_source
 
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began, worked = time.perf_counter(), time.process_time()

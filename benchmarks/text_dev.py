@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from metapl import open_source
 from metapl.config.settings import make_config
 from metapl.data.batches.split import make_split
-from metapl.data.embedded import open_source
 from metapl.inference.evaluate import evaluate
 from metapl.training.loop import train
 from metapl.types import Source

@@ -13,6 +13,7 @@ from metapl.errors import UserError as UserError
 
 if TYPE_CHECKING:
     from metapl import diagnostics as diagnostics
+    from metapl.api.data import open_source as open_source
     from metapl.api.estimator import SemiSupervisedClassifier as SemiSupervisedClassifier
     from metapl.api.estimator_inputs import LabeledKFold as LabeledKFold
     from metapl.api.fit import fit as fit
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from metapl.data.batches.split import SplitConfig as SplitConfig
     from metapl.data.batches.split import make_split as make_split
     from metapl.data.embedded import embed as embed
-    from metapl.data.embedded import open_source as open_source
     from metapl.data.memory.arrays import from_arrays as from_arrays
     from metapl.data.memory.datasets import from_dataset as from_dataset
     from metapl.data.memory.semi_supervised import SemiSupervisedDataset as SemiSupervisedDataset
@@ -85,7 +85,7 @@ _HOME = {
     "load_model": "metapl.runs.model_folder",
     "make_config": "metapl.config.settings",
     "make_split": "metapl.data.batches.split",
-    "open_source": "metapl.data.embedded",
+    "open_source": "metapl.api.data",
     "predict_folder": "metapl.inference.predict",
     "predict_source": "metapl.inference.predict",
     "register_modality": "metapl.data.modalities",

@@ -175,6 +175,21 @@ class Preprocessing:
         return (self.shape[0] + levels + len(self.missing),) if self.columns or self.missing else self.shape
 
 
+@dataclass(frozen=True)
+class ModelInput:
+    """What a trained model asks of new rows. They are read by it, and nothing is learnt from them.
+
+    Attributes:
+        takes: kind, shape, columns and tokens of the raw rows.
+        class_names: C names of the model's classes.
+        labels: whether labels in a file are read, too; they must then be among ``class_names``.
+    """
+
+    takes: Preprocessing
+    class_names: tuple[str, ...]
+    labels: bool = False
+
+
 class Pool(Protocol):
     """The unlabelled rows once through, in order, a chunk at a time: for methods that label or remember every row."""
 

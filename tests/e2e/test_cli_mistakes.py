@@ -125,12 +125,12 @@ def test_debug_shows_the_traceback(call: Call) -> None:
 def test_a_bug_is_written_to_a_log_that_is_named(
     call: Call, digits_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from metapl.inference import stored_run
+    from metapl.inference import run_evaluation
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("the [sky]\nfell")
 
-    monkeypatch.setattr(stored_run, "judge_own", broken)
+    monkeypatch.setattr(run_evaluation, "judge_own", broken)
     monkeypatch.setattr(cli, "_own_code", lambda error: "")  # as if a line of metapl had raised
     done = call("evaluate", digits_run)
     assert done.code == 1
@@ -173,10 +173,10 @@ def test_a_warning_is_one_short_line(call: Call, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_full_disk_is_no_bug(call: Call, tree_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metapl.inference import stored_run
+    from metapl.inference import run_evaluation
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "/x/[y]")
 
-    monkeypatch.setattr(stored_run, "judge_own", full)
+    monkeypatch.setattr(run_evaluation, "judge_own", full)
     refused(call("evaluate", tree_run), "No space left on device: '/x/[y]'", "free space")

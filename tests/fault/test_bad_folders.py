@@ -13,9 +13,10 @@ import pytest
 from damaged import DAMAGED
 from PIL import Image
 
+from metapl import open_source
 from metapl.data.batches.split import SplitConfig, make_split
 from metapl.data.images.folder import FolderSource
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from metapl.data.sources import open_source
+from metapl import open_source
 from metapl.data.tables.parquet import ParquetFile
 from metapl.errors import UserError
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from metapl.data.sources import SourceOptions, open_source
+from metapl import open_source
+from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
 
 SETTINGS = ("source.table.encoding", "source.table.decimal", "source.table.delimiter")  # such a mistake lies in no file

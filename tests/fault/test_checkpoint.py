@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from metapl import open_source
 from metapl.config.settings import load_config, make_config
 from metapl.data.memory.digits import open_digits
-from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.models import build_model
 from metapl.models.weights import read_weights

@@ -39,7 +39,7 @@ FOR_METHODS = {"types", "errors", "losses", "feedback", "pseudo_labels", "thresh
 FOR_METHODS |= {"methods.base", "methods.parts", "models.combined"}
 
 # Where rows set aside for testing are judged.
-EVALUATION = {"inference.stored_run", "api.demo", "comparison.worker", "comparison.peers", "training.result"}
+EVALUATION = {"inference.run_evaluation", "api.demo", "comparison.worker", "comparison.peers", "training.result"}
 
 
 def files() -> list[Path]:
@@ -156,7 +156,7 @@ def test_only_evaluation_reads_the_test_part() -> None:
         tests = [n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "test"]
         reads = [v for v in tests if getattr(v, "id", getattr(v, "attr", "")) == "split"]
         assert not reads or name_of(path) in {
-            "inference.stored_run",
+            "inference.run_evaluation",
             "api.demo",
             "comparison.worker",
             "comparison.peers",

@@ -169,9 +169,9 @@ def _one(method: str, feedback: str | None, seed: int, out: str, options: dict[s
 
 def _digits_and_hidden(config: Any) -> tuple[Any, np.ndarray[Any, Any]]:
     from metapl.data.batches.split import make_split
-    from metapl.data.sources import open_source
+    from metapl.data.sources import open_source, read_ref
 
-    source = open_source("digits")
+    source = open_source(read_ref("digits"))
     split = make_split(source, config.split, config.seed)
     return source, np.setdiff1d(split.unlabeled, split.labeled)
 

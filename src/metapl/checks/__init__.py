@@ -32,7 +32,8 @@ from metapl.checks.names import empty_names, twins
 from metapl.checks.outliers import find_strange
 from metapl.checks.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
 from metapl.checks.report import Check as Check
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.ref import DataRef
+from metapl.data.sources import SourceOptions, open_source, read_ref
 from metapl.errors import BadRow
 from metapl.types import Source
 from metapl.utils.progress import Progress, Silent
@@ -57,7 +58,8 @@ def check(
     options, progress, stops = options or SourceOptions(), progress or Silent(), False
     with progress:
         if isinstance(source, str | Path):
-            source, stops = _opened(str(source), replace(options, image=replace(options.image, allow_bad=True)))
+            forgiving = replace(options, image=replace(options.image, allow_bad=True))
+            source, stops = _opened(read_ref(str(source)), forgiving)
         rows = read_rows(source, _teller(progress))
         copies = find_copies(rows)
         files = header_facts(source, lambda done, total: None)
@@ -68,14 +70,14 @@ def check(
     return Check(tuple(ordered(findings)), facts, problems)
 
 
-def _opened(spec: str, options: SourceOptions) -> tuple[Source, bool]:
+def _opened(ref: DataRef, options: SourceOptions) -> tuple[Source, bool]:
     """The source without its bad rows, and whether a training with these options would stop at one."""
     try:
-        return open_source(spec, options), False
+        return open_source(ref, options), False
     except BadRow:
         if options.table.skip_bad_rows:
             raise
-    return open_source(spec, replace(options, table=replace(options.table, skip_bad_rows=True))), True
+    return open_source(ref, replace(options, table=replace(options.table, skip_bad_rows=True))), True
 
 
 def _teller(progress: Progress) -> Told:

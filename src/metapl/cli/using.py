@@ -40,7 +40,7 @@ def evaluate(
       metapl evaluate runs/photos-mpl-0 new-photos
     """
     from metapl.inference.evaluate import summary
-    from metapl.inference.stored_run import judge_other, judge_own
+    from metapl.inference.run_evaluation import judge_other, judge_own
 
     printing.check_json(json)
     State.folder = run
@@ -74,7 +74,7 @@ def predict(
       metapl predict runs/photos-mpl-0 holiday --out predictions.csv
       metapl predict runs/people-mpl-0 new.csv --out predictions.csv
     """
-    from metapl.inference.stored_run import predict_to
+    from metapl.inference.run_predictions import predict_to
 
     State.folder = run
     count, found, listed = predict_to(run, input, out, overwrite, device, _note, trust_code)

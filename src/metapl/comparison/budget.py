@@ -15,7 +15,7 @@ from typing import Any, Literal
 from metapl.comparison.passes import RowCounter, Rows, sample_run
 from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
-from metapl.data.embedded import open_source
+from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.training.job import Job, build_job, resolved
@@ -62,7 +62,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     Raises:
         UserError: a run of ``config`` cannot start.
     """
-    source = open_source(config.data, config.source, source)
+    source = open_source(config.ref if source is None else source, config.source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     prepared = prepare(source, split, pick_device(config.device))
     config = replace(resolved(config, prepared.preprocessing), minutes=0.0)

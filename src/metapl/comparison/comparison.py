@@ -22,7 +22,7 @@ from metapl.comparison.versions import mixed, versions
 from metapl.comparison.worker import run_one, stored_row
 from metapl.config.paths import anchored
 from metapl.config.settings import RunConfig, known_keys
-from metapl.data.embedded import open_source
+from metapl.data.sources import open_source
 from metapl.errors import UserError, nearest
 from metapl.methods import fits_once
 from metapl.training.loop import Stopped
@@ -129,7 +129,7 @@ def compare(
     numbers = _seeds(seeds, next(iter(configs.values())).seed)
     progress, kept = progress or Silent(), source
     first = next(iter(configs.values()))
-    source = open_source(first.data, first.source, source, progress.note)
+    source = open_source(first.ref if source is None else source, first.source, progress=progress.note)
     plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.comparison(...)")
     out = Path(out).expanduser() if out is not None else _free_folder(first.ref.stem)
     stored = load_plan(out)
@@ -155,7 +155,7 @@ def resume_comparison(
     if plan is None:
         raise UserError("there is no comparison in this folder", "Give a folder that compare made.", str(out))
     first = plan.config(plan.labels[0], plan.seeds[0])
-    if open_source(first.data, first.source, source).fingerprint() != plan.fingerprint:
+    if open_source(first.ref if source is None else source, first.source).fingerprint() != plan.fingerprint:
         raise UserError("the data changed since the comparison began", "Restore them as they were.", str(out))
     with locked(out / LOCK):
         return _carry_on(out, plan, source, workers, progress or Silent())

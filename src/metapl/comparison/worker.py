@@ -18,7 +18,7 @@ from metapl.comparison.peers import Peer, run_peer
 from metapl.comparison.versions import check_version, made_with
 from metapl.config.settings import RunConfig, load_config, save_config
 from metapl.data.batches.split import make_split
-from metapl.data.embedded import open_source
+from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate
 from metapl.runs import checkpoint
@@ -87,7 +87,7 @@ def run_one(config: RunConfig, folder: Path, source: Source | None, peer: Peer |
 
 def _peer_run(peer: Peer, config: RunConfig, folder: Path, source: Source | None) -> dict[str, Any]:
     """Fit and judge a peer, and store config and figures, but no model."""
-    source = open_source(config.data, config.source, source)
+    source = open_source(config.ref if source is None else source, config.source)
     split = make_split(source, config.split, config.seed, require_unlabeled=False)
     judged = run_peer(peer, config, source, split)
     if folder.exists():
@@ -133,7 +133,7 @@ def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Re
     """The run's result and the bytes that training it held at most; None for one that was trained earlier."""
     if (folder / "results.json").is_file():
         _check_config(folder, config)
-        source = open_source(config.data, config.source, source)
+        source = open_source(config.ref if source is None else source, config.source)
         device = pick_device(config.device)
         summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         split = load_split(folder, source)

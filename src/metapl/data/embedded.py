@@ -24,10 +24,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from metapl.data.images.options import ImageOptions
-from metapl.data.images.store import telling
 from metapl.data.memory.arrays import check_sized
-from metapl.data.sources import SourceOptions
-from metapl.data.sources import open_source as open_raw
+from metapl.data.options import SourceOptions
 from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
@@ -247,7 +245,7 @@ def embed(
     return EmbeddedSource(source, made.to(pick_device(device)), cache, tell)
 
 
-def _check_size(given: Source, images: ImageOptions) -> None:
+def check_size(given: Source, images: ImageOptions) -> None:
     """Refuse a size that a source made in Python cannot be brought to any more."""
     if isinstance(given, EmbeddedSource):
         given = given.inner
@@ -277,39 +275,29 @@ def for_encoder(options: SourceOptions) -> SourceOptions:
     return options
 
 
-def open_source(
-    spec: str,
-    options: SourceOptions | None = None,
-    given: Source | None = None,
-    tell: Callable[[str], None] | None = None,
-) -> Source:
-    """What ``data.open_source`` opens, or ``given``; its rows as features where ``options`` name an encoder.
-
-    Images are then brought to the encoder's own size, and texts are cut by its own tokenizer, unless the options say
-    otherwise.
+def as_features(source: Source, options: SourceOptions, progress: Callable[[str], None]) -> Source:
+    """Return ``source`` with its rows as features, where ``options`` name an encoder; else the source itself.
 
     Raises:
-        UserError: as ``data.open_source`` and ``embed``, or the options ask for images of another size than ``given``
-            has.
+        UserError: as ``embed``, or settings of an encoder that do not go together.
     """
-    options = options or SourceOptions()
     encoder = options.encoder
-    if given is not None:
-        _check_size(given, options.image)
-    if not options.encoder.name:
-        if options.encoder.weights:
-            raise UserError(
-                "encoder.weights is set, and encoder.name is not", "Name the encoder.", "source.encoder.weights"
-            )
-        with telling(tell):
-            return given or open_raw(spec, options)
-    if isinstance(given, EmbeddedSource):
-        return given
+    if not encoder.name or isinstance(source, EmbeddedSource):
+        return source
+    weights, pooling = encoder.weights, encoder.pooling
+    return embed(source, encoder.name, weights=weights, size=encoder.sides, pooling=pooling, tell=progress)
+
+
+def check_encoder(options: SourceOptions) -> None:
+    """Refuse settings of an encoder that do not go together.
+
+    Raises:
+        UserError: weights without an encoder, or weights that are to be fetched.
+    """
+    encoder = options.encoder
+    if encoder.weights and not encoder.name:
+        what = "encoder.weights is set, and encoder.name is not"
+        raise UserError(what, "Name the encoder.", "source.encoder.weights")
     if options.download and not encoder.weights and encoder.name.startswith(("timm:", "torchvision:")):
         remedy = "Fetch them into a file once (docs/models.md) and give it as source.encoder.weights."
         raise UserError("the weights of an encoder are not fetched", remedy, "source.encoder.name")
-    if given is None:
-        with telling(tell):
-            given = open_raw(spec, for_encoder(options))
-    weights, pooling = encoder.weights, encoder.pooling
-    return embed(given, encoder.name, weights=weights, size=encoder.sides, pooling=pooling, tell=tell)

@@ -68,6 +68,11 @@ class DataRef:
         return self.source == FOLDER
 
     @property
+    def is_published(self) -> bool:
+        """Whether it is a published data set."""
+        return self.source in PUBLISHED
+
+    @property
     def suffix(self) -> str:
         """The suffix by which a file of rows is read, where the user named it; else ""."""
         return f".{self.source}" if self.named and self.is_table else ""

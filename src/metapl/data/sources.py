@@ -1,48 +1,76 @@
-"""The table of sources: what may stand where data are asked for."""
+"""The one door for data: the table of sources, and ``open_source`` for training rows and for new rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from metapl.data.embedded import as_features, check_encoder, check_size, for_encoder
 from metapl.data.images.folder import FolderSource
 from metapl.data.images.scan import exists, missing, near_path, shown
+from metapl.data.images.store import Known
 from metapl.data.memory.arrays import check_sized
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.idx import IdxSource
 from metapl.data.memory.numpy_files import SUFFIXES as NUMPY
 from metapl.data.memory.numpy_files import open_numpy
-from metapl.data.memory.published import open_hf, open_torchvision
+from metapl.data.memory.published import PublishedOptions, open_hf, open_torchvision
+from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.options import SourceOptions as SourceOptions
 from metapl.data.ref import DataRef
 from metapl.data.tables.files import READERS, is_table, tables_in
+from metapl.data.tables.new_rows import open_rows
 from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
-from metapl.types import Source
+from metapl.types import ModelInput, Source
 from metapl.utils.names import split_name
 
-Opener = Callable[[DataRef, SourceOptions], Source]
+
+def _silent(text: str) -> None:
+    """Say nothing."""
 
 
-def _digits(ref: DataRef, options: SourceOptions) -> Source:
+@dataclass(frozen=True)
+class Request:
+    """How a source is to be opened.
+
+    Attributes:
+        options: how rows are read.
+        like: new rows: what a trained model asks of them, so that nothing is learnt from them; None: training rows.
+        known: what a finished run knows of its images, so that they need not be decoded again.
+        progress: called with a line on how far the opening is.
+    """
+
+    options: SourceOptions
+    like: ModelInput | None = None
+    known: Known | None = None
+    progress: Callable[[str], None] = _silent
+
+
+Opener = Callable[[DataRef, Request], Source]
+
+
+def _digits(ref: DataRef, request: Request) -> Source:
     if ref.argument:
         raise UserError(f"'digits' takes nothing after a colon ('{ref.argument}')", "Write 'digits'.", "data")
-    return open_digits(options.image)
+    return open_digits(request.options.image)
 
 
-def _idx(ref: DataRef, options: SourceOptions) -> Source:
+def _idx(ref: DataRef, request: Request) -> Source:
     if ref.path is None:
         raise UserError("'idx' needs a folder", "Write 'idx:FOLDER'.", "data")
-    return IdxSource(ref.path, options.image)
+    return IdxSource(ref.path, request.options.image)
 
 
-def _folder(ref: DataRef, options: SourceOptions) -> Source:
-    root = Path(ref.argument).expanduser()
+def _folder(ref: DataRef, request: Request) -> Source:
+    if (root := ref.path) is None:
+        raise UserError("'folder' needs a path", "Write 'folder:PATH'.", "data")
     if exists(root) and not root.is_dir():
         raise _no_reader(root)
     if tables := tables_in(root):
-        return open_table(_with_more(tables, options), options, shown(root.resolve().name))
-    return FolderSource(root, options.image)
+        return _table(tables, request, shown(root.resolve().name))
+    return FolderSource(root, request.options.image, known=request.known, progress=request.progress)
 
 
 def _no_reader(path: Path) -> UserError:
@@ -59,11 +87,19 @@ def _no_reader(path: Path) -> UserError:
     return UserError(what, f"Give a folder of images, or a file ({known}); csv:FILE reads any as CSV.", shown(path))
 
 
-def _file(ref: DataRef, options: SourceOptions) -> Source:
+def _file(ref: DataRef, request: Request) -> Source:
     """A file of rows, and those that ``source.unlabeled`` and ``source.test`` name."""
     if ref.path is None:
         raise UserError(f"'{ref.source}' needs a file", f"Write '{ref.source}:FILE'.", "data")
-    return open_table(_with_more({"labeled": ref.path}, options), options, suffix=ref.suffix)
+    return _table({"labeled": ref.path}, request, suffix=ref.suffix)
+
+
+def _table(paths: Mapping[str, Path], request: Request, name: str = "", suffix: str = "") -> Source:
+    options, like = request.options, request.like
+    if like is not None:
+        judged = paths.get("test", paths["labeled"])
+        return open_rows(judged, options, like.takes, like.class_names, labels=like.labels, suffix=suffix)
+    return open_table(_with_more(paths, options), options, name, suffix, known=request.known, progress=request.progress)
 
 
 def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, Path]:
@@ -85,26 +121,34 @@ def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, P
     return made
 
 
-def _numpy(ref: DataRef, options: SourceOptions) -> Source:
+def _numpy(ref: DataRef, request: Request) -> Source:
     if ref.path is None:
         raise UserError("a file is missing after the colon", "Write the path of a .npz or .npy file.", "data")
+    options, like = request.options, request.like
     return open_numpy(
         ref.path,
-        options.labels,
+        options.labels if like is None else "",
         unlabeled=options.unlabeled,
         test=options.test,
         tokenizer=options.text.tokenizer,
         max_tokens=options.text.max_tokens,
         images=options.image,
+        like=None if like is None else like.takes,
     )
 
 
-def _torchvision(ref: DataRef, options: SourceOptions) -> Source:
-    return open_torchvision(ref.argument, options.published)
+def _published(request: Request) -> PublishedOptions:
+    """The options of a published data set; the labels of new rows are those of a trained model."""
+    published = request.options.published
+    return replace(published, rows={**published.rows, "learnt": request.like is None})
 
 
-def _hf(ref: DataRef, options: SourceOptions) -> Source:
-    return open_hf(ref.argument, options.published)
+def _torchvision(ref: DataRef, request: Request) -> Source:
+    return open_torchvision(ref.argument, _published(request))
+
+
+def _hf(ref: DataRef, request: Request) -> Source:
+    return open_hf(ref.argument, _published(request))
 
 
 SOURCES: dict[str, Opener] = {"digits": _digits, "idx": _idx, "folder": _folder}
@@ -118,23 +162,63 @@ def read_ref(text: str) -> DataRef:
     return DataRef.parse(text, SOURCES)
 
 
-def open_source(spec: str, options: SourceOptions | None = None) -> Source:
-    """The source that ``spec`` names: ``digits``, ``idx:FOLDER``, ``folder:PATH`` or the path of a folder.
+def open_source(
+    ref: DataRef | Source,
+    options: SourceOptions | None = None,
+    like: ModelInput | None = None,
+    known: Known | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Source:
+    """Open what ``ref`` refers to, training rows or new rows for a trained model.
 
-    A known name wins over a folder of that name; write ``./digits`` for the folder.
+    Args:
+        ref: the reference; or a source that is open already, whose rows may become features.
+        options: how rows are read. Where they name an encoder, rows become its features; images are then brought to
+            its size and texts cut by its tokenizer, unless the options say otherwise.
+        like: new rows: what the trained model asks of them. Nothing is learnt from such rows.
+        known: what a finished run knows of its images.
+        progress: called with a line on how far the opening is, where it takes long.
 
     Raises:
-        UserError: unknown name or path (with the nearest name), or whatever the source finds wrong.
+        UserError: an unknown name or path (with the nearest name), rows that do not fit the model, or whatever the
+            source finds wrong.
     """
-    options = options or SourceOptions()
-    source = _opened(read_ref(spec), options)
-    check_sized(options.image, source.kind)
+    options, progress = options or SourceOptions(), progress or _silent
+    if like is not None:
+        assert isinstance(ref, DataRef)  # an open source is matched to a model by ``matching``
+        return _new_rows(ref, options, like, progress)
+    check_encoder(options)
+    if isinstance(ref, DataRef):
+        options = for_encoder(options)
+        source = _opened(ref, Request(options, None, known, progress))
+        check_sized(options.image, source.kind)
+    else:
+        source = ref
+        check_size(source, options.image)
+    return as_features(source, options, progress)
+
+
+def _new_rows(ref: DataRef, options: SourceOptions, like: ModelInput, progress: Callable[[str], None]) -> Source:
+    """Rows as the model wants them; it encodes by itself.
+
+    Raises:
+        UserError: the model takes images, and these rows are not images.
+    """
+    p, image = like.takes, replace(options.image, size="auto")
+    if p.kind == "image" and (p.resized or ref.is_published):
+        image = replace(image, size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
+    text = options.text if p.tokens is None else TextOptions(p.tokens.tokenizer, p.tokens.length)
+    options = replace(options, image=image, text=text, encoder=EncoderOptions())
+    source = _opened(ref, Request(options, like, None, progress))
+    if p.kind == "image" and source.kind != "image":
+        remedy = "Give images, or the model that was trained on such rows."
+        raise UserError("the model takes images, and these rows are not images", remedy, ref.text)
     return source
 
 
-def _opened(ref: DataRef, options: SourceOptions) -> Source:
+def _opened(ref: DataRef, request: Request) -> Source:
     if ref.source:
-        return SOURCES[ref.source](ref, options)
+        return SOURCES[ref.source](ref, request)
     if not ref.text:
         raise UserError("no data are named", f"Give a folder or one of {', '.join(SOURCES)}.", "data")
     prefix, rest = split_name(ref.text)

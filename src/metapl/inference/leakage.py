@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from metapl.config.settings import RunConfig
-from metapl.data.memory.numpy_files import named_file
 from metapl.data.sources import open_source
 from metapl.data.tables.columns import matching
-from metapl.data.tables.files import named_table, tables_in
+from metapl.data.tables.files import tables_in
 from metapl.errors import UserError
 from metapl.runs.folder import load_split
 from metapl.runs.model_folder import Predictor
@@ -37,7 +36,7 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
     if p.kind == "image" or config.source.encoder.name or not _is_quick(config):
         return ""
     try:
-        own = open_source(config.data, config.source)
+        own = open_source(config.ref, config.source)
         split = load_split(run, own)
         fit = matching(own.columns, p.columns, own.name)
     except UserError:
@@ -61,12 +60,11 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
 
 def _is_quick(config: RunConfig) -> bool:
     """Whether the run's data are files of rows, small enough to be read once more."""
-    data = named_file(config.data) or named_table(config.data)
-    files = (
-        [Path(data).expanduser()]
-        if data
-        else list(tables_in(Path(config.data.removeprefix("folder:")).expanduser()).values())
-    )
+    ref, files = config.ref, list[Path]()
+    if ref.path is not None and (ref.is_table or ref.is_arrays):
+        files = [ref.path]
+    elif ref.path is not None and ref.is_folder:
+        files = list(tables_in(ref.path).values())
     further = (config.source.unlabeled, config.source.test, config.source.labels)
     named = [Path(name).expanduser() for name in further if name and files]
     try:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,8 @@ from torch import Tensor
 from metapl.data.images.decode import SUFFIXES, Unreadable, decode_many
 from metapl.data.images.parts import is_passed_over, why_not_image
 from metapl.data.images.scan import clean, exists, missing, shown
-from metapl.data.memory.numpy_files import named_file, open_numpy_rows
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions, open_source, read_ref
 from metapl.data.tables.columns import matching
-from metapl.data.tables.labels import known_classes
-from metapl.data.tables.new_rows import open_spec
 from metapl.data.tables.options import WRITTEN, TableOptions
 from metapl.errors import UserError
 from metapl.runs.model_folder import Predictor
@@ -85,38 +82,11 @@ def predict_source(
         UserError: the rows do not have the shape or the columns that the model was trained on.
     """
     if isinstance(source, str | Path):
-        source = _opened(predictor, str(source))
+        written: dict[str, Any] = {name: predictor.files[name] for name in WRITTEN if name in predictor.files}
+        options = SourceOptions(table=TableOptions(**written))  # taken to be written as the training's files were
+        source = open_source(read_ref(str(source)), options, like=predictor.input())
     fit = matching(source.columns, predictor.takes.columns, source.name)
     return _source_chunks(predictor, source, fit, index)
-
-
-def _opened(predictor: Predictor, spec: str) -> Source:
-    """Rows in files as the model wants them, and any other source as it is."""
-    if arrays := named_file(spec):
-        return open_numpy_rows(arrays, predictor.takes)
-    with known_classes():
-        rows = open_spec(spec, fitting_options(predictor), predictor.takes, predictor.class_names)
-    return open_other(predictor, spec) if rows is None else rows
-
-
-def open_other(predictor: Predictor, spec: str) -> Source:
-    """A source that knows nothing of the model; images at the size that the model's own were brought to.
-
-    Raises:
-        UserError: it cannot be opened, or the model takes images and its rows are none.
-    """
-    options, what = fitting_options(predictor), "the model takes images, and these rows are none"
-    remedy = "Give images, or the model that was trained on such rows."
-    try:
-        with known_classes():
-            source = open_source(spec, options)
-    except UserError as error:
-        if error.where.endswith("source.image.size"):  # which nobody has set: it is the model's
-            raise UserError(what, remedy, spec) from error
-        raise
-    if predictor.takes.kind == "image" and source.kind != "image":
-        raise UserError(what, remedy, spec)
-    return source
 
 
 def _source_chunks(
@@ -220,18 +190,6 @@ def _names(predictor: Predictor, p: Tensor) -> tuple[str, ...]:
 def nothing(predictor: Predictor) -> Tensor:
     """The probabilities of no rows, [0, C]."""
     return torch.zeros(0, len(predictor.class_names))
-
-
-def fitting_options(predictor: Predictor) -> SourceOptions:
-    """How a source that knows nothing of the model is opened.
-
-    Images at its size, where its own were brought to it; files taken to be written as those of the training were.
-    """
-    p, files = predictor.takes, cast(Mapping[str, Any], predictor.files)
-    options = SourceOptions(table=TableOptions(**{name: files[name] for name in WRITTEN if name in files}))
-    if p.kind != "image" or not p.resized:
-        return options
-    return replace(options, image=replace(options.image, size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize))
 
 
 def image_shape(predictor: Predictor) -> tuple[int, int, int]:

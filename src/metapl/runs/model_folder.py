@@ -26,7 +26,7 @@ from metapl.models.combined import PLAIN, assemble, describe
 from metapl.models.encoders import FrozenEncoder, Look, build_encoder
 from metapl.models.own import check_trusted
 from metapl.models.probe import alike
-from metapl.types import Preprocessing
+from metapl.types import ModelInput, Preprocessing
 from metapl.utils.chunks import rows_at_once
 from metapl.utils.files import seal, sha256, write_json, write_tensors
 
@@ -51,6 +51,10 @@ class Predictor:
     def takes(self) -> Preprocessing:
         """The raw rows that are asked for: kind, shape, columns, tokens."""
         return self.preprocessing if self.encoder is None else self.encoder.takes
+
+    def input(self, labels: bool = False) -> ModelInput:
+        """What it asks of new rows; ``labels``: whether these are read, too."""
+        return ModelInput(self.takes, self.class_names, labels)
 
     def predict_proba(self, X: Any) -> Array:
         """[n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.

@@ -19,7 +19,7 @@ from torch import nn
 
 from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
-from metapl.data.embedded import open_source
+from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.inference.evaluate import best_of, evaluate
 from metapl.methods import method_class
@@ -98,7 +98,7 @@ def start(
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """
     progress, device = progress or Silent(), pick_device(config.device)
-    source = open_source(config.data, config.source, source, progress.note)
+    source = open_source(config.ref if source is None else source, config.source, progress=progress.note)
     required = require_unlabeled and bool(method_class(config.method).needs)
     try:
         split = make_split(source, config.split, config.seed, require_unlabeled=required)
@@ -149,7 +149,7 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
     folder, config = store.folder, open_run(store.folder)
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
-    source = open_source(config.data, config.source, source)
+    source = open_source(config.ref if source is None else source, config.source)
     split = load_split(folder, source)
     device = pick_device(config.device)
     prepared = prepare(source, split, device, network)

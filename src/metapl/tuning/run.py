@@ -14,7 +14,7 @@ import yaml
 from metapl._version import __version__
 from metapl.config.settings import RunConfig, make_config, to_dict
 from metapl.data.batches.split import make_split
-from metapl.data.embedded import open_source
+from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.runs.folder import write_csv
@@ -88,7 +88,7 @@ def tune(
     if not isinstance(config, RunConfig):
         config = make_config("arrays" if config is None and source is not None else config)
     _check_numbers(config, minutes, workers)
-    source = open_source(config.data, config.source, source)
+    source = open_source(config.ref if source is None else source, config.source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     material = gather(source, split, folds, config.seed)
     config = resolved(config, material.preprocessing)

@@ -23,7 +23,7 @@ from metapl.config.settings import load_config
 from metapl.data.embedded import for_encoder
 from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
-from metapl.inference.stored_run import judge_own
+from metapl.inference.run_evaluation import judge_own
 from metapl.runs.recorder import Memory, RunFolder
 from metapl.utils.progress import Silent
 

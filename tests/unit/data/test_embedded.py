@@ -22,7 +22,8 @@ from metapl.data.embedded import EmbeddedSource, embed
 from metapl.data.memory.source import MemorySource
 from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
-from metapl.inference.stored_run import judge_own, predict_to
+from metapl.inference.run_evaluation import judge_own
+from metapl.inference.run_predictions import predict_to
 from metapl.models.encoders import build_encoder
 from metapl.models.probe import alike, probe_rows
 from metapl.runs.model_folder import load_model

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from metapl import open_source
+from metapl.data import sources
 from metapl.data.batches.preprocess import fit_preprocessing
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions, read_ref
 from metapl.data.tables.columns import matching
-from metapl.data.tables.new_rows import open_spec
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate
 from metapl.inference.predict import predict_source
@@ -52,10 +53,7 @@ def answers(predictor: Predictor, source: Source | str) -> torch.Tensor:
 
 
 def rows_of(predictor: Predictor, path: Path, labels: bool = False, **options: Any) -> Source:
-    table = SourceOptions(**options)
-    rows = open_spec(str(path), table, predictor.preprocessing, predictor.class_names, labels=labels)
-    assert rows is not None
-    return rows
+    return sources.open_source(read_ref(str(path)), SourceOptions(**options), like=predictor.input(labels))
 
 
 def test_columns_are_matched_by_name(tmp_path: Path, trained: tuple[Source, Predictor]) -> None:

@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+from metapl import open_source
 from metapl.data.batches.preprocess import fit_preprocessing, preprocessing_from_dict, preprocessing_to_dict
 from metapl.data.batches.seeds import derive_seed
 from metapl.data.images.folder import FolderSource
 from metapl.data.memory.arrays import from_arrays
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.idx import IdxSource
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
 from metapl.types import Source
 

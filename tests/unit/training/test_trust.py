@@ -14,7 +14,8 @@ import yaml
 import metapl
 from metapl.config.settings import make_config
 from metapl.errors import UserError
-from metapl.inference.stored_run import judge_other, judge_own, predict_to
+from metapl.inference.run_evaluation import judge_other, judge_own
+from metapl.inference.run_predictions import predict_to
 from metapl.models.own import is_code
 from metapl.runs.model_folder import load_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from metapl.data.images.options import ImageOptions
 from metapl.data.images.scan import clean, scan, shown
 from metapl.data.images.source import ImageSource
+from metapl.data.images.store import Known
 from metapl.types import Resize
 
 
@@ -21,6 +23,7 @@ class FolderSource(ImageSource):
     Args:
         path: the folder.
         options: how images are read; or its fields one by one: image_size, resize, memory, prefetch, allow_bad, cache.
+        known, progress: as in ``ImageSource``.
 
     Raises:
         UserError: the folder cannot serve; the message names the place and the remedy.
@@ -31,6 +34,8 @@ class FolderSource(ImageSource):
         path: str | Path,
         options: ImageOptions | None = None,
         *,
+        known: Known | None = None,
+        progress: Callable[[str], None] | None = None,
         image_size: int | str = "auto",
         resize: Resize = "cover",
         memory: float = 4.0,
@@ -59,4 +64,6 @@ class FolderSource(ImageSource):
             notes=found.notes,
             problems=found.folders_unread,
             place=str(root),
+            known=known,
+            progress=progress,
         )

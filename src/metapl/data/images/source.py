@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,22 +22,6 @@ MAX_BAD = 0.05
 FEW_BAD = 5  # so many may be bad in a small set, whatever their share
 
 
-_KNOWN: ContextVar[Known | None] = ContextVar("known", default=None)
-
-
-@contextmanager
-def known_images(known: Known) -> Iterator[None]:
-    """Sources of images that are opened in here take ``known`` for true and decode none of their training images.
-
-    A fingerprint tells afterwards whether it was: it holds the contents of every image that was taken for readable.
-    """
-    token = _KNOWN.set(known)
-    try:
-        yield
-    finally:
-        _KNOWN.reset(token)
-
-
 class ImageSource:
     """A ``types.Source`` over stored images.
 
@@ -52,8 +34,10 @@ class ImageSource:
         ids, labels, is_test: one per item; label -1 = none. No test rows where ``is_test`` is None.
         where: the file or folder that messages name.
         notes, problems: what was noticed before; a problem counts as a bad image.
-        known: what a finished run knows of these images: then none is decoded now; see also ``known_images``.
+        known: what a finished run knows of these images: then none is decoded now. The fingerprint shows afterwards
+            whether they are the same: it holds the contents of every image that was taken for readable.
         place: the folder or file that the images are known by, for ``options.cache`` (of paths, not of bytes).
+        progress: called with a line on how far the decoding is, where it takes long.
 
     Attributes:
         shape: (channels, height, width) of a row.
@@ -85,6 +69,7 @@ class ImageSource:
         problems: Sequence[tuple[str, str]] = (),
         known: Known | None = None,
         place: str = "",
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         options = options or ImageOptions(cache=False)
         self.name, self.class_names, self._where = name, tuple(class_names), where or name
@@ -94,11 +79,10 @@ class ImageSource:
         if (order != np.arange(len(order))).any():
             items, ids, labels = _Reordered(items, order), [ids[k] for k in order.tolist()], labels[order]
         count = int((~test).sum())
-        known = known or _KNOWN.get()
         at = None if known is None else (known.shape, known.at(ids[:count]))
         files = len(items) > 0 and isinstance(items[0], str)
         cache = open_cache(place) if place and files and options.cache else None
-        self.store = ImageStore(items, count, root=root, options=options, known=at, cache=cache)
+        self.store = ImageStore(items, count, root=root, options=options, known=at, cache=cache, progress=progress)
         kept = self.store.kept
         self._item = np.concatenate([kept, np.arange(count, len(items))])  # of a row
         self.ids = tuple(ids) if len(kept) == count else tuple(ids[k] for k in self._item.tolist())

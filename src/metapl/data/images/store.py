@@ -11,8 +11,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,18 +26,7 @@ from metapl.data.images.options import GIB, Heads, ImageOptions
 Array = np.ndarray[Any, Any]
 KEPT_BYTES = GIB // 2  # decoded rows beyond the held ones that are kept for the next call
 SLOW, BETWEEN = 3.0, 10.0  # seconds of decoding after which something is said, and between two lines
-_TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
 WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in the cache
-
-
-@contextmanager
-def telling(tell: Callable[[str], None] | None) -> Iterator[None]:
-    """What is opened in here tells ``tell`` how far it is, where it takes long."""
-    token = _TELL.set(tell)
-    try:
-        yield
-    finally:
-        _TELL.reset(token)
 
 
 @dataclass(frozen=True)
@@ -69,6 +56,7 @@ class ImageStore:
         root: folder that the paths are in.
         known: by position, if nothing is to be decoded now: the shape, and why some cannot be read.
         cache: what is known from an earlier opening; items must then be paths.
+        progress: called with a line on how far the decoding is, where it takes long.
 
     Attributes:
         shape: of one row. note: what a user should know about it.
@@ -85,7 +73,9 @@ class ImageStore:
         options: ImageOptions | None = None,
         known: tuple[tuple[int, int, int], Mapping[int, str]] | None = None,
         cache: ImageCache | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
+        self._progress = progress
         self.items, self.count, self.root, self.cache = items, count, root, cache
         self.options = options or ImageOptions(cache=False)
         names = [str(items[k]) for k in range(count)] if cache is not None else []
@@ -205,8 +195,8 @@ class ImageStore:
         data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
         good, next_word = 0, time.monotonic() + SLOW
         for done, (k, result) in enumerate(zip(todo.tolist(), self._decoded(todo, shape, with_digest=True))):
-            if time.monotonic() > next_word and (tell := _TELL.get()) is not None:
-                tell(f"{done} of {len(todo)} images are decoded")
+            if self._progress is not None and time.monotonic() > next_word:
+                self._progress(f"{done} of {len(todo)} images are decoded")
                 next_word = time.monotonic() + BETWEEN
             self.facts.enter(k, result)
             if isinstance(result, Unreadable):

@@ -81,8 +81,12 @@ def assemble(
     copy: bool = True,
     images: ImageOptions = OWN_SIZE,
     features: Sequence[str | int] = (),
+    learnt: bool = True,
 ) -> MemorySource:
-    """``from_arrays`` for arguments by name; without ``copy`` a source of one array may share its memory."""
+    """``from_arrays`` for arguments by name; without ``copy`` a source of one array may share its memory.
+
+    ``learnt``: as in ``encode_labels``.
+    """
     X, y, X_test, y_test = given["X"], given["y"], given.get("X_test"), given.get("y_test")
     if (X_test is None) != (y_test is None):
         raise UserError("X_test and y_test belong together", "Give both or neither.", "from_arrays")
@@ -99,7 +103,8 @@ def assemble(
     counts = {part: len(tensor) for part, tensor in tensors.items()}
     _check_order(X, y, "y")
     _check_order(X_test, y_test, "y_test")
-    labels, class_names = encode_labels(y, counts["X"], y_test, counts.get("X_test", 0), class_names, notes, unlabeled)
+    test_rows = counts.get("X_test", 0)
+    labels, class_names = encode_labels(y, counts["X"], y_test, test_rows, class_names, notes, unlabeled, learnt)
     counts_u, counts_t = counts.get("X_unlabeled", 0), counts.get("X_test", 0)
     spread = [labels[: counts["X"]], np.full(counts_u, -1, dtype=np.int64), labels[counts["X"] :]]
     ids = _ids(parts, counts)

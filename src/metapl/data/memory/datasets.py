@@ -82,12 +82,14 @@ def read_dataset(
     max_tokens: int | str = "auto",
     name: str = "arrays",
     published: bool = False,
+    learnt: bool = True,
 ) -> MemorySource:
     """``from_dataset`` with more to say.
 
     Args:
         parts: labeled, unlabeled, test; None where there is none.
         published: the labels are known to be numbers of the set's own names; those that occur are taken.
+        learnt: as in ``encode_labels``.
 
     Raises:
         UserError: as ``from_dataset``.
@@ -119,7 +121,7 @@ def read_dataset(
         for key in ("y", "y_test"):
             made[key] = [_named(y, names) for y in made[key]] if key in made else None
         class_names = [name for name in names if name in made["y"]]  # without those that no row has
-    source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False)
+    source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False, learnt=learnt)
     source.notes += notes
     source.resize, source.white, source.resized = resize, rows.white, rows.resized
     return source

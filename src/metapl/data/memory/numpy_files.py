@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from metapl.data.images.options import OWN_SIZE, ImageOptions
 from metapl.data.images.scan import exists, missing, shown
-from metapl.data.memory.arrays import assemble
+from metapl.data.memory.arrays import PREFIX, assemble
 from metapl.data.memory.new_rows import rows_for
 from metapl.data.memory.source import MemorySource
-from metapl.data.tables.labels import encode_labels, known_classes, read_lines
+from metapl.data.tables.labels import encode_labels, read_lines
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 
@@ -59,14 +60,6 @@ def is_numpy(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
 
 
-def named_file(spec: str) -> str:
-    """The file of arrays that the name of a source means, ``x.npz`` or ``npz:x.npz``; "" where it means another."""
-    kind, colon, argument = spec.partition(":")
-    if colon and f".{kind}" in SUFFIXES:
-        return argument
-    return spec if is_numpy(spec) else ""
-
-
 def open_numpy(
     path: str | Path,
     labels: str = "",
@@ -76,6 +69,7 @@ def open_numpy(
     tokenizer: str = "auto",
     max_tokens: int | str = "auto",
     images: ImageOptions = OWN_SIZE,
+    like: Preprocessing | None = None,
 ) -> MemorySource:
     """A source over one file of arrays.
 
@@ -87,11 +81,14 @@ def open_numpy(
         unlabeled, test: further files: X of the first are rows without labels, X and y of the second test rows.
         tokenizer, max_tokens: for texts, see ``from_arrays``.
         images: the size that they are brought to; auto: their own.
+        like: what a trained model takes: all rows of this file alone are read so, with their labels if there are any.
 
     Raises:
-        UserError: a file is missing, damaged or holds Python objects, or the arrays do not fit each other.
+        UserError: a file is missing, damaged or holds Python objects, or the arrays do not fit each other or the model.
     """
     name, parts, notes = _parts(Path(path).expanduser(), labels)
+    if like is not None:
+        return _new_rows(parts, like, name, notes)
     if "y" not in parts:
         remedy = "Name a file of labels with source.labels=FILE, one per row."
         raise UserError("there are no labels in this file", remedy, name)
@@ -104,42 +101,27 @@ def open_numpy(
     return source
 
 
-def open_numpy_rows(path: str | Path, preprocessing: Preprocessing, labels: str = "") -> MemorySource:
-    """All rows of such a file as a trained model wants them, with their labels where there are any.
-
-    Raises:
-        UserError: as ``open_numpy``, or rows that do not fit the model.
-    """
-    name, parts, notes = _parts(Path(path).expanduser(), labels)
+def _new_rows(parts: dict[str, Any], like: Preprocessing, name: str, notes: list[str]) -> MemorySource:
     classes = _class_names(parts.pop("class_names", None), name)
-    with _located(name), known_classes():
-        rows = {
-            k: rows_for(parts[k], preprocessing, k, notes.append) for k in ("X", "X_unlabeled", "X_test") if k in parts
-        }
+    with _located(name):
+        rows = {k: rows_for(parts[k], like, k, notes.append) for k in PREFIX if k in parts}
         counts = {k: len(part) for k, part in rows.items()}
         train, test, further = counts["X"], counts.get("X_test", 0), counts.get("X_unlabeled", 0)
         y, y_test = (list(parts[k]) if k in parts else [-1] * n for k, n in (("y", train), ("y_test", test)))
-        coded, names = encode_labels([*y, *y_test], train + test, None, 0, classes, notes, "")
-    prefix = {"X": "", "X_unlabeled": "unlabeled/", "X_test": "test/"}
-    ids = tuple(f"{prefix[k]}{row}" for k, count in counts.items() for row in range(count))
+        coded, names = encode_labels([*y, *y_test], train + test, None, 0, classes, notes, "", learnt=False)
+    ids = tuple(f"{PREFIX[k]}{row}" for k, count in counts.items() for row in range(count))
     return MemorySource(
         name,
-        preprocessing.kind,
-        _joined(list(rows.values())),
+        like.kind,
+        torch.cat(list(rows.values())) if len(rows) > 1 else rows["X"],
         np.concatenate([coded[:train], np.full(further, -1), coded[train:]]),
         names,
         ids=ids,
         is_test=np.arange(len(ids)) >= len(ids) - test,
         notes=tuple(notes),
-        columns=preprocessing.columns,
-        tokens=preprocessing.tokens,
+        columns=like.columns,
+        tokens=like.tokens,
     )
-
-
-def _joined(tensors: list[Any]) -> Any:
-    import torch
-
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _parts(path: Path, labels: str) -> tuple[str, dict[str, Any], list[str]]:

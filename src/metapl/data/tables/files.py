@@ -46,14 +46,6 @@ def is_table(path: str | Path) -> bool:
     return os.path.splitext(str(path))[1].lower() in READERS and not os.path.isdir(path)
 
 
-def named_table(spec: str) -> str:
-    """The file of rows that the name of a source means, ``x.csv`` or ``csv:x``; "" where it means another."""
-    kind, colon, argument = spec.partition(":")
-    if colon and f".{kind}" in READERS:
-        return argument
-    return spec if is_table(spec) else ""
-
-
 def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
     """The file, by its suffix or by ``suffix``.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,20 +18,6 @@ CLASSES = 20  # different labels up to which nothing is said of their number
 SPREAD = 10  # times the number of classes that class numbers in memory may reach with hardly a row each
 NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file that say that a row has no label
 Values = list[int | str | None]  # one per row; None: no label
-_LEARNT: ContextVar[bool] = ContextVar("labels are learnt", default=True)
-
-
-@contextmanager
-def known_classes() -> Iterator[None]:
-    """Labels of sources that are opened in here are of a trained model's classes: it is not asked whether they are any.
-
-    A few rows of many classes would else look like a quantity.
-    """
-    token = _LEARNT.set(False)
-    try:
-        yield
-    finally:
-        _LEARNT.reset(token)
 
 
 def encode_labels(
@@ -44,6 +28,7 @@ def encode_labels(
     class_names: Sequence[str] | None,
     notes: list[str],
     unlabeled: Any = None,
+    learnt: bool = True,
 ) -> tuple[Array, tuple[str, ...]]:
     """Class numbers of the rows and, after them, of the test rows, int64; and the class names.
 
@@ -53,6 +38,8 @@ def encode_labels(
         notes: what a user should know is appended.
         unlabeled: a value, or several as a tuple, that marks a row without a label, beside -1, None, NaN
             and "" (which stays a class where ``class_names`` holds it).
+        learnt: whether a model is to learn these classes. Labels of new rows are not judged: a few rows of many
+            classes would look like a quantity.
 
     Raises:
         UserError: labels of mixed or unusable kind, a wrong number of them, or a test label that is no class.
@@ -63,7 +50,7 @@ def encode_labels(
     test = read_labels(y_test, test_rows, "y_test", marks) if y_test is not None else []
     _check_one_kind(values, test)
     order = _classes(values, class_names)
-    if class_names is None:
+    if class_names is None and learnt:
         _check_classes(values, order, notes)
     number = {value: k for k, value in enumerate(order)}
     coded = _encode(values, number, "y") + _encode(test, number, "y_test")
@@ -78,14 +65,14 @@ def doubt(names: Sequence[str], rows: int, counting: bool) -> tuple[str, bool]:
     """What is to be said of so many classes, "" for nothing; and whether they can be none at all.
 
     Numbers with decimals are no classes, and neither are whole ones with fewer than two rows each, unless they run
-    from 0 or 1 without a gap, as class numbers do. Of the rows of a trained model nothing is said (``known_classes``).
+    from 0 or 1 without a gap, as class numbers do.
 
     Args:
         names: of the classes; rows: with a label.
         counting: the labels count the rows: 1, 2, 3, ... from row to row.
     """
     count = len(names)
-    if count <= CLASSES or not _LEARNT.get():
+    if count <= CLASSES:
         return "", False
     values = {name: value for name in names if (value := _number(name)) is not None}
     few, found, ordered = 2 * count > rows, list(values.values()), list(names)

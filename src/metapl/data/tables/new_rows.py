@@ -17,7 +17,7 @@ from metapl.data.images.store import Known
 from metapl.data.memory.source import MemorySource
 from metapl.data.options import SourceOptions
 from metapl.data.tables.columns import Told
-from metapl.data.tables.files import READERS, is_table, open_file
+from metapl.data.tables.files import open_file
 from metapl.data.tables.frame import Array, Form, TableFile, Texts, short
 from metapl.data.tables.join import Joined, read_joined
 from metapl.data.tables.options import AUTO, NONE
@@ -132,18 +132,6 @@ def _made(
         p.columns,
         p.tokens,
     )
-
-
-def open_spec(
-    spec: str, options: SourceOptions, preprocessing: Preprocessing, class_names: Sequence[str], *, labels: bool = False
-) -> Source | None:
-    """``open_rows`` of the file that ``spec`` names (``new.csv``, ``csv:new.txt``); None where it names none."""
-    kind, colon, argument = spec.partition(":")
-    suffix = f".{kind}" if colon and f".{kind}" in READERS else ""
-    if not suffix and not is_table(spec):
-        return None
-    path = Path(argument if suffix else spec).expanduser()
-    return open_rows(path, options, preprocessing, class_names, labels=labels, suffix=suffix)
 
 
 def _opened(path: Path, options: SourceOptions, suffix: str) -> TableFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from metapl.data.images.scan import UNLABELED, folded
 from metapl.data.images.source import ImageSource
+from metapl.data.images.store import Known
 from metapl.data.memory.source import MemorySource
 from metapl.data.options import SourceOptions
 from metapl.data.tables.columns import MOST_LEVELS, Told, described, encode_column, fit_column, too_many
@@ -29,13 +30,21 @@ TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
 LONG = 1024  # characters above which a path without a suffix is taken for something else
 
 
-def open_table(paths: Mapping[str, Path], options: SourceOptions, name: str = "", suffix: str = "") -> Source:
+def open_table(
+    paths: Mapping[str, Path],
+    options: SourceOptions,
+    name: str = "",
+    suffix: str = "",
+    known: Known | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Source:
     """A source over files of rows.
 
     Args:
         paths: the file of each of ``table_files.PARTS``; "labeled" must be there.
         name: of the source; by default the file's.
         suffix: read the files as if their names ended so.
+        known, progress: for images, as in ``ImageSource``.
 
     Raises:
         UserError: the files cannot serve; the message names file and line.
@@ -67,8 +76,12 @@ def open_table(paths: Mapping[str, Path], options: SourceOptions, name: str = ""
     facts: dict[str, Any] = {"labels": labels, "class_names": class_names, "ids": tuple(ids), "is_test": use == TESTING}
     name = name or main.name
     if roles.kind == "image":
-        place = os.path.abspath(paths[PARTS[0]]) if paths_given else ""
-        return _images(name, rows, content, roots, options, place, facts)
+        facts |= {
+            "place": os.path.abspath(paths[PARTS[0]]) if paths_given else "",
+            "known": known,
+            "progress": progress,
+        }
+        return _images(name, rows, content, roots, options, facts)
     made = _table if roles.kind == "table" else _texts
     return made(name, rows, roles, options, use, facts)
 
@@ -315,12 +328,11 @@ def _images(
     column: str,
     roots: Sequence[str],
     options: SourceOptions,
-    place: str,
     facts: Mapping[str, Any],
 ) -> ImageSource:
     items = image_items(rows, column, roots)
     told: dict[str, Any] = {"where": name, "notes": rows.notes, "problems": rows.problems}
-    return ImageSource(name, items, options=options.image, place=place, **told, **facts)
+    return ImageSource(name, items, options=options.image, **told, **facts)
 
 
 def image_items(rows: Joined, column: str, roots: Sequence[str]) -> Sequence[str | bytes]:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from metapl import open_source
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.images import cache as caches
 from metapl.data.images import store as stores
 from metapl.data.images.cache import open_cache
 from metapl.data.images.folder import FolderSource
-from metapl.data.sources import open_source
 
 
 @pytest.fixture

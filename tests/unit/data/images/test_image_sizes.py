@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from metapl import open_source
 from metapl.data.batches.preprocess import fit_preprocessing, preprocessing_from_dict, preprocessing_to_dict
 from metapl.data.images.decode import decode
 from metapl.data.images.folder import FolderSource
 from metapl.data.images.options import ImageOptions
 from metapl.data.images.source import ImageSource
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
 from metapl.inference.predict import predict_folder
 from metapl.runs.model_folder import Predictor

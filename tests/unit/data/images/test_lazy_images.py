@@ -230,7 +230,7 @@ def test_opened_images_do_not_pile_up_and_each_is_decoded_once(pictures: Path, m
 
 
 def test_decoding_that_takes_long_says_how_far_it_is(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metapl.data.embedded import open_source
+    from metapl import open_source
     from metapl.data.sources import SourceOptions
 
     told: list[str] = []

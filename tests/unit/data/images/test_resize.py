@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 import metapl
+from metapl import open_source
 from metapl.config.settings import make_config
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.embedded import embed, for_encoder
@@ -19,10 +20,11 @@ from metapl.data.images.decode import decode, probe
 from metapl.data.images.folder import FolderSource
 from metapl.data.images.options import ImageOptions
 from metapl.data.memory.arrays import from_arrays
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
 from metapl.inference.predict import predict_source
-from metapl.inference.stored_run import judge_other, predict_to
+from metapl.inference.run_evaluation import judge_other
+from metapl.inference.run_predictions import predict_to
 from metapl.models.encoders import at_size
 from metapl.runs.model_folder import Predictor, load_model
 from metapl.types import RESIZES, Resize
@@ -239,13 +241,13 @@ def test_small_images_are_enlarged_a_few_at_a_time(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("size", [8, "auto"])
-def test_a_model_of_images_says_so_of_rows_that_are_none(tmp_path: Path, size: int | str) -> None:
+def test_a_model_of_images_says_so_of_other_rows(tmp_path: Path, size: int | str) -> None:
     """Its own size is no setting of the user's, who cannot leave it out."""
     source = from_arrays(np.arange(20 * 144).reshape(20, 12, 12) % 256, [0, 1] * 10, image_size=size)
     takes = fit_preprocessing(source, np.arange(20))
     predictor = Predictor(torch.nn.Identity(), takes, ("u", "v"), torch.device("cpu"))
     (tmp_path / "labelled.csv").write_text("a,b,label\n" + "1,2.5,u\n3,1,v\n" * 10, encoding="utf-8")
     np.savez(tmp_path / "x.npz", X=np.ones((4, 3)), y=[0, 1, 0, 1])
-    for spec, words in ((tmp_path, "takes images, and these rows are none"), (tmp_path / "x.npz", "trained on images")):
+    for spec, words in ((tmp_path, "one column of image paths"), (tmp_path / "x.npz", "trained on images")):
         with pytest.raises(UserError, match=words):
             list(predict_source(predictor, spec))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metapl.data.batches.preprocess import fit_preprocessing
-from metapl.data.memory.numpy_files import open_numpy, open_numpy_rows
+from metapl.data.memory.numpy_files import open_numpy
 from metapl.data.memory.source import MemorySource
 from metapl.errors import UserError
 
@@ -104,7 +104,7 @@ def test_texts_with_empty_labels(tmp_path: Path) -> None:
     assert source.kind == "text"
     assert source.data.shape == (3, 4)
     assert source.labels.tolist() == [0, -1, 1]
-    again = open_numpy_rows(tmp_path / "t.npz", fitted(source))
+    again = open_numpy(tmp_path / "t.npz", like=fitted(source))
     assert torch.equal(again.data, source.data)
     assert again.labels.tolist() == [0, -1, 1]
 
@@ -113,19 +113,19 @@ def test_new_rows_with_and_without_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", X=IMAGES, y=Y)
     known = fitted(open_numpy(tmp_path / "train.npz"))
     np.save(tmp_path / "new.npy", IMAGES[:2])
-    new = open_numpy_rows(tmp_path / "new.npy", known)
+    new = open_numpy(tmp_path / "new.npy", like=known)
     assert (new.ids, new.labels.tolist()) == (("0", "1"), [-1, -1])
     assert torch.equal(new.data, torch.from_numpy(IMAGES[:2]).permute(0, 3, 1, 2))
     np.savez(
         tmp_path / "judge.npz", X=IMAGES[:1], X_unlabeled=IMAGES[1:2], X_test=IMAGES[2:4], y_test=np.array(["b", "a"])
     )
-    judge = open_numpy_rows(tmp_path / "judge.npz", known)
+    judge = open_numpy(tmp_path / "judge.npz", like=known)
     assert judge.ids == ("0", "unlabeled/0", "test/0", "test/1")
     assert judge.labels.tolist() == [-1, -1, 1, 0]
     assert judge.is_test.tolist() == [False, False, True, True]
     np.savez(tmp_path / "bad.npz", X=np.zeros((2, 9, 9, 3), dtype=np.uint8))
     with pytest.raises(UserError, match=r"bad\.npz, X: its rows have the shape \[3, 9, 9\]"):
-        open_numpy_rows(tmp_path / "bad.npz", known)
+        open_numpy(tmp_path / "bad.npz", like=known)
 
 
 @pytest.mark.parametrize(

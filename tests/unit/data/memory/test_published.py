@@ -21,8 +21,8 @@ import pytest
 import torch
 from torchvision import datasets
 
+from metapl import open_source as embedded
 from metapl.data.embedded import EmbeddedSource
-from metapl.data.embedded import open_source as embedded
 from metapl.data.memory.published import PublishedOptions, open_hf, open_torchvision
 from metapl.data.sources import SourceOptions
 from metapl.errors import UserError

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metapl import SemiSupervisedClassifier
+from metapl import SemiSupervisedClassifier, open_source
 from metapl.api.estimator_inputs import numbered
 from metapl.data.memory.arrays import from_arrays
-from metapl.data.sources import open_source
 from metapl.data.tables.id_columns import named_id, numbers_rows
 from metapl.errors import UserError
 from metapl.types import Source

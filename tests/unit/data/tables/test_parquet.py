@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from metapl import open_source
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.memory.arrays import from_arrays
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions
 from metapl.data.tables.frame import Texts
 from metapl.data.tables.new_rows import open_rows
 from metapl.data.tables.parquet import ParquetFile

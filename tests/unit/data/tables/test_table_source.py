@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metapl import open_source
 from metapl.data.memory.source import MemorySource
-from metapl.data.sources import SourceOptions, open_source
+from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
 from metapl.types import Source
 

@@ -1,0 +1,222 @@
+"""Evaluate a stored run: on its own test rows, or on other labelled data."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapl.config.paths import IN_MEMORY
+from metapl.config.settings import RunConfig
+from metapl.data.images.parts import part_of
+from metapl.data.images.scan import clean, exists, missing, shown
+from metapl.data.images.store import Known
+from metapl.data.ref import DataRef
+from metapl.data.sources import open_source, read_ref
+from metapl.data.tables.files import tables_in
+from metapl.errors import UserError, nearest
+from metapl.inference.evaluate import class_numbers, evaluate, judge
+from metapl.inference.leakage import seen_rows
+from metapl.inference.predict import (
+    CHUNK,
+    VALUES,
+    Problem,
+    image_files,
+    image_shape,
+    judge_images,
+    nothing,
+    predict_source,
+)
+from metapl.inference.stored_run import Tell, open_model, silent
+from metapl.models.own import check_trusted
+from metapl.runs.folder import left_out, load_split, write_problems
+from metapl.runs.model_folder import Predictor
+from metapl.types import Source, Split
+from metapl.utils.chunks import rows_at_once
+from metapl.utils.files import write_json
+from metapl.utils.own_folders import is_made
+
+Array = np.ndarray[Any, Any]
+Judged = tuple[dict[str, Any], list[Problem], str]
+
+
+def judge_own(run: Path, device: str | None, trust_code: bool = False, given: str = "") -> Judged:
+    """Evaluate the run on its own test rows, and store the figures as ``evaluation.json`` in it.
+
+    Args:
+        run: its folder.
+        device: where; None = auto.
+        trust_code: as in ``load_model``.
+        given: the user's name for the run's data, where they asked to judge by these.
+
+    Returns:
+        The figures of ``evaluate``, the rows that could not be read, and a name for what was judged.
+
+    Raises:
+        UserError: no finished run, changed data, or no test rows.
+    """
+    config, predictor = open_model(run, device, trust_code)
+    _check_data(run, config)
+    check_trusted(config.source.encoder.name, trust_code, str(run))
+    source, split = _own_data(run, config, predictor)
+    if not len(split.test):
+        if given:
+            what = f"{shown(given)} is what this run was trained on, and none of its rows are test rows"
+            raise UserError(what, "Give labelled rows that it has not seen.", str(run))
+        remedy = "Give labelled data: metapl evaluate RUN DATA."
+        raise UserError("this run has no test rows", remedy, str(run))
+    known = len(source.problems)
+    result = evaluate(predictor, source, split.test)
+    if not result["rows"]:
+        raise UserError("no test row can be read", f"See {source.problems[-1][0]}: {source.problems[-1][1]}", str(run))
+    write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
+    write_problems(run / "problems.csv", source.problems)
+    return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
+
+
+def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Source, Split]:
+    """The run's data and split. Training images are not decoded for it, if the run's list of bad ones still holds."""
+    if predictor.takes.kind == "image":
+        known = Known(image_shape(predictor), left_out(run))
+        source = open_source(config.ref, config.source, known=known)
+        with suppress(UserError):  # the list is gone, or the data changed: told by the strict way below
+            return source, load_split(run, source)
+    source = open_source(config.ref, config.source)
+    return source, load_split(run, source)
+
+
+def _check_data(run: Path, config: RunConfig) -> None:
+    """Arrays from Python are not stored with the run: only Python can bring them again.
+
+    Raises:
+        UserError: the run was trained on such rows.
+    """
+    try:
+        name = json.loads((run / "split.json").read_text(encoding="utf-8")).get("source")
+    except (OSError, ValueError, AttributeError):
+        return  # told by load_split
+    # A folder may have that name, and is stored as a path.
+    if name == IN_MEMORY and (config.ref.name != IN_MEMORY or config.data == IN_MEMORY):
+        remedy = "Use metapl.evaluate in Python, or give labelled data: metapl evaluate RUN DATA."
+        raise UserError("this run was trained on arrays from Python, which are not stored with it", remedy, str(run))
+
+
+def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, trust_code: bool = False) -> Judged:
+    """Evaluate the run on ``data``; the run's own data mean its test rows, since the others were trained on.
+
+    Args:
+        run: its folder.
+        data: a folder, a file of rows, or another source.
+        device: where; None = auto.
+        tell: is given what a user should know about how the rows were read.
+        trust_code: as in ``load_model``.
+
+    Raises:
+        UserError: no finished run, or data that do not fit the model.
+    """
+    config, predictor = open_model(run, device, trust_code)
+    ref = read_ref(data)
+    if ref.same_as(config.ref):
+        return judge_own(run, device, trust_code, data)
+    ref = _judged_file(ref)
+    named = any(ref.same_as(other) for other in _trained_files(config))
+    if named:
+        tell(f"{shown(ref.text)} holds rows that the model was trained on")
+    if ref.is_folder and ref.path is not None:
+        return judge_folder(predictor, ref.path)
+    rows = open_source(ref, config.source, like=predictor.input(labels=True))
+    seen = "" if named else seen_rows(run, config, predictor, rows, _judged_rows(rows))
+    for note in filter(None, [*rows.notes, seen]):
+        tell(note)
+    judged, _, where = judge_source(predictor, rows)
+    return judged, list(rows.problems), where
+
+
+def _judged_file(ref: DataRef) -> DataRef:
+    """In a folder of files of rows the one that is judged: the test rows, or the labelled ones where it has none."""
+    inside = tables_in(ref.path) if ref.is_folder and ref.path is not None else {}
+    return read_ref(str(inside.get("test", inside["labeled"]))) if inside else ref
+
+
+def _trained_files(config: RunConfig) -> list[DataRef]:
+    """The files of rows that a run learnt from."""
+    ref = config.ref
+    inside = tables_in(ref.path) if ref.is_folder and ref.path is not None else {}
+    files = [str(path) for part, path in inside.items() if part != "test"]
+    return [read_ref(file) for file in [*files, config.source.unlabeled] if file]
+
+
+def judge_folder(predictor: Predictor, root: Path) -> tuple[dict[str, Any], list[Problem], str]:
+    """Evaluate on a labelled tree ``<class>/**``, its classes matched to the model's by name.
+
+    A tree with a folder ``labelled`` is judged on its ``test`` folder, or on ``labelled`` where it has none.
+
+    Returns:
+        The figures of ``evaluate``, the images that could not be read, and the folder that was judged.
+
+    Raises:
+        UserError: a class that the model does not know, or no image.
+    """
+    shape, root = image_shape(predictor), _classes_folder(predictor, root)
+    number = {name: k for k, name in enumerate(predictor.class_names)}
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not is_made(p))
+    for folder in folders:
+        if clean(folder.name) not in number:
+            what = f"the model knows no class '{shown(folder.name)}'"
+            raise UserError(what, nearest(shown(folder.name), map(shown, number)), shown(folder))
+    parts, truth, problems = list[Tensor](), list[int](), list[Problem]()
+    for folder in folders:
+        files = image_files(folder)
+        while chunk := list(islice(files, rows_at_once(shape, CHUNK, VALUES))):
+            images = [(f"{clean(folder.name)}/{i}", file) for i, file, why in chunk if not why]
+            problems += [(f"{clean(folder.name)}/{i}", why) for i, _, why in chunk if why]
+            judged = judge_images(predictor, images, shape, [])
+            parts.append(judged.probabilities)
+            truth += [number[clean(folder.name)]] * len(judged.ids)
+            problems += judged.problems
+    if not truth:
+        raise UserError("there is no readable image in class folders", "Give a folder <class>/<images>.", shown(root))
+    return judge(torch.cat(parts), torch.tensor(truth), predictor.class_names), problems, shown(root)
+
+
+def _judged_rows(source: Source) -> Array:
+    """Its test rows that have a label, or all labelled rows where it has none."""
+    own = source.is_test & (source.labels >= 0)
+    return np.flatnonzero(own if own.any() else source.labels >= 0)
+
+
+def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], list[Problem], str]:
+    """Evaluate on a source's own test rows, or on all of its labelled rows where it has none; classes by name.
+
+    Raises:
+        UserError: a class that the model does not know, or no labelled row.
+    """
+    number = class_numbers(predictor, source)
+    index = _judged_rows(source)
+    if not len(index):
+        raise UserError("there are no labelled rows", "Give labelled data.", source.name)
+    known = len(source.problems)
+    index = source.readable(index)
+    parts = [chunk.probabilities for chunk in predict_source(predictor, source, index)]
+    truth = torch.from_numpy(number[source.labels[index]])
+    where = f"the {'test' if source.is_test[index].all() else 'labelled'} rows of {source.name}"
+    p = torch.cat(parts) if parts else nothing(predictor)
+    return judge(p, truth, predictor.class_names), source.problems[known:], where
+
+
+def _classes_folder(predictor: Predictor, root: Path) -> Path:
+    """The folder that holds the class folders: ``root``, ``root/test`` or ``root/labelled``."""
+    if not exists(root):
+        raise missing(root)
+    if not root.is_dir():
+        raise UserError("this is a file, not a folder", "Give a folder <class>/<images>.", shown(root))
+    inside = {p.name for p in root.iterdir() if p.is_dir()} - set(predictor.class_names)
+    by_part = {part_of(name): name for name in sorted(inside, reverse=True)}
+    labeled = next((by_part[part] for part in ("labelled", "train") if part in by_part), None)
+    return root if labeled is None else root / by_part.get("test", labeled)

@@ -1,0 +1,110 @@
+"""Label new rows with a stored run, and write the labels as CSV."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from metapl.config.settings import RunConfig
+from metapl.data.images.scan import shown
+from metapl.data.ref import DataRef
+from metapl.data.sources import open_source, read_ref
+from metapl.errors import UserError
+from metapl.inference.predict import HEADER, Problem, predict_folder, predict_source, write_predictions
+from metapl.inference.stored_run import Tell, open_model, silent
+from metapl.runs.folder import csv_text
+from metapl.runs.model_folder import Predictor
+from metapl.utils.files import write_text
+
+
+def predict_to(
+    run: Path,
+    data: str,
+    out: str,
+    overwrite: bool,
+    device: str | None,
+    tell: Tell = silent,
+    trust_code: bool = False,
+) -> tuple[int, list[Problem], Path | None]:
+    """Label ``data`` (images, a file of rows, or a source) and write a CSV file, or to stdout for ``-``.
+
+    The file appears when it is whole. Unreadable images go to ``problems.csv`` beside it.
+
+    Returns:
+        The number of rows written, the problems, and the file that lists them.
+
+    Raises:
+        UserError: no finished run, nothing to label, or a file that exists already.
+    """
+    target = None if out == "-" else Path(out).expanduser()
+    _check_target(target, overwrite)
+    chunks, early = _predictions(*open_model(run, device, trust_code), read_ref(data), tell)
+    if target is None:
+        count, problems = write_predictions(chunks, sys.stdout)
+        problems[:0] = early
+        _check_any(count, problems, data)
+        return count, problems, None
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            count, problems = write_predictions(chunks, file)
+        problems[:0] = early
+        _check_any(count, problems, data)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return count, problems, _list_problems(target, problems)
+
+
+def _check_any(count: int, problems: list[Problem], data: str) -> None:
+    if not count:
+        first = f", the first is {shown(problems[0][0])}: {problems[0][1]}" if problems else ""
+        raise UserError(f"no row can be read{first}", "Check the files.", data)
+
+
+def _predictions(config: RunConfig, predictor: Predictor, ref: DataRef, tell: Tell) -> tuple[Any, list[Problem]]:
+    """The answers, chunk by chunk, and the rows that could not even be opened."""
+    if ref.is_folder and ref.path is not None:
+        return predict_folder(predictor, ref.path), []
+    rows = open_source(ref, config.source, like=predictor.input())
+    for note in rows.notes:
+        tell(note)
+    return predict_source(predictor, rows), list(rows.problems)
+
+
+def _list_problems(target: Path, problems: list[Problem]) -> Path | None:
+    """``problems.csv`` beside ``target``, or the next free name: another list is never replaced, it may be anyone's."""
+    if not problems:
+        return None
+    names = ["problems.csv", *(f"problems-{k}.csv" for k in range(2, 10_000))]
+    text = csv_text(["id", "reason"], [list(p) for p in problems])
+    path = next(p for p in map(target.with_name, names) if not os.path.lexists(p) or _holds(p, text))
+    write_text(path, text)
+    return path
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether the file is this very text, as where the same rows are labelled again."""
+    whole = text.encode()
+    return path.is_file() and path.stat().st_size == len(whole) and path.read_bytes() == whole
+
+
+def _check_target(target: Path | None, overwrite: bool) -> None:
+    if target is None:
+        return
+    if target.is_dir() or not target.parent.is_dir():
+        raise UserError("the CSV file cannot be written there", "Name a file in an existing folder.", str(target))
+    if target.exists() and not overwrite:
+        raise UserError("the file exists already", "Name another, or add --overwrite.", str(target))
+    if target.exists() and not _is_ours(target):
+        what = "the file holds no predictions of an earlier call, so it is not written over"
+        raise UserError(what, "Name another file, or move this one away.", str(target))
+
+
+def _is_ours(target: Path) -> bool:
+    """Whether ``write_predictions`` may have made the file; an empty one has nothing to lose."""
+    head = ",".join(HEADER).encode()
+    with open(target, "rb") as file:
+        return file.readline(len(head) + 2).rstrip(b"\r\n") in (head, b"")
