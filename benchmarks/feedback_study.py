@@ -38,6 +38,7 @@ from metapl.data.memory.source import MemorySource
 from metapl.inference.evaluate import evaluate
 from metapl.methods import METHODS
 from metapl.methods.mpl import MPL
+from metapl.methods.parts import unlabeled_views
 from metapl.training.in_memory import run_trial
 from metapl.training.prepared import prepare
 from metapl.types import SemiBatch, Source, Split
@@ -142,19 +143,19 @@ def with_wrong(labels: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], share: 
 class Study(MPL):
     """mpl with the E3 to E4 chain opened up; each subclass changes one thing."""
 
-    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+    def direction(self, before: fb.Before, batch: SemiBatch) -> tuple[Tensor, fb.Tensors]:
         student = self.student
-        parts["student_labeled"], gradient = fb.labeled_gradient(student.model, before, batch.x_l, batch.y_l)
-        return fb.step_adjoint(student.optimizer, student.model, gradient, unit_lr=True)
+        labeled, gradient = fb.labeled_gradient(student.model, before, batch.x_l, batch.y_l)
+        return labeled, fb.step_adjoint(student.optimizer, student.model, gradient, unit_lr=True)
 
     def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
         return r
 
-    def _exact(self, before: fb.Before, batch: SemiBatch, x_u: Tensor, p: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        v = self.direction(before, batch, parts)
-        r = fb.log_prob_derivative(self.student.model, before, x_u, v, self.config.derivative)
-        parts["feedback_spread"] = r.std()
-        return fb.exact_loss(p, self.shaped(r, batch))
+    def _exact(self, before: fb.Before, batch: SemiBatch, p: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        labeled, v = self.direction(before, batch)
+        _, strong = unlabeled_views(batch)
+        r = fb.log_prob_derivative(self.student.model, before, strong, v, self.config.derivative)
+        return fb.exact_loss(p, self.shaped(r, batch)), {"student_labeled": labeled, "feedback_spread": r.std()}
 
 
 class StepSize(Study):
@@ -168,10 +169,10 @@ class StepSize(Study):
 class Cosine(Study):
     """r along the direction at unit length, times the student's gradient's: cos(g, .) as in the early paper."""
 
-    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
-        v = super().direction(before, batch, parts)
+    def direction(self, before: fb.Before, batch: SemiBatch) -> tuple[Tensor, fb.Tensors]:
+        labeled, v = super().direction(before, batch)
         length = torch.sqrt(sum((t**2).sum() for t in v.values()))  # type: ignore[arg-type]
-        return {n: t / length.clamp_min(1e-12) for n, t in v.items()}
+        return labeled, {n: t / length.clamp_min(1e-12) for n, t in v.items()}
 
 
 class UnitSpread(Study):
@@ -216,19 +217,19 @@ class HeldOut(Study):
         self.other = replace(batch, x_l=batch.x_l[half:], y_l=batch.y_l[half:])
         return super().step(replace(batch, x_l=batch.x_l[:half], y_l=batch.y_l[:half]), t)
 
-    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
-        return super().direction(before, self.other, parts)
+    def direction(self, before: fb.Before, batch: SemiBatch) -> tuple[Tensor, fb.Tensors]:
+        return super().direction(before, self.other)
 
 
 class OnEMA(Study):
     """E3 at the student's moving average instead of at the student."""
 
-    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+    def direction(self, before: fb.Before, batch: SemiBatch) -> tuple[Tensor, fb.Tensors]:
         model = self.student.ema.model.requires_grad_(True)
         buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
-        _, gradient = fb.labeled_gradient(model, replace(before, buffers=buffers), batch.x_l, batch.y_l)
+        labeled, gradient = fb.labeled_gradient(model, replace(before, buffers=buffers), batch.x_l, batch.y_l)
         model.requires_grad_(False)
-        return fb.step_adjoint(self.student.optimizer, self.student.model, gradient, unit_lr=True)
+        return labeled, fb.step_adjoint(self.student.optimizer, self.student.model, gradient, unit_lr=True)
 
 
 class Robust(Study):
@@ -236,7 +237,7 @@ class Robust(Study):
 
     q = 0.5
 
-    def direction(self, before: fb.Before, batch: SemiBatch, parts: dict[str, Tensor]) -> fb.Tensors:
+    def direction(self, before: fb.Before, batch: SemiBatch) -> tuple[Tensor, fb.Tensors]:
         model = self.student.model
         weights = {n: w for n, w in model.named_parameters() if w.requires_grad}
         buffers = {n: b.clone() for n, b in before.buffers.items()}
@@ -245,8 +246,7 @@ class Robust(Study):
             each = torch.nn.functional.cross_entropy(logits, batch.y_l, reduction="none")
             loss = ((1 - torch.exp(-self.q * each)) / self.q).mean()
             gradient = dict(zip(weights, torch.autograd.grad(loss, list(weights.values()))))
-        parts["student_labeled"] = each.detach().mean()
-        return fb.step_adjoint(self.student.optimizer, model, gradient, unit_lr=True)
+        return each.detach().mean(), fb.step_adjoint(self.student.optimizer, model, gradient, unit_lr=True)
 
 
 class TrustedAll(MPL):
@@ -263,20 +263,20 @@ class TrustedAll(MPL):
 class Gated(MPL):
     """r counts only while the student knows more about the labelled rows than nothing: their loss is below ln C."""
 
-    def _exact(self, before: fb.Before, batch: SemiBatch, x_u: Tensor, p: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        feedback = super()._exact(before, batch, x_u, p, parts)
-        return feedback * (parts["student_labeled"] < math.log(p.shape[1]))
+    def _exact(self, before: fb.Before, batch: SemiBatch, p: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        feedback, logged = super()._exact(before, batch, p)
+        return feedback * (logged["student_labeled"] < math.log(p.shape[1])), logged
 
 
 class Corrected(RowMemory):
-    """The student's labels p' = p exp(-k r) / Z by the row's remembered r; the teacher hears nothing."""
+    """The student's labels p' = p exp(-k r) / Z by the row's remembered r; no feedback to the teacher."""
 
     k = 1.0
 
-    def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, hear: bool, parts: dict[str, Tensor]) -> Any:
+    def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, use_feedback: bool) -> Any:
         old = self.memory[batch.u_index] if hasattr(self, "memory") else torch.zeros_like(z)
-        super()._teach_student(batch, (z - self.k * old).detach(), t, hear, parts)
-        return None
+        _, logged = super()._teach_student(batch, (z - self.k * old).detach(), t, use_feedback)
+        return None, logged
 
 
 UNCAPPED: dict[str, Any] = {"mpl.feedback": "exact", "mpl.feedback_cap": 0.0}

@@ -20,8 +20,8 @@ from feedback_study import TASKS, task_data
 from torch import nn
 
 from metapl.inference.evaluate import evaluate
-from metapl.methods.base import descend
 from metapl.methods.mpl import MPL
+from metapl.optim import descend
 from metapl.training.job import build_job
 from metapl.training.prepared import prepare
 

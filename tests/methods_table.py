@@ -23,6 +23,7 @@ from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.digits import open_digits
 from metapl.data.modalities import make_views
 from metapl.methods import METHODS
+from metapl.methods.parts import FineTuner
 from metapl.optim import Learner, OptimConfig
 from metapl.runs import checkpoint
 from metapl.types import Context, Method
@@ -215,6 +216,10 @@ ROWS = (
     ),
     Row("mpl_reduced-adamw-clip", "mpl_reduced", FIXED, {"name": "adamw", "lr": 0.003, "clip": 0.2, "warmup": 1}),
     Row("mpl_reduced-none", "mpl_reduced", {"feedback": "none", "teacher_share": 0.5, **FIXED}),
+    Row("self_mpl-precision", "self_mpl", {"uda_threshold": "precision=0.3", "uda_ramp": 0.5}),
+    Row("self_mpl-curriculum", "self_mpl", {"uda_selection": "curriculum", "uda_threshold": 0.3}),
+    Row("mpl_reduced-precision", "mpl_reduced", {"uda_threshold": "precision=0.3", "teacher_share": 0.5, **FIXED}),
+    Row("mpl_reduced-soft", "mpl_reduced", {"uda_selection": "soft", "uda_selection_decay": 0.5, **FIXED}),
     Row("self_mpl-none", "self_mpl", {"feedback": "none", "label_smoothing": 0.1}),
 )
 BY_NAME = {row.name: row for row in ROWS}
@@ -281,8 +286,11 @@ def run(method: Method, stream: Stream, start: int, stop: int) -> list[dict[str,
 
 def networks(method: Method) -> dict[str, nn.Module]:
     """Every trained network of a method by the name that ``Row.twin`` and ``Term.owner`` use."""
-    found = {n: v.model for n, v in vars(method).items() if isinstance(v, Learner)}
-    return found | {n: v for n, v in vars(method).items() if isinstance(v, nn.Module)}
+    found: dict[str, nn.Module] = {n: v.model for n, v in vars(method).items() if isinstance(v, Learner)}
+    for part in vars(method).values():
+        if isinstance(part, FineTuner) and part.model is not None:
+            found["finetuned"] = part.model
+    return found
 
 
 def tensors(value: Any, name: str = "") -> dict[str, Tensor]:

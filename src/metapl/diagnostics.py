@@ -1,4 +1,4 @@
-"""Look inside the meta step: the teacher's feedback gradient, for anyone who wants to check it."""
+"""Compute the teacher's feedback gradient of one meta step, so that anyone can check it."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ def teacher_feedback_gradient(
     labels: Tensor | None = None,
     derivative: fb.Derivative = "auto",
 ) -> dict[str, Tensor]:
-    """The feedback part of the teacher's gradient for one student step, at weight 1.
+    """Return the feedback part of the teacher's gradient for one student step, at weight 1.
 
-    In the scale of the true derivative: for ``exact`` it is ``d L_l(theta') / d teacher parameters``, theta' being
-    the student after one step of ``optimizer`` on the teacher's soft labels. For ``sampled`` it is one unbiased draw
-    of ``d E[L_l(theta')] / d teacher parameters`` over hard labels y ~ softmax T. ``official`` is zero up to
-    rounding, ``none`` is zero. Both networks are used in the mode they are in, and neither is changed.
+    It has the scale of the true derivative. For ``exact`` it is ``d L_l(theta') / d teacher parameters``, with theta'
+    the student after one step of ``optimizer`` on the teacher's soft labels. For ``sampled`` it is one unbiased draw of
+    ``d E[L_l(theta')] / d teacher parameters`` over hard labels y ~ softmax T. For ``official`` it is zero up to
+    rounding, for ``none`` zero. Both networks are used in their current mode and do not change.
 
     Args:
-        teacher, student: networks giving logits [*, C].
+        teacher, student: networks that return logits [*, C].
         x_l, y_l: [b, ...] labelled rows and [b] int64 labels.
         x_teacher, x_student: [B, ...] the same unlabelled rows as the teacher and the student see them.
         lr: the student's learning rate (an optimiser instance keeps its own).
         feedback: exact, sampled, none or official.
         optimizer: sgd, momentum, nesterov or adamw (a first step from a fresh state), or an optimiser over
-            ``student``'s parameters, whose state and options are used and left alone.
+            ``student``'s parameters, whose state and options are used but not changed.
         momentum: of momentum and nesterov.
         weight_decay: coupled for the SGD family, decoupled for adamw.
-        labels: [B] int64, the draw to use for ``sampled``; by default drawn with the global generator.
+        labels: [B] int64, the labels for ``sampled``; by default drawn with the global generator.
         derivative: ``forward`` mode, central ``difference``, or ``auto``.
 
     Returns:
         {parameter name of the teacher: tensor of the parameter's shape}.
 
     Raises:
-        UserError: for an unknown feedback or optimiser name.
+        UserError: an unknown feedback or optimiser name.
     """
     if feedback not in FEEDBACKS:
         raise UserError(f"unknown feedback '{feedback}'", nearest(feedback, FEEDBACKS))
@@ -94,7 +94,7 @@ def _copy(
     if isinstance(optimizer, str):
         student = copy.deepcopy(student)
         return student, _named_optimizer(student, optimizer, lr, momentum, weight_decay)
-    return copy.deepcopy((student, optimizer))  # together, so that the copy steps the copy
+    return copy.deepcopy((student, optimizer))  # in one call, so that the optimiser's copy steps the student's copy
 
 
 def _named_optimizer(
@@ -105,5 +105,5 @@ def _named_optimizer(
     parameters = [p for p in student.parameters() if p.requires_grad]
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-    speed = 0.0 if name == "sgd" else momentum
-    return torch.optim.SGD(parameters, lr=lr, momentum=speed, nesterov=name == "nesterov", weight_decay=weight_decay)
+    momentum = 0.0 if name == "sgd" else momentum
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=name == "nesterov", weight_decay=weight_decay)

@@ -1,4 +1,4 @@
-"""One network with its optimiser: learning-rate schedule, parameter groups, gradient clipping, EMA."""
+"""Step one network: learning-rate schedule, parameter groups, gradient clipping, moving average of the weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from metapl.errors import UserError
+from metapl.losses import cross_entropy
+from metapl.types import SemiBatch
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class OptimConfig:
     lr: float = 0.0  # peak learning rate; 0: 0.05 for sgd, 0.001 for adamw (0.01 for ngram)
     momentum: float = 0.9  # SGD's momentum, or Adam's first beta
     nesterov: bool = False  # SGD with Nesterov momentum
-    weight_decay: float = 5e-4  # on weights; biases and normalisation layers are left out
+    weight_decay: float = 5e-4  # on weights; not on biases and normalisation layers
     clip: float = 0.0  # largest global gradient norm; 0 = no clipping
     schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up, over the main phase
     warmup: int = 0  # steps of linear warm-up
@@ -38,14 +40,14 @@ class OptimConfig:
                 raise UserError(f"{getattr(self, name)} is out of range", "See docs/settings.md.", f"optim.{name}")
 
     def resolved(self, model: str = "") -> OptimConfig:
-        """Without ``auto`` and a rate of 0: what they stand for with the network named ``model``."""
-        ngram = model == "ngram"  # most rows of its table see a gradient only now and then: rates of their own
+        """Return the config with the optimiser and the rate that ``auto`` and 0 mean for the network ``model``."""
+        ngram = model == "ngram"  # most rows of its table rarely see a gradient, so it has rates of its own
         name = self.name if self.name != "auto" else "adamw" if ngram else "sgd"
         return replace(self, name=name, lr=self.lr or (0.05 if name == "sgd" else 0.01 if ngram else 0.001))
 
 
 def learning_rate(config: OptimConfig, t: int, steps: int) -> float:
-    """The rate of step t of ``steps``: linear warm-up, then constant or half a cosine down to zero."""
+    """Return the rate of step t of ``steps``: linear warm-up, then constant or half a cosine down to zero."""
     if t < config.warmup:
         return config.lr * (t + 1) / (config.warmup + 1)
     if config.schedule == "constant":
@@ -55,12 +57,12 @@ def learning_rate(config: OptimConfig, t: int, steps: int) -> float:
 
 
 def ramp(t: int, length: int) -> float:
-    """Linear ramp from 0 at step 0 to 1 at step ``length``; 1 throughout for length 0."""
+    """Return the height of a linear ramp from 0 at step 0 to 1 at step ``length``; 1 throughout for length 0."""
     return 1.0 if length <= 0 else min(1.0, t / length)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over two groups: matrices and kernels with weight decay, vectors (biases, norms) without."""
+    """Make SGD or AdamW over two groups: matrices and kernels with weight decay, vectors (biases, norms) without."""
     config = config.resolved()
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -75,13 +77,13 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 
 
 class EMA:
-    """A moving average of all parameters and buffers, BatchNorm's statistics included.
+    """Keeps a moving average of all parameters and buffers, BatchNorm's statistics included.
 
     Args:
         model: the network to follow.
-        decay: per step; less at the start.
-        own_statistics: BatchNorm's statistics are not averaged but measured under the averaged weights, on the rows
-            given to ``measure``: for a network that trains on views other than those it is judged on.
+        decay: of the average per step; smaller at the start.
+        own_statistics: measure BatchNorm's statistics under the averaged weights, on the rows given to ``measure``,
+            instead of averaging them. For a network that trains on other views than it is judged on.
     """
 
     def __init__(self, model: nn.Module, decay: float, own_statistics: bool = False) -> None:
@@ -90,14 +92,14 @@ class EMA:
         self.norms = [
             m for m in self.model.modules() if own_statistics and isinstance(m, nn.modules.batchnorm._BatchNorm)
         ]
-        self._left_alone = {id(b) for norm in self.norms for b in norm.buffers()}
+        self._measured = {id(b) for norm in self.norms for b in norm.buffers()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int) -> None:
-        """average <- d * average + (1 - d) * model with d = min(decay, (t + 1) / (t + 10))."""
+        """Set average <- d * average + (1 - d) * model with d = min(decay, (t + 1) / (t + 10))."""
         d = min(self.decay, (t + 1) / (t + 10))
         pairs = [*zip(self.model.parameters(), model.parameters()), *zip(self.model.buffers(), model.buffers())]
-        pairs = [(a, m) for a, m in pairs if id(a) not in self._left_alone]
+        pairs = [(a, m) for a, m in pairs if id(a) not in self._measured]
         averages = [a for a, _ in pairs if a.is_floating_point()]
         torch._foreach_lerp_(averages, [m for a, m in pairs if a.is_floating_point()], 1 - d)
         for average, value in pairs:
@@ -106,7 +108,7 @@ class EMA:
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
-        """One forward of ``x`` that updates BatchNorm's statistics only (no dropout, no random draw)."""
+        """Update BatchNorm's statistics by one forward of ``x``, without dropout or another random draw."""
         if self.norms:
             for norm in self.norms:
                 norm.train()
@@ -115,33 +117,33 @@ class EMA:
 
 
 class Learner:
-    """A network, its optimiser and its EMA: one player in a method.
+    """Trains one network: holds it with its optimiser and its moving average (EMA).
 
     Args:
         model: the network, already on its device.
         config: how it is stepped.
-        steps: length of the schedule.
-        own_statistics: see ``EMA``.
+        steps: length of the learning-rate schedule.
+        own_statistics: as in ``EMA``.
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig, steps: int, own_statistics: bool = False) -> None:
         self.model, self.config, self.steps = model.train(), config.resolved(), steps
         self.optimizer = make_optimizer(model, self.config)
         self.ema = EMA(model, config.ema, own_statistics)
-        self.clip_scale: Tensor | None = None  # factor of the last step's clipping, for the feedback's chain rule
+        self.clip_scale: Tensor | None = None  # factor by which the last step was clipped; the feedback needs it
 
     def __call__(self, *views: Tensor) -> tuple[Tensor, ...]:
-        """Logits of several batches from one forward over all of them (joint BatchNorm statistics)."""
+        """Return the logits of several batches from one forward over all of them (joint BatchNorm statistics)."""
         sizes = [len(v) for v in views]
         return tuple(self.model(torch.cat(views)).split(sizes)) if len(views) > 1 else (self.model(views[0]),)
 
     def step(self, loss: Tensor, t: int, first: int = 0) -> None:
-        """Backpropagate ``loss`` and make update t, then move the EMA; ``first``: this network's first t."""
+        """Backpropagate ``loss``, make update t and move the EMA; ``first`` is the t of this network's first step."""
         self.update(loss, t)
         self.ema.update(self.model, t - first)
 
     def update(self, loss: Tensor, t: int) -> None:
-        """The update alone: for a method that makes several in one step and averages what they come to."""
+        """Make the update without moving the EMA: for a method that makes several updates in one step."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, t, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -168,7 +170,19 @@ class Learner:
 
 @torch.no_grad()
 def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits of ``x`` in train mode (batch statistics) that leave the network's buffers untouched."""
+    """Return the logits of ``x`` in train mode (batch statistics), and leave the network's buffers untouched."""
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     logits: Tensor = torch.func.functional_call(model, buffers, (x,))
     return logits
+
+
+def descend(model: nn.Module, batch: SemiBatch, lr: float) -> Tensor:
+    """Make one plain gradient step of ``model`` on the labelled rows, in train mode; return the loss before it, 0-d."""
+    loss = cross_entropy(model.train()(batch.x_l), batch.y_l)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients):
+            if gradient is not None:
+                parameter.sub_(gradient, alpha=lr)
+    return loss.detach()

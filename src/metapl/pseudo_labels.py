@@ -1,9 +1,9 @@
-"""From a network's logits to labels for unlabelled rows: in a batch, and for a whole pool.
+"""Make labels for unlabelled rows from a network's logits: in a batch, and for a whole pool.
 
 Shapes as in ``losses``: B rows, C classes, p [B, C] rows that sum to 1.
 
-G1  generate: p = softmax f(x), y = argmax p; the row is labelled where max p >= threshold
-G2  filter, by a judge h over k views v of the row: the label stays where
+G1  generate: p = softmax f(x), y = argmax p; the row gets the label y if max p >= threshold
+G2  filter, by a judge h over k views v of the row: the label stays if
     argmax h(v(x)) = y in every view and mean_v softmax h(v(x))[y] >= threshold
 """
 
@@ -20,65 +20,72 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from metapl.errors import UserError
+from metapl.types import Context
 from metapl.utils.loaders import Rows, read_rows
 
 Loader = Iterable[Any]
-CHUNK = 256  # rows per forward where rows were kept
+CHUNK = 256  # rows per forward if the rows themselves were kept
 
 
 def sharpen(logits: Tensor, temperature: float) -> Tensor:
-    """``softmax(logits / temperature)`` without gradient; a temperature below 1 sharpens."""
+    """Return ``softmax(logits / temperature)`` without gradient; a temperature below 1 sharpens."""
     return torch.softmax(logits.detach() / temperature, dim=-1)
 
 
 def confidence_mask(p: Tensor, threshold: float) -> Tensor:
-    """[B] 1.0 where the largest probability of the row is at least ``threshold``, else 0.0."""
+    """Return [B] 1.0 for rows whose largest probability is at least ``threshold``, else 0.0."""
     return (p.amax(dim=-1) >= threshold).to(p.dtype)
 
 
 def sample_labels(p: Tensor) -> Tensor:
-    """[B] int64, one draw per row from the row's distribution (MPL, Pham et al. 2021, section 2), global RNG."""
+    """Draw [B] int64, one label per row from its distribution (MPL, Pham et al. 2021, section 2), by the global RNG."""
     return torch.multinomial(p.detach(), 1).squeeze(-1)
 
 
 def surest_per_class(p: Tensor, count: int) -> Tensor:
-    """[B] 1.0 for the ``count`` surest rows of each class (by ``argmax p``; fewer where there are fewer), else 0.0.
+    """Return [B] 1.0 for the ``count`` surest rows of each class (by ``argmax p``), else 0.0.
 
-    Co-training (Blum & Mitchell 1998) lets each classifier label its most confident rows of each class.
+    A class with fewer rows gets them all. In co-training (Blum & Mitchell 1998) each classifier labels its most
+    confident rows of each class.
     """
     confidence, y = p.max(-1)
-    own = torch.zeros_like(p).scatter(-1, y[:, None], confidence[:, None])
-    value, row = own.topk(min(count, len(p)), dim=0)
+    by_class = torch.zeros_like(p).scatter(-1, y[:, None], confidence[:, None])
+    value, row = by_class.topk(min(count, len(p)), dim=0)
     return torch.zeros_like(confidence).index_put((row[value > 0],), torch.ones_like(confidence[:1]))
 
 
 def class_balance(p: Tensor, mask: Tensor) -> Tensor:
-    """[N] weights that give every class found its equal share of the rows in ``mask`` (Noisy Student, section 3.1).
+    """Return [N] weights that give every predicted class an equal share of the rows in ``mask``.
 
-    K is the number of masked rows per class found (by ``argmax p``). A class with more keeps its K surest rows at
-    weight 1; in one with n < K each weighs K / n, as if repeated. p is [N, C], mask [N] in {0, 1}.
+    K is the mean number of masked rows per predicted class (by ``argmax p``), rounded down. A class with more rows
+    keeps its K surest at weight 1. In a class with n < K rows each weighs K / n, as if it were repeated (Noisy Student,
+    Xie et al. 2020, section 3.1).
+
+    Args:
+        p: [N, C].
+        mask: [N] in {0, 1}.
     """
     confidence, y = p.max(-1)
     counts = torch.bincount(y[mask > 0], minlength=p.shape[1])
-    each = int(counts.sum()) // max(1, int((counts > 0).sum()))
+    share = int(counts.sum()) // max(1, int((counts > 0).sum()))  # K
     weights = torch.zeros_like(mask)
     for c in counts.nonzero().flatten().tolist():
         rows = ((y == c) & (mask > 0)).nonzero().flatten()
-        surest = rows[confidence[rows].argsort(descending=True, stable=True)[:each]]
-        weights[surest] = each / len(surest)
+        surest = rows[confidence[rows].argsort(descending=True, stable=True)[:share]]
+        weights[surest] = share / len(surest)
     return weights
 
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """Labels that a network gave to some rows of a pool; k rows, on the CPU.
+    """Labels that a network gave to k rows of a pool; all tensors are on the CPU.
 
     Attributes:
-        ids: [k] int64, the ids that the batches brought; without any, ``positions``.
+        ids: [k] int64, the ids in the batches; ``positions`` if the batches have none.
         positions: [k] int64, ascending: index of the row in the loader's data set (or its place in the loader's order).
         labels: [k] int64 class numbers.
-        confidence: [k] float32, probability that the network (after a filter: the judge) gave to the label.
-        seen: rows that were looked at, labelled or not.
+        confidence: [k] float32, probability of the label by the network (after a filter: by the judge).
+        seen: number of rows that the network predicted, whether they got a label or not.
         rows: [k, ...] the rows themselves, only if asked for.
     """
 
@@ -93,34 +100,34 @@ class PseudoLabels:
         return len(self.labels)
 
     def select(self, keep: Tensor) -> PseudoLabels:
-        """Those at ``keep`` [k] bool."""
+        """Return the labels at ``keep`` [k] bool."""
         ids, positions, labels, confidence = (t[keep] for t in (self.ids, self.positions, self.labels, self.confidence))
         rows = None if self.rows is None else self.rows[keep.to(self.rows.device)]
         return PseudoLabels(ids, positions, labels, confidence, self.seen, rows)
 
     def dataset(self, dataset: Any) -> PseudoLabeledRows:
-        """The labelled rows of ``dataset`` (the one behind the loader) as pairs (x, label), ready for a DataLoader."""
+        """Return the labelled rows of ``dataset``, the loader's own, as pairs (x, label) for a DataLoader."""
         return PseudoLabeledRows(dataset, self.positions, self.labels)
 
 
 class PseudoLabeledRows(Dataset[tuple[Any, int]]):
-    """A map-style data set of (x, pseudo label): the rows of ``dataset`` at ``positions``, read when asked for.
+    """A map-style data set of (x, pseudo label): the rows of ``dataset`` at ``positions``, each read when it is needed.
 
     Args:
-        dataset: anything with ``[k]`` and ``len``; items x, (x,), (x, y), (id, x) or (id, x, y). Their y is dropped.
+        dataset: any object with ``[k]`` and ``len``; items x, (x,), (x, y), (id, x) or (id, x, y). Their y is dropped.
         positions: [k] int64.
         labels: [k] int64.
 
     Raises:
-        UserError: a position that is not in ``dataset``, or nothing to index.
+        UserError: a position outside ``dataset``, or a data set that cannot be indexed.
     """
 
     def __init__(self, dataset: Any, positions: Tensor, labels: Tensor) -> None:
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UserError(f"rows of a {type(dataset).__name__} cannot be fetched by index", "Give a map-style one.")
         if len(positions) and int(positions.max()) >= len(dataset):
-            what = f"row {int(positions.max())} holds a pseudo label, the data set has {len(dataset)} rows"
-            raise UserError(what, "Give the data set that was labelled.")
+            problem = f"row {int(positions.max())} holds a pseudo label, the data set has {len(dataset)} rows"
+            raise UserError(problem, "Give the data set that was labelled.")
         self._dataset, self._positions, self._labels = dataset, positions, labels
 
     def __len__(self) -> int:
@@ -129,11 +136,12 @@ class PseudoLabeledRows(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         item = self._dataset[int(self._positions[index])]
         if isinstance(item, tuple | list):
-            item = item[1] if len(item) > 1 and _number(item[0]) and not _number(item[1]) else item[0]
+            has_id = len(item) > 1 and _is_number(item[0]) and not _is_number(item[1])
+            item = item[1] if has_id else item[0]
         return item, int(self._labels[index])
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int) or getattr(value, "ndim", 1) == 0
 
 
@@ -146,32 +154,32 @@ def generate_pseudo_labels(
     ignore_labels: bool = False,
     keep_rows: bool = False,
 ) -> PseudoLabels:
-    """G1 for every row of ``loader``, batch by batch; only what passes is kept, and of that no row.
+    """Label every row of ``loader`` by G1, batch by batch; keep the labels that pass, but not the rows.
 
-    The model is in eval mode meanwhile, every part of it is put back into its own mode, and torch's global generators
-    are left as they were. To train on the result: ``labels.dataset(loader.dataset)``, or ``train_mpl``.
+    Meanwhile the model is in eval mode. Afterwards every part of it is in its own mode again, and torch's global
+    generators are as they were. To train on the result use ``labels.dataset(loader.dataset)``, or ``train_mpl``.
 
     Args:
-        model: gives logits [n, C]; its weights are not touched.
+        model: returns logits [n, C]; its weights do not change.
         loader: a DataLoader, or any iterable of batches x, (x,), (x, y), (x, y, ids), (ids, x) or (ids, x, y).
-            Positions do not depend on shuffling: see ``metapl.utils.loaders.read_rows``. A row that carries a label
-            y >= 0 has one and is passed over.
-        device: where the model is (default) and the rows are moved to.
-        threshold: least confidence of a pseudo label; 0 keeps every row, above 1 none passes.
-        ignore_labels: label every row, whatever its y: for a pool whose true labels are to be hidden.
-        keep_rows: keep the rows that pass, too; memory then grows with them.
+            Positions do not depend on shuffling: see ``metapl.utils.loaders.read_rows``. Rows with a label y >= 0 are
+            skipped.
+        device: the device of the model, by default where it is; the rows are moved there.
+        threshold: least confidence of a pseudo label; 0 keeps every row, a value above 1 none.
+        ignore_labels: label every row, whatever its y: for a pool whose true labels stay hidden.
+        keep_rows: also keep the rows that pass, in memory.
 
     Raises:
-        UserError: a loader or batch that cannot be read, only labelled rows, a model that gives no logits [n, C] or is
-            elsewhere, or a negative threshold.
+        UserError: a loader or batch that cannot be read, only labelled rows, a model that returns no logits [n, C] or
+            is on another device, or a negative threshold.
     """
-    check_threshold(threshold)
-    device, seen, passed, kept = device_of(model, device), 0, 0, list[PseudoLabels]()
+    require_not_negative(threshold)
+    device, seen, skipped, kept = device_of(model, device), 0, 0, list[PseudoLabels]()
     with judging(model, device):
         for rows in read_rows(loader):
             count = len(rows.positions)
             rows = rows if ignore_labels else rows.without_label()
-            passed += count - len(rows.positions)
+            skipped += count - len(rows.positions)
             if not len(rows.positions):
                 continue
             seen += len(rows.positions)
@@ -180,10 +188,18 @@ def generate_pseudo_labels(
             keep = confidence_mask(p, threshold).bool().cpu()
             if keep.any():
                 kept.append(_labels(rows, labels.cpu(), confidence.float().cpu(), keep_rows).select(keep))
-    if passed and not seen:
-        remedy = "Pseudo labels are for rows without (y = -1). Say ignore_labels=True if these are to be hidden."
+    if skipped and not seen:
+        remedy = "Pseudo labels are for rows without a label (y = -1). Set ignore_labels=True to hide the labels."
         raise UserError("every row of the loader carries a label", remedy, "loader")
     return _joined(kept, seen)
+
+
+@torch.no_grad()
+def label_pool(model: nn.Module, context: Context) -> Tensor:
+    """Return [N, C] probabilities of every row of the pool, plain view, by ``model`` in the mode it is in."""
+    if context.pool is None:
+        raise ValueError("this method labels the whole pool: Context.pool must be given")
+    return torch.cat([torch.softmax(model(rows), -1) for _, rows in context.pool("plain")])
 
 
 def filter_pseudo_labels(
@@ -196,52 +212,52 @@ def filter_pseudo_labels(
     views: int = 1,
     augment: Callable[[Tensor], Tensor] | Literal["loader"] | None = None,
 ) -> PseudoLabels:
-    """G2: what ``model`` confirms. The confidence of the result is the judge's.
+    """Keep the labels that ``model`` confirms (G2). The confidence of the result is the judge's.
 
-    The model that wrote the labels confirms every one of them when it is asked the same question again. So let another
-    one judge (the averaged weights, a second network), or ask about other views of the rows.
+    The model that wrote the labels confirms all of them if it sees the same rows again. So let another network judge
+    (the averaged weights, a second network), or show it other views of the rows.
 
     Args:
-        pseudo_labels: what ``generate_pseudo_labels`` gave.
-        model: the judge; treated as there.
-        device: where it is (default).
+        pseudo_labels: the result of ``generate_pseudo_labels``.
+        model: the judge. Its modes and torch's generators are restored, as there.
+        device: the device of the judge, by default where it is.
         threshold: least mean confidence in the label.
-        loader: brings the rows again: the loader that was labelled, or another whose data set holds the same rows in
-            the same places; or a function that gives the loader of view 0, 1, .... Only the labelled rows are fetched
-            where the data set can be indexed. Not needed if the rows were kept.
+        loader: reads the rows again: the loader that was labelled, or another whose data set has the same rows in the
+            same places, or a function that returns the loader of view 0, 1, .... If the data set can be indexed, only
+            the labelled rows are read. Not needed if the rows were kept.
         views: k, how many views of each row must agree.
-        augment: makes a random view of rows [n, ...] on ``device``; "loader" says that the loader's data set does so.
+        augment: makes a random view of rows [n, ...] on ``device``; "loader" means that the loader's data set does so.
 
     Raises:
-        UserError: no rows to judge by, rows that do not come again, several views without anything to tell them apart.
+        UserError: no rows to judge, rows that do not come again, or several views that are all the same.
     """
-    check_threshold(threshold)
+    require_not_negative(threshold)
     if views < 1 or (views > 1 and augment is None and not callable(loader)):
         remedy = 'Give augment=FUNCTION, augment="loader" if its data set augments, or loader=FUNCTION of the view.'
         raise UserError(f"{views} views of the same rows ask the same question", remedy, "views")
     device, count = device_of(model, device), len(pseudo_labels)
     agree, total = torch.ones(count, dtype=torch.bool), torch.zeros(count)
     with judging(model, device):
-        # Other draws than while generating, or a data set that augments would show the very same views again.
+        # Draw anew: with the draws of ``generate_pseudo_labels`` a data set that augments would give the same views.
         torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
         for view in range(views if count else 0):
-            found = torch.zeros(count, dtype=torch.bool)
+            present = torch.zeros(count, dtype=torch.bool)
             for at, x in _again(pseudo_labels, loader(view) if callable(loader) else loader):
                 x = x.to(device)
                 p = probabilities(model, augment(x) if callable(augment) else x).cpu()
                 y = pseudo_labels.labels[at]
                 agree[at] &= p.argmax(-1) == y
                 total[at] += p.gather(1, y[:, None])[:, 0].float()
-                found[at] = True
-            if not found.all():
-                what = f"{int((~found).sum())} of {count} rows with a pseudo label did not come again"
-                raise UserError(what, "Give the loader that was labelled.", "loader")
+                present[at] = True
+            if not present.all():
+                problem = f"{int((~present).sum())} of {count} rows with a pseudo label did not come again"
+                raise UserError(problem, "Give the loader that was labelled.", "loader")
     judged = replace(pseudo_labels, confidence=total / views)
     return judged.select(agree & (judged.confidence >= threshold))
 
 
 def _again(labels: PseudoLabels, loader: Loader | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """(indices into ``labels``, rows), every labelled row once."""
+    """Yield (indices into ``labels``, rows): every labelled row once."""
     if loader is None:
         if labels.rows is None:
             remedy = "Give loader=..., or generate with keep_rows=True."
@@ -272,12 +288,12 @@ def _joined(parts: list[PseudoLabels], seen: int) -> PseudoLabels:
     return PseudoLabels(ids, positions, labels, confidence, seen, torch.cat(rows) if rows else None)
 
 
-# ---- asking a network without leaving a trace -------------------------------------------------------------------
+# ---- predictions that leave the network as it was ---------------------------------------------------------------
 
 
 @contextmanager
 def keeping_modes(model: nn.Module) -> Iterator[None]:
-    """Afterwards every part of the model is in the mode it was in: what was frozen in eval mode stays so."""
+    """Restore the mode of every part of the model after the block: parts frozen in eval mode stay in eval mode."""
     modes, training = [(m, m.training) for m in model.modules()], model.training
     try:
         yield
@@ -289,7 +305,7 @@ def keeping_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def judging(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode and no gradient; afterwards the model's modes and torch's global generators are as they were."""
+    """Run a block in eval mode without gradient; then restore the model's modes and torch's global generators."""
     generators = [device] if device.type == "cuda" else []
     with keeping_modes(model), torch.no_grad(), torch.random.fork_rng(generators):
         model.eval()
@@ -297,10 +313,10 @@ def judging(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def class_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """``model(x)``, looked at.
+    """Return ``model(x)`` after a check of its shape.
 
     Raises:
-        UserError: no tensor [n, C] with C of at least 2.
+        UserError: the result is not a tensor [n, C] with C of at least 2.
     """
     z = model(x)
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2:
@@ -312,28 +328,28 @@ def class_logits(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def probabilities(model: nn.Module, x: Tensor) -> Tensor:
-    """softmax of ``model(x)`` [n, C], in at least float32."""
+    """Return softmax of ``model(x)`` [n, C], in at least float32."""
     z = class_logits(model, x)
     return torch.softmax(z, -1, dtype=torch.promote_types(z.dtype, torch.float32))
 
 
 def device_of(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
-    """``device``, or where the model's first tensor is.
+    """Return ``device``, or the device of the model's first tensor.
 
     Raises:
         UserError: the model is not on ``device``.
     """
-    own = [t.device for t in chain(model.parameters(), model.buffers())] or [torch.device("cpu")]
+    devices = [t.device for t in chain(model.parameters(), model.buffers())] or [torch.device("cpu")]
     if device is None:
-        return own[0]
+        return devices[0]
     device = torch.device(device)
-    if not any(d.type == device.type and device.index in (None, d.index) for d in own):
+    if not any(d.type == device.type and device.index in (None, d.index) for d in devices):
         remedy = f"Move it first: model.to('{device}'), before its optimizer is made."
-        raise UserError(f"the model is on {own[0]}, the device is {device}", remedy, "device")
+        raise UserError(f"the model is on {devices[0]}, the device is {device}", remedy, "device")
     return device
 
 
-def check_threshold(threshold: float) -> None:
-    """Raises UserError unless ``threshold`` is at least 0."""
+def require_not_negative(threshold: float) -> None:
+    """Raise UserError unless ``threshold`` is at least 0."""
     if not threshold >= 0:
         raise UserError(f"the threshold is {threshold}", "Give at least 0.", "threshold")

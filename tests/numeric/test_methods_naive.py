@@ -323,7 +323,7 @@ def test_mpl(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         for key, value in expected.items():
             assert report[key].item() == pytest.approx(value, rel=1e-9, abs=1e-12), key
         assert ("feedback" in report) == (config.feedback != "none" and t >= round(config.feedback_start * STEPS))
-    assert method.baseline.item() == pytest.approx(baseline, abs=1e-12)
+    assert method.baseline.value.item() == pytest.approx(baseline, abs=1e-12)
 
 
 @pytest.mark.parametrize("other", [{"feedback": "none"}, {"feedback_rows": "even"}], ids=str)
@@ -353,7 +353,7 @@ def test_fine_tuning() -> None:
         loss = ce(player.see(batch(t).x_l), batch(t).y_l)
         player.w = {n: (w[n] - config.finetune_lr * g).detach() for n, g in gradient(loss, w).items()}
         assert report["finetune"].item() == pytest.approx(loss.item(), rel=1e-10)
-    tuned = method.finetuned.state_dict()
+    tuned = method.finetuner.model.state_dict()
     for n in LAYERS:
         assert (tuned[n] - player.w[n]).abs().max() < TOLERANCE, n
     assert (tuned["1.running_mean"] - player.stats["mean"]).abs().max() < TOLERANCE

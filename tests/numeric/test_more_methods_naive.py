@@ -382,7 +382,7 @@ def test_self_mpl(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
         same(report, expected)
         compare(player, method.net)
         assert ("feedback" in report) == (config.feedback != "none")
-    assert method.baseline.item() == pytest.approx(baseline, abs=1e-12)
+    assert method.baseline.value.item() == pytest.approx(baseline, abs=1e-12)
 
 
 def test_what_the_labels_hear_matters_here() -> None:

@@ -19,13 +19,13 @@ from metapl.errors import UserError, nearest
 from metapl.optim import EMA
 from metapl.pseudo_labels import (
     PseudoLabels,
-    check_threshold,
     class_logits,
     device_of,
     filter_pseudo_labels,
     generate_pseudo_labels,
     judging,
     keeping_modes,
+    require_not_negative,
 )
 from metapl.utils.loaders import Rows, check_loader, indexed, read_rows, unpack, whole
 
@@ -134,7 +134,7 @@ def train_mpl(
         UserError: arguments that do not fit each other, loaders or batches that cannot be read, no labelled row, or a
             loss that is no longer finite.
     """
-    check_threshold(threshold)
+    require_not_negative(threshold)
     loaders = {"train_loader": train_loader, "unlabeled_loader": unlabeled_loader}
     loaders |= {} if val_loader is None else {"val_loader": val_loader}
     limits = {

@@ -1,9 +1,9 @@
-"""Co-training (Blum & Mitchell 1998), its deep form: two nets teach each other the rows that they are sure of.
+"""Co-training (Blum & Mitchell 1998) in its deep form: two nets teach each other the rows that they are sure of.
 
-Nets f_0 and f_1 with weights of their own. Each net is taught by the other one alone, k = 0, 1:
+Nets f_0 and f_1 have their own weights. Each net learns from the labels of the other one alone, k = 0, 1:
 
 C1  p_k = softmax f_k(weak view), y_k = argmax p_k   (no gradient)
-C2  top: m_k,i = 1 for the surest rows of each class in the batch, share * B / C of each;
+C2  top: m_k,i = 1 for the surest rows of each class in the batch, share * B / C rows of each;
     threshold: m_k,i = [max p_k,i >= threshold]
 C3  loss_k = CE(y_l, f_k(x_l)) + weight * ramp(t) * mean_i m_o,i CE(y_o,i, f_k(learn view_i)),  o = 1 - k
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from metapl.errors import UserError
 from metapl.losses import cross_entropy, masked_cross_entropy
+from metapl.methods.parts import make_report, unlabeled_views
 from metapl.models.combined import Average, Masked
 from metapl.optim import Learner, ramp
 from metapl.pseudo_labels import confidence_mask, surest_per_class
@@ -37,9 +38,9 @@ class CoTraining:
     class Config:
         """Settings of co-training."""
 
-        views: Literal["nets", "features"] = "nets"  # features = a seeded half of a table's features for each net
-        select: Literal["top", "threshold"] = "top"  # which of a net's labels the other one is taught (C2)
-        share: float = 0.6  # of the batch that is taught, the same number of rows from every class (top); 0 = off
+        views: Literal["nets", "features"] = "nets"  # features = each net gets a random half of a table's features
+        select: Literal["top", "threshold"] = "top"  # which labels of a net the other one learns (C2)
+        share: float = 0.6  # of the batch to learn, the same number of rows from every class (top); 0 = off
         threshold: float = 0.8  # least confidence of a label (threshold); above 1 none passes
         learn_view: Literal["strong", "weak"] = "strong"  # the view on which a label is learnt
         weight: float = 1.0  # of the unlabelled loss
@@ -60,31 +61,31 @@ class CoTraining:
             models = [Masked(m, half) for m, half in zip(models, _halves(context.row_shape, models[0]))]
         elif all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters())):
             warnings.warn(
-                "both networks of co_training start from the same weights: they can teach each other nothing",
+                "both networks of co_training start from the same weights: neither can teach the other anything",
                 stacklevel=2,
             )
         self.net, self.second = (Learner(m, context.optim, context.steps) for m in models)
         selects = config.threshold <= 1 if config.select == "threshold" else config.share > 0
-        self.active = config.weight > 0 and selects  # else two supervised trainings, exactly
+        self.active = config.weight > 0 and selects  # if not, these are two supervised trainings, exactly
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
         c = self.config
-        views = [batch.x_l]
-        if self.active:
-            views += [batch.u_weak, batch.u_strong] if c.learn_view == "strong" else [batch.u_weak]  # type: ignore[list-item]
+        weak, strong = unlabeled_views(batch)
+        views = () if not self.active else (weak, strong) if c.learn_view == "strong" else (weak,)
         nets = (self.net, self.second)
-        z = [net(*views) for net in nets]
+        z = [net(batch.x_l, *views) for net in nets]
         supervised = [cross_entropy(z_k[0], batch.y_l, c.label_smoothing) for z_k in z]
-        losses, parts = supervised, {"supervised": _mean(supervised)}
+        losses, logged = supervised, {"supervised": _mean(supervised)}
         if self.active:
-            unlabeled, shown = self._teach([z_k[1] for z_k in z], [z_k[-1] for z_k in z])
+            unlabeled, more = self._unlabeled([z_k[1] for z_k in z], [z_k[-1] for z_k in z])
             weight = c.weight * ramp(t, round(c.ramp * self.steps))
-            losses, parts = [s + weight * u for s, u in zip(supervised, unlabeled)], parts | shown  # C3
+            losses, logged = [s + weight * u for s, u in zip(supervised, unlabeled)], logged | more  # C3
         for net, loss in zip(nets, losses):
             net.step(loss, t)
-        return StepReport({k: v.detach() for k, v in {"loss": _mean(losses), **parts}.items()})
+        return make_report(_mean(losses), logged)
 
-    def _teach(self, z_weak: list[Tensor], z_learn: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def _unlabeled(self, z_weak: list[Tensor], z_learn: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the second term of C3 for each net before its weight, 0-d each, and numbers to log."""
         p = [torch.softmax(z.detach(), -1) for z in z_weak]  # C1
         y, m = [p_k.argmax(-1) for p_k in p], [self._selected(p_k) for p_k in p]
         unlabeled = [masked_cross_entropy(z, y_o, m_o) for z, y_o, m_o in zip(z_learn, reversed(y), reversed(m))]
@@ -117,9 +118,9 @@ def _mean(values: list[Tensor]) -> Tensor:
 
 
 def _halves(shape: tuple[int, ...], model: nn.Module) -> list[Tensor]:
-    """Two masks [features] that split a row at random, drawn from the global generator."""
+    """Return two masks [features] that split a row at random, drawn from the global generator."""
     if len(shape) != 1 or shape[0] < 2:
-        what = f"views=features splits the features of a table, these rows have the shape {list(shape)}"
-        raise UserError(what, "Use co_training.views=nets.", "co_training.views")
+        problem = f"views=features splits the features of a table, these rows have the shape {list(shape)}"
+        raise UserError(problem, "Use co_training.views=nets.", "co_training.views")
     first = (torch.randperm(shape[0]) < (shape[0] + 1) // 2).to(next(model.parameters()).device)
     return [first, ~first]

@@ -7,7 +7,7 @@ R4  h [C] = moving average of mean_i onehot(y_i), from 1/C on
 R5  unfair = sum_c S(m / h)_c log S(P / H)_c, S(x) = x / sum_c x; classes with H_c = 0 have no part in S(P / H)
 R6  loss = CE(y_l, f(x_l)) + weight * mean_i w_i CE(y_i, f(strong view_i)) + fairness * unfair
 
-R2 and w stand in ``thresholds.Adaptive``, the step is ``base.WeakToStrong``. All averages include this batch.
+R2 and w are ``thresholds.Adaptive``; the step is ``base.WeakToStrong``. All averages include this batch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metapl import thresholds
 from metapl.errors import UserError
 from metapl.methods.base import WeakToStrong
+from metapl.thresholds import Adaptive
 from metapl.types import Context
 
 
@@ -33,7 +33,7 @@ class FreeMatch(WeakToStrong):
         """Settings of FreeMatch."""
 
         fairness: float = 0.05  # weight of the fairness loss (w_f); 0 = off
-        decay: float = 0.999  # of the moving averages; shorter runs want less
+        decay: float = 0.999  # of the moving averages; take less in shorter runs
         weight: float = 1.0  # of the unlabelled loss (w_u)
         label_smoothing: float = 0.0  # on the labelled rows
 
@@ -44,7 +44,7 @@ class FreeMatch(WeakToStrong):
                 raise UserError("weight and fairness must be at least 0", "", "freematch")
 
     def __init__(self, config: Config, context: Context) -> None:
-        self.adaptive = thresholds.Adaptive(context.num_classes, config.decay)
+        self.adaptive = Adaptive(context.num_classes, config.decay)
         super().__init__(config, context, self.adaptive)
         self.active = config.weight > 0 or config.fairness > 0
         self.shares = torch.full((context.num_classes,), 1 / context.num_classes)  # h in R4
@@ -66,16 +66,16 @@ class FreeMatch(WeakToStrong):
 
 
 def one_hot(p: Tensor) -> Tensor:
-    """[B, C] 1.0 at each row's largest entry, in p's dtype."""
+    """Return [B, C] 1.0 at each row's largest entry, in p's dtype."""
     return F.one_hot(p.argmax(-1), p.shape[-1]).to(p.dtype)
 
 
 def unfair(z_strong: Tensor, w: Tensor, m: Tensor, h: Tensor) -> Tensor:
-    """R5, 0-d; 0 where no row is accepted. ``m`` and ``h`` [C] have no gradient."""
+    """Return R5, 0-d; it is 0 if no row is accepted. ``m`` and ``h`` [C] have no gradient."""
     Q = torch.softmax(z_strong, -1)
     P, H = (w[:, None] * Q).mean(0), (w[:, None] * one_hot(Q)).mean(0)
-    seen = H > 0
-    ratio = torch.where(seen, P / torch.where(seen, H, 1.0), 0.0)
-    ratio = torch.where(seen, ratio / ratio.sum().clamp_min(torch.finfo(ratio.dtype).tiny), 1.0)  # log 1: no part
+    present = H > 0
+    ratio = torch.where(present, P / torch.where(present, H, 1.0), 0.0)
+    ratio = torch.where(present, ratio / ratio.sum().clamp_min(torch.finfo(ratio.dtype).tiny), 1.0)  # log 1 = 0
     target = m / h.clamp_min(torch.finfo(h.dtype).tiny)
     return (target / target.sum() * ratio.log()).sum()

@@ -1,4 +1,4 @@
-"""Mean Teacher (Tarvainen & Valpola 2017): a network agrees with its own moving average, which sees another view.
+"""Mean Teacher (Tarvainen & Valpola 2017): a network must agree with its own moving average on another view.
 
 M1  q = softmax f_ema(the teacher's view), f_ema: the moving average of the network's weights   (no gradient)
 M2  mse: J = mean_i sum_c (softmax f_c(the student's view_i) - q[i,c])^2
@@ -18,6 +18,7 @@ from torch import Tensor
 from metapl.errors import UserError
 from metapl.losses import cross_entropy, kl_divergence, squared_distance
 from metapl.methods.base import OneNetwork
+from metapl.methods.parts import make_report, unlabeled_views
 from metapl.optim import predict_logits, ramp
 from metapl.types import Context, SemiBatch, StepReport, View
 
@@ -31,10 +32,10 @@ class MeanTeacher(OneNetwork):
     class Config:
         """Settings of Mean Teacher."""
 
-        consistency: Literal["mse", "kl"] = "mse"  # how the two are made to agree (M2)
+        consistency: Literal["mse", "kl"] = "mse"  # the distance between student and teacher (M2)
         weight: float = 10.0  # of the consistency loss
-        ramp: float = 0.25  # share of the run over which the weight rises from 0.0067 of it (M3); 0 = at once
-        student_view: Literal["strong", "weak"] = "strong"  # what the student sees; the teacher sees the other
+        ramp: float = 0.25  # share of the run over which the weight rises, from 0.0067 of it (M3); 0 = at once
+        student_view: Literal["strong", "weak"] = "strong"  # the view of the student; the teacher gets the other
         teacher_mode: Literal["train", "eval"] = "train"  # train = with dropout and the batch's BatchNorm statistics
         label_smoothing: float = 0.0  # on the labelled rows
 
@@ -50,23 +51,22 @@ class MeanTeacher(OneNetwork):
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
         c = self.config
-        seen, told = (batch.u_weak, batch.u_strong)[:: -1 if c.student_view == "strong" else 1]
-        assert seen is not None  # for the type checker: ``needs`` names both
-        assert told is not None
-        z_l, *z_u = self.net(batch.x_l, seen) if c.weight else self.net(batch.x_l)
+        weak, strong = unlabeled_views(batch)
+        student_view, teacher_view = (strong, weak) if c.student_view == "strong" else (weak, strong)
+        z_l, *z_u = self.net(batch.x_l, student_view) if c.weight else self.net(batch.x_l)
         supervised = cross_entropy(z_l, batch.y_l, c.label_smoothing)
-        loss, parts = supervised, {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
+        loss, logged = supervised, {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
         if z_u:
-            q = torch.softmax(self._teacher(told), -1)  # M1
+            q = torch.softmax(self._teacher_logits(teacher_view), -1)  # M1
             distance = squared_distance if c.consistency == "mse" else kl_divergence
-            parts["unlabeled"] = distance(z_u[0], q)  # M2
-            parts["agreement"] = (z_u[0].argmax(-1) == q.argmax(-1)).to(q.dtype).mean()
-            loss = supervised + c.weight * math.exp(-5 * (1 - ramp(t, self.length)) ** 2) * parts["unlabeled"]  # M3
+            logged["unlabeled"] = distance(z_u[0], q)  # M2
+            logged["agreement"] = (z_u[0].argmax(-1) == q.argmax(-1)).to(q.dtype).mean()
+            loss = supervised + c.weight * math.exp(-5 * (1 - ramp(t, self.length)) ** 2) * logged["unlabeled"]  # M3
         self.net.step(loss, t)
-        return StepReport({k: v.detach() for k, v in {"loss": loss, **parts}.items()})
+        return make_report(loss, logged)
 
     @torch.no_grad()
-    def _teacher(self, view: Tensor) -> Tensor:
+    def _teacher_logits(self, view: Tensor) -> Tensor:
         average = self.net.ema.model.train(self.config.teacher_mode == "train")
         logits = predict_logits(average, view)
         average.eval()

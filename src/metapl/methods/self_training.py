@@ -1,13 +1,13 @@
-"""Self-training (Scudder 1965; Yarowsky 1995; Noisy Student, Xie et al. 2020): a trained net labels for a fresh one.
+"""Self-training (Scudder 1965; Yarowsky 1995; Noisy Student, Xie et al. 2020): a trained net teaches a fresh one.
 
-The main phase is cut into ``rounds`` equal parts. Round 0 trains a teacher on the labelled rows alone. Every later
-round begins with labels for the whole pool and a fresh student, whose average then is the next round's teacher:
+The main phase has ``rounds`` equal parts. Round 0 trains a teacher on the labelled rows alone. Every later round
+begins with labels for the whole pool and a fresh student, whose average is the teacher of the next round:
 
 N1  p_i = softmax f_ema(plain row i), w_i = [max p_i >= threshold], for every i of the pool   (once per round)
-N2  fresh weights, fresh optimiser, a learning-rate schedule over the round
+N2  fresh weights, a fresh optimiser, a learning-rate schedule over the round
 N3  loss = CE(y_l, f(x_l)) + weight * mean_i w_i CE(q_i, f(the student's view_i)),  q = p (soft) or its argmax (hard)
 
-``balance`` makes N1's weights give every class its share (``pseudo_labels.class_balance``).
+``balance`` changes N1's weights so that every class has the same share (``pseudo_labels.class_balance``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from metapl.errors import UserError
 from metapl.losses import consistency, cross_entropy, masked_cross_entropy
-from metapl.methods.base import OneNetwork, label_pool
+from metapl.methods.base import OneNetwork
+from metapl.methods.parts import make_report, unlabeled_views
 from metapl.optim import Learner
-from metapl.pseudo_labels import class_balance, confidence_mask
+from metapl.pseudo_labels import class_balance, confidence_mask, label_pool
 from metapl.types import Context, PoolPasses, SemiBatch, StepReport, View
 
 
@@ -36,12 +37,12 @@ class SelfTraining(OneNetwork):
     class Config:
         """Settings of self-training."""
 
-        rounds: int = 3  # the teacher's on labelled rows, then one per student; 1 = supervised training
-        labels: Literal["hard", "soft"] = "hard"  # what the student is taught (N3)
-        threshold: float = 0.8  # least confidence of a row that is taught; above 1 none is
-        balance: bool = False  # every class its share of the taught rows: the surest ones, or few ones more heavily
+        rounds: int = 3  # one for the first teacher, then one per student; 1 = supervised training
+        labels: Literal["hard", "soft"] = "hard"  # the student's targets (N3)
+        threshold: float = 0.8  # least confidence of a target; above 1 none passes
+        balance: bool = False  # give every class the same share of the targets (class_balance)
         student_view: Literal["strong", "weak"] = "strong"  # strong = the noisy student
-        keep_weights: bool = False  # the student goes on from its teacher's weights instead of fresh ones
+        keep_weights: bool = False  # start a student from its teacher's weights instead of fresh ones
         weight: float = 1.0  # of the unlabelled loss
         label_smoothing: float = 0.0  # on the labelled rows
 
@@ -54,44 +55,41 @@ class SelfTraining(OneNetwork):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(context)
         self.config, self.context = config, context
-        active = config.weight > 0 and config.threshold <= 1  # else supervised training, exactly
+        active = config.weight > 0 and config.threshold <= 1  # if not, this is supervised training, exactly
         self.rounds = config.rounds if active else 1
         rounds = min(self.rounds, context.steps)
         self.starts = [k * context.steps // rounds for k in range(rounds)]
-        self.p, self.w = torch.zeros(0, context.num_classes), torch.zeros(0)  # of the pool, from round 1 on
+        self.p, self.w = torch.zeros(0, context.num_classes), torch.zeros(0)  # N1, of the pool; from round 1 on
         self._begin(0, self.net.model)
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
-        if (now := bisect_right(self.starts, t) - 1) > self.round:
-            self._next(now)
-        views = [batch.x_l] if not self.round else [batch.x_l, self._view(batch)]
-        z_l, *z_u = self.net(*views)
+        if (current_round := bisect_right(self.starts, t) - 1) > self.round:
+            self._next_round(current_round)
+        weak, strong = unlabeled_views(batch)
+        student_view = strong if self.config.student_view == "strong" else weak
+        z_l, *z_u = self.net(batch.x_l, student_view) if self.round else self.net(batch.x_l)
         supervised = cross_entropy(z_l, batch.y_l, self.config.label_smoothing)
-        parts = {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
-        loss, parts = self._taught(z_u[0], batch.u_index, parts) if z_u else (supervised, parts)
+        loss, logged = supervised, {"supervised": supervised, "unlabeled": supervised.new_zeros(())}
+        if z_u:
+            unlabeled, shares = self._unlabeled(z_u[0], batch.u_index)
+            loss = supervised + self.config.weight * unlabeled  # N3
+            logged |= {"unlabeled": unlabeled, **shares}
         self.net.step(loss, max(0, t - self.starts[self.round]))
-        if z_u and batch.u_weak is not None:
-            self.net.ema.measure(batch.u_weak)
-        parts |= {"loss": loss, "round": supervised.new_tensor(float(self.round))}
-        return StepReport({k: v.detach() for k, v in parts.items()})
+        if z_u:
+            self.net.ema.measure(weak)
+        return make_report(loss, {**logged, "round": supervised.new_tensor(float(self.round))})
 
     def pool_passes(self, epoch: int) -> PoolPasses:
         return PoolPasses(rounds=self.rounds - 1)
 
-    def _taught(self, z: Tensor, index: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """N3's loss, and ``parts`` with its unlabelled term."""
+    def _unlabeled(self, z: Tensor, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the second term of N3 before its weight, 0-d, and shares of rows to log."""
         p, w = self.p[index], self.w[index]
         y = p.argmax(-1)
         unlabeled = consistency(z, p, w) if self.config.labels == "soft" else masked_cross_entropy(z, y, w)
-        shares = {"mask_rate": (w > 0).float().mean(), "agreement": (z.argmax(-1) == y).float().mean()}
-        return parts["supervised"] + self.config.weight * unlabeled, {**parts, "unlabeled": unlabeled, **shares}
+        return unlabeled, {"mask_rate": (w > 0).float().mean(), "agreement": (z.argmax(-1) == y).float().mean()}
 
-    def _view(self, batch: SemiBatch) -> Tensor:
-        view = batch.u_strong if self.config.student_view == "strong" else batch.u_weak
-        assert view is not None  # for the type checker: ``needs`` names both
-        return view
-
-    def _next(self, k: int) -> None:
+    def _next_round(self, k: int) -> None:
         teacher = self.net.ema.model
         self.p = label_pool(teacher, self.context)  # N1
         sure = confidence_mask(self.p, self.config.threshold)
@@ -102,7 +100,7 @@ class SelfTraining(OneNetwork):
         self._begin(k, student)
 
     def _begin(self, k: int, model: nn.Module) -> None:
-        """Round k's player. A student that learns from strong views is judged by statistics of its own."""
+        """Start round k. A student that learns from strong views has its own BatchNorm statistics for plain rows."""
         end = [*self.starts, self.context.steps][k + 1]
         strong = k > 0 and self.config.student_view == "strong"
         self.net = Learner(model, self.context.optim, end - self.starts[k], own_statistics=strong)

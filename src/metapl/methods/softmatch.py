@@ -6,16 +6,16 @@ S3  mu, v = moving averages of the mean and the unbiased variance of q, from 1/C
 S4  w = exp(-(q - mu)^2 / (2 v / n_sigma^2)) where q < mu, else 1
 S5  loss = CE(y_l, f(x_l)) + weight * mean_i w_i CE(y_i, f(strong view_i))
 
-S2 to S4 stand in ``thresholds.Soft``, the step is ``base.WeakToStrong``. All averages include this batch.
+S2 to S4 are ``thresholds.Soft``; the step is ``base.WeakToStrong``. All averages include this batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metapl import thresholds
 from metapl.errors import UserError
 from metapl.methods.base import WeakToStrong
+from metapl.thresholds import Soft
 from metapl.types import Context
 
 
@@ -28,7 +28,7 @@ class SoftMatch(WeakToStrong):
 
         align: bool = True  # uniform alignment (S2)
         n_sigma: float = 2.0  # the larger, the faster a row below the mean loses its weight
-        decay: float = 0.999  # of the moving averages; shorter runs want less
+        decay: float = 0.999  # of the moving averages; take less in shorter runs
         weight: float = 1.0  # of the unlabelled loss (lambda_u)
         label_smoothing: float = 0.0  # on the labelled rows
 
@@ -39,5 +39,5 @@ class SoftMatch(WeakToStrong):
                 raise UserError("weight must be at least 0, n_sigma above 0", "", "softmatch")
 
     def __init__(self, config: Config, context: Context) -> None:
-        soft = thresholds.Soft(context.num_classes, config.decay, config.n_sigma, config.align)
+        soft = Soft(context.num_classes, config.decay, config.n_sigma, config.align)
         super().__init__(config, context, soft)

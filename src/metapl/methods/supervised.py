@@ -1,4 +1,4 @@
-"""Supervised training on the labelled rows alone: what every other method must beat.
+"""Supervised training on the labelled rows alone: the method that every other one must beat.
 
 S1  loss = CE(y_l, f(x_l)) with label smoothing; the averaged weights (EMA) are the result.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from metapl.errors import UserError
 from metapl.losses import cross_entropy
 from metapl.methods.base import OneNetwork
+from metapl.methods.parts import make_report
 from metapl.types import Context, SemiBatch, StepReport
 
 
@@ -34,4 +35,4 @@ class Supervised(OneNetwork):
         (z_l,) = self.net(batch.x_l)
         loss = cross_entropy(z_l, batch.y_l, self.config.label_smoothing)  # S1
         self.net.step(loss, t)
-        return StepReport({"loss": loss.detach(), "supervised": loss.detach()})
+        return make_report(loss, {"supervised": loss})

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from metapl.data.batches.seeds import generator
-from metapl.thresholds import read
+from metapl.thresholds import read_threshold
 from metapl.training.job import Job
 
 SAMPLE = 1000  # unlabelled rows looked at: about 1 % of a run's time, shares within 3 points
@@ -153,7 +153,7 @@ def threshold(settings: Any) -> float:
     given = {f.name: getattr(settings, f.name) for f in fields(settings)}
     if {v for k, v in given.items() if k.endswith("selection")} & {"adaptive", "soft"} or given.get("select") == "top":
         return 0.0
-    return max((read(v)[1] for k, v in given.items() if k.endswith("threshold")), default=0.0)
+    return max((read_threshold(v)[1] for k, v in given.items() if k.endswith("threshold")), default=0.0)
 
 
 def gap_words(method: str, settings: Any) -> tuple[str, str]:

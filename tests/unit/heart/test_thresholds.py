@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metapl.errors import UserError
 from metapl.optim import OptimConfig
-from metapl.thresholds import Adaptive, Curriculum, Fixed, Soft, Threshold, check, make
+from metapl.thresholds import Adaptive, Curriculum, Fixed, Soft, Threshold, check_threshold, make_threshold
 from metapl.types import Context
 
 C, N = 3, 8
@@ -236,7 +236,7 @@ def test_make() -> None:
     context = Context(lambda: torch.nn.Identity(), C, OptimConfig(), 10, pool_size=N)
     kinds = {"fixed": Fixed, "curriculum": Curriculum, "adaptive": Adaptive, "soft": Soft}
     for kind, cls in kinds.items():
-        made = make(kind, 0.7, 0.8, context)  # type: ignore[arg-type]
+        made = make_threshold(kind, 0.7, 0.8, context)  # type: ignore[arg-type]
         assert type(made) is cls
         assert getattr(made, "threshold", 0.7) == 0.7
         assert getattr(made, "decay", 0.8) == 0.8
@@ -255,4 +255,4 @@ def test_make() -> None:
 )
 def test_what_makes_no_sense_is_refused(kind: Any, threshold: float, decay: float) -> None:
     with pytest.raises(UserError, match="here"):
-        check(kind, threshold, decay, "here")
+        check_threshold(kind, threshold, decay, "here")

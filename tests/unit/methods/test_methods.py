@@ -132,16 +132,27 @@ def test_without_the_reduction_it_differs(row: Row) -> None:
     assert len(different) > 10
 
 
+WITHOUT_FEEDBACK = {  # row, settings and network of each method that is UDA without its feedback
+    "mpl": ("mpl-none", {}, "teacher"),
+    "self_mpl": ("self_mpl", {"pseudo_weight": 0.0}, "net"),
+    "mpl_reduced": ("mpl_reduced", {"teacher_share": 1.0}, "net"),
+}
+
+
 @pytest.mark.parametrize("selection", ["fixed", "curriculum", "adaptive", "soft", "precision"])
-def test_the_teacher_without_feedback_is_uda(selection: str) -> None:
-    settings: dict[str, Any] = {"threshold": 0.3, "temperature": 0.7, "weight": 0.8, "ramp": 0.5}
+@pytest.mark.parametrize("name", WITHOUT_FEEDBACK)
+def test_without_feedback_it_is_uda(name: str, selection: str) -> None:
+    row, off, network = WITHOUT_FEEDBACK[name]
+    settings: dict[str, Any] = {"threshold": 0.3, "temperature": 0.7, "weight": 0.8}
+    settings |= {} if name == "mpl_reduced" else {"ramp": 0.5}
     more = {"selection": selection, "selection_decay": 0.5}
     settings |= {"threshold": "precision=0.3"} if selection == "precision" else more
-    uda, stream = build(BY_NAME["uda"], settings)
-    mpl, _ = build(BY_NAME["mpl-none"], {f"uda_{k}": v for k, v in settings.items()})
-    for method in (uda, mpl):
-        run(method, stream, 0, STEPS)
-    assert_same(vars(mpl)["teacher"].state_dict(), vars(uda)["net"].state_dict())
+    uda, stream = build(BY_NAME["uda"], {"ramp": 0.0, **settings})
+    other, _ = build(BY_NAME[row], {f"uda_{k}": v for k, v in settings.items()} | off)
+    reports = [run(method, stream, 0, STEPS) for method in (uda, other)]
+    assert_same(vars(other)[network].state_dict(), vars(uda)["net"].state_dict())
+    assert [r["mask_rate"] for r in reports[0]] == [r["mask_rate"] for r in reports[1]]
+    assert any(r["mask_rate"] > 0 for r in reports[0]), "the term acts"
 
 
 def test_the_official_term_does_not_move_the_teacher() -> None:

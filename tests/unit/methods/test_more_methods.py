@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metapl.methods.base import label_pool
 from metapl.optim import EMA, Learner, OptimConfig
-from metapl.pseudo_labels import class_balance, surest_per_class
+from metapl.pseudo_labels import class_balance, label_pool, surest_per_class
 from metapl.types import Context
 from methods_table import BY_NAME, STEPS, NoisyNet, assert_same, build, networks, plain_net, run, through_disk
 
