@@ -29,6 +29,7 @@ ROOMS = (
     {"checks"},
     {"comparison"},
     {"tuning"},
+    {"report"},
     {"api"},
     {"cli"},
     {"__main__"},

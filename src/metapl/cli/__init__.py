@@ -18,6 +18,7 @@ from metapl._version import __version__
 from metapl.cli import checking as checking
 from metapl.cli import comparing as comparing
 from metapl.cli import listing as listing
+from metapl.cli import reporting as reporting
 from metapl.cli import running as running
 from metapl.cli import tuning as tuning
 from metapl.cli import using as using

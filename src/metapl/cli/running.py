@@ -96,6 +96,7 @@ def train(
     out: Annotated[
         OptionalPath, typer.Option(metavar="DIR", help="The run folder, new or empty; by default a free one in runs/.")
     ] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
     json: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -137,11 +138,17 @@ def train(
     }
     made = make_config(data, file=config, options=options, overrides=pairs)
     State.folder = out
-    _finish(lambda: run(anchored(made), out, progress=make_progress(quiet)), json)
+    _finish(lambda: run(anchored(made), out, progress=make_progress(quiet)), json, report)
 
 
 @app.command()
-def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = False) -> None:
+def resume(
+    run: Run,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
     """Go on with a stopped training or comparison.
 
     A training continues from its newest checkpoint and, on a CPU, ends with the same model as an unbroken run, byte for
@@ -161,11 +168,12 @@ def resume(run: Run, json: Json = None, quiet: Quiet = False, debug: Debug = Fal
     State.folder = run
     if is_comparison(run):
         return resume_comparison(run, json, quiet)
-    _finish(lambda: go_on(run, progress=make_progress(quiet)), json)
+    _finish(lambda: go_on(run, progress=make_progress(quiet)), json, report)
 
 
-def _finish(work: Any, json: str | None) -> None:
-    """Train, and print the end; a stop is told with the command that goes on."""
+def _finish(work: Any, json: str | None, report: bool) -> None:
+    """Train, write the report, and print the end; a stop is reported with the command that goes on."""
+    from metapl.report.write import try_report
     from metapl.training.loop import Stopped
 
     try:
@@ -175,6 +183,7 @@ def _finish(work: Any, json: str | None) -> None:
         say(f"stopped at step {stopped.step}, the state is saved. To go on: metapl resume {place}")
         raise typer.Exit(128 + stopped.signal_number) from None
     assert result.folder is not None  # a command's run is never in memory
-    printing.give(
-        {**result.summary, "folder": str(result.folder)}, json, printing.training(result.folder, result.summary)
-    )
+    page, problem = try_report(result) if report else (None, "")
+    say(f"note: {printing.one_line(problem)}" if problem else "")
+    text = printing.training(result.folder, result.summary, page)
+    printing.give({**result.summary, "folder": str(result.folder)}, json, text)

@@ -41,6 +41,7 @@ def evaluate(
     """
     from metapl.inference.evaluate import summary
     from metapl.inference.run_evaluation import judge_other, judge_own
+    from metapl.report.write import refresh
 
     printing.check_json(json)
     State.folder = run
@@ -48,6 +49,8 @@ def evaluate(
     result, found, where = judged
     say(printing.problems(found))
     printing.give(result, json, printing.evaluation(result, summary(result), where))
+    if not data and (page := refresh(run)) is not None:
+        say(f"report: {printing.one_line(page)}")
 
 
 @app.command()

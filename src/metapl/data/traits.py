@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,6 +26,8 @@ class Traits:
         encoder: the frozen encoder whose features stand for the rows.
         store: images: what holds the files (``images.store.ImageStore``).
         held: gives all rows but test rows in one CPU tensor, row k of it being row k of the source; or None.
+        texts: texts as they were written, one per row, for people to read; () where they are not at hand.
+        inner: the source of images or texts whose features these rows are.
     """
 
     lazy: bool = False
@@ -36,6 +38,8 @@ class Traits:
     encoder: Any = None
     store: Any = None
     held: Callable[[], Tensor | None] = _nothing_held
+    texts: Sequence[str] = ()
+    inner: Any = None
 
 
 def traits(source: Source) -> Traits:

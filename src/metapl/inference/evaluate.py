@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,23 @@ def probabilities(predictor: Predictor, source: Source, index: np.ndarray[Any, A
     return torch.cat(parts) if parts else torch.zeros(0, len(predictor.class_names))
 
 
-def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Accuracy with a 95 % interval, per-class accuracy, confusion matrix, log loss and calibration error.
+@dataclass(frozen=True)
+class Judged:
+    """What a model answers about labelled rows.
 
-    Rows that cannot be read are left out and entered in ``source.problems``. Classes are matched by name.
+    Attributes:
+        index: [n] the rows' numbers in the source; rows that cannot be read are not among them.
+        p: [n, C] probabilities.
+        y: [n] int64 true classes, by the model's numbers.
+    """
+
+    index: np.ndarray[Any, Any]
+    p: Tensor
+    y: Tensor
+
+
+def answers(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Judged:
+    """Ask a model about the labelled rows at ``index``; see ``evaluate``, which makes figures of the answers.
 
     Raises:
         UserError: a class that the model does not know, or rows that do not fit it.
@@ -41,8 +55,20 @@ def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) 
     for start in range(0, len(index), step):  # what was opened to see if it can be read is used before it is forgotten
         read.append(source.readable(index[start : start + step]))
         parts.append(probabilities(predictor, source, read[-1]))
-    y = torch.from_numpy(number[source.labels[np.concatenate(read)].astype(np.int64)])
-    return judge(torch.cat(parts), y, predictor.class_names)
+    rows = np.concatenate(read)
+    return Judged(rows, torch.cat(parts), torch.from_numpy(number[source.labels[rows].astype(np.int64)]))
+
+
+def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Accuracy with a 95 % interval, per-class accuracy, confusion matrix, log loss and calibration error.
+
+    Rows that cannot be read are left out and entered in ``source.problems``. Classes are matched by name.
+
+    Raises:
+        UserError: a class that the model does not know, or rows that do not fit it.
+    """
+    judged = answers(predictor, source, index)
+    return judge(judged.p, judged.y, predictor.class_names)
 
 
 def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:

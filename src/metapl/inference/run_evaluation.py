@@ -61,10 +61,7 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
     Raises:
         UserError: no finished run, changed data, or no test rows.
     """
-    config, predictor = open_model(run, device, trust_code)
-    _check_data(run, config)
-    check_trusted(config.source.encoder.name, trust_code, str(run))
-    source, split = _own_data(run, config, predictor)
+    config, predictor, source, split = open_own(run, device, trust_code)
     if not len(split.test):
         if given:
             what = f"{shown(given)} is what this run was trained on, and none of its rows are test rows"
@@ -78,6 +75,18 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
     write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
     write_problems(run / "problems.csv", source.problems)
     return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
+
+
+def open_own(run: Path, device: str | None, trust_code: bool = False) -> tuple[RunConfig, Predictor, Source, Split]:
+    """Open a finished run with its model and its own data.
+
+    Raises:
+        UserError: no finished run, or data that have changed or gone.
+    """
+    config, predictor = open_model(run, device, trust_code)
+    _check_data(run, config)
+    check_trusted(config.source.encoder.name, trust_code, str(run))
+    return config, predictor, *_own_data(run, config, predictor)
 
 
 def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Source, Split]:

@@ -100,8 +100,8 @@ def write_problems(path: Path, problems: list[tuple[str, str]]) -> None:
 class Metrics:
     """``metrics.jsonl``: one JSON object per logged step; ``metrics.csv`` is made from it at the end."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, name: str = "metrics.jsonl") -> None:
+        self.path = folder / name
 
     def truncate(self, step: int) -> None:
         """Drop what a killed run logged after the checkpoint at ``step``, and a half-written last line."""
@@ -109,7 +109,7 @@ class Metrics:
             kept = [row for row in self.read() if row["step"] <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metapl.config.settings import RunConfig, save_config
 from metapl.data.batches.split import to_json
@@ -21,6 +22,9 @@ from metapl.utils.device import environment
 from metapl.utils.files import write_json
 from metapl.utils.locks import locked
 from metapl.utils.signals import stop_signals
+
+SNAPSHOTS = 20  # of what the model answers, in a run
+SNAPSHOT_FILE = "snapshots.jsonl"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Memory:
         self.made: list[Made] = []
         self.summary: dict[str, Any] = {}
         self._rows: list[dict[str, Any]] = []
+        self._snapshots: list[dict[str, Any]] = []
 
     def claimed(self) -> AbstractContextManager[None]:
         """Keep other processes away while the run is written."""
@@ -75,6 +80,7 @@ class Memory:
     def truncate(self, step: int) -> None:
         """Drop what was logged after ``step``."""
         self._rows = [row for row in self._rows if row["step"] <= step]
+        self._snapshots = [row for row in self._snapshots if row["step"] <= step]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._rows.append({"step": step, **values})
@@ -82,6 +88,35 @@ class Memory:
     def rows(self) -> list[dict[str, Any]]:
         """All that was logged, oldest first."""
         return list(self._rows)
+
+    def wants_snapshot(self, step: int, total: int) -> bool:
+        """Whether to record the answers at ``step`` of ``total``: about ``SNAPSHOTS`` times, and at the end."""
+        last = self._snapshots[-1]["step"] if self._snapshots else 0
+        return step == total or step - last >= total / SNAPSHOTS
+
+    def snapshot(self, step: int, pool: Tensor, validation: Tensor, y: Tensor) -> None:
+        """Record what the model answers at ``step``: of each row the class it names, and its confidence in per mille.
+
+        Args:
+            step: how many steps are done.
+            pool: [n, C] probabilities of the same unlabelled rows each time; without rows it is left out.
+            validation: [m, C] probabilities of validation rows; likewise.
+            y: [m] their true classes.
+        """
+        row: dict[str, Any] = {"step": step}
+        if len(pool):
+            row["pool"] = _kept(pool)
+        if len(y):
+            row["validation"] = {**_kept(validation), "true": y.tolist()}
+        self.keep_snapshot(row)
+
+    def keep_snapshot(self, row: dict[str, Any]) -> None:
+        """Record one row of ``snapshots``."""
+        self._snapshots.append(row)
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """All that ``snapshot`` recorded, oldest first: step, pool and validation, see ``_kept``."""
+        return list(self._snapshots)
 
     def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
         """A state that the run could go on from."""
@@ -99,6 +134,8 @@ class Memory:
         other.begin(self.start)
         for row in self._rows:
             other.log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
+        for row in self._snapshots:
+            other.keep_snapshot(row)
         for made in self.made:
             other.keep_model(made)
         other.finish(self.summary, self.start.source.problems)
@@ -110,7 +147,7 @@ class RunFolder(Memory):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder: Path = folder
-        self._metrics = Metrics(folder)
+        self._metrics, self._answers = Metrics(folder), Metrics(folder, SNAPSHOT_FILE)
         self._held = False  # whether ``_rows`` has all of the file: the loop asks for them often
 
     def claimed(self) -> AbstractContextManager[None]:
@@ -140,11 +177,17 @@ class RunFolder(Memory):
 
     def truncate(self, step: int) -> None:
         self._metrics.truncate(step)
+        self._answers.truncate(step)
         self._rows, self._held = self._metrics.read(), True
+        self._snapshots = self._answers.read()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._metrics.write(step, values)
         super().log(step, values)
+
+    def keep_snapshot(self, row: dict[str, Any]) -> None:
+        self._answers.write(row["step"], {name: value for name, value in row.items() if name != "step"})
+        super().keep_snapshot(row)
 
     def rows(self) -> list[dict[str, Any]]:
         return super().rows() if self._held else self._metrics.read()
@@ -160,3 +203,9 @@ class RunFolder(Memory):
         self._metrics.write_csv()
         write_problems(self.folder / "problems.csv", problems)
         write_json(self.folder / "results.json", summary)
+
+
+def _kept(p: Tensor) -> dict[str, list[int]]:
+    """The class that each row of ``p`` [n, C] names, and its probability in per mille."""
+    confidence, named = p.max(-1)
+    return {"class": named.tolist(), "confidence": (1000 * confidence).round().int().tolist()}

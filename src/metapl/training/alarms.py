@@ -38,28 +38,45 @@ Row = Mapping[str, float]
 Raised = tuple[str, float, str]  # name, value, text
 
 
-def class_shares(job: Job, model: nn.Module) -> dict[str, float]:
-    """``class_shift``, ``class_least`` and the number of that least named class, for the metrics.
+def pool_sample(pool_size: int, seed: int) -> Tensor:
+    """Positions in ``Split.unlabeled`` of the rows that are looked at during a run, at most ``SAMPLE`` of them."""
+    return torch.randperm(pool_size, generator=generator("cpu", seed, "alarms"))[:SAMPLE]
 
-    Empty for supervised training, which sees no unlabelled row, and where there are none.
+
+def pool_answers(job: Job, model: nn.Module) -> Tensor:
+    """Ask a model about the ``pool_sample``: logits [n, C] on the CPU.
+
+    There is no row for supervised training, which sees no unlabelled row.
     """
-    stream, classes = job.stream, len(job.source.class_names)
+    stream = job.stream
     if job.config.method == "supervised" or not stream.pool_size:
+        return torch.zeros(0, len(job.source.class_names))
+    drawn = pool_sample(stream.pool_size, job.config.seed)
+    return torch.cat([_logits(model, stream.plain(part)) for part in torch.split(drawn, 256)])
+
+
+def class_shares(job: Job, logits: Tensor) -> dict[str, float]:
+    """Compute ``class_shift``, ``class_least`` and the number of that least named class, for the metrics.
+
+    Args:
+        job: the run.
+        logits: what ``pool_answers`` returned; without rows nothing is computed.
+    """
+    if not len(logits):
         return {}
-    drawn = torch.randperm(stream.pool_size, generator=generator("cpu", job.config.seed, "alarms"))[:SAMPLE]
-    named = torch.cat([_named(model, stream.plain(part)) for part in torch.split(drawn, 256)])
-    shares = torch.bincount(named, minlength=classes).double() / len(drawn)
+    classes = len(job.source.class_names)
+    shares = torch.bincount(logits.argmax(-1), minlength=classes).double() / len(logits)
     labels = torch.from_numpy(job.source.labels[job.split.labeled])
     prior = torch.bincount(labels, minlength=classes).double() / len(labels)
-    return measure(shares, prior, len(drawn))
+    return measure(shares, prior, len(logits))
 
 
 @torch.no_grad()
-def _named(model: nn.Module, x: Tensor) -> Tensor:
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
     was_training = model.training
-    named: Tensor = model.eval()(x).argmax(-1).cpu()
+    logits: Tensor = model.eval()(x).cpu()
     model.train(was_training)
-    return named
+    return logits
 
 
 def measure(shares: Tensor, prior: Tensor, rows: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
 from metapl.data.sources import open_source
 from metapl.errors import UserError
-from metapl.inference.evaluate import best_of, evaluate
+from metapl.inference.evaluate import answers, best_of, evaluate, judge
 from metapl.methods import method_class
 from metapl.models import Factory
 from metapl.runs import checkpoint
@@ -29,6 +29,7 @@ from metapl.runs.folder import load_split, new_folder, open_run
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Made, Memory, RunFolder, Start
 from metapl.training import alarms, guard
+from metapl.training.announce import forecast, found_text, plan_text
 from metapl.training.job import Job, build_job, diverged, due, resolved, sound
 from metapl.training.prepared import prepare
 from metapl.training.result import Result as Result
@@ -38,6 +39,8 @@ from metapl.utils.device import own_generator, pick_device
 from metapl.utils.progress import Progress, Silent
 
 SAVE_SECONDS = 60.0  # between checkpoints at most, beside those at fixed steps
+SNAPSHOT_ROWS = 1000  # validation rows whose answers are kept at each look
+TIMED, TIMED_SECONDS = 10, 2.0  # steps, and seconds, after which the run's length is announced
 CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
 
 
@@ -111,7 +114,7 @@ def start(
     with own_generator(device):
         job = build_job(config, prepared)  # before any writing
         with progress:
-            for note in [*source.notes, *split.notes, *job.notes]:
+            for note in [found_text(source), *source.notes, *split.notes, *job.notes, plan_text(job)]:
                 progress.note(note)
             if config.minutes:
                 config = _sized(job, progress)
@@ -168,14 +171,17 @@ def _loop(job: Job, start: int, store: Memory, progress: Progress, observe: Obse
     loop, total, began = job.config.loop, job.total, time.monotonic()
     finite = torch.ones((), dtype=torch.bool, device=job.device)
     store.truncate(start)
-    saved, told = began, set[str]()
+    saved, told, timed = began, set[str](), False
     with store.listen() as stop:
         for t in range(start, total):
             values, done = job.step(t), t + 1
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
+            if not timed and done - start >= TIMED and (passed := time.monotonic() - began) > TIMED_SECONDS:
+                timed = True
+                progress.note(forecast(job, guard.make_plan(job), passed / (done - start), total - done))
             stopping = bool(stop)  # read once: a signal from here on is served after the next step
-            judge, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
-            log = judge or save or done % loop.log_every == 0
+            look, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
+            log = look or save or done % loop.log_every == 0
             # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
             keep_state = save or stopping or time.monotonic() - saved > SAVE_SECONDS
             if (log or keep_state) and not finite:
@@ -185,10 +191,10 @@ def _loop(job: Job, start: int, store: Memory, progress: Progress, observe: Obse
                 if not sound(job.method, state):
                     raise diverged(done, {})
             if log:
-                shown = {k: float(v) for k, v in values.items()} | (_judged(job, done, observe) if judge else {})
+                shown = {k: float(v) for k, v in values.items()} | (_judged(job, store, done, observe) if look else {})
                 store.log(done, shown)
                 progress.update(done, total, shown)
-            if judge:
+            if look:
                 _tell(_alarms(job, store), told, progress)
             if keep_state:
                 store.keep_state(done, state, loop.keep)
@@ -249,11 +255,18 @@ def _keep(job: Job, store: Memory, chosen: str, model: Predictor, verdict: guard
     return made[0][0]
 
 
-def _judged(job: Job, done: int, observe: Observer | None) -> dict[str, float]:
-    model = job.method.eval_model()
-    found = {"validation_accuracy": _validation(job, model)["accuracy"]} if len(job.split.validation) else {}
-    found |= alarms.class_shares(job, model)
-    return found | dict(observe(done, job.predictor(model)) if observe else {})
+def _judged(job: Job, store: Memory, done: int, observe: Observer | None) -> dict[str, float]:
+    """Judge the validation rows and look at a sample of the unlabelled rows; both answers are kept for the report."""
+    model, predictor = job.method.eval_model(), job.predictor(job.method.eval_model())
+    judged = answers(predictor, job.source, job.split.validation)
+    pool = alarms.pool_answers(job, model)
+    figures = judge(judged.p, judged.y, predictor.class_names)
+    found = {"validation_accuracy": figures["accuracy"]} if figures["rows"] else {}
+    found |= alarms.class_shares(job, pool)
+    if store.wants_snapshot(done, job.total):
+        some = slice(None, None, -(-len(judged.y) // SNAPSHOT_ROWS) or 1)  # rows of one class may lie side by side
+        store.snapshot(done, torch.softmax(pool.float(), -1), judged.p[some], judged.y[some])
+    return found | dict(observe(done, predictor) if observe else {})
 
 
 def _alarms(job: Job, store: Memory) -> list[dict[str, Any]]:

@@ -71,8 +71,8 @@ def _steps(summary: Mapping[str, Any]) -> str:
     return f"{summary['steps']} steps" + (f" and {extra} of fine-tuning" if extra else "")
 
 
-def training(folder: Path, summary: Mapping[str, Any]) -> str:
-    """The end of a training: the candidates, which was chosen and why, and what to type next."""
+def training(folder: Path, summary: Mapping[str, Any], page: Path | None = None) -> str:
+    """Say how a training ended: the candidates, which was chosen and why, the report's ``page``, what to type next."""
     rows = summary["rows"]
     took = f" in {summary['seconds']:.0f} s"
     if summary.get("resumed_at"):  # what came before is not on this clock
@@ -92,7 +92,9 @@ def training(folder: Path, summary: Mapping[str, Any]) -> str:
     if summary["method"] != "supervised" and summary["guard"]["mode"] != "off":
         lines.append(one_line(summary["guard"]["text"]))
     lines += [f"alarm at step {alarm['step']}: {one_line(alarm['text'])}" for alarm in summary["alarms"]]
-    lines += [f"run folder: {one_line(folder)}", "next:"]
+    lines.append(f"run folder: {one_line(folder)}")
+    lines += [f"report: {one_line(page)}"] if page is not None else []
+    lines.append("next:")
     place = shlex.quote(str(folder))
     if rows["test"]:
         lines.append(f"  metapl evaluate {place}")

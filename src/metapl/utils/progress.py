@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
@@ -67,48 +67,15 @@ class Plain(Silent):
             print(f"step {step}/{total}  {shown}  {clock(left)} left", file=self.stream, flush=True)
 
 
-class Live(Silent):
-    """A rich progress bar, and below it the loss terms, mask rate and validation accuracy last read out."""
-
-    def __init__(self) -> None:
-        from rich.console import Console, RenderableType
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-        from rich.text import Text
-
-        class TwoLines(Bar):
-            values = ""
-
-            def get_renderables(self) -> Iterator[RenderableType]:
-                yield self.make_tasks_table(self.tasks)
-                yield Text(self.values)  # its own line: on a narrow terminal it would squeeze the bar away
-
-        columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self.bar = TwoLines(*columns, console=Console(stderr=True))
-        self.task = self.bar.add_task("", total=None)
-        self.seen: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None:
-        self.bar.stop()
-
-    def note(self, text: str) -> None:
-        self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def update(self, step: int, total: int, values: Values) -> None:
-        self.seen.update({k: values[k] for k in LAST if k in values})  # judged seldom: stays until the next time
-        self.bar.values = "  ".join(f"{k} {v:.3g}" for k, v in chosen({**values, **self.seen}).items())
-        self.bar.update(self.task, completed=step, total=total)
-
-
 def make_progress(quiet: bool = False) -> Progress:
     """Live on a terminal, plain elsewhere, silent if asked."""
     if quiet:
         return Silent()
-    return Live() if sys.stderr.isatty() else Plain()
+    if not sys.stderr.isatty():
+        return Plain()
+    from metapl.utils.live import Live
+
+    return Live()
 
 
 def chosen(values: Values) -> dict[str, float]:

@@ -93,6 +93,7 @@ def same_run(a: Path, b: Path) -> None:
     assert weights(a) == weights(b)
     assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
     assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+    assert (a / "snapshots.jsonl").read_text() == (b / "snapshots.jsonl").read_text()
     assert results(a) == results(b)
     last = checkpoint.steps(a / "checkpoints")[-1]
     assert last == checkpoint.steps(b / "checkpoints")[-1]
@@ -111,7 +112,8 @@ def test_run_folder(tmp_path: Path) -> None:
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.name != ".lock"}
     parts = {"manifest.json", "state.json", "tensors.safetensors"}
     assert names == {
-        "config.yaml", "env.json", "split.json", "metrics.jsonl", "metrics.csv", "results.json", "checkpoints",
+        "config.yaml", "env.json", "split.json", "metrics.jsonl", "metrics.csv", "results.json", "snapshots.jsonl",
+        "checkpoints",
         "model", "model/model.json", "model/weights.safetensors",
         *(f"checkpoints/step-{s:08d}" for s in (15, 17)),
         *(f"checkpoints/step-{s:08d}/{p}" for s in (15, 17) for p in parts),

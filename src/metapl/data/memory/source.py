@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,7 @@ class MemorySource:
     tokens: Tokens | None = None
     resize: Resize = "cover"  # how images were brought to their shape, for new ones
     white: int = 0  # what white was in images of floats, 1 or 255, for new ones
+    texts: Sequence[str] = ()  # texts as they were written, one per row, where they are at hand; for people to read
     resized: bool = False  # whether images were brought to their shape, so that new ones of other sizes are, too
     _fingerprint: str = field(default="", init=False, repr=False)
 

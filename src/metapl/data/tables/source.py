@@ -319,7 +319,7 @@ def _texts(
         rest = np.flatnonzero(use == TESTING)
         data[torch.from_numpy(rest)] = tokenizer_of(tokens).encode([every[k] for k in rest.tolist()])
     notes = (*rows.notes, *notes)
-    return MemorySource(name, "text", data, tokens=tokens, notes=notes, problems=rows.problems, **facts)
+    return MemorySource(name, "text", data, tokens=tokens, notes=notes, problems=rows.problems, texts=every, **facts)
 
 
 def _images(

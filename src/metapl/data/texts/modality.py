@@ -39,7 +39,8 @@ class Texts(Modality):
             tensors["X_unlabeled"] = rows[len(texts["X"]) :]
         if "X_test" in texts:
             tensors["X_test"] = tokenizer_of(tokens).encode(texts["X_test"])
-        return RawRows(tensors, list(notes), {"tokens": tokens})
+        written = [text for name in tensors for text in texts[name]]
+        return RawRows(tensors, list(notes), {"tokens": tokens, "texts": written})
 
     def read_new(self, X: Any, preprocessing: Preprocessing, name: str, tell: Callable[[str], None]) -> Tensor:
         assert preprocessing.tokens is not None

@@ -1,0 +1,110 @@
+"""From facts to a page: jinja2 escapes everything that comes from data, and the page's policy allows no script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metapl._version import __version__
+from metapl.report.charts import Chart
+from metapl.report.display import cut
+from metapl.report.record import Record
+from metapl.report.verdict import judged, percent, verdict
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_CLASSES = 25  # in a confusion matrix on the page
+MISTAKES = 8
+
+
+def render(template: str, values: dict[str, Any]) -> str:
+    """Fill a template of this folder; ``values["title"]`` must be there."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    loader = FileSystemLoader(TEMPLATES)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["percent"] = lambda share: "-" if share is None else percent(share)
+    pages.filters["inline"] = Markup  # for the figures alone: elements that ``svg.inline`` has cleaned
+    css = pages.get_template("style.css").render()
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    text = pages.get_template(template).render(**values, css=Markup(css), policy=policy, version=__version__)
+    return text.encode("utf-8", "replace").decode("utf-8")  # a file name that is not text may hold half a character
+
+
+def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> str:
+    """The report of one run."""
+    results, config = record.results, record.config
+    figures, judged_on = judged(record, material)
+    names = material.get("classes", [])
+    source = material.get("source") or Path(str(config["data"]).rpartition(":")[2]).name
+    run = shlex.quote(str(record.folder))
+    rows = results["rows"]
+    facts = [
+        f"network {results['model']}",
+        f"{results['steps']} steps"
+        + (f" and {results['extra_steps']} of fine-tuning" if results["extra_steps"] else ""),
+        f"{results['seconds']:.0f} s",
+        f"seed {results['seed']}",
+        f"{rows['labeled']} labelled and {rows['unlabeled']} unlabelled rows",
+        f"{rows['validation']} validation and {rows['test']} test rows",
+    ]
+    values = {
+        "title": f"{record.method} on {cut(source, 80)}",
+        "facts": cut(" · ".join(facts), 300),
+        "verdict": verdict(record, material),
+        "figures": figures,
+        "judged_on": judged_on,
+        "names": names,
+        "most_classes": MOST_CLASSES,
+        "mistakes": _mistakes(figures, names),
+        "per_class": _per_class(figures, names, material.get("labels", [])),
+        "material": {"grids": [], "calibration": None, "check": _NO_CHECK, "kind": "image", **material},
+        "charts": charts,
+        "data": shlex.quote(str(config["data"])),
+        "problems": record.problems,
+        "again": f"metapl train --config {run}/config.yaml --out NEW_RUN",
+        "environment": record.environment,
+        "split": record.split,
+        "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        "results": json.dumps(results, indent=2, ensure_ascii=False),
+    }
+    return render("run.html", values)
+
+
+_NO_CHECK: dict[str, Any] = {"verdict": None, "findings": [], "notes": []}
+
+
+def _mistakes(figures: dict[str, Any] | None, names: list[str]) -> list[dict[str, Any]]:
+    """The pairs of classes that are taken for each other most often."""
+    found = []
+    for k, counts in enumerate(figures["confusion"] if figures else []):
+        for j, count in enumerate(counts):
+            if j != k and count:
+                found.append({"true": names[k], "answer": names[j], "count": count, "share": count / sum(counts)})
+    return sorted(found, key=lambda mistake: -mistake["count"])[:MISTAKES]
+
+
+def _per_class(figures: dict[str, Any] | None, names: list[str], labels: list[int]) -> list[dict[str, Any]]:
+    """Of each class: how many rows, the share found, and the share of its answers that are right."""
+    if not figures:
+        return []
+    confusion, lines = figures["confusion"], []
+    for k, name in enumerate(names):
+        rows, answered = sum(confusion[k]), sum(line[k] for line in confusion)
+        lines.append(
+            {
+                "name": name,
+                "labels": labels[k] if k < len(labels) else "",
+                "rows": rows,
+                "recall": confusion[k][k] / rows if rows else None,
+                "precision": confusion[k][k] / answered if answered else None,
+            }
+        )
+    return lines

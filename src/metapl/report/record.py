@@ -1,0 +1,96 @@
+"""What a run folder holds, read back for a report. Figures on test rows are those that ``evaluate`` has stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metapl.errors import UserError
+from metapl.runs.folder import Metrics, left_out
+from metapl.runs.recorder import SNAPSHOT_FILE
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The stored facts of one run.
+
+    Attributes:
+        folder: the run folder.
+        config: every setting, as ``config.yaml`` has it.
+        environment: versions and device.
+        results: ``results.json``.
+        evaluation: figures on test rows; None where ``metapl evaluate`` has not run.
+        metrics: one entry per logged step.
+        snapshots: what the model answered during the run; empty for runs of earlier versions.
+        split: hash, seed and source of the split.
+        problems: reason by id of every row that was left out.
+    """
+
+    folder: Path
+    config: Row
+    environment: Row
+    results: Row
+    evaluation: Row | None = None
+    metrics: list[Row] = field(default_factory=list)
+    snapshots: list[Row] = field(default_factory=list)
+    split: Row = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The method's name, without the module of a method of one's own."""
+        return str(self.results["method"]).rpartition(":")[2]
+
+    @property
+    def settings(self) -> Row:
+        """The method's own settings."""
+        group = self.results["method"] if ":" not in str(self.results["method"]) else "own"
+        found = self.config.get(group)
+        return found if isinstance(found, dict) else {}
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one logged number."""
+        rows = [row for row in self.metrics if isinstance(row.get(name), int | float)]
+        return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def read_record(folder: Path) -> Record:
+    """Read the facts of a finished run.
+
+    Raises:
+        UserError: the folder is not a finished run.
+    """
+    if not (folder / "config.yaml").is_file():
+        remedy = "Give a folder that train or compare made."
+        raise UserError("this is not a run folder (it has no config.yaml)", remedy, str(folder))
+    if not (folder / "results.json").is_file():
+        raise UserError("the run has not finished", "Go on with `metapl resume`.", str(folder))
+    try:
+        return Record(
+            folder=folder,
+            config=dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
+            environment=_json(folder / "env.json") or {},
+            results=dict(_json(folder / "results.json") or {}),
+            evaluation=_json(folder / "evaluation.json"),
+            metrics=Metrics(folder).read(),
+            snapshots=Metrics(folder, SNAPSHOT_FILE).read(),
+            split=_split(_json(folder / "split.json")),
+            problems=left_out(folder),
+        )
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"the run folder cannot be read ({error})", "Train again.", str(folder)) from error
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _split(stored: Row | None) -> Row:
+    """Without the lists of rows."""
+    return {k: v for k, v in (stored or {}).items() if isinstance(v, str | int)}

@@ -1,0 +1,206 @@
+"""The verdict of a run in plain words: how good, better than supervised training or not, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from metapl.inference.evaluate import wilson
+from metapl.report.record import Record
+
+FEW = 50  # judged rows below which an interval is too wide to decide much
+FEEDBACK = ("mpl", "self_mpl", "mpl_reduced")  # methods whose teacher can hear the labelled rows
+OVERCONFIDENT = 0.1  # calibration error from which it is worth a word
+
+Material = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question and its answer. ``mood``: good, bad, open (not settled) or plain."""
+
+    question: str
+    short: str
+    text: str
+    mood: str = "plain"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do next, with the command that does it, if there is one."""
+
+    text: str
+    command: str = ""
+
+
+def verdict(record: Record, material: Material) -> dict[str, Any]:
+    """Answer the four questions of a reader, and say what to do next."""
+    answers = [accuracy(record, material), against_supervised(record), feedback(record), model(record)]
+    return {
+        "headline": _headline(record, answers, *judged(record, material)),
+        "answers": [asdict(answer) for answer in answers],
+        "steps": [asdict(step) for step in next_steps(record, material)],
+        "alarms": record.results.get("alarms", []),
+    }
+
+
+def judged(record: Record, material: Material) -> tuple[dict[str, Any] | None, str]:
+    """The figures to go by, and the name of the rows that they are of: test rows where these were judged."""
+    if record.evaluation:
+        return record.evaluation, "test rows"
+    return material.get("validation"), "validation rows"
+
+
+def percent(share: float) -> str:
+    """``93.4 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def accuracy(record: Record, material: Material) -> Answer:
+    """How often the model is right, on which rows."""
+    question = "How good is the model?"
+    figures, rows = judged(record, material)
+    if not figures:
+        text = "This run has neither test rows nor validation rows, so nothing says how good the model is. "
+        return Answer(question, "unknown", text + "Judge it on labelled rows that it has not seen.", "open")
+    low, high, count = figures["accuracy_low"], figures["accuracy_high"], figures["rows"]
+    text = f"{percent(figures['accuracy'])} of the {count} {rows} are right. "
+    text += f"The 95 % interval goes from {percent(low)} to {percent(high)}."
+    if rows == "validation rows":
+        text += " Validation rows also chose the network, so test rows may show a little less."
+    if count < FEW:
+        text += f" {count} rows are few: the interval is wide."
+    return Answer(question, percent(figures["accuracy"]), text)
+
+
+def against_supervised(record: Record) -> Answer:
+    """Whether the unlabelled rows helped: the guard's comparison with supervised training on the same labels."""
+    question, guard = "Did the unlabelled rows help?", record.results.get("guard", {})
+    if record.results["method"] == "supervised":
+        return Answer(question, "not used", "This is supervised training: it learns from the labelled rows alone.")
+    if "difference" not in guard:
+        why = str(guard.get("text", "")).removeprefix("no guard: ") or "the guard was off"
+        return Answer(question, "not measured", f"The run was not compared with supervised training: {why}.", "open")
+    method, rows = record.method, guard["rows"]
+    low, high = guard["difference_95"]
+    shares = list(guard["accuracy"].values())
+    points = f"{100 * guard['difference']:+.1f} points"
+    text = (
+        f"With the unlabelled rows {percent(shares[0])} of {rows} rows are right, with the same labels alone "
+        f"{percent(shares[1])}. The difference is {points}, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}."
+    )
+    if guard["difference"] > 0 and not guard.get("better") and guard.get("doubt"):
+        text += f" Three standard errors are asked for here: {guard['doubt']}."
+        return Answer(question, f"in doubt, {points}", text, "open")
+    if low > 0:
+        return Answer(question, f"yes, {points}", text, "good")
+    if guard.get("better"):
+        text += " The interval includes 0, so chance alone may give this difference."
+        return Answer(question, f"probably, {points}", text, "open")
+    if high < 0:
+        return Answer(question, f"no, {points}", text, "bad")
+    text += f" {method} is not clearly ahead, so there is no reason to prefer it."
+    return Answer(question, f"not shown, {points}", text, "open")
+
+
+def feedback(record: Record) -> Answer:
+    """Whether the labelled rows' feedback helped the teacher: one run cannot say."""
+    question, method = "Did the feedback help?", str(record.results["method"])
+    if method not in FEEDBACK:
+        return Answer(question, "none", "This method has no feedback from the labelled rows to the pseudo labels.")
+    if record.settings.get("feedback") == "none" or not record.settings.get("feedback_weight", 1):
+        return Answer(question, "off", "The feedback was switched off in this run.")
+    _, spread = record.series("feedback_spread")
+    text = "One run cannot tell: it takes runs with and without feedback on the same labels."
+    if spread:
+        late = spread[3 * len(spread) // 4 :]
+        strength = sum(late) / len(late)
+        text += f" It was at work: in the last quarter its spread was {strength:.2g} on average."
+    return Answer(question, "not measured", text, "open")
+
+
+def model(record: Record) -> Answer:
+    """Which network the folder ``model`` holds, and why."""
+    results, question = record.results, "Which model came out?"
+    if results.get("chosen_by") == "guard":
+        text = f"{record.method} was not better, so the run returned the model trained on the labels alone. "
+        return Answer(question, "supervised", text + "The other one stands in model-not-chosen.", "open")
+    reason = "by accuracy on the validation rows" if results.get("validation") else "by the method's order"
+    others = len(results.get("validation", {}))
+    text = f"{str(results['chosen']).replace('_', ' ')}, of {others} networks, {reason}."
+    if others < 2:
+        text = f"{str(results['chosen']).replace('_', ' ')}."
+    return Answer(question, record.method, text[:1].upper() + text[1:])
+
+
+def next_steps(record: Record, material: Material) -> list[Step]:
+    """What a colleague would do now, most useful first."""
+    steps, run = list[Step](), shlex.quote(str(record.folder))
+    rows, data = record.results["rows"], shlex.quote(str(record.config["data"]))
+    figures, _ = judged(record, material)
+    steps += [Step(f"Alarm at step {a['step']}: {a['text']}.") for a in record.results.get("alarms", [])]
+    if rows["test"] and not record.evaluation:
+        steps.append(Step("Judge the model once on the test rows.", f"metapl evaluate {run}"))
+    if not rows["test"] and not figures:
+        steps.append(Step("Judge the model on labelled rows.", f"metapl evaluate {run} LABELLED_DATA"))
+    steps += _about_labels(material)
+    if figures and (weak := weakest(figures)):
+        name, share, count, other = weak
+        taken = f"Most of its errors go to {other}." if other else ""
+        steps.append(Step(f"The weakest class is {name}: {percent(share)} of {count} rows. {taken} Label more of it."))
+    if record.results["method"] in FEEDBACK and feedback(record).mood == "open":
+        method = record.results["method"]
+        command = f"metapl compare {data} --methods {method},{method}:feedback=none,supervised --seeds 5"
+        steps.append(Step("Measure what the feedback and the unlabelled rows bring on your data.", command))
+    steps.append(Step("Label new rows with the model.", f"metapl predict {run} NEW_DATA --out predictions.csv"))
+    return steps
+
+
+def _about_labels(material: Material) -> list[Step]:
+    """What the rows themselves ask for."""
+    steps, grids = list[Step](), {grid["name"]: len(grid["rows"]) for grid in material.get("grids", [])}
+    if material.get("check", {}).get("verdict") in ("WILL HURT", "CANNOT BE USED"):
+        steps.append(Step("Mend the data first: the data check below found something that will hurt."))
+    if count := grids.get("suspects"):
+        what = "label that the model firmly contradicts" if count == 1 else "labels that the model firmly contradicts"
+        steps.append(Step(f"Look at {count} {what}, under “Labels to look at again”."))
+    calibrated = material.get("calibration")
+    if calibrated and calibrated["before"]["error"] > OVERCONFIDENT:
+        error = 100 * calibrated["before"]["error"]
+        steps.append(Step(f"Do not take the model's confidence literally: it is off by {error:.0f} points on average."))
+    return steps
+
+
+def weakest(figures: dict[str, Any]) -> tuple[str, float, int, str] | None:
+    """The class that is surely below the overall accuracy and right least often: name, share, rows, its usual mistake.
+
+    None where no class is: its interval must end below the accuracy of all rows.
+    """
+    found = []
+    for k, (name, share) in enumerate(figures["per_class_accuracy"].items()):
+        counts = figures["confusion"][k]
+        if share is None or sum(counts) < 5 or wilson(counts[k], sum(counts))[1] >= figures["accuracy"]:
+            continue
+        wrong = [count if j != k else -1 for j, count in enumerate(counts)]
+        found.append((share, name, sum(counts), list(figures["per_class_accuracy"])[wrong.index(max(wrong))]))
+    if not found:
+        return None
+    share, name, count, other = min(found)
+    return name, share, count, other
+
+
+def _headline(record: Record, answers: list[Answer], figures: dict[str, Any] | None, judged_on: str) -> str:
+    """One sentence above all."""
+    results, helped = record.results, answers[1]
+    rows = results["rows"]
+    about = f"From {rows['labeled']} labelled and {rows['unlabeled']} unlabelled rows"
+    if results["method"] == "supervised":
+        about = f"From {rows['labeled']} labelled rows"
+    right = " a model"
+    if figures:
+        right = f" a model that is right on {percent(figures['accuracy'])} of {figures['rows']} {judged_on}"
+    if results.get("chosen_by") == "guard":
+        return f"{about}, {record.method} was not surely better than the labels alone. The run returned{right}."
+    ends = {"good": ", clearly ahead of the labels alone", "bad": ", behind the labels alone"}
+    return f"{about}, {record.method} trained{right}{ends.get(helped.mood, '')}."

@@ -1,0 +1,35 @@
+"""What a training says before it starts: what it found, what it will do, and how long that takes here."""
+
+from __future__ import annotations
+
+from metapl.data.modalities import modality_of
+from metapl.data.traits import traits
+from metapl.training.guard import Plan
+from metapl.training.job import Job
+from metapl.types import Source
+from metapl.utils.progress import clock
+
+
+def found_text(source: Source) -> str:
+    """What the data are: how many rows of which kind, in how many classes."""
+    inner = traits(source).inner or source
+    classes = len(source.class_names)
+    return f"found {len(source.ids)} {modality_of(inner.kind).row}s in {classes} class{'es' * (classes != 1)}"
+
+
+def plan_text(job: Job) -> str:
+    """What will be done, in one sentence."""
+    config, extra = job.config, job.extra_steps
+    steps = f"{config.steps} steps" if not config.minutes else f"as many steps as fit into {config.minutes:g} minutes"
+    fine = f" and {extra} of fine-tuning" if extra else ""
+    return f"training {config.method} with the network {config.model}: {steps}{fine}"
+
+
+def forecast(job: Job, plan: Plan, pace: float, left: int) -> str:
+    """How long the rest takes at ``pace`` seconds per step: ``left`` steps, then at most the guard's trainings.
+
+    A step of supervised training takes less than a step of any other method, so the guard ends sooner than it says.
+    """
+    text = f"{1000 * pace:.0f} ms per step: training takes about {clock(pace * left)} more"
+    guarding = pace * sum(plan.steps(job.config, job.extra_steps))
+    return f"{text}, and the guard at most about {clock(guarding)}" if guarding else text
