@@ -124,3 +124,19 @@ def test_a_name_of_metapls_own_cannot_be_taken() -> None:
             metapl.register_modality(wrong)
     with pytest.raises(UserError, match="a modality is needed"):
         metapl.register_modality(Mine)  # type: ignore[arg-type]
+
+
+def test_check_finds_copies_and_foreign_rows(signals: ModuleType) -> None:
+    ours = [signals.simulate(wave, 30, seed=k) for k, wave in enumerate(signals.WAVES)]
+    foreign = 40 * signals.simulate("sine", 20, seed=7)
+    X, y = np.concatenate([*ours, ours[0][:5], foreign]), [*np.repeat(signals.WAVES, 30), *[None] * 25]
+    found = metapl.check(metapl.from_arrays(X, y, kind="signal"))
+    assert "115 signals of 2 x 64" in str(found)
+    assert found.facts["copies"]["unlabelled in labelled"] == {"exact": 5, "near": 0}
+    assert "strange_rows" in {finding.kind for finding in found.findings}
+
+
+def test_an_encoder_of_images_or_texts_does_not_take_the_kind(signals: ModuleType) -> None:
+    source = metapl.from_arrays(signals.simulate("sine", 4, seed=0), [0, 0, 1, 1], kind="signal")
+    with pytest.raises(UserError, match="an encoder takes images or texts, these rows are signals"):
+        metapl.embed(source, torch.nn.Flatten())

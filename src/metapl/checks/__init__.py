@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 
 from metapl.checks.duplicates import Copies, Problem, find_copies
-from metapl.checks.features import column_facts, cut_texts, empty_texts
 from metapl.checks.findings import (
-    Finding,
     about_classes,
-    about_columns,
-    about_contents,
     about_copies,
     about_headers,
     about_names,
@@ -32,7 +28,9 @@ from metapl.checks.names import empty_names, twins
 from metapl.checks.outliers import find_strange
 from metapl.checks.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
 from metapl.checks.report import Check as Check
+from metapl.data.modalities import modality_of
 from metapl.data.ref import DataRef
+from metapl.data.row_checks import Finding
 from metapl.data.sources import SourceOptions, open_source, read_ref
 from metapl.errors import BadRow
 from metapl.types import Source
@@ -98,9 +96,6 @@ def _findings(
     made += about_classes(source, per_class)
     made += about_names(twins(names), empty_names(names))
     made += about_parts(rows)
-    if source.kind == "table" and len(rows.index):
-        facts["columns"] = column_facts(rows)
-        made += about_columns(facts["columns"])
     strange = find_strange(rows)
     if strange is not None:
         counted = {
@@ -114,11 +109,12 @@ def _findings(
             named = zip(strange.positions, strange.scores, strict=True)
             problems += [("strange", rows.id(k), "", f"{score} times the limit") for k, score in named]
     made += about_strange(rows, strange)
-    empty = empty_texts(rows) if source.kind == "text" and len(rows.index) else []
-    problems += [("empty text", rows.id(k), "", "") for k in empty]
-    if rows.flat is not None:
-        problems += [("one colour", rows.id(k), "", "") for k in np.flatnonzero(rows.flat).tolist()]
-    made += about_contents(rows, len(empty), cut_texts(rows) if source.kind == "text" and len(rows.index) else 0.0)
+    if len(rows.index):
+        parts = [np.flatnonzero(rows.part == part) for part in PART_NAMES]
+        contents = modality_of(source.kind).checks.contents(rows.kept, source, parts)
+        facts.update(contents.facts)
+        problems += [(reason, rows.id(k), "", "") for reason, positions in contents.problems for k in positions]
+        made += contents.findings
     return made + about_headers(facts["files"])
 
 

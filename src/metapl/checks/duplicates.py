@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from metapl.checks.near import near_pairs
 from metapl.checks.reading import LABELED, PART_NAMES, TEST, UNLABELED, Rows
+from metapl.data.modalities import modality_of
+from metapl.data.row_checks import Pairs, no_pairs
 
 Array = np.ndarray[Any, Any]
 Problem = tuple[str, str, str, str]  # kind, id, other id, detail
@@ -44,6 +45,18 @@ def find_copies(rows: Rows) -> Copies:
         found.across[part, other] = _across(rows, part, other, members, near, found.problems)
     found.conflicts = _conflicts(rows, members, near, found.problems)
     return found
+
+
+def near_pairs(rows: Rows) -> Pairs:
+    """Return pairs of rows that are nearly, not exactly, the same; the first of several equal rows stands for all.
+
+    "Nearly" is measured by the data themselves: two rows are near copies when they are several times closer than a
+    row's nearest neighbour usually is. A fixed limit would call every pair of trousers in a shop's catalogue a copy.
+    """
+    if len(rows.first) < 2:
+        return no_pairs()
+    pairs, alike = modality_of(rows.source.kind).checks.near_pairs(rows.kept, rows.first, rows.source)
+    return rows.first[pairs], alike
 
 
 Near = dict[int, list[tuple[int, float]]]  # group -> near groups and how much alike

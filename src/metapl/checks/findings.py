@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from metapl.checks.duplicates import Copies
 from metapl.checks.outliers import Strange
 from metapl.checks.reading import LABELED, TEST, UNLABELED, Rows
+from metapl.data.modalities import modality_of
+from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
 from metapl.types import Source
 
-UNUSABLE, HURT, LOOK = "CANNOT BE USED", "WILL HURT", "LOOK AT THIS"
-LEVELS = (UNUSABLE, HURT, LOOK)
 MUCH = 0.01  # share of rows from which leakage or contradicting labels will hurt
 SKEW = 10.0
 MAX_BAD = 0.05  # share of unreadable images at which train stops
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing to know.
-
-    Attributes:
-        level: UNUSABLE, HURT or LOOK.
-        kind: a short name that stays the same from version to version.
-        text: what is the case. remedy: what to do.
-        rows: how many rows (or classes, or columns) it concerns.
-    """
-
-    level: str
-    kind: str
-    text: str
-    remedy: str
-    rows: int = 0
-
-
 def ordered(findings: Sequence[Finding]) -> list[Finding]:
     """By seriousness; within a level as they came."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """``1 row``, ``2 rows``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def some(names: Sequence[str], most: int = 4) -> str:
-    """The first few names in quotes."""
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def share(count: int, of: int) -> str:
-    """``3 of 120 (2.5 %)``."""
-    return f"{count:,} of {of:,} ({100 * count / max(1, of):.1f} %)"
 
 
 def about_copies(rows: Rows, copies: Copies) -> list[Finding]:
@@ -99,11 +62,8 @@ def _leaks(rows: Rows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
 
 
 def _chance(rows: Rows, copies: Copies) -> bool:
-    """Tables of few values: rows repeat by nature, not by mistake."""
-    if rows.source.kind != "table" or rows.table is None or not len(rows.table):
-        return False
-    different = max(len(np.unique(rows.table[:, k])) for k in range(rows.table.shape[1]))
-    return different < 0.1 * len(rows.table)
+    """Whether rows repeat by nature, as in tables of few values, not by mistake."""
+    return len(rows.index) > 0 and modality_of(rows.source.kind).checks.repeats_by_nature(rows.kept)
 
 
 def _conflicts(copies: Copies, counts: dict[int, int]) -> list[Finding]:
@@ -235,40 +195,6 @@ def about_strange(rows: Rows, strange: Strange | None) -> list[Finding]:
         text = f"unlabelled and labelled rows differ as a whole: a classifier tells them apart (AUC {strange.auc:.2f})"
         remedy = "Fine if the classes are only mixed otherwise; if they come from elsewhere, label some of these too."
         made.append(Finding(LOOK, "parts_differ", text, remedy))
-    return made
-
-
-def about_columns(found: dict[str, list[str]]) -> list[Finding]:
-    """Columns that carry nothing, or the row's number."""
-    told = (
-        ("empty", LOOK, "{n} without any value: {names}", "Leave them out."),
-        ("infinite", HURT, "{n} with infinite values: {names}", "Replace them by a number or by nothing."),
-        ("like_ids", LOOK, "{n} like a row number: {names}", "Leave them out: a model learns the order of the file."),
-        ("constant", LOOK, "{n} with one value throughout: {names}", "Leave them out; they do no harm."),
-        ("sparse", LOOK, "{n} with over half of the values missing: {names}", "Check that this is meant."),
-    )
-    return [
-        Finding(
-            level, f"columns_{kind}", text.format(n=plural(len(names), "column"), names=some(names)), remedy, len(names)
-        )
-        for kind, level, text, remedy in told
-        if (names := found[kind])
-    ]
-
-
-def about_contents(rows: Rows, empty: int, cut: float) -> list[Finding]:
-    """Images of one colour, texts without words, texts that were cut."""
-    made = []
-    flat = int(rows.flat.sum()) if rows.flat is not None else 0
-    if flat:
-        text = f"{share(flat, len(rows.index))} images are of one colour"
-        made.append(Finding(LOOK, "flat_images", text, "Look at them: often a failed download or a cover.", flat))
-    if empty:
-        text = f"{share(empty, len(rows.index))} texts hold no word"
-        made.append(Finding(LOOK, "empty_texts", text, "Leave them out.", empty))
-    if cut > 0.05:
-        text = f"{100 * cut:.0f} % of the texts fill all {rows.shape[0]} places, so they are cut or nearly so"
-        made.append(Finding(LOOK, "cut_texts", text, "Raise source.text.max_tokens if what follows matters."))
     return made
 
 

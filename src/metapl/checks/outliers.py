@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from metapl.checks.near import number_columns, standardised, words_of
 from metapl.checks.reading import LABELED, UNLABELED, Rows
+from metapl.data.likeness import standardised
+from metapl.data.modalities import modality_of
 
 Array = np.ndarray[Any, Any]
 FEWEST = 15  # labelled and unlabelled rows, below which nothing is said
 MOST_LABELED = 2000  # labelled rows that others are compared with
 MOST_JUDGED = 4000  # unlabelled rows that the classifier sees
 NAMED = 20
-FIELDS = 8  # an image as FIELDS x FIELDS means
-TOPICS, WORD_BITS = 32, 14
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def find_strange(rows: Rows, seed: int = 0) -> Strange | None:
         return None
     draw = np.random.default_rng(seed)
     labeled = np.sort(draw.permutation(labeled)[:MOST_LABELED])
-    groups = _features(rows, labeled, pool)
+    groups = _groups(rows, labeled, pool)
     score = np.max([_beyond(own, others) for own, others in groups], axis=0)
     order = np.argsort(-score, kind="stable")[:NAMED]
     order = order[score[order] > 1]
@@ -116,19 +114,11 @@ def _told_apart(groups: list[tuple[Array, Array]], draw: np.random.Generator) ->
     return float(roc_auc_score(y, judged)), float(error)
 
 
-def _features(rows: Rows, labeled: Array, pool: Array) -> list[tuple[Array, Array]]:
-    """Groups of features of the labelled and of the unlabelled rows, float32 [n, *]; each group has its own scale."""
-    if rows.source.kind == "image":
-        return [_split(_fields(rows), labeled, pool), _scaled(*_split(_looks(rows), labeled, pool))]
-    assert rows.table is not None
-    if rows.source.kind == "table":
-        columns = _columns(rows)
-        return [_split(columns, labeled, pool)]
-    return [_split(_topics(rows), labeled, pool), _scaled(*_split(_style(rows), labeled, pool))]
-
-
-def _split(features: Array, labeled: Array, pool: Array) -> tuple[Array, Array]:
-    return features[labeled], features[pool]
+def _groups(rows: Rows, labeled: Array, pool: Array) -> list[tuple[Array, Array]]:
+    """Return groups of features of the labelled and of the unlabelled rows, float32 [n, *], each with its own scale."""
+    features = modality_of(rows.source.kind).checks.likeness(rows.kept, rows.source)
+    pairs = [(group.values[labeled], group.values[pool]) for group in features]
+    return [_scaled(*pair) if group.scaled else pair for pair, group in zip(pairs, features)]
 
 
 def _scaled(own: Array, others: Array) -> tuple[Array, Array]:
@@ -137,75 +127,3 @@ def _scaled(own: Array, others: Array) -> tuple[Array, Array]:
     spread = np.maximum(1.4826 * np.median(np.abs(own - middle), axis=0), 0.25 * own.std(axis=0))
     spread = np.maximum(spread, 0.02)
     return (own - middle) / spread, (others - middle) / spread
-
-
-def _chunks(thumbs: Array) -> list[torch.Tensor]:
-    return [torch.from_numpy(thumbs[k : k + 8192]).float() / 255 for k in range(0, len(thumbs), 8192)]
-
-
-def _fields(rows: Rows) -> Array:
-    """Images in FIELDS x FIELDS grey means, on the 0..1 scale."""
-    assert rows.thumbs is not None
-    side = (min(FIELDS, rows.thumbs.shape[1]), min(FIELDS, rows.thumbs.shape[2]))
-    pool = torch.nn.functional.adaptive_avg_pool2d
-    made: Array = torch.cat([pool(x.unsqueeze(1), side).flatten(1) for x in _chunks(rows.thumbs)]).numpy()
-    return made
-
-
-def _looks(rows: Rows) -> Array:
-    """Brightness, contrast, shares of black and white, how sharp both ways, and hue."""
-    assert rows.thumbs is not None
-    parts = []
-    for x in _chunks(rows.thumbs):
-        across = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(1, 2))
-        down = (x[:, 1:] - x[:, :-1]).abs().mean(dim=(1, 2))
-        flat = x.flatten(1)
-        ends = [(flat < 0.05).float().mean(1), (flat > 0.95).float().mean(1)]
-        parts.append(torch.stack([flat.mean(1), flat.std(1), *ends, across, down], dim=1))
-    made: Array = torch.cat(parts).numpy()
-    if rows.hues is None:
-        return made
-    red, blue = rows.hues.reshape(len(made), 2, -1).mean(axis=2).T / 255
-    return np.column_stack([made, red, blue]).astype(np.float32)
-
-
-def _columns(rows: Rows) -> Array:
-    """A table's numbers without the pull of far values, what is missing, and its categories spread over levels."""
-    assert rows.table is not None
-    table = rows.table
-    numbers = number_columns(rows.source, table.shape[1])
-    parts = [np.arcsinh(standardised(table[:, numbers])), np.isnan(table[:, numbers]).astype(np.float32)]
-    for k in np.flatnonzero(~numbers):
-        levels = len(rows.source.columns[k].levels)
-        if levels <= 50:  # a column of names says nothing about a row's likeness
-            parts.append((table[:, k, None] == np.arange(levels)).astype(np.float32) / np.sqrt(2))
-    return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def _counts(rows: Rows) -> Any:
-    """Hashed words of each text, sparse [n, 2**WORD_BITS]."""
-    from scipy.sparse import csr_matrix
-
-    assert rows.table is not None
-    words = words_of(rows.source, rows.table)
-    at = np.repeat(np.arange(len(words)), words.sum(axis=1))
-    hashed = rows.table[words].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - WORD_BITS)
-    return csr_matrix((np.ones(len(at), dtype=np.float32), (at, hashed.astype(np.int64))), (len(words), 1 << WORD_BITS))
-
-
-def _topics(rows: Rows) -> Array:
-    """Texts by what they are about: the leading directions of their weighted words."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfTransformer
-
-    weighted = TfidfTransformer(sublinear_tf=True).fit_transform(_counts(rows))
-    made: Array = TruncatedSVD(TOPICS, random_state=0).fit_transform(weighted).astype(np.float32)
-    return made
-
-
-def _style(rows: Rows) -> Array:
-    """Log length of each text, and how common its words are."""
-    counts = _counts(rows)
-    common = np.log1p(np.asarray((counts > 0).sum(axis=0)).ravel())
-    length = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    return np.column_stack([np.log(length), (counts @ common) / length]).astype(np.float32)

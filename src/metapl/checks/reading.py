@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from metapl.checks.hashes import thumbnails
+from metapl.data.modalities import modality_of
+from metapl.data.row_checks import Kept
 from metapl.types import Source
 
 Array = np.ndarray[Any, Any]
 LABELED, UNLABELED, TEST = 1, 2, 4  # parts as bits
 PART_NAMES = {LABELED: "labelled", UNLABELED: "unlabelled", TEST: "test"}
 CHUNK = 1024
-SIDE = 32  # of the thumbnails that images are compared by
-HUES = 2  # side of the thumbnails in colour
 Told = Callable[[int, int], None]
 
 
@@ -29,9 +28,7 @@ class Rows:
     Attributes:
         index: [n] row numbers in the source. part: [n] LABELED, UNLABELED or TEST. labels: [n], -1 for none.
         group: [n] rows with the same contents have the same number, 0, 1, ... in the order of first appearance.
-        thumbs: images: uint8 [n, h, w] grey thumbnails. hues: images in colour: float32 [n, 2 * HUES**2].
-        flat: images: [n] bool, all pixels of one colour.
-        table: tables and texts: the raw rows [n, ...].
+        kept: what ``RowChecks.keep`` remembers of the rows, arrays [n, ...] by name; empty without rows.
         shape: one raw row's shape.
     """
 
@@ -41,10 +38,7 @@ class Rows:
     labels: Array
     group: Array
     shape: tuple[int, ...]
-    thumbs: Array | None = None
-    hues: Array | None = None
-    flat: Array | None = None
-    table: Array | None = None
+    kept: Kept = field(default_factory=dict)
     first: Array = field(init=False)  # [groups] position of the first row of each group
 
     def __post_init__(self) -> None:
@@ -59,25 +53,20 @@ def read_rows(source: Source, told: Told) -> Rows:
     """Read every row once, a chunk at a time; rows that cannot be read are entered in ``source.problems``."""
     index = source.readable(np.arange(len(source.ids)))
     seen: dict[bytes, int] = {}
-    parts: dict[str, list[Array]] = {"group": [], "thumbs": [], "hues": [], "flat": [], "table": []}
+    groups, pieces = [np.zeros(0, dtype=np.int64)], dict[str, list[Array]]()
+    checks = modality_of(source.kind).checks
     shape: tuple[int, ...] = ()
     for start in range(0, len(index), CHUNK):
         rows = source.rows(index[start : start + CHUNK]).contiguous()
         shape = tuple(rows.shape[1:])
-        parts["group"].append(_groups(rows, seen))
-        if source.kind == "image":
-            parts["thumbs"].append(thumbnails(rows, SIDE))
-            parts["flat"].append((rows.flatten(2).amin(2) == rows.flatten(2).amax(2)).all(1).numpy())
-            if rows.shape[1] == 3:
-                parts["hues"].append(_hues(rows))
-        else:
-            parts["table"].append(rows.numpy().copy())
+        groups.append(_groups(rows, seen))
+        for name, piece in checks.keep(rows).items():
+            pieces.setdefault(name, []).append(piece)
         told(min(start + CHUNK, len(index)), len(index))
-    made = {name: np.concatenate(found) for name, found in parts.items() if found}
-    group = made.pop("group", np.zeros(0, dtype=np.int64))
+    kept = {name: np.concatenate(some) for name, some in pieces.items()}
     labels = source.labels[index]
     part = np.where(source.is_test[index], TEST, np.where(labels >= 0, LABELED, UNLABELED))
-    return Rows(source, index, part, labels, group, shape, **made)
+    return Rows(source, index, part, labels, np.concatenate(groups), shape, kept)
 
 
 def _groups(rows: torch.Tensor, seen: dict[bytes, int]) -> Array:
@@ -88,10 +77,3 @@ def _groups(rows: torch.Tensor, seen: dict[bytes, int]) -> Array:
     flat = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
     digests = (hashlib.blake2b(row.data, digest_size=16).digest() for row in flat)
     return np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
-
-
-def _hues(rows: torch.Tensor) -> Array:
-    """Red and blue against green in each of HUES x HUES fields, on the 0..255 scale."""
-    small = torch.nn.functional.adaptive_avg_pool2d(rows.float(), HUES)
-    made: Array = torch.cat([small[:, 0] - small[:, 1], small[:, 2] - small[:, 1]], dim=1).flatten(1).numpy()
-    return made

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metapl.checks.findings import HURT, UNUSABLE, Finding, plural
+from metapl.data.modalities import modality_of
+from metapl.data.row_checks import HURT, UNUSABLE, Finding, plural
 from metapl.errors import UserError
 from metapl.runs.folder import write_csv
 from metapl.utils import printing
@@ -124,13 +125,10 @@ def _is_list(path: Path) -> bool:
 
 
 def _what(facts: dict[str, Any]) -> str:
-    things = {"image": "image", "table": "table row", "text": "text"}[facts["kind"]]
-    shape = " x ".join(map(str, facts["shape"]))
-    size = {"image": f" of {shape}", "table": f" of {plural(facts['shape'][0], 'column') if facts['shape'] else '0'}"}
-    return printing.one_line(
-        f"{facts['source']}, {plural(facts['rows']['all'], things)}{size.get(facts['kind'], '')}, "
-        f"{plural(len(facts['classes']), 'class', 'classes')}"
-    )
+    modality = modality_of(facts["kind"])
+    size = modality.size(tuple(facts["shape"]))
+    of_size, classes = f" of {size}" if size else "", plural(len(facts["classes"]), "class", "classes")
+    return printing.one_line(f"{facts['source']}, {plural(facts['rows']['all'], modality.row)}{of_size}, {classes}")
 
 
 def _told(findings: tuple[Finding, ...]) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from metapl.data.batches.views import ViewConfig, Views
 from metapl.data.images.options import OWN_SIZE, ImageOptions
 from metapl.data.memory.tensors import read_numbers
+from metapl.data.row_checks import RowChecks
 from metapl.errors import UserError
 from metapl.types import Kind, Preprocessing, Source
 from metapl.utils.chunks import rows_at_once
@@ -89,6 +90,7 @@ class Modality:
         encodable: whether a frozen encoder of images or texts takes such rows.
         sized: whether such rows are brought to the setting ``source.image.size``.
         has_form: whether ``from_arrays`` tells such rows from others by their dimensions; others are asked for by name.
+        checks: what ``metapl check`` asks of such rows.
         model: the network that ``model=auto`` means; "auto" chooses by the shape of a row.
     """
 
@@ -101,6 +103,7 @@ class Modality:
     encodable: bool = False
     sized: bool = False
     has_form: bool = False
+    checks: RowChecks = RowChecks()
     model: str = "auto"
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> Views:
@@ -168,6 +171,10 @@ class Modality:
         step = rows_at_once(shape, CHUNK, VALUES)
         for start in range(0, len(index), step):
             yield self.values(source.rows(index[start : start + step]))
+
+    def size(self, shape: tuple[int, ...]) -> str:
+        """Say how large one row of ``shape`` is, such as "3 x 32 x 32"; "" where it is not worth a word."""
+        return " x ".join(map(str, shape))
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         """Return plain JSON values, from which ``from_dict`` makes the preprocessing again."""

@@ -14,8 +14,8 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_sa
 
 import metapl
 from metapl.checks import Check, check
-from metapl.checks.hashes import codes_of, distance, pairs_of
 from metapl.checks.names import empty_names, twins
+from metapl.data.likeness import codes_of, distance, pairs_of
 from metapl.data.memory.source import MemorySource
 from metapl.data.texts.tokens import encode_texts
 from metapl.types import Column

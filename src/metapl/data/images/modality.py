@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
+from metapl.data.images.checks import ImageChecks
 from metapl.data.images.options import SIDES
 from metapl.data.images.resize import how, images_at
 from metapl.data.images.views import ImageViews
@@ -27,6 +28,7 @@ class Images(Modality):
     kind, row, rows = "image", "image", "images"
     dtype, dimensions = torch.uint8, 3
     encodable = sized = has_form = True
+    checks = ImageChecks()
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> ImageViews:
         return ImageViews(config, preprocessing)

@@ -12,6 +12,8 @@ from torch import Tensor
 from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.tensors import read_numbers, table_rows
 from metapl.data.modality import FLOOR, Array, ArrayOptions, Modality, RawRows, check_one_shape
+from metapl.data.row_checks import plural
+from metapl.data.tables.checks import TableChecks
 from metapl.data.tables.dataframe import (
     categorical,
     column_names,
@@ -35,6 +37,7 @@ class Tables(Modality):
     kind, row, rows = "table", "table row", "a table"
     dimensions = 1
     has_form = True
+    checks = TableChecks()
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> TableViews:
         return TableViews(config, preprocessing)
@@ -67,6 +70,9 @@ class Tables(Modality):
         std = torch.where(constant | category, torch.ones_like(moments.std), moments.std)
         missing = tuple(torch.nonzero((moments.count < moments.values) & ~category).flatten().tolist())
         return Preprocessing(self.kind, shape, tuple(mean.tolist()), tuple(std.tolist()), source.columns, missing)
+
+    def size(self, shape: tuple[int, ...]) -> str:
+        return plural(shape[0], "column") if shape else "0"
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         card = super().to_dict(preprocessing)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
 from metapl.data.modality import Array, ArrayOptions, Modality, RawRows
+from metapl.data.texts.checks import TextChecks
 from metapl.data.texts.read import read_texts
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.data.texts.views import TextViews
@@ -23,6 +24,7 @@ class Texts(Modality):
     kind, row, rows = "text", "text", "texts"
     dtype, dimensions = torch.int32, 1
     has_tokens = encodable = True
+    checks = TextChecks()
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> TextViews:
         assert preprocessing.tokens is not None  # every preprocessing of texts has them: see is_sound
@@ -48,6 +50,9 @@ class Texts(Modality):
 
     def fit(self, source: Source, index: Array, shape: tuple[int, ...]) -> Preprocessing:
         return Preprocessing(self.kind, shape, (), (), tokens=source.tokens)
+
+    def size(self, shape: tuple[int, ...]) -> str:
+        return ""
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         assert preprocessing.tokens is not None

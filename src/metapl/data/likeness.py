@@ -1,4 +1,4 @@
-"""Rows that are nearly the same, found without comparing every row with every other.
+"""Rows that are nearly the same, found without comparing every row with every other, and how far apart rows are.
 
 Every row becomes a vector, every vector a code of ``BITS`` bits that nearby vectors mostly share; only rows that agree
 in one of ``BANDS`` pieces of the code are looked at. The vectors are first centred on their mean and freed of most of
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 Array = np.ndarray[Any, Any]
 BAND_BITS, BANDS = 16, 8
@@ -20,6 +19,8 @@ BITS = BAND_BITS * BANDS
 FAR = 28  # differing bits of two codes, of BITS, above which a pair is passed over: cosine about 0.8
 WINDOW = 24  # neighbours looked at in one bucket, in the order of the codes' other bits
 MOST = 24  # pairs kept of each row, those with the closest codes: where rows lie densely, nearly all are candidates
+PROBES = 256  # rows whose neighbours tell the usual distance
+NEIGHBOUR = 10
 PARTS = 48  # principal directions that the codes are made from
 _ONES = np.array([bin(k).count("1") for k in range(1 << BAND_BITS)], dtype=np.uint8)
 
@@ -106,14 +107,42 @@ def _closest(parts: list[Array], most: int) -> Array:
     return kept
 
 
-def thumbnails(rows: torch.Tensor, side: int) -> Array:
-    """uint8 images [n, channels, H, W] in grey, at most ``side`` high and wide, uint8 [n, h, w]."""
-    x = rows.float()
-    if x.shape[1] == 3:
-        x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    else:
-        x = x[:, :1]
-    size = (min(side, x.shape[2]), min(side, x.shape[3]))
-    if size != tuple(x.shape[2:]):
-        x = torch.nn.functional.adaptive_avg_pool2d(x, size)
-    return x.squeeze(1).round().to(torch.uint8).numpy()
+def usual_distance(vectors: Array, probes: int = PROBES) -> float:
+    """The median distance of a row to its ``NEIGHBOUR``-th nearest neighbour, over rows that stand evenly in the data.
+
+    Not to the nearest: where every row has a copy, that would be the distance of copies.
+    """
+    rank = min(NEIGHBOUR, -(-len(vectors) // 8))
+    some = np.unique(np.linspace(0, len(vectors) - 1, min(probes, len(vectors))).astype(np.int64))
+    square = (vectors**2).sum(axis=1)
+    best = np.full((len(some), rank), np.inf)
+    for start in range(0, len(vectors), 8192):
+        piece = slice(start, start + 8192)
+        far = square[some, None] + square[None, piece] - 2 * vectors[some] @ vectors[piece].T
+        own = np.flatnonzero((some >= start) & (some < start + 8192))
+        far[own, some[own] - start] = np.inf
+        best = np.partition(np.concatenate([best, far], axis=1), rank - 1, axis=1)[:, :rank]
+    return float(np.sqrt(np.median(np.maximum(best[:, rank - 1], 0))))
+
+
+def apart_of(vectors: Array, pairs: Array) -> Array:
+    """Distances of the pairs, float [m]."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(pairs), 65_536):
+        one, other = pairs[start : start + 65_536].T
+        parts.append(np.sqrt(((vectors[one] - vectors[other]) ** 2).sum(axis=1)))
+    return np.concatenate(parts)
+
+
+def standardised(table: Array) -> Array:
+    """Columns with mean 0 and spread 1, missing values 0; a constant column is 0 throughout."""
+    with np.errstate(all="ignore"):
+        there = np.isfinite(table)
+        count = np.maximum(there.sum(axis=0), 1)
+        filled = np.where(there, table, 0).astype(np.float64)
+        mean = filled.sum(axis=0) / count
+        centred = np.where(there, filled - mean, 0)
+        spread = np.sqrt((centred**2).sum(axis=0) / count)
+    varies = spread > 1e-6 * np.maximum(np.abs(mean), 1e-30)
+    made: Array = np.where(varies, centred / np.where(varies, spread, 1), 0).astype(np.float32)
+    return made

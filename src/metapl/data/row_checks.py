@@ -1,0 +1,114 @@
+"""What ``check`` asks of rows, kind by kind: ``RowChecks``, and ``Finding``, one thing to know about data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from metapl.types import Source
+
+Array = np.ndarray[Any, Any]
+Kept = dict[str, Array]  # arrays [n, ...] by name: all that is remembered of n rows
+Pairs = tuple[Array, Array]  # pairs int64 [m, 2] of positions, and how much alike they are, float [m]
+UNUSABLE, HURT, LOOK = "CANNOT BE USED", "WILL HURT", "LOOK AT THIS"
+LEVELS = (UNUSABLE, HURT, LOOK)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know.
+
+    Attributes:
+        level: UNUSABLE, HURT or LOOK.
+        kind: a short name that stays the same from version to version.
+        text: what is the case. remedy: what to do.
+        rows: how many rows (or classes, or columns) it concerns.
+    """
+
+    level: str
+    kind: str
+    text: str
+    remedy: str
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Features:
+    """Numbers that say what rows are like, float32 [n, D].
+
+    Attributes:
+        values: one row each.
+        scaled: whether each column is brought to the labelled rows' spread before distances are taken.
+    """
+
+    values: Array
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the rows' own contents tell.
+
+    Attributes:
+        findings: things to know.
+        problems: (reason, positions of the rows).
+        facts: measurements for ``Check.facts``.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    problems: list[tuple[str, list[int]]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class RowChecks:
+    """Checks of rows of numbers [channels, ...]; a kind of rows changes what differs.
+
+    Exact copies are found for every kind. As it stands a row is remembered by mean and spread of each channel.
+    """
+
+    def keep(self, rows: Tensor) -> Kept:
+        """Return all that is remembered of a chunk of raw rows [n, ...]."""
+        flat = rows.double().flatten(2) if rows.ndim > 2 else rows.double().unsqueeze(2)
+        both = [flat.mean(2), flat.std(2, correction=0)]
+        return {"summary": np.concatenate([part.float().numpy() for part in both], axis=1)}
+
+    def near_pairs(self, kept: Kept, first: Array, source: Source) -> Pairs:
+        """Return pairs of rows that are nearly the same; positions in ``first``, which has one of each exact copy."""
+        return no_pairs()
+
+    def likeness(self, kept: Kept, source: Source) -> list[Features]:
+        """Return what tells rows from elsewhere: groups of features, each with its own scale."""
+        return [Features(kept["summary"], scaled=True)]
+
+    def repeats_by_nature(self, kept: Kept) -> bool:
+        """Whether rows hold so few different values that equal rows say nothing."""
+        return False
+
+    def contents(self, kept: Kept, source: Source, parts: Sequence[Array]) -> Contents:
+        """Return what the contents tell; ``parts``: positions of the labelled, the unlabelled and the test rows."""
+        return Contents()
+
+
+def no_pairs() -> Pairs:
+    """Return no pairs at all."""
+    return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first few names in quotes."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def share(count: int, of: int) -> str:
+    """``3 of 120 (2.5 %)``."""
+    return f"{count:,} of {of:,} ({100 * count / max(1, of):.1f} %)"

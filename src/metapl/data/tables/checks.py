@@ -1,0 +1,136 @@
+"""What ``check`` asks of tables: near copies, rows unlike the others, columns that carry nothing or too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from metapl.data.likeness import apart_of, codes_of, pairs_of, standardised, usual_distance
+from metapl.data.row_checks import (
+    HURT,
+    LOOK,
+    Array,
+    Contents,
+    Features,
+    Finding,
+    Kept,
+    Pairs,
+    RowChecks,
+    no_pairs,
+    plural,
+    some,
+)
+from metapl.data.tables.id_columns import MANY, numbers_rows
+from metapl.types import Source
+
+FAR = 20  # differing bits of 128
+COLUMN = 0.05  # of a column's spread: the most that two near copies differ by in any column
+HAIR = 0.02  # of the usual distance: the same, where rows lie densely
+FEWEST_COLUMNS = 4  # columns of numbers; with fewer, rows come close by chance
+
+
+class TableChecks(RowChecks):
+    """Remembers the raw rows: ``table`` float32 [n, columns]."""
+
+    def keep(self, rows: Tensor) -> Kept:
+        return {"table": rows.numpy().copy()}
+
+    def near_pairs(self, kept: Kept, first: Array, source: Source) -> Pairs:
+        return _near_rows(kept["table"], first, source)
+
+    def likeness(self, kept: Kept, source: Source) -> list[Features]:
+        return [Features(_spread(kept["table"], source))]
+
+    def repeats_by_nature(self, kept: Kept) -> bool:
+        table = kept["table"]
+        different = max((len(np.unique(table[:, k])) for k in range(table.shape[1])), default=0)
+        return different < 0.1 * len(table)
+
+    def contents(self, kept: Kept, source: Source, parts: Sequence[Array]) -> Contents:
+        facts = column_facts(kept["table"], source, parts)
+        return Contents(_about_columns(facts), facts={"columns": facts})
+
+
+def column_facts(table: Array, source: Source, parts: Sequence[Array]) -> dict[str, list[str]]:
+    """Tables: names of columns that are ``constant``, ``empty`` (no value at all), ``sparse`` (over half is missing),
+    ``like_ids`` (numbers or names of rows) and ``infinite`` (holding infinite values).
+    """
+    count = len(table)
+    named = [column.name for column in source.columns]
+    names = named or [f"column {k + 1}" for k in range(table.shape[1])]
+    numbers = number_columns(source, table.shape[1])
+    found: dict[str, list[str]] = {"constant": [], "empty": [], "sparse": [], "like_ids": [], "infinite": []}
+    for k, name in enumerate(names):
+        values = table[:, k]
+        there = values[~np.isnan(values)]
+        if not len(there):
+            found["empty"].append(name)
+            continue
+        if len(there) < count / 2:
+            found["sparse"].append(name)
+        if numbers[k] and np.isinf(there).any():
+            found["infinite"].append(name)
+        if (there == there[0]).all():
+            found["constant"].append(name)
+        elif numbers[k] and numbers_rows(name if named else "", [values[part] for part in parts])[0]:
+            found["like_ids"].append(name)
+    for k, column in enumerate(source.columns):
+        if column.levels and count >= MANY and len(np.unique(table[:, k])) > 0.9 * count:
+            found["like_ids"].append(column.name)
+    return found
+
+
+def _about_columns(found: dict[str, list[str]]) -> list[Finding]:
+    """Columns that carry nothing, or the row's number."""
+    told = (
+        ("empty", LOOK, "{n} without any value: {names}", "Leave them out."),
+        ("infinite", HURT, "{n} with infinite values: {names}", "Replace them by a number or by nothing."),
+        ("like_ids", LOOK, "{n} like a row number: {names}", "Leave them out: a model learns the order of the file."),
+        ("constant", LOOK, "{n} with one value throughout: {names}", "Leave them out; they do no harm."),
+        ("sparse", LOOK, "{n} with over half of the values missing: {names}", "Check that this is meant."),
+    )
+    return [
+        Finding(
+            level, f"columns_{kind}", text.format(n=plural(len(names), "column"), names=some(names)), remedy, len(names)
+        )
+        for kind, level, text, remedy in told
+        if (names := found[kind])
+    ]
+
+
+def number_columns(source: Source, width: int) -> Array:
+    """[columns] bool: True where a table's column holds numbers, not categories."""
+    return np.array([not column.levels for column in source.columns] or [True] * width)
+
+
+def _near_rows(whole: Array, first: Array, source: Source) -> Pairs:
+    """Rows that differ by a hair in every column, as after an export with fewer digits."""
+    table = whole[first]
+    numbers = number_columns(source, table.shape[1])
+    scaled = standardised(table[:, numbers])
+    if (scaled != 0).any(axis=0).sum() < FEWEST_COLUMNS:
+        return no_pairs()
+    pairs = pairs_of(codes_of(np.clip(scaled, -5, 5)), FAR)
+    usual = usual_distance(scaled)
+    apart = apart_of(scaled, pairs)
+    most = min(COLUMN, HAIR * usual)
+    pairs, apart = pairs[apart <= most * np.sqrt(numbers.sum())], apart[apart <= most * np.sqrt(numbers.sum())]
+    one, other = table[pairs[:, 0]], table[pairs[:, 1]]
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    hair = np.isnan(one) == np.isnan(other)
+    hair[:, numbers] &= np.abs(scaled[pairs[:, 0]] - scaled[pairs[:, 1]]) <= most
+    good = np.where(numbers, hair, same).all(axis=1)
+    return pairs[good], np.maximum(0.0, 1 - apart[good] / max(usual, 1e-30))
+
+
+def _spread(table: Array, source: Source) -> Array:
+    """A table's numbers without the pull of far values, what is missing, and its categories spread over levels."""
+    numbers = number_columns(source, table.shape[1])
+    parts = [np.arcsinh(standardised(table[:, numbers])), np.isnan(table[:, numbers]).astype(np.float32)]
+    for k in np.flatnonzero(~numbers):
+        levels = len(source.columns[k].levels)
+        if levels <= 50:  # a column of names says nothing about a row's likeness
+            parts.append((table[:, k, None] == np.arange(levels)).astype(np.float32) / np.sqrt(2))
+    return np.concatenate(parts, axis=1).astype(np.float32)
