@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from metapl.data.images.options import ImageOptions
 from metapl.data.memory.arrays import check_sized
+from metapl.data.modalities import modality_of
 from metapl.data.options import SourceOptions
 from metapl.data.traits import traits
 from metapl.errors import UserError
@@ -225,7 +226,11 @@ def embed(
         UserError: no such encoder, or one that does not take these rows.
     """
     shape = tuple(source.rows(np.flatnonzero(~source.is_test)[:1]).shape[1:])
-    plain, own = source.kind == "image", traits(source)
+    modality, own = modality_of(source.kind), traits(source)
+    if not modality.encodable:
+        what = f"an encoder takes images or texts, these rows are {modality.rows}"
+        raise UserError(what, "Leave it out.", "encoder")
+    plain = not modality.has_tokens
     takes = Preprocessing(
         source.kind,
         shape,

@@ -87,8 +87,8 @@ class Modality:
         dtype: of raw rows, as a source gives them.
         dimensions: of one raw row.
         has_tokens: whether a source of such rows has ``tokens``.
-        encodable: whether a frozen encoder of images or texts takes such rows.
-        sized: whether such rows are brought to the setting ``source.image.size``.
+        encodable: whether a frozen encoder takes such rows: uint8 [channels, height, width], or ids with ``tokens``.
+        sized: whether such rows are read from image files and brought to the setting ``source.image.size``.
         has_form: whether ``from_arrays`` tells such rows from others by their dimensions; others are asked for by name.
         checks: what ``metapl check`` asks of such rows.
         model: the network that ``model=auto`` means; "auto" chooses by the shape of a row.

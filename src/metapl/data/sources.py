@@ -16,6 +16,7 @@ from metapl.data.memory.idx import IdxSource
 from metapl.data.memory.numpy_files import SUFFIXES as NUMPY
 from metapl.data.memory.numpy_files import open_numpy
 from metapl.data.memory.published import PublishedOptions, open_hf, open_torchvision
+from metapl.data.modalities import modality_of
 from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.options import SourceOptions as SourceOptions
 from metapl.data.ref import DataRef
@@ -205,12 +206,13 @@ def _new_rows(ref: DataRef, options: SourceOptions, like: ModelInput, progress: 
         UserError: the model takes images, and these rows are not images.
     """
     p, image = like.takes, replace(options.image, size="auto")
-    if p.kind == "image" and (p.resized or ref.is_published):
+    images = modality_of(p.kind).sized
+    if images and (p.resized or ref.is_published):
         image = replace(image, size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
     text = options.text if p.tokens is None else TextOptions(p.tokens.tokenizer, p.tokens.length)
     options = replace(options, image=image, text=text, encoder=EncoderOptions())
     source = _opened(ref, Request(options, like, None, progress))
-    if p.kind == "image" and source.kind != "image":
+    if images and source.kind != p.kind:
         remedy = "Give images, or the model that was trained on such rows."
         raise UserError("the model takes images, and these rows are not images", remedy, ref.text)
     return source

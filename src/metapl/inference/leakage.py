@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from metapl.config.settings import RunConfig
+from metapl.data.modalities import modality_of
 from metapl.data.sources import open_source
 from metapl.data.tables.columns import matching
 from metapl.data.tables.files import tables_in
@@ -33,7 +34,7 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
     Also "" where it is not known: images, runs with an encoder, large files, and files that are gone or have changed.
     """
     p = predictor.takes
-    if p.kind == "image" or config.source.encoder.name or not _is_quick(config):
+    if modality_of(p.kind).sized or config.source.encoder.name or not _is_quick(config):
         return ""
     try:
         own = open_source(config.ref, config.source)

@@ -20,6 +20,7 @@ from torch import Tensor
 from metapl.data.images.decode import SUFFIXES, Unreadable, decode_many
 from metapl.data.images.parts import is_passed_over, why_not_image
 from metapl.data.images.scan import clean, exists, missing, shown
+from metapl.data.modalities import modality_of
 from metapl.data.sources import SourceOptions, open_source, read_ref
 from metapl.data.tables.columns import matching
 from metapl.data.tables.options import WRITTEN, TableOptions
@@ -198,8 +199,9 @@ def image_shape(predictor: Predictor) -> tuple[int, int, int]:
     Raises:
         UserError: the model was not trained on images.
     """
-    if predictor.takes.kind != "image":
-        kind = "a table" if predictor.takes.kind == "table" else "texts"
-        raise UserError(f"this model was trained on {kind}, not on images", "Give a file of rows, such as new.csv.")
+    modality = modality_of(predictor.takes.kind)
+    if not modality.sized:
+        what = f"this model was trained on {modality.rows}, not on images"
+        raise UserError(what, "Give a file of rows, such as new.csv.")
     channels, height, width = predictor.takes.shape
     return channels, height, width

@@ -17,6 +17,7 @@ from metapl.config.settings import RunConfig
 from metapl.data.images.parts import part_of
 from metapl.data.images.scan import clean, exists, missing, shown
 from metapl.data.images.store import Known
+from metapl.data.modalities import modality_of
 from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
 from metapl.data.tables.files import tables_in
@@ -91,7 +92,7 @@ def open_own(run: Path, device: str | None, trust_code: bool = False) -> tuple[R
 
 def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Source, Split]:
     """The run's data and split. Training images are not decoded for it, if the run's list of bad ones still holds."""
-    if predictor.takes.kind == "image":
+    if modality_of(predictor.takes.kind).sized:
         known = Known(image_shape(predictor), left_out(run))
         source = open_source(config.ref, config.source, known=known)
         with suppress(UserError):  # the list is gone, or the data changed: told by the strict way below

@@ -93,7 +93,7 @@ class FrozenEncoder:
         if tuple(rows.shape[1:]) != self.takes.shape:
             got, wanted = list(rows.shape[1:]), list(self.takes.shape)
             raise UserError(f"rows have the shape {got}, the encoder takes {wanted}", "Use rows of that shape.")
-        if self.takes.kind == "text":
+        if self.takes.tokens is not None:
             return self._texts(rows)
         parts = [self._batch(self._image(chunk)) for chunk in torch.split(rows, BATCH)]
         return torch.cat(parts) if parts else torch.zeros(0, self.features)
@@ -220,11 +220,9 @@ def build_encoder(
     Raises:
         UserError: unknown name, weights that do not fit, or rows that it cannot take.
     """
-    if takes.kind == "table":
-        raise UserError("an encoder takes images or texts, these rows are a table", "Leave it out.", "encoder")
     name = encoder if isinstance(encoder, str) else own.given_name(encoder)
     kind, rest = split_name(name)
-    if pooling != "auto" and not (kind == "hf" and takes.kind == "text"):
+    if pooling != "auto" and not (kind == "hf" and takes.tokens is not None):
         what = f"encoder.pooling is for hf: encoders of texts, not for '{name}' here"
         raise UserError(what, "Leave it out.", "source.encoder.pooling")
     if kind == "hf" and isinstance(encoder, str):
@@ -233,7 +231,7 @@ def build_encoder(
                 "encoder.weights does not go with an hf: encoder", "Its folder has them.", "source.encoder.weights"
             )
         return _hf(rest, takes, look, normalize, pooling)
-    if takes.kind == "text" and kind in ("timm", "torchvision"):
+    if takes.tokens is not None and kind in ("timm", "torchvision"):
         raise UserError(f"the encoder '{name}' takes images, these rows are texts", "Use hf:FOLDER.", "encoder")
     look = look or own_look(name) or Look()
     with torch.random.fork_rng():
@@ -303,7 +301,7 @@ def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | 
         HFBody(network, takes.tokens),
         f"hf:{path}",
         takes,
-        None if takes.kind == "text" else look or huggingface.look(path),
+        None if takes.tokens is not None else look or huggingface.look(path),
         normalize=unit if normalize is None else normalize,
         pooling=noted if pooling == "auto" else pooling,
     )

@@ -217,7 +217,7 @@ def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:
         "probe": [" ".join(f"{value:.6g}" for value in row) for row in encoder.probe.tolist()],
         "look": asdict(encoder.look),
         "normalize": encoder.normalize,
-        "pooling": encoder.pooling if encoder.takes.kind == "text" and encoder.name.startswith("hf:") else "auto",
+        "pooling": encoder.pooling if encoder.takes.tokens is not None and encoder.name.startswith("hf:") else "auto",
         "takes": preprocessing_to_dict(encoder.takes),
     }
 
