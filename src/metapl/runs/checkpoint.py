@@ -31,17 +31,18 @@ class DamagedCheckpoint(UserError):
     """A checkpoint whose bytes are not those that were written."""
 
 
-def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
+def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2, run: str = "") -> Path:
     """Write ``state`` as ``folder/step-N``, then remove all but the newest ``keep`` up to N, and what is later than N.
 
     Later ones are leftovers: a run goes on from its newest whole checkpoint, so what lies beyond is damaged.
     ``state`` is a tree of dicts (str or int keys), lists, tuples, tensors, numbers, strings, booleans and None.
+    ``run`` is the id of the run, so that a checkpoint that was copied from another run is not taken for its own.
 
     Raises:
         UserError: it cannot be written (a full disk, say); the earlier checkpoints stand.
     """
     try:
-        return _save(folder, step, state, keep)
+        return _save(folder, step, state, keep, run)
     except (OSError, SafetensorError) as error:
         for orphan in folder.glob(".tmp-*"):  # a full disk wants the space back
             shutil.rmtree(orphan, ignore_errors=True)
@@ -49,7 +50,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2) -> Pa
         raise UserError(f"the checkpoint of step {step} cannot be saved ({error})", remedy, str(folder)) from error
 
 
-def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
+def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int, run: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for orphan in folder.glob(".tmp-*"):  # left by a process that was killed while saving
         shutil.rmtree(orphan, ignore_errors=True)
@@ -59,7 +60,7 @@ def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     skeleton = _pack(state, tensors)
     write_tensors(aside / PARTS[0], tensors)
     write_json(aside / PARTS[1], skeleton)
-    facts = {"format": FORMAT, "step": step, "sha256": {p: sha256(aside / p) for p in PARTS}}
+    facts = {"format": FORMAT, "step": step, "run": run, "sha256": {p: sha256(aside / p) for p in PARTS}}
     write_json(aside / MANIFEST, {**facts, "seal": seal(facts)})
     sync_folder(aside)
     replaced = folder / f".tmp-{step:08d}-replaced"
@@ -86,13 +87,15 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(m[1]) for p in folder.iterdir() if (m := NAME.fullmatch(p.name)))
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The state in ``path``, after checking every byte.
+def load(path: Path, run: str = "") -> dict[str, Any]:
+    """The state in ``path``, after checking every byte, and that it belongs to ``run`` where an id is given.
 
     Raises:
-        DamagedCheckpoint: a file is missing or differs from its recorded sum; the message names it.
+        DamagedCheckpoint: a file is missing, differs from its recorded sum, or belongs to another run; it is named.
     """
     manifest = _read_manifest(path / MANIFEST)
+    if run and manifest.get("run") != run:
+        raise DamagedCheckpoint("the checkpoint belongs to another run", "", str(path))
     for part in PARTS:
         try:
             whole = sha256(path / part) == manifest["sha256"][part]
@@ -110,7 +113,7 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_latest(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
+def load_latest(folder: Path, run: str = "") -> tuple[int, dict[str, Any], list[str]]:
     """The newest checkpoint that is whole: its step, its state, and what was wrong with newer ones.
 
     Raises:
@@ -119,7 +122,7 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
     damaged: list[str] = []
     for step in reversed(steps(folder)):
         try:
-            return step, load(folder / f"step-{step:08d}"), damaged
+            return step, load(folder / f"step-{step:08d}", run), damaged
         except DamagedCheckpoint as error:
             damaged.append(str(error))
     cause = "; ".join(damaged) if damaged else "no checkpoint was saved"

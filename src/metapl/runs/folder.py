@@ -63,7 +63,7 @@ def load_split(folder: Path, source: Source) -> Split:
     """
     try:
         stored = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"the stored split cannot be read ({error})", "Train again.", str(folder)) from error
     return from_json(stored, source)
 
@@ -115,11 +115,13 @@ class Metrics:
 
     def read(self) -> list[dict[str, Any]]:
         rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []:
             try:
-                rows.append(json.loads(line))
-            except ValueError:  # the line that a crash cut short
+                row = json.loads(line)
+            except (ValueError, RecursionError):  # cut short by a crash, or damaged
                 continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
         return rows
 
     def write_csv(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -141,6 +143,9 @@ class Memory:
         other.finish(self.summary, self.start.source.problems)
 
 
+RUN_ID = "run"  # the key in env.json
+
+
 class RunFolder(Memory):
     """All goes to a folder, where the run can be resumed from."""
 
@@ -168,7 +173,7 @@ class RunFolder(Memory):
             raise UserError("another training began in this folder", "Name another folder.", str(self.folder))
         super().begin(start)
         save_config(start.config, self.folder / "config.yaml")
-        write_json(self.folder / "env.json", environment(start.device))
+        write_json(self.folder / "env.json", {**environment(start.device), RUN_ID: uuid.uuid4().hex})
         write_json(self.folder / "split.json", to_json(start.split, start.source))
         write_problems(self.folder / "problems.csv", start.source.problems)
 
@@ -193,7 +198,18 @@ class RunFolder(Memory):
         return super().rows() if self._held else self._metrics.read()
 
     def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
-        checkpoint.save(self.folder / "checkpoints", step, state, keep)
+        checkpoint.save(self.folder / "checkpoints", step, state, keep, self._id())
+
+    def latest_state(self) -> tuple[int, dict[str, Any], list[str]]:
+        """Read the newest whole checkpoint of this run, as ``checkpoint.load_latest`` does."""
+        return checkpoint.load_latest(self.folder / "checkpoints", self._id())
+
+    def _id(self) -> str:
+        """The run's id; empty for runs of 0.1.0, which have none."""
+        try:
+            return str(json.loads((self.folder / "env.json").read_text(encoding="utf-8")).get(RUN_ID, ""))
+        except (OSError, ValueError, RecursionError, AttributeError):
+            return ""
 
     def keep_model(self, made: Made) -> None:
         save_model(self.folder / made.place, made.predictor, made.name, made.card)

@@ -124,6 +124,7 @@ def start(
                 progress.note(f"run folder: {store.folder}")
             with store.claimed():
                 store.begin(Start(config, device, source, split))
+                store.keep_state(0, job.method.state_dict(), config.loop.keep)  # a kill in step 1 can be resumed, too
                 return _loop(job, 0, store, progress, observe)
 
 
@@ -159,7 +160,7 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
     with own_generator(device):
         job = build_job(config, prepared)
         with progress:
-            step, state, damaged = checkpoint.load_latest(folder / "checkpoints")
+            step, state, damaged = store.latest_state()
             for text in damaged:
                 progress.note(f"skipped: {text}")
             progress.note(f"resuming at step {step}")

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -34,6 +35,7 @@ from metapl.runs.model_folder import load_model
 from metapl.runs.recorder import RunFolder
 from metapl.training.loop import Stopped, resume, train
 from metapl.utils import printing
+from metapl.utils.locks import locked
 from metapl.utils.progress import Silent
 
 BATCH = BatchConfig(labeled=8, unlabeled=12)
@@ -442,7 +444,7 @@ def test_nan_is_told_and_never_saved(method: str, which: int, after: int, log_ev
         assert int(found[1]) == len(log) + 1
         assert method != "supervised" or len(log) == after
     saved = assert_finite_checkpoints(tmp_path / "run")
-    assert saved == [] if after == 0 else saved
+    assert saved == [0] if after == 0 else saved[1:]  # step 0 is the state before the first step
     assert not (tmp_path / "run" / "results.json").exists()
     assert not (tmp_path / "run" / "model").exists()
 
@@ -457,7 +459,7 @@ def test_nan_weights_behind_a_finite_loss_are_never_saved(method: str, every: in
     config = config_of(method, settings, model=f"{__name__}:silent_gradient", loop=loop, steps=steps)
     with pytest.raises(UserError, match="not finite"):
         train(config, tmp_path / "run")
-    assert assert_finite_checkpoints(tmp_path / "run") == []
+    assert assert_finite_checkpoints(tmp_path / "run") == [0]
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -611,13 +613,57 @@ def test_observe_joins_the_metrics(tmp_path: Path) -> None:
     assert weights(plain.folder) == weights(watched.folder)
 
 
+@pytest.mark.parametrize("method", ["mpl", "self_training", "mpl_reduced"])
+def test_a_run_killed_in_its_first_step_is_resumed_from_before_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(method)
+    whole = train(config, tmp_path / "whole")
+
+    def killed(self: Stream, t: int, needs: Any) -> Any:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "__call__", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config, tmp_path / "run")
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0]
+    assert weights(resume(tmp_path / "run").folder) == weights(whole.folder)
+
+
+def test_a_checkpoint_of_another_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = train(config_of(seed=1, loop=LoopConfig(save_every=15, keep=50)), tmp_path / "other")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 6)
+        with pytest.raises(Stopped):
+            train(config_of(), tmp_path / "run")
+    foreign = "step-00000015"
+    shutil.copytree(other.folder / "checkpoints" / foreign, tmp_path / "run" / "checkpoints" / foreign)
+    _, _, damaged = RunFolder(tmp_path / "run").latest_state()
+    assert [foreign in text and "another run" in text for text in damaged] == [True]
+    assert weights(resume(tmp_path / "run").folder) == weights(train(config_of(), tmp_path / "whole").folder)
+
+
+def test_two_processes_do_not_share_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, 6)
+        with pytest.raises(Stopped):
+            train(config_of(), tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != ".lock"}
+    with locked(tmp_path / "run" / ".lock"), pytest.raises(UserError, match="another program is at work"):
+        resume(tmp_path / "run")
+    assert {p: p.read_bytes() for p in before} == before
+    with locked(tmp_path / "new" / ".lock"), pytest.raises(UserError, match="another program is at work"):
+        train(config_of(), tmp_path / "new")
+
+
 def test_states_are_saved_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(loop=LoopConfig(log_every=3, eval_every=4, save_every=1000, keep=50))
     plain = train(config, tmp_path / "plain")
-    assert len(checkpoint.steps(plain.folder / "checkpoints")) == 1  # the end
+    assert checkpoint.steps(plain.folder / "checkpoints") == [0, 17]  # before the first step, and the end
     monkeypatch.setattr(importlib.import_module("metapl.training.loop"), "SAVE_SECONDS", -1.0)
     timed = train(config, tmp_path / "timed")
-    assert checkpoint.steps(timed.folder / "checkpoints") == list(range(1, 18))
+    assert checkpoint.steps(timed.folder / "checkpoints") == list(range(18))
     assert weights(timed.folder) == weights(plain.folder), "when a state is saved changes nothing"
 
 
