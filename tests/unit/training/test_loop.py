@@ -27,7 +27,7 @@ from metapl.data.memory.digits import open_digits
 from metapl.data.memory.source import MemorySource
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate
-from metapl.methods import METHODS
+from metapl.methods import METHODS, fits_once
 from metapl.optim import OptimConfig
 from metapl.runs import checkpoint
 from metapl.runs.folder import Metrics
@@ -66,7 +66,7 @@ def config_of(method: str = "mpl", settings: dict[str, Any] | None = None, **cha
     made = RunConfig(
         "digits",
         method=method,
-        model=SMALL,
+        model="auto" if fits_once(method) else SMALL,
         steps=12,
         split=SplitConfig(labels=3),
         batch=BATCH,
