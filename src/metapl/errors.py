@@ -36,6 +36,27 @@ class UnclearDelimiter(UserError):
     """The header of a file does not show which sign separates its fields."""
 
 
+class Doubt(str):
+    """A note on how data were read that may spoil a training; ``metapl check`` lists it as a finding.
+
+    Args:
+        what: what was read how, without a full stop.
+        remedy: what to do if it was meant otherwise.
+        kind: a short name that stays the same from version to version.
+        harmful: whether it will hurt, as far as can be seen; else somebody should look.
+    """
+
+    what: str
+    remedy: str
+    kind: str
+    harmful: bool
+
+    def __new__(cls, what: str, remedy: str, kind: str, harmful: bool = True) -> Doubt:
+        note = super().__new__(cls, f"{what}. {remedy}".removesuffix("."))
+        note.what, note.remedy, note.kind, note.harmful = what, remedy, kind, harmful
+        return note
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known word closest to ``word``, or the whole list when none is close."""
     known = sorted(known)

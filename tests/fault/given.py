@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import metapl
+from metapl.data.sources import SourceOptions
 from metapl.types import Source
 
 
@@ -18,8 +19,7 @@ def write(path: Path, text: str) -> Path:
 
 def opened(data: Path | str, **settings: object) -> Source:
     """The source over ``data`` with settings by their short names: ``no_label="-1"``."""
-    config = metapl.make_config(str(data), options={f"source.{name}": value for name, value in settings.items()})
-    return metapl.open_source(config.data, options=config.source)
+    return metapl.open_source(str(data), options=SourceOptions(**settings))  # type: ignore[arg-type]
 
 
 def labels(source: Source) -> list[str | None]:

@@ -288,8 +288,8 @@ READ = [
     Read(
         "odd names of classes",
         "a,label\n"
-        + "".join(f"{k}.5,{n}\n" for k, n in enumerate(("NA", "None", "null", "1", "01", "1.0", "?", "-1"))),
-        ["NA", "None", "null", "1", "01", "1.0", "?", "-1"],
+        + "".join(f"{k}.5,{n}\n" for k, n in enumerate(("NA", "None", "null", "1", "01", "2.0", "?", "-1"))),
+        ["NA", "None", "null", "1", "01", "2.0", "?", "-1"],
         "taken for class names",
     ),
     Read("names that a spreadsheet computes", "a,label\n1.5,=1+1\n2,@x\n", ["=1+1", "@x"]),

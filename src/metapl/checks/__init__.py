@@ -20,6 +20,7 @@ from metapl.checks.findings import (
     about_names,
     about_parts,
     about_problems,
+    about_reading,
     about_strange,
     ordered,
 )
@@ -93,6 +94,7 @@ def _findings(
     per_class = np.bincount(rows.labels[rows.part == LABELED], minlength=len(names)).tolist()
     made = about_copies(rows, copies)
     made += about_problems(source, rows, stops)
+    made += about_reading(source)
     made += about_classes(source, per_class)
     made += about_names(twins(names), empty_names(names))
     made += about_parts(rows)

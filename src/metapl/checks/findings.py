@@ -10,6 +10,7 @@ from metapl.checks.outliers import Strange
 from metapl.checks.reading import LABELED, TEST, UNLABELED, Rows
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
+from metapl.errors import Doubt
 from metapl.types import Source
 
 MUCH = 0.01  # share of rows from which leakage or contradicting labels will hurt
@@ -176,8 +177,15 @@ def about_names(twins: list[tuple[str, str, str]], empty: list[str]) -> list[Fin
         made.append(Finding(HURT if sure else LOOK, "class_twins", text, "Merge them if they are one.", len(twins)))
     if empty:
         text = f"{some(empty)} is taken for a class"
-        made.append(Finding(HURT, "class_without_name", text, "Leave the label empty if it means none.", len(empty)))
+        remedy = f"If it means that a row has no label, set source.no_label={','.join(empty)}."
+        made.append(Finding(HURT, "class_without_name", text, remedy, len(empty)))
     return made
+
+
+def about_reading(source: Source) -> list[Finding]:
+    """What the source itself doubts of how it was read."""
+    doubts = [note for note in source.notes if isinstance(note, Doubt)]
+    return [Finding(HURT if note.harmful else LOOK, note.kind, note.what, note.remedy) for note in doubts]
 
 
 def about_strange(rows: Rows, strange: Strange | None) -> list[Finding]:

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from metapl.data.tables.spelling import doubtful, plain
+
 _NUMBER = re.compile(r"[+\-]?[\d_]+([.,]\d*)?(e[+\-]?\d+)?(-\d+)*")  # also 1-2 and 2024-01: ranges and dates
 
 
@@ -36,12 +38,9 @@ def folded(name: str) -> str:
 
 
 def _without_blanks(name: str) -> str:
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", name).casefold())
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", plain(name)).casefold())
 
 
 def empty_names(names: Sequence[str]) -> list[str]:
     """Class names that say that there is no class: they may stand for rows without a label."""
-    known = {"", "nan", "none", "null", "na", "n/a", "unknown", "unlabelled", "unlabeled", "?", "-1"}
-    if {name.strip() for name in names} == {"-1", "1"}:  # the two classes of many old data sets
-        return []
-    return [name for name in names if name.strip().casefold() in known]
+    return doubtful(names)

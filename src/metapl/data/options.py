@@ -69,6 +69,16 @@ class SourceOptions(Settings, group="source"):
             "folder of the data, by default one in ~/.cache/metapl"
         ),
     ] = ""
+    no_label: Annotated[
+        str,
+        Help(
+            "labels that say that a row has none, between commas, such as -1,unknown; also names of class folders. "
+            "auto: an empty cell alone, and a label that may mean none is asked about; empty: an empty cell alone"
+        ),
+    ] = AUTO
+    label_map: Annotated[str, Help("labels that are one class, as text:class between commas, such as <=50K.:<=50K")] = (
+        ""
+    )
     download: Annotated[bool, Help("torchvision: and hf:, fetch the data where they are not on this machine")] = False
 
     def __init__(
@@ -82,6 +92,8 @@ class SourceOptions(Settings, group="source"):
         test: str = "",
         labels: str = "",
         root: str = "",
+        no_label: str = AUTO,
+        label_map: str = "",
         download: bool = False,
         **flat: Any,
     ) -> None:
@@ -102,7 +114,8 @@ class SourceOptions(Settings, group="source"):
         for name, value in old.items():
             group, _, key = FLAT[name].partition(".")
             groups[group] = replace(groups[group], **{key: value})
-        more = {"unlabeled": unlabeled, "test": test, "labels": labels, "root": root, "download": download}
+        more: dict[str, Any] = {"unlabeled": unlabeled, "test": test, "labels": labels, "root": root}
+        more |= {"no_label": no_label, "label_map": label_map, "download": download}
         for name, value in (groups | more).items():
             object.__setattr__(self, name, value)
         self.__post_init__()

@@ -21,6 +21,7 @@ from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.options import SourceOptions as SourceOptions
 from metapl.data.ref import DataRef
 from metapl.data.tables.files import READERS, is_table, tables_in
+from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.new_rows import open_rows
 from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
@@ -71,7 +72,9 @@ def _folder(ref: DataRef, request: Request) -> Source:
         raise _no_reader(root)
     if tables := tables_in(root):
         return _table(tables, request, shown(root.resolve().name))
-    return FolderSource(root, request.options.image, known=request.known, progress=request.progress)
+    options = request.options
+    no_label = read_rule(options.no_label, "").no_label
+    return FolderSource(root, options.image, known=request.known, progress=request.progress, no_label=no_label)
 
 
 def _no_reader(path: Path) -> UserError:
@@ -135,6 +138,7 @@ def _numpy(ref: DataRef, request: Request) -> Source:
         max_tokens=options.text.max_tokens,
         images=options.image,
         like=None if like is None else like.takes,
+        rule=read_rule(options.no_label, options.label_map),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from metapl.data.batches.seeds import generator
+from metapl.data.tables.spelling import doubtful
 from metapl.errors import UserError
 from metapl.types import Source, Split
 
@@ -62,11 +63,14 @@ def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabe
     labeled = np.setdiff1d(_join(drawn), validation)
     unlabeled = np.setdiff1d(rest, _join(drawn))
     if require_unlabeled and not len(unlabeled):
-        raise UserError(
-            "no unlabelled rows are left",
-            "Set --labels N (split.labels=N, rows per class) below the size of the classes, or add unlabelled rows.",
-            source.name,
+        remedy = (
+            "Set --labels N (split.labels=N, rows per class) below the size of the classes, or add unlabelled rows."
         )
+        if marks := doubtful(source.class_names):
+            remedy = (
+                f"If the label '{marks[0]}' means that a row has none, set source.no_label={marks[0]}. Else: {remedy}"
+            )
+        raise UserError("no unlabelled rows are left", remedy, source.name)
     if config.include_labeled:
         unlabeled = np.sort(np.concatenate([unlabeled, labeled]))
     _note_counts(source, labeled, unlabeled, validation, test, config, notes)

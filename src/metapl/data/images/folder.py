@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metapl.data.images.options import ImageOptions
-from metapl.data.images.scan import clean, scan, shown
+from metapl.data.images.scan import NoLabel, clean, scan, shown
 from metapl.data.images.source import ImageSource
 from metapl.data.images.store import Known
 from metapl.types import Resize
@@ -24,6 +24,7 @@ class FolderSource(ImageSource):
         path: the folder.
         options: how images are read; or its fields one by one: image_size, resize, memory, prefetch, allow_bad, cache.
         known, progress: as in ``ImageSource``.
+        no_label: whether the images in a folder of this name have no label.
 
     Raises:
         UserError: the folder cannot serve; the message names the place and the remedy.
@@ -42,10 +43,11 @@ class FolderSource(ImageSource):
         prefetch: int = 2,
         allow_bad: bool = False,
         cache: bool = False,
+        no_label: NoLabel = lambda name: False,
     ) -> None:
         options = options or ImageOptions(image_size, resize, memory, prefetch, allow_bad, cache)
         root = Path(path)
-        found = scan(root)
+        found = scan(root, no_label)
         number = {name: k for k, name in enumerate(found.classes)}
         parts = [(paths, k) for k, paths in enumerate(found.classes.values())]
         parts += [(found.unlabeled, -1), *((paths, number[name]) for name, paths in found.test.items())]

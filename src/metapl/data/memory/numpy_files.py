@@ -17,6 +17,7 @@ from metapl.data.images.scan import exists, missing, shown
 from metapl.data.memory.arrays import PREFIX, assemble
 from metapl.data.memory.new_rows import rows_for
 from metapl.data.memory.source import MemorySource
+from metapl.data.tables.label_values import NO_RULE, LabelRule
 from metapl.data.tables.labels import encode_labels, read_lines
 from metapl.errors import UserError
 from metapl.types import Preprocessing
@@ -70,6 +71,7 @@ def open_numpy(
     max_tokens: int | str = "auto",
     images: ImageOptions = OWN_SIZE,
     like: Preprocessing | None = None,
+    rule: LabelRule = NO_RULE,
 ) -> MemorySource:
     """A source over one file of arrays.
 
@@ -82,6 +84,7 @@ def open_numpy(
         tokenizer, max_tokens: for texts, see ``from_arrays``.
         images: the size that they are brought to; auto: their own.
         like: what a trained model takes: all rows of this file alone are read so, with their labels if there are any.
+        rule: which labels say that a row has none, and which are one class.
 
     Raises:
         UserError: a file is missing, damaged or holds Python objects, or the arrays do not fit each other or the model.
@@ -95,6 +98,9 @@ def open_numpy(
     _add(parts, unlabeled, {"X": "X_unlabeled"}, "source.unlabeled")
     _add(parts, test, {"X": "X_test", "y": "y_test"}, "source.test")
     classes = _class_names(parts.pop("class_names", None), name)
+    for key in ("y", "y_test"):
+        if key in parts and (rule.marks or rule.names):
+            parts[key] = [_by_rule(value, rule) for value in list(parts[key])]
     with _located(name):
         source = assemble(parts, classes, "auto", "", tokenizer, max_tokens, name, copy=False, images=images)
     source.notes += tuple(notes)
@@ -122,6 +128,13 @@ def _new_rows(parts: dict[str, Any], like: Preprocessing, name: str, notes: list
         columns=like.columns,
         tokens=like.tokens,
     )
+
+
+def _by_rule(value: Any, rule: LabelRule) -> Any:
+    """A label with what its text means; None where it means that there is none."""
+    text = str(value.item() if isinstance(value, np.generic) else value)
+    named = rule(text)
+    return None if not named else value if named == text else named
 
 
 def _parts(path: Path, labels: str) -> tuple[str, dict[str, Any], list[str]]:

@@ -23,6 +23,7 @@ from metapl.data.tables.frame import (
 )
 from metapl.data.tables.id_columns import FEW, numbers_rows
 from metapl.data.tables.roles import hint, listing
+from metapl.data.tables.spelling import Spellings, one_spelling, told_merged
 from metapl.errors import UserError
 from metapl.types import Column
 
@@ -40,10 +41,11 @@ class Told:
     unknown: dict[str, int] = field(default_factory=dict)
     constant: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     def lines(self, rows: int) -> list[str]:
         """All of it."""
-        made = []
+        made = list(self.lost)
         if self.missing:
             made.append(f"values read as missing, of {counted(rows, 'row')}: {_counts(self.missing)}")
         if self.unknown:
@@ -130,6 +132,10 @@ def _fit_texts(
         told.constant.append(name)
     if not category:
         _tell_numbers(name, values, seen, where, told)
+    spelling = one_spelling(levels)
+    if pairs := [(spelling[level], level) for level in levels if spelling[level] != level]:
+        told.notes.append(told_merged(short(name), pairs))
+    levels = list(dict.fromkeys(spelling.values()))
     _tell_twins(name, levels, told)
     return Column(name, tuple(sorted(levels)))
 
@@ -228,15 +234,28 @@ def encode_column(column: Column, values: Values, where: Where, told: Told) -> A
     if not isinstance(values, Texts):
         what = f"column '{short(column.name)}' holds numbers, and the model knows categories"
         raise UserError(what, "Read the file by its path, so that they are kept as they are written.", where(0))
-    number = {level: float(k) for k, level in enumerate(column.levels)}
-    table = np.array([number.get(level, np.nan) for level in values.levels], dtype=np.float32)
+    known = Spellings(column.levels)
+    found = [known.find(level) if level else None for level in values.levels]
+    table = np.array([np.nan if k is None else k for k in found], dtype=np.float32)
     coded = table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
     empty = int(np.isin(values.codes, [k for k, level in enumerate(values.levels) if not level]).sum())
     if empty:
         told.missing[column.name] = empty
     if unknown := int(np.isnan(coded).sum()) - empty:
         told.unknown[column.name] = unknown
+        if unknown == len(coded) - empty:
+            told.lost.append(none_known(column, next(level for level in values.levels if level), len(coded)))
     return coded
+
+
+def none_known(column: Column, example: str, rows: int) -> str:
+    """What to say where no row holds a category that training knew."""
+    known = listing(column.levels, 3)
+    subject = f"none of the {rows:,} rows holds" if rows > 1 else "the row does not hold"
+    return (
+        f"column '{short(column.name)}': {subject} a known category: all count as missing "
+        f"(here '{short(example)}', in training {known})"
+    )
 
 
 def _numbers(name: str, values: Texts, where: Where) -> Array:
@@ -271,8 +290,9 @@ def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> C
             raise UserError(f"{what} of data and model", "Give the path of the file instead of a source.", where)
         places.append(position[column.name])
         if own.levels != column.levels:
-            number = {level: float(j) for j, level in enumerate(column.levels)}
-            tables[k] = torch.tensor([number.get(level, float("nan")) for level in own.levels] + [float("nan")])
+            known = Spellings(column.levels)
+            found = [known.find(level) for level in own.levels]
+            tables[k] = torch.tensor([float("nan") if j is None else float(j) for j in (*found, None)])
 
     def change(rows: Tensor) -> Tensor:
         made = rows[:, places]

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.tables.columns import DIFFER, MOST_LEVELS, nearly_all_differ
+from metapl.data.tables.columns import DIFFER, MOST_LEVELS, nearly_all_differ, none_known
 from metapl.data.tables.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
 from metapl.data.tables.id_columns import NO_REASON, numbers_rows
+from metapl.data.tables.spelling import Spellings, one_spelling
 from metapl.errors import UserError, nearest
 from metapl.types import Column
 
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
-_TRUTH = {"1": "true", "0": "false"}
 _NAMED = "name the columns to use, this one among them: features of from_arrays, or source.table.features"
 _NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
 
@@ -188,7 +188,7 @@ def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: b
         return None, f"{DIFFER} (an id or free text?)"
     if len(levels) > MOST_LEVELS:
         return None, f"has more than {MOST_LEVELS} different texts"
-    return Column(name, tuple(sorted(levels))), ""
+    return Column(name, tuple(sorted(set(one_spelling(sorted(levels)).values())))), ""
 
 
 def _check_written(name: str, levels: Collection[str], where: str) -> None:
@@ -228,14 +228,12 @@ def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tenso
 
 
 def _levels(values: Array, levels: tuple[str, ...]) -> list[float]:
-    number = {level: float(k) for k, level in enumerate(levels)}
+    known = Spellings(levels)
     listed = values.tolist()
     if values.dtype != object:  # a category written as a whole number
         listed = [None if np.isnan(v) else str(int(v)) if v % 1 == 0 else str(v) for v in listed]
-    if {level.lower() for level in levels} <= {"true", "false"}:  # written True, true, TRUE or 1
-        number = {level.lower(): k for level, k in number.items()}
-        listed = [None if value is None else _TRUTH.get(value, value.lower()) for value in listed]
-    return [number.get(value, np.nan) for value in listed]
+    found = {value: known.find(value) for value in set(listed) - {None}}
+    return [np.nan if (k := found.get(value)) is None else float(k) for value in listed]
 
 
 def lost_columns(table: Table, columns: Sequence[Column], rows: Tensor) -> list[str]:
@@ -245,11 +243,8 @@ def lost_columns(table: Table, columns: Sequence[Column], rows: Tensor) -> list[
         values = table[column.name].tolist() if column.levels and rows[:, k].isnan().all() else []
         first = next((value for value in values if not is_missing(value)), None)
         if first is not None:
-            known = ", ".join(column.levels[:3]) + (", ..." if len(column.levels) > 3 else "")
-            found = f"{first:g}" if isinstance(first, float) else repr(first)
-            told.append(
-                f"column '{column.name}' holds no category of the training, such as {known}: {found} counts as missing"
-            )
+            found = f"{first:g}" if isinstance(first, float) else str(first)
+            told.append(none_known(column, found, len(values)))
     return told
 
 

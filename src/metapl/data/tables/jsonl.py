@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class JsonLinesFile:
         self.name = shown(self.path.name)
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.spans: list[int] = []
+        self._wanted = frozenset[str]()  # keys whose values are looked at
         keys: dict[str, int] = {}
         rows = 0
         for _, row in self._rows([]):
@@ -46,6 +47,7 @@ class JsonLinesFile:
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
+        self._wanted = frozenset(forms)
         frame = read_columns(self, self.names, forms, most or {})
         frame.notes += self.notes
         return frame
@@ -74,17 +76,20 @@ class JsonLinesFile:
                     yield line, None
                     continue
                 try:
-                    yield line, _values(text)
+                    yield line, _values(text, self._wanted)
                 except (ValueError, RecursionError) as error:
                     place = f"{self.name}, line {line}"
                     reason = _reason(error)
                     if not self.skip_bad:
+                        if isinstance(error, _NotOneValue):
+                            setting = f"or set source.table.ignore={short(error.key)}."
+                            raise BadRow(reason, "Write one value.", place, setting) from error
                         raise BadRow(reason, "Mend the line.", place, SKIP) from error
                     bad.append((place, reason))
 
 
-def _values(text: str) -> dict[str, str]:
-    """The object's values as text.
+def _values(text: str, wanted: Container[str]) -> dict[str, str]:
+    """The object's values as text; those of keys that are not ``wanted`` are "", whatever they are.
 
     Raises:
         ValueError: the line holds something else; the message says what.
@@ -94,7 +99,16 @@ def _values(text: str) -> dict[str, str]:
     row = _DECODER.decode(text)
     if not isinstance(row, _Object):
         raise ValueError("the line is no JSON object ({...})")
-    return {key: _text(key, value) for key, value in row.items()}
+    return {key: _text(key, value) if key.strip() in wanted else "" for key, value in row.items()}
+
+
+class _NotOneValue(ValueError):
+    """A list of several values, or an object, where one value belongs."""
+
+    def __init__(self, key: str, value: Any) -> None:
+        form = f"a list of {len(value)} values" if isinstance(value, list) else "an object"
+        super().__init__(f"the value of '{short(key)}' is {form}, not one text or number")
+        self.key = key
 
 
 class _Object(dict[str, Any]):
@@ -131,7 +145,9 @@ def _text(key: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    raise ValueError(f"the value of '{short(key)}' is a list or an object")
+    if isinstance(value, list) and len(value) < 2:
+        return _text(key, value[0]) if value else ""  # as many tools write one label, and none
+    raise _NotOneValue(key, value)
 
 
 def _reason(error: ValueError | RecursionError) -> str:

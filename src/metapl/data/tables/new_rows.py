@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,11 @@ from metapl.data.tables.columns import Told
 from metapl.data.tables.files import open_file
 from metapl.data.tables.frame import Array, Form, TableFile, Texts, short
 from metapl.data.tables.join import Joined, read_joined
+from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.options import AUTO, NONE
 from metapl.data.tables.roles import LABELS, PATHS, SURE, TEST, TEXTS, hint, listing
-from metapl.data.tables.source import check_paths, features, image_items, row_ids, without_minus_one
+from metapl.data.tables.source import check_paths, features, image_items, read_label_values, row_ids, without_minus_one
+from metapl.data.tables.spelling import Spellings
 from metapl.data.texts.tokens import tokenizer_of
 from metapl.errors import UnclearDelimiter, UserError, nearest
 from metapl.types import Preprocessing, Source
@@ -58,6 +60,7 @@ def open_rows(
         rows = read_joined([file], [forms], options.table.skip_bad_rows, -1)
     if label is not None:
         without_minus_one(rows, label, [file])
+        read_label_values(rows, label, read_rule(options.no_label, options.label_map))
     used = {*contents, *more.values(), label}
     extra = [n for n in file.names if n not in used and n.lower() not in LABELS and n != options.table.label]
     if extra:
@@ -201,15 +204,15 @@ def _truth(rows: Joined, label: str | None, class_names: Sequence[str]) -> Array
     """int64 [N]: class numbers of the model, -1 where there is no label."""
     if label is None:
         return np.full(rows.rows, -1, dtype=np.int64)
-    number: Mapping[str, int] = {name: k for k, name in enumerate(class_names)}
-    texts = rows.text(label)
+    known, texts = Spellings(class_names), rows.text(label)
 
     def unknown(value: str) -> str | None:
-        return None if not value or value in number else f"the model knows no class '{short(value)}'"
+        return None if not value or known.find(value) is not None else f"the model knows no class '{short(value)}'"
 
     odd = next((level for level in texts.levels if unknown(level)), "")
-    rows.refuse_levels(label, np.ones(rows.rows, dtype=bool), unknown, nearest(short(odd), map(short, number)))
-    return np.array([number.get(level, -1) for level in texts.levels], dtype=np.int64)[texts.codes]
+    rows.refuse_levels(label, np.ones(rows.rows, dtype=bool), unknown, nearest(short(odd), map(short, class_names)))
+    numbers = [known.find(level) if level else None for level in texts.levels]
+    return np.array([-1 if k is None else k for k in numbers], dtype=np.int64)[texts.codes]
 
 
 def _is_test(rows: Joined, split: str | None) -> Array:

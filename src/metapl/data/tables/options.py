@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from metapl.utils.fields import Help, Settings
 
 Decimal = Literal["point", "comma"]
-AUTO, NONE = "auto", "none"
+AUTO: Literal["auto"] = "auto"
+NONE = "none"
 WRITTEN = ("delimiter", "encoding", "decimal")  # how a file is written; new files are written as the training's
 
 

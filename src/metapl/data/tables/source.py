@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from metapl.data.tables.columns import MOST_LEVELS, Told, described, encode_colu
 from metapl.data.tables.files import PARTS, open_file
 from metapl.data.tables.frame import MARKERS, Array, Form, TableFile, Texts, Values, counted, parsed, short
 from metapl.data.tables.join import Joined, read_joined
+from metapl.data.tables.label_values import LabelRule, check_doubtful, read_rule, several_labels
 from metapl.data.tables.labels import CLASSES, doubt
 from metapl.data.tables.roles import LABELS, SPLITS, TEST, TRAIN, Roles, find_roles, hint, listing
+from metapl.data.tables.spelling import Spellings, merged_numbers, told_merged
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.errors import UserError, nearest
 from metapl.types import Column, Source
@@ -61,6 +63,8 @@ def open_table(
     rows = read_joined(files, forms, options.table.skip_bad_rows, MOST_LEVELS)
     rows.notes[:0] = roles.notes
     without_minus_one(rows, roles.label, files)
+    rule = read_rule(options.no_label, options.label_map)
+    read_label_values(rows, roles.label, rule)
     use = _use(rows, roles, parts)
     _check_labels(rows, roles, use)
     content = roles.contents[0]
@@ -72,7 +76,7 @@ def open_table(
     kept = rows.kept()
     whole = len(kept) == rows.rows
     rows, use, ids = rows.take(kept), use[kept], ids if whole else [ids[k] for k in kept.tolist()]
-    labels, class_names = _labels(rows, roles.label, use)
+    labels, class_names = _labels(rows, roles.label, use, rule)
     facts: dict[str, Any] = {"labels": labels, "class_names": class_names, "ids": tuple(ids), "is_test": use == TESTING}
     name = name or main.name
     if roles.kind == "image":
@@ -123,6 +127,14 @@ def without_minus_one(rows: Joined, column: str, files: Sequence[TableFile]) -> 
         rows.notes.append(f"{counted(int(marked.sum()), 'row')} with the number -1 as label taken for unlabelled")
 
 
+def read_label_values(rows: Joined, column: str, rule: LabelRule) -> None:
+    """Give the labels their meaning: which say that there is none, and which are one class written in two ways."""
+    texts, pairs = merged_numbers(rule.applied(rows.text(column)))
+    rows.columns[column] = texts
+    if pairs:
+        rows.notes.append(told_merged(short(column), pairs))
+
+
 def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
     """[N] what each row is for, by its file or by the column of the split."""
     by_part = np.array([{"labeled": TRAINING, "unlabeled": POOL, "test": TESTING}[part] for part in parts])
@@ -160,20 +172,29 @@ def _check_labels(rows: Joined, roles: Roles, use: Array) -> None:
     rows.refuse_levels(roles.label, use != POOL, odd, "Mend it; an empty cell means no label.")
     labels = rows.text(roles.label)
     known = {labels.levels[k] for k in np.unique(labels.codes[use == TRAINING]).tolist()} - {""}
+    spellings = Spellings(known)
 
     def unknown(value: str) -> str | None:
-        if not value or value in known or odd(value):
+        if not value or spellings.find(value) is not None or odd(value):
             return None
         return f"the test label '{short(value)}' is not among the training labels"
 
-    rows.refuse_levels(roles.label, use == TESTING, unknown, nearest("", map(short, known)))
+    odd_one = next((level for level in labels.levels if unknown(level)), "")
+    rows.refuse_levels(roles.label, use == TESTING, unknown, other_label_remedy(odd_one, known))
 
 
-def _labels(rows: Joined, column: str, use: Array) -> tuple[Array, tuple[str, ...]]:
+def other_label_remedy(label: str, known: Collection[str]) -> str:
+    """What to do about a label that is not among the known ones."""
+    hint = nearest(short(label), map(short, known))
+    near = hint.removeprefix("Did you mean '").removesuffix("'?")
+    return f"{hint} Then set source.label_map={short(label)}:{near}." if near != hint and " or " not in near else hint
+
+
+def _labels(rows: Joined, column: str, use: Array, rule: LabelRule) -> tuple[Array, tuple[str, ...]]:
     """Class numbers, -1 where there is none, and the class names, verbatim.
 
     Raises:
-        UserError: two classes look the same, or the labels are quantities.
+        UserError: two classes look the same, the labels are quantities, or most rows have a label that may mean none.
     """
     labels = rows.text(column)
     seen = np.bincount(labels.codes[use == TRAINING], minlength=len(labels.levels))
@@ -183,7 +204,11 @@ def _labels(rows: Joined, column: str, use: Array) -> tuple[Array, tuple[str, ..
         if (twin := twins.setdefault(folded(name), name)) != name:
             first = int(np.argmax((labels.codes == labels.levels.index(name)) & (use == TRAINING)))
             what = f"the classes '{short(twin)}' and '{short(name)}' differ only by case, spaces or accents' encoding"
-            raise UserError(what, "Write both the same way.", rows.place(first))
+            raise UserError(
+                what,
+                f"Write both the same way, or set source.label_map={short(name)}:{short(twin)}.",
+                rows.place(first),
+            )
     own = labels.codes[filled(labels) & (use == TRAINING)]
     said, refused = doubt(names, len(own), _counts_up(own, labels.levels))
     if refused:
@@ -196,14 +221,14 @@ def _labels(rows: Joined, column: str, use: Array) -> tuple[Array, tuple[str, ..
         names.sort(key=lambda name: (int(name), name))
     else:
         names.sort()
-    odd = [name for name in names if name in MARKERS or name == "-1"]
-    if odd:
-        told = ", ".join(f"'{name}'" for name in odd)
-        rows.notes.append(f"{told} taken for class names; only an empty cell means that a row has no label")
+    counts = dict(zip(labels.levels, seen.tolist()))
+    rows.notes += check_doubtful(names, counts, rule, rows.place(0))
+    rows.notes += several_labels(names, counts)
     if hidden := int((filled(labels) & (use == POOL)).sum()):
         rows.notes.append(f"{counted(hidden, 'label')} of unlabelled rows not used")
-    number = {name: k for k, name in enumerate(names)}
-    coded = np.array([number.get(level, -1) for level in labels.levels], dtype=np.int64)[labels.codes]
+    known = Spellings(names)
+    numbers = [known.find(level) if level else None for level in labels.levels]
+    coded = np.array([-1 if k is None else k for k in numbers], dtype=np.int64)[labels.codes]
     return np.where(use == POOL, -1, coded), tuple(names)
 
 

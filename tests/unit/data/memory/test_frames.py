@@ -363,7 +363,7 @@ def test_true_and_false_are_found_in_every_form(values: Any, trained: list[Any])
     known = fitted(from_arrays(pd.DataFrame({"member": trained}), [0, 1, 0]))
     same(rows_for(pd.DataFrame({"member": values}), known), [[1], [0]])
     same(rows_for(pd.DataFrame({"member": [*pd.Series(values, dtype=object), None]}), known), [[1], [0], [NAN]])
-    with pytest.warns(UserWarning, match="column 'member' holds no category of the training.*: 2 counts as missing"):
+    with pytest.warns(UserWarning, match="column 'member': none of the 2 rows holds a known category.*here '2'"):
         same(rows_for(pd.DataFrame({"member": [2, 3]}), known), [[NAN], [NAN]])
 
 
@@ -376,7 +376,8 @@ def test_a_column_whose_values_are_all_unknown_is_told() -> None:
     same(
         rows_for(pd.DataFrame({"size": [1, 2], "colour": ["Red", "red"]}), known, tell=told.append), [[1, NAN], [2, 2]]
     )
-    wanted = "column 'colour' holds no category of the training, such as blue, nan, red: 'Red' counts as missing"
+    wanted = "column 'colour': the row does not hold a known category: all count as missing "
+    wanted += "(here 'Red', in training 'blue', 'nan', 'red')"
     assert told == [f"X: {wanted}"]
     more = from_arrays(
         pd.DataFrame(given), [0, 1, 0], X_test=pd.DataFrame({"size": [1], "colour": ["Red"]}), y_test=[0]

@@ -135,7 +135,7 @@ def test_json_values_are_kept_as_written(tmp_path: Path) -> None:
 
 
 def test_json_lines_that_cannot_serve(tmp_path: Path) -> None:
-    bad = ["{", "[1]", "3", '{"a": 1, "a": 2}', '{"a": [1]}', '{"a": "\\ud800"}']
+    bad = ["{", "[1]", "3", '{"a": 1, "a": 2}', '{"a": [1, 2]}', '{"a": "\\ud800"}']
     path = put(tmp_path, "\n".join(['{"a": 1}', *bad, '{"a": 2}']), "x.jsonl")
     with pytest.raises(UserError, match=r"^x\.jsonl, line 2: the line is no valid JSON"):
         whole(path)

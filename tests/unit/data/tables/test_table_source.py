@@ -44,12 +44,12 @@ def test_numbers_categories_missing_values_and_unlabelled_rows(tmp_path: Path) -
 
 
 def test_class_names_are_taken_verbatim(tmp_path: Path) -> None:
-    names = ["NA", "None", "null", "nan", "1", "01", "1.0", "TRUE", "-1", "?"]
+    names = ["NA", "None", "null", "nan", "1", "01", "2.0", "TRUE", "-1", "?"]
     rows = "".join(f"{k}.5,{name}\n" for k, name in enumerate([*names, ""]))
     source = table(tmp_path, "x,label\n" + rows)
     assert set(source.class_names) == set(names)
     assert [source.class_names[k] if k >= 0 else "" for k in source.labels] == [*names, ""]
-    assert told(source, "taken for class names; only an empty cell means that a row has no label")
+    assert told(source, "taken for class names; if they mean that a row has no label, set source.no_label=")
 
 
 def test_whole_numbers_stand_in_their_own_order(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""What the label column's texts mean: which say that there is no label, which are one class under another name."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from metapl.data.tables.frame import Texts, short
+from metapl.data.tables.spelling import doubtful, plain, renamed
+from metapl.errors import Doubt, UserError
+
+AUTO, EMPTY = "auto", "empty"
+_SPLIT = re.compile(r"\s*[|;,/+&]\s*")
+SEVERAL = 0.05  # share of rows with several known labels in one cell from which it is said
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """``source.no_label`` and ``source.label_map``, read.
+
+    Attributes:
+        marks: texts, as ``spelling.plain`` has them and in small letters, that say that a row has no label.
+        names: text, as ``plain`` has it -> the class that it means; "" for none.
+        asked: whether the user said which texts mean that there is no label.
+    """
+
+    marks: frozenset[str] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
+    asked: bool = False
+
+    def no_label(self, text: str) -> bool:
+        """Whether ``text`` says that there is no label; an empty one always does."""
+        return text == "" or plain(text).casefold() in self.marks
+
+    def __call__(self, text: str) -> str:
+        """The class that ``text`` means, "" for none."""
+        named = self.names.get(plain(text), text)
+        return "" if self.no_label(named) else named
+
+    def applied(self, texts: Texts) -> Texts:
+        """The column of labels with what its texts mean."""
+        if not self.marks and not self.names:
+            return texts
+        return renamed(texts, {level: self(level) for level in texts.levels})
+
+
+NO_RULE = LabelRule()
+
+
+def read_rule(no_label: str, label_map: str) -> LabelRule:
+    """The rule that two settings describe.
+
+    Args:
+        no_label: texts between commas; "auto" and "empty": only an empty cell says that there is no label.
+        label_map: ``text:class`` pairs between commas, such as ``<=50K.:<=50K``.
+
+    Raises:
+        UserError: a pair without a colon, or one text with two classes.
+    """
+    asked = no_label != AUTO
+    marks = () if no_label in (AUTO, EMPTY) else _listed(no_label)
+    names: dict[str, str] = {}
+    for pair in _listed(label_map):
+        text, colon, name = pair.rpartition(":")
+        if not colon or not text.strip():
+            what = f"label_map has '{short(pair)}', which is not a pair"
+            raise UserError(
+                what, "Write text:class, pairs between commas: <=50K.:<=50K,>50K.:>50K.", "source.label_map"
+            )
+        if names.setdefault(plain(text), name.strip()) != name.strip():
+            remedy = "Keep one of the two."
+            raise UserError(f"label_map has two classes for '{short(text)}'", remedy, "source.label_map")
+    return LabelRule(frozenset(plain(mark).casefold() for mark in marks), names, asked)
+
+
+def _listed(text: str) -> list[str]:
+    """What stands between commas; a value with a comma in it stands in double quotes."""
+    values = next(csv.reader([text], skipinitialspace=True), [])
+    return [value for value in values if value.strip()]
+
+
+def check_doubtful(names: Sequence[str], counts: Mapping[str, int], rule: LabelRule, where: str) -> list[str]:
+    """What to say of classes that may mean that there is no label.
+
+    Args:
+        counts: name -> rows with it.
+
+    Raises:
+        UserError: such a class holds most of the labelled rows, and nobody said that it is one.
+    """
+    odd = [] if rule.asked else doubtful(names)
+    total = sum(counts[name] for name in names)
+    for name in odd:
+        if 2 * counts[name] > total and len(names) > 2:
+            what = f"the label '{short(name)}' stands in {counts[name]:,} of {total:,} labelled rows"
+            remedy = (
+                f"If it means that a row has no label, set source.no_label={short(name)}; if it is a class, ={EMPTY}."
+            )
+            raise UserError(what, remedy, where)
+    if not odd:
+        return []
+    listed, marks = ", ".join(f"'{short(name)}'" for name in odd), ",".join(odd)
+    return [f"{listed} taken for class names; if they mean that a row has no label, set source.no_label={marks}"]
+
+
+def several_labels(names: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """What to say where cells hold several labels, ``comedy|drama``; nothing where they do not."""
+    known = {plain(name).casefold() for name in names}
+    several = [name for name in names if _is_several(name, known, names)]
+    rows, total = sum(counts[name] for name in several), sum(counts[name] for name in names)
+    if rows < max(2, SEVERAL * total):
+        return []
+    what = f"{rows:,} of {total:,} labels hold several in one cell, such as '{short(several[0])}', taken for a class"
+    return [Doubt(what, "Write one label per row, or merge classes with source.label_map.", "several_labels")]
+
+
+def _is_several(name: str, known: set[str], names: Sequence[str]) -> bool:
+    parts = [part.casefold() for part in _SPLIT.split(name.strip()) if part]
+    if len(parts) < 2 or not any(c.isalpha() for c in name):
+        return False
+    others = {part for other in names if other != name for part in _SPLIT.split(other.strip().casefold())}
+    return all(part in known or part in others for part in parts)
