@@ -21,6 +21,8 @@ import pytest
 from commands import CLASSES, QUICK, Call, refused, sums, table
 from sklearn.datasets import load_digits
 
+import metapl
+
 # -- the whole way
 
 
@@ -341,8 +343,31 @@ def test_json_is_all_there_is_on_stdout(call: Call, digits_run: Path, command: s
     assert isinstance(printed, dict)
     if command != "train":
         done = call(*words, "--json", "result.json")
-        assert json.loads(Path("result.json").read_text()) == printed
+        assert json.loads(Path("result.json").read_text()) == {"metapl": metapl.__version__, **printed}
+        assert call(*words, "--json", "result.json").code == 0, "its own file may be replaced"
         assert done.out
+
+
+@pytest.mark.parametrize("content", ["text,label\na,b\n", '{"rows": 3}\n', '{"metap'])
+def test_json_replaces_no_file_that_metapl_did_not_write(call: Call, content: str) -> None:
+    Path("mine.csv").write_text(content)
+    for words in (("check", "mine.csv"), ("methods",), ("models",)):
+        refused(call(*words, "--json", "mine.csv"), "did not write it", "mine.csv")
+    assert Path("mine.csv").read_text() == content
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_training_ends_with_a_word(number: int) -> None:
+    code = f"""
+import os, sys
+from metapl.cli import main
+from metapl.utils import printing
+printing.check_json = lambda target: os.kill(os.getpid(), {int(number)})
+sys.exit(main(["train", "digits"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"stopped by {signal.Signals(number).name}\n"
 
 
 def test_tables(call: Call) -> None:

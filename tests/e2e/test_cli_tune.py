@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from commands import Call, refused, sums
 
+import metapl
+
 QUICK = (
     *("--method", "pseudo_label", "--model", "mlp", "--labels", "3", "--steps", "4", "--workers", "1"),
     *("batch.labeled=8", "batch.unlabeled=16"),
@@ -20,6 +22,7 @@ def test_tune_then_train_with_the_best(call: Call) -> None:
     done = call("tune", "digits", *QUICK, *search, "--out", "tuned", "--json", "r.json")
     assert done.code == 0, done.err
     result = json.loads(Path("r.json").read_text())
+    assert result.pop("metapl") == metapl.__version__
     assert result == {**json.loads(Path("tuned/results.json").read_text()), "folder": "tuned"}
     assert (result["rows"], result["folds"], result["steps"], result["complete"]) == (30, 3, 4, True)
     settings = [entry["setting"] for entry in result["settings"]]

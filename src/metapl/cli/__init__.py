@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import sysconfig
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ from metapl.cli import reporting as reporting
 from metapl.cli import running as running
 from metapl.cli import tuning as tuning
 from metapl.cli import using as using
-from metapl.cli.app import State, say
+from metapl.cli.app import State, say, stopped
 from metapl.cli.app import app as app
 from metapl.errors import UserError
 from metapl.utils import printing
@@ -37,14 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # as `python -m metapl` does, so that --model file:function finds the file
     with warnings.catch_warnings():
         warnings.showwarning = _warned  # type: ignore[assignment]
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminated)  # a training takes it over, and saves its state
         try:
             command = typer.main.get_command(app)
             code = command.main(_at_home(sys.argv[1:] if argv is None else argv), "metapl", standalone_mode=False)
             return code if isinstance(code, int) else 0
         except UserError as error:
             return _failed(str(error), 2)
-        except KeyboardInterrupt:
-            return 130
+        except KeyboardInterrupt as stop:
+            return stopped(stop)
         except BrokenPipeError:  # the reader of a pipe went away, such as `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
@@ -54,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, _ClickException):
                 return _failed(_usage(error), 2)
             return _crashed(error)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """End like Ctrl-C does, with the signal's own exit code."""
+    raise KeyboardInterrupt(number)
 
 
 def _at_home(argv: Sequence[str]) -> list[str]:

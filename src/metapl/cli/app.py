@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -29,7 +30,7 @@ class State:
 
 
 class _Group(TyperGroup):
-    """Names the nearest command when there is no such command, and ends quietly on Ctrl-C."""
+    """Names the nearest command when there is no such command, and ends with a word on a signal."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
@@ -42,9 +43,15 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # a training that is stopped saves its state instead, see running._finish
-            say("stopped at once")
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stop:  # a training that is stopped saves its state instead, see running._finish
+            raise typer.Exit(stopped(stop)) from None
+
+
+def stopped(stop: KeyboardInterrupt) -> int:
+    """Say which signal ended the command, and give the exit code for it."""
+    number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+    say(f"stopped by {number.name}")
+    return 128 + number
 
 
 def _set_debug(value: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -11,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metapl._version import __version__
 from metapl.errors import UserError
 from metapl.utils.files import write_text
 
+_MARK = b'{\n  "metapl": "'  # how a JSON result of metapl begins
 MOST = 5  # problems named on the screen
 ROWS = 25  # settings of a tuning on the screen
 
@@ -42,22 +45,36 @@ def check_json(target: str | None) -> None:
     """Refuse a place for the JSON that cannot be written, before any work is done.
 
     Raises:
-        UserError: its folder does not exist, or it is a folder itself.
+        UserError: its folder does not exist, it is a folder itself, or a file is there that metapl did not write.
     """
     if target in (None, "-"):
         return
     path = Path(str(target))
     if path.is_dir() or not path.parent.is_dir():
         raise UserError("the JSON file cannot be written there", "Name a file in an existing folder, or -.", str(path))
+    if os.path.lexists(path) and not _is_own_json(path):
+        what = "the file exists, and metapl did not write it"
+        raise UserError(what, "Name another file for --json, or move this one away.", str(path))
+
+
+def _is_own_json(path: Path) -> bool:
+    """Whether the file is empty, or a JSON result of an earlier command."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_MARK)) in (b"", _MARK)
 
 
 def give(result: Any, target: str | None, text: str) -> None:
-    """Print ``text`` on stdout; with a ``target``, also the result as JSON there, or instead of it (``-``)."""
-    made = "" if target is None else json.dumps(result, indent=2, allow_nan=False) + "\n"
+    """Print ``text`` on stdout; with a ``target``, also the result as JSON there, or instead of it (``-``).
+
+    In a file the version stands first, so that a later command knows its own file and replaces no other.
+    """
     if target == "-":
-        sys.stdout.write(made)
+        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
     elif target is not None:
-        write_text(Path(target), made)
+        facts = {"metapl": __version__, **(result if isinstance(result, Mapping) else {"result": result})}
+        write_text(Path(target), json.dumps(facts, indent=2, allow_nan=False) + "\n")
     if target != "-" and text:
         print(text)
 
