@@ -1,4 +1,4 @@
-"""Remakes docs/settings.md from the dataclasses' own comments.
+"""Remakes docs/settings.md from the settings' annotations.
 
 python docs/make_settings.py
 """
@@ -18,7 +18,7 @@ of `metapl train` stand for some of the keys: `--labels` for `split.labels`, `--
 command line beats the file, the file beats the defaults, and an unknown key is an error that names the nearest one.
 The resolved settings are stored as `config.yaml` in the run folder.
 
-This page is made by `python docs/make_settings.py` from the comments in the code; a test keeps the two together.
+This page is made by `python docs/make_settings.py` from the annotations in the code; a test keeps the two together.
 """
 
 

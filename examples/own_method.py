@@ -8,6 +8,7 @@ Beyond the loss a method says which views it needs. Batches, exact resume, the g
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -24,7 +25,7 @@ class EntropyMinimisation(OneNetwork):
 
     @dataclass(frozen=True)
     class Config:
-        weight: float = 0.3  # of the entropy; set it with own.weight=0.5
+        weight: Annotated[float, "weight of the entropy; set it with own.weight=0.5"] = 0.3
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(context)  # builds self.net: a network, its optimiser, its moving average

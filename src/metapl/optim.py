@@ -6,38 +6,33 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from metapl.errors import UserError
 from metapl.losses import cross_entropy
 from metapl.types import SemiBatch
+from metapl.utils.fields import BELOW_ONE, NOT_NEGATIVE, Help, Settings, Tries
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Settings, group="optim"):
     """How every network of a run is stepped."""
 
-    name: Literal["auto", "sgd", "adamw"] = "auto"  # the optimiser; auto: adamw for the network ngram, else sgd
-    lr: float = 0.0  # peak learning rate; 0: 0.05 for sgd, 0.001 for adamw (0.01 for ngram)
-    momentum: float = 0.9  # SGD's momentum, or Adam's first beta
-    nesterov: bool = False  # SGD with Nesterov momentum
-    weight_decay: float = 5e-4  # on weights; not on biases and normalisation layers
-    clip: float = 0.0  # largest global gradient norm; 0 = no clipping
-    schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up, over the main phase
-    warmup: int = 0  # steps of linear warm-up
-    ema: float = 0.99  # decay of the averaged weights per step; less at the start
-
-    def __post_init__(self) -> None:
-        checks = {
-            "lr": self.lr >= 0, "momentum": 0 <= self.momentum < 1, "weight_decay": self.weight_decay >= 0,
-            "clip": self.clip >= 0, "warmup": self.warmup >= 0, "ema": 0 <= self.ema < 1,
-        }  # fmt: skip
-        for name, good in checks.items():
-            if not good:
-                raise UserError(f"{getattr(self, name)} is out of range", "See docs/settings.md.", f"optim.{name}")
+    name: Annotated[Literal["auto", "sgd", "adamw"], "the optimiser; auto: adamw for the network ngram, else sgd"] = (
+        "auto"
+    )
+    lr: Annotated[
+        float, "peak learning rate; 0: 0.05 for sgd, 0.001 for adamw (0.01 for ngram)", NOT_NEGATIVE, Tries("x0.3,x3")
+    ] = 0.0
+    momentum: Annotated[float, "SGD's momentum, or Adam's first beta", BELOW_ONE] = 0.9
+    nesterov: Annotated[bool, "SGD with Nesterov momentum"] = False
+    weight_decay: Annotated[float, "on weights; not on biases and normalisation layers", NOT_NEGATIVE] = 5e-4
+    clip: Annotated[float, "largest global gradient norm; 0 = no clipping", NOT_NEGATIVE] = 0.0
+    schedule: Annotated[Literal["cosine", "constant"], "after the warm-up, over the main phase"] = "cosine"
+    warmup: Annotated[int, Help("linear warm-up", "steps"), NOT_NEGATIVE] = 0
+    ema: Annotated[float, "decay of the averaged weights per step; less at the start", BELOW_ONE] = 0.99
 
     def resolved(self, model: str = "") -> OptimConfig:
         """Return the config with the optimiser and the rate that ``auto`` and 0 mean for the network ``model``."""

@@ -76,7 +76,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "unknown key": (("--search", "pseudo_label.treshold=0.9"), ("Did you mean 'pseudo_label.threshold'?",)),
     "no number": (("--search", "optim.lr=fast"), ("'fast' is not a valid value of optim.lr",)),
     "no range": (("--search", "optim.lr=0.1..fast"), ("'fast'", "not a number")),
-    "out of range": (("--search", "optim.lr=-1"), ("out of range",)),
+    "out of range": (("--search", "optim.lr=-1"), ("lr is -1.0",)),
     "not to be searched": (("--search", "steps=10,20"), ("'steps' is not a setting to search",)),
     "nothing to try": (("--search", "optim.lr=0.05"), ("nothing to try",)),
     "unknown sampler": (("--sampler", "optna"), ("Did you mean 'optuna'?",)),

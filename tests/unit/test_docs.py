@@ -41,15 +41,15 @@ def test_every_key_is_on_the_page_and_explained() -> None:
         assert setting.default or setting.key == "data"
 
 
-def test_settings_are_read_from_comments_texts_and_lists() -> None:
+def test_settings_are_read_from_annotations() -> None:
     listed = {s.key: s for _, _, settings in help.groups() for s in settings}
     meaning = "global gradient norm; 0 = no clipping"
-    assert listed["optim.clip"] == help.Setting("optim.clip", "0.0", "number", f"largest {meaning}")
+    assert listed["optim.clip"] == help.Setting("optim.clip", "0.0", "number, at least 0", f"largest {meaning}")
     assert listed["mpl.feedback"].takes == "exact, sampled, none, official"
-    assert listed["views.flip"].meaning.startswith("Images: mirror left and right")
+    assert listed["views.flip"].meaning.startswith("images: mirror left and right")
     assert listed["split.labels"].default == "null"
-    assert listed["split.labels"].takes == "whole number, null"
-    assert listed["split.validation"].meaning.endswith('or 0 / "none".'), "a text over two lines is read to its end"
+    assert listed["split.labels"].takes == "whole number, at least 1; or null"
+    assert listed["split.validation"].meaning.endswith('or 0 / "none"'), "a text over two lines is read to its end"
     assert listed["data"].default == "required"
 
 

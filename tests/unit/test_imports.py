@@ -37,7 +37,7 @@ ROOMS = (
 ORDER = {name: k for k, names in enumerate(ROOMS) for name in names}
 # All that a method may import; models.combined makes one network of those that a method ends with.
 FOR_METHODS = {"types", "errors", "losses", "feedback", "pseudo_labels", "thresholds", "optim"}
-FOR_METHODS |= {"methods.base", "methods.parts", "models.combined"}
+FOR_METHODS |= {"methods.base", "methods.fields", "methods.parts", "models.combined", "utils.fields"}
 
 # Where rows set aside for testing are judged.
 EVALUATION = {"inference.run_evaluation", "api.demo", "comparison.worker", "comparison.peers", "training.result"}

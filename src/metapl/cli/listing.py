@@ -32,7 +32,7 @@ def methods(
         printing.give(lines, json, printing.table(("method", "what it does"), lines.items()))
         return
     found = help.settings(method_class(name).Config, f"{settings_group(name)}.")
-    rows = [(s.key, s.default, f"{s.meaning} ({s.takes})") for s in found]
+    rows = [(s.key, s.default, f"{s.meaning} ({s.takes})".strip()) for s in found]
     text = f"{help.summary(name)}\n\n{printing.table(('setting', 'default', 'meaning'), rows)}"
     printing.give({s.key: {"default": s.default, "takes": s.takes, "meaning": s.meaning} for s in found}, json, text)
 

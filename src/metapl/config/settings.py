@@ -5,13 +5,12 @@ Later beats earlier: defaults, the YAML file, command-line options, ``key=value`
 
 from __future__ import annotations
 
-import math
 import typing
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -25,58 +24,58 @@ from metapl.data.sources import read_ref
 from metapl.errors import UserError, nearest
 from metapl.methods import METHODS, OWN, fits_once, method_class, settings_group
 from metapl.optim import OptimConfig
+from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Help, Range, Settings
 from metapl.utils.files import write_text
 
 
 @dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Settings, group="loop"):
     """When the loop logs, judges and saves; in steps."""
 
-    log_every: int = 20  # one row of metrics
-    eval_every: int = 0  # judge the validation rows; 0 = a tenth of the run
-    save_every: int = 0  # write a checkpoint; 0 = a tenth of the run
-    keep: int = 2  # checkpoints kept
-
-    def __post_init__(self) -> None:
-        if self.log_every < 1 or self.eval_every < 0 or self.save_every < 0 or self.keep < 1:
-            raise UserError("log_every and keep must be at least 1, eval_every and save_every at least 0", "", "loop")
+    log_every: Annotated[int, Help("one row of metrics", "steps"), AT_LEAST_ONE] = 20
+    eval_every: Annotated[int, Help("judge the validation rows; 0 = a tenth of the run", "steps"), NOT_NEGATIVE] = 0
+    save_every: Annotated[int, Help("write a checkpoint; 0 = a tenth of the run", "steps"), NOT_NEGATIVE] = 0
+    keep: Annotated[int, "checkpoints kept", AT_LEAST_ONE] = 2
 
 
 @dataclass(frozen=True)
-class GuardConfig:
-    """Whether the result is held against supervised training on the same labels, and what follows: docs/guard.md."""
+class GuardConfig(Settings, group="guard"):
+    """Whether the result is compared with supervised training on the same labels, and what follows: docs/guard.md."""
 
-    mode: Literal["off", "warn", "return"] = "return"  # no comparison; only say so; give the baseline back
-    share: float = 0.5  # of the run's steps, for each training of the cross-fitting
-    least_steps: int = 600  # of such a training at least, as far as the run itself has them: a short one shows little
-    folds: int = 2  # parts of the labelled rows in the cross-fitting; its cost grows with their number
-    min_validation: int = 50  # validation rows from which these alone decide, without cross-fitting
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UserError(f"share is {self.share}", "Give more than 0 and at most 1.", "guard.share")
-        if self.folds < 2:
-            raise UserError(f"folds is {self.folds}", "Give at least 2.", "guard.folds")
-        for name in ("least_steps", "min_validation"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}", "Give at least 1.", f"guard.{name}")
+    mode: Annotated[Literal["off", "warn", "return"], "no comparison; only say so; give the baseline back"] = "return"
+    share: Annotated[
+        float, "share of the run's steps, for each training of the cross-fitting", Range(0, 1, above=True)
+    ] = 0.5
+    least_steps: Annotated[
+        int,
+        Help("of such a training at least, as far as the run itself has them: a short one shows little", "steps"),
+        AT_LEAST_ONE,
+    ] = 600
+    folds: Annotated[
+        int, "parts of the labelled rows in the cross-fitting; its cost grows with their number", Range(2)
+    ] = 2
+    min_validation: Annotated[
+        int, "validation rows from which these alone decide, without cross-fitting", AT_LEAST_ONE
+    ] = 50
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """Everything that decides a run. ``settings`` are the method's own, under the method's name in YAML."""
 
-    data: str  # a folder of images, a file of rows (.csv, .jsonl, .parquet, ...), idx:FOLDER, or digits
-    method: str = "mpl"  # a name in `metapl methods`, or package.module:Class
-    model: str = "auto"  # a name in `metapl models`, or package.module:function
-    weights: str = ""  # a file of first weights for the model, all but its head: .safetensors or .pth
-    download: bool = False  # let timm and torchvision fetch first weights
-    teacher_model: str = ""  # mpl and mpl_reduced: another network for the teacher; empty = as model
-    teacher_weights: str = ""  # first weights of teacher_model
-    seed: int = 0  # of the split, the weights, the batches and the views
-    steps: int = 1000  # updates in the main phase
-    minutes: float = 0.0  # size the steps to this many minutes on this machine; 0 = as steps says
-    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    data: Annotated[str, "a folder of images, a file of rows (.csv, .jsonl, .parquet, ...), idx:FOLDER, or digits"]
+    method: Annotated[str, "a name in `metapl methods`, or package.module:Class"] = "mpl"
+    model: Annotated[str, "a name in `metapl models`, or package.module:function"] = "auto"
+    weights: Annotated[str, "a file of first weights for the model, all but its head: .safetensors or .pth"] = ""
+    download: Annotated[bool, "let timm and torchvision fetch first weights"] = False
+    teacher_model: Annotated[str, "mpl and mpl_reduced: another network for the teacher; empty = as model"] = ""
+    teacher_weights: Annotated[str, "first weights of teacher_model"] = ""
+    seed: Annotated[int, "random seed for split, weights, batches and views"] = 0
+    steps: Annotated[int, Help("updates in the main phase", "steps"), AT_LEAST_ONE] = 1000
+    minutes: Annotated[
+        float, Help("as many steps as fit into this time on this machine; 0 = as steps says", "minutes"), NOT_NEGATIVE
+    ] = 0.0
+    device: Annotated[str, "auto, cpu, cuda, cuda:N, mps"] = "auto"
     source: SourceOptions = field(default_factory=SourceOptions)
     split: SplitConfig = field(default_factory=SplitConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -95,13 +94,10 @@ class RunConfig:
         if fits_once(self.method):  # its one step takes no budget
             object.__setattr__(self, "steps", 1)
             object.__setattr__(self, "minutes", 0.0)
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}", "Give at least 1.", "steps")
+        super().__post_init__()
         if self.teacher_weights and not self.teacher_model:
             remedy = "Name the network with teacher_model; without one, weights serves both."
             raise UserError("teacher_weights is set, and teacher_model is not", remedy, "teacher_weights")
-        if not 0 <= self.minutes < math.inf:
-            raise UserError(f"minutes is {self.minutes}", "Give more than 0, or 0 to go by steps.", "minutes")
 
     @property
     def ref(self) -> DataRef:

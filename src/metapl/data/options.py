@@ -17,10 +17,10 @@ class TextOptions(Settings, group="source.text"):
     """How texts become rows of token ids."""
 
     tokenizer: Annotated[
-        str, Help("words (hashed, nothing to download), hf:FOLDER, or auto (the model's own, else words)")
+        str, "words (hashed, nothing to download), hf:FOLDER, or auto (the model's own, else words)"
     ] = "auto"
     max_tokens: Annotated[
-        int | str, Help("token ids per text, or auto (the longest text's, at most 256); longer texts are cut")
+        int | str, "token ids per text, or auto (the longest text's, at most 256); longer texts are cut"
     ] = "auto"
 
 
@@ -29,18 +29,16 @@ class EncoderOptions(Settings, group="source.encoder"):
     """A frozen network whose features stand for the rows."""
 
     name: Annotated[
-        str, Help("timm:NAME, torchvision:NAME, hf:FOLDER or package.module:factory; empty: rows as they are")
+        str, "timm:NAME, torchvision:NAME, hf:FOLDER or package.module:factory; empty: rows as they are"
     ] = ""
-    weights: Annotated[str, Help("a file of its weights, .safetensors or .pth")] = ""
+    weights: Annotated[str, "a file of its weights, .safetensors or .pth"] = ""
     size: Annotated[
         int | str, Help("side that images are brought to for it, HxW, or auto (what it was trained on)", "pixels")
     ] = "auto"
     pooling: Annotated[
         str,
-        Help(
-            "texts: mean (over all words), cls, begin (the first two: for questions and the like), or auto "
-            "(as its folder says)"
-        ),
+        "texts: mean (over all words), cls, begin (the first two: for questions and the like), or auto "
+        "(as its folder says)",
     ] = "auto"
 
     @property
@@ -57,29 +55,23 @@ class SourceOptions(Settings, group="source"):
     table: TableOptions = field(default_factory=TableOptions)
     text: TextOptions = field(default_factory=TextOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
-    unlabeled: Annotated[str, Help("a second file, of rows without labels")] = ""
-    test: Annotated[str, Help("a further file, of test rows")] = ""
+    unlabeled: Annotated[str, "a second file, of rows without labels"] = ""
+    test: Annotated[str, "a further file, of test rows"] = ""
     labels: Annotated[
-        str, Help(".npy files: the file of labels, one per row: .npy, .npz or text with one label per line")
+        str, ".npy files: the file of labels, one per row: .npy, .npz or text with one label per line"
     ] = ""
     root: Annotated[
         str,
-        Help(
-            "the folder that paths in a file start from, by default the file's own; for torchvision: and hf: the "
-            "folder of the data, by default one in ~/.cache/metapl"
-        ),
+        "the folder that paths in a file start from, by default the file's own; for torchvision: and hf: the "
+        "folder of the data, by default one in ~/.cache/metapl",
     ] = ""
     no_label: Annotated[
         str,
-        Help(
-            "labels that say that a row has none, between commas, such as -1,unknown; also names of class folders. "
-            "auto: an empty cell alone, and a label that may mean none is asked about; empty: an empty cell alone"
-        ),
+        "labels that say that a row has none, between commas, such as -1,unknown; also names of class folders. "
+        "auto: an empty cell alone, and a label that may mean none is asked about; empty: an empty cell alone",
     ] = AUTO
-    label_map: Annotated[str, Help("labels that are one class, as text:class between commas, such as <=50K.:<=50K")] = (
-        ""
-    )
-    download: Annotated[bool, Help("torchvision: and hf:, fetch the data where they are not on this machine")] = False
+    label_map: Annotated[str, "labels that are one class, as text:class between commas, such as <=50K.:<=50K"] = ""
+    download: Annotated[bool, "torchvision: and hf:, fetch the data where they are not on this machine"] = False
 
     def __init__(
         self,

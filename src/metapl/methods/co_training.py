@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metapl.errors import UserError
 from metapl.losses import cross_entropy, masked_cross_entropy
+from metapl.methods import fields
 from metapl.methods.parts import make_report, unlabeled_views
 from metapl.models.combined import Average, Masked
 from metapl.optim import Learner, ramp
 from metapl.pseudo_labels import confidence_mask, surest_per_class
 from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.utils.fields import NOT_NEGATIVE, SHARE, Settings, Tries
 
 
 class CoTraining:
@@ -35,24 +37,26 @@ class CoTraining:
     extra_steps = 0
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="co_training"):
         """Settings of co-training."""
 
-        views: Literal["nets", "features"] = "nets"  # features = each net gets a random half of a table's features
-        select: Literal["top", "threshold"] = "top"  # which labels of a net the other one learns (C2)
-        share: float = 0.6  # of the batch to learn, the same number of rows from every class (top); 0 = off
-        threshold: float = 0.8  # least confidence of a label (threshold); above 1 none passes
-        learn_view: Literal["strong", "weak"] = "strong"  # the view on which a label is learnt
-        weight: float = 1.0  # of the unlabelled loss
-        ramp: float = 0.0  # share of the run over which the weight rises from 0
-        label_smoothing: float = 0.0  # on the labelled rows
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "co_training")
-            if self.threshold < 0 or self.weight < 0 or not 0 <= self.share <= 1 or not 0 <= self.ramp <= 1:
-                remedy = "threshold and weight must be at least 0, share and ramp in 0..1."
-                raise UserError("a setting is out of range", remedy, "co_training")
+        views: Annotated[
+            Literal["nets", "features"], "features = each net gets a random half of a table's features"
+        ] = "nets"
+        select: Annotated[Literal["top", "threshold"], "which labels of a net the other one learns (C2)"] = "top"
+        share: Annotated[
+            float, "share of the batch to learn, the same number of rows from every class (top); 0 = off", SHARE
+        ] = 0.6
+        threshold: Annotated[
+            float,
+            "least confidence of a label (threshold); above 1 none passes",
+            NOT_NEGATIVE,
+            Tries("0.5,0.7,0.8,0.9,0.95,0.99", idle=("select", "top")),
+        ] = 0.8
+        learn_view: Annotated[Literal["strong", "weak"], "the view on which a label is learnt"] = "strong"
+        weight: fields.Weight = 1.0
+        ramp: fields.Ramp = 0.0
+        label_smoothing: fields.LabelSmoothing = 0.0
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.steps = config, context.steps

@@ -12,28 +12,30 @@ X2 to X4 are ``thresholds.Curriculum``; the step is ``base.WeakToStrong``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from metapl.errors import UserError
+from metapl.methods import fields
 from metapl.methods.base import WeakToStrong
-from metapl.thresholds import Curriculum, check_threshold
+from metapl.thresholds import Curriculum
 from metapl.types import Context
+from metapl.utils.fields import SHARE, Settings, Tries
 
 
 class FlexMatch(WeakToStrong):
     """See the module's text for the equations."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="flexmatch"):
         """Settings of FlexMatch."""
 
-        threshold: float = 0.95  # labels above it are remembered; also the highest threshold of a class
-        weight: float = 1.0  # of the unlabelled loss (lambda)
-        label_smoothing: float = 0.0  # on the labelled rows
-
-        def __post_init__(self) -> None:
-            check_threshold("curriculum", self.threshold, 0.0, "flexmatch")
-            if not 0 <= self.label_smoothing < 1 or self.weight < 0:
-                raise UserError("label_smoothing must be in 0..1, below 1, and weight at least 0", "", "flexmatch")
+        threshold: Annotated[
+            float,
+            "labels above it are remembered; also the highest threshold of a class",
+            SHARE,
+            Tries("0.5,0.7,0.8,0.9,0.95,0.99"),
+        ] = 0.95
+        weight: fields.Weight = 1.0
+        label_smoothing: fields.LabelSmoothing = 0.0
 
     def __init__(self, config: Config, context: Context) -> None:
         curriculum = Curriculum(config.threshold, context.num_classes, context.pool_size)

@@ -13,35 +13,32 @@ R2 and w are ``thresholds.Adaptive``; the step is ``base.WeakToStrong``. All ave
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metapl.errors import UserError
+from metapl.methods import fields
 from metapl.methods.base import WeakToStrong
 from metapl.thresholds import Adaptive
 from metapl.types import Context
+from metapl.utils.fields import BELOW_ONE, NOT_NEGATIVE, Settings, Tries
 
 
 class FreeMatch(WeakToStrong):
     """See the module's text for the equations."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="freematch"):
         """Settings of FreeMatch."""
 
-        fairness: float = 0.05  # weight of the fairness loss (w_f); 0 = off
-        decay: float = 0.999  # of the moving averages; take less in shorter runs
-        weight: float = 1.0  # of the unlabelled loss (w_u)
-        label_smoothing: float = 0.0  # on the labelled rows
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.decay < 1 or not 0 <= self.label_smoothing < 1:
-                raise UserError("decay and label_smoothing must be at least 0 and below 1", "", "freematch")
-            if self.weight < 0 or self.fairness < 0:
-                raise UserError("weight and fairness must be at least 0", "", "freematch")
+        fairness: Annotated[float, "weight of the fairness loss (w_f); 0 = off", NOT_NEGATIVE] = 0.05
+        decay: Annotated[
+            float, "decay of the moving averages; take less in shorter runs", BELOW_ONE, Tries("0.9,0.99")
+        ] = 0.999
+        weight: fields.Weight = 1.0
+        label_smoothing: fields.LabelSmoothing = 0.0
 
     def __init__(self, config: Config, context: Context) -> None:
         self.adaptive = Adaptive(context.num_classes, config.decay)

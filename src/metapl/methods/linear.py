@@ -10,7 +10,7 @@ The fit is one step: steps, batches, views and optimiser do not concern it. No g
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from torch import nn
 from metapl.errors import UserError
 from metapl.losses import cross_entropy
 from metapl.types import Context, Fitted, SemiBatch, StepReport, View
+from metapl.utils.fields import POSITIVE, Settings
 
 
 class Linear:
@@ -28,14 +29,10 @@ class Linear:
     fits_once = True
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="linear"):
         """Settings of the linear model."""
 
-        C: float = 1.0  # how much the labelled rows count against the size of the weights
-
-        def __post_init__(self) -> None:
-            if self.C <= 0:
-                raise UserError(f"C is {self.C}", "Give more than 0.", "linear.C")
+        C: Annotated[float, "how much the labelled rows count against the size of the weights", POSITIVE] = 1.0
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context = config, context

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from metapl.errors import UserError
 from metapl.losses import cross_entropy, kl_divergence, squared_distance
+from metapl.methods import fields
 from metapl.methods.base import OneNetwork
 from metapl.methods.parts import make_report, unlabeled_views
 from metapl.optim import predict_logits, ramp
 from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.utils.fields import NOT_NEGATIVE, SHARE, Settings, Tries
 
 
 class MeanTeacher(OneNetwork):
@@ -29,21 +30,21 @@ class MeanTeacher(OneNetwork):
     needs: frozenset[View] = frozenset({"weak", "strong"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="mean_teacher"):
         """Settings of Mean Teacher."""
 
-        consistency: Literal["mse", "kl"] = "mse"  # the distance between student and teacher (M2)
-        weight: float = 10.0  # of the consistency loss
-        ramp: float = 0.25  # share of the run over which the weight rises, from 0.0067 of it (M3); 0 = at once
-        student_view: Literal["strong", "weak"] = "strong"  # the view of the student; the teacher gets the other
-        teacher_mode: Literal["train", "eval"] = "train"  # train = with dropout and the batch's BatchNorm statistics
-        label_smoothing: float = 0.0  # on the labelled rows
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "mean_teacher")
-            if self.weight < 0 or not 0 <= self.ramp <= 1:
-                raise UserError("weight must be at least 0, ramp in 0..1", "", "mean_teacher")
+        consistency: Annotated[Literal["mse", "kl"], "the distance between student and teacher (M2)"] = "mse"
+        weight: Annotated[float, "weight of the consistency loss", NOT_NEGATIVE, Tries("x0.3,x3")] = 10.0
+        ramp: Annotated[
+            float, "share of the run over which the weight rises, from 0.0067 of it (M3); 0 = at once", SHARE
+        ] = 0.25
+        student_view: Annotated[Literal["strong", "weak"], "the view of the student; the teacher gets the other"] = (
+            "strong"
+        )
+        teacher_mode: Annotated[
+            Literal["train", "eval"], "train = with dropout and the batch's BatchNorm statistics"
+        ] = "train"
+        label_smoothing: fields.LabelSmoothing = 0.0
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(context)

@@ -19,19 +19,20 @@ E7  afterwards a copy of the student's EMA is fine-tuned on the labelled rows (`
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metapl import feedback as fb
-from metapl.errors import UserError
 from metapl.losses import cross_entropy, soft_cross_entropy
+from metapl.methods import fields
 from metapl.methods.parts import FineTuner, MovingBaseline, UDATerm, make_report, unlabeled_views
 from metapl.optim import Learner, predict_logits, ramp
 from metapl.pseudo_labels import sample_labels
-from metapl.thresholds import Selection, check_threshold, make_threshold
+from metapl.thresholds import check_threshold, make_threshold
 from metapl.types import Context, Judge, SemiBatch, StepReport, View
+from metapl.utils.fields import NOT_NEGATIVE, SHARE, Settings, Tries
 
 
 class MPL:
@@ -40,40 +41,44 @@ class MPL:
     needs: frozenset[View] = frozenset({"weak", "strong"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="mpl"):
         """Settings of Meta Pseudo Labels."""
 
-        feedback: Literal["exact", "sampled", "none", "official"] = "exact"  # the feedback to the teacher (E4)
-        feedback_weight: float = 0.3  # w in E6, per unit of eta
-        feedback_start: float = 0.0  # share of the run before the feedback is switched on
-        feedback_ramp: float = 0.0  # share of the run over which its weight then rises from 0
-        feedback_cap: float = 1.0  # largest standard deviation of r in a batch, scaled down to it; 0 = no cap
-        feedback_rows: fb.RowWeights = "trusted"  # trusted: rows that the student contradicts weigh less (E3); even
-        baseline: float = 0.99  # decay of the moving baseline of the gain (sampled, official); 0 = no baseline
-        derivative: Literal["auto", "forward", "difference"] = "auto"  # how E4 is computed
-        label_view: Literal["weak", "strong"] = "weak"  # the view from which the teacher labels (E1)
-        uda_weight: float = 1.0  # of the teacher's consistency loss; 0 = off
-        uda_ramp: float = 0.0  # share of the run over which that weight rises from 0
-        uda_threshold: float | str = 0.6  # least confidence of a target (above 1: none passes), or precision=0.6
-        uda_selection: Selection = "fixed"  # how that threshold moves: docs/thresholds.md
-        uda_selection_decay: float = 0.999  # decay of the averages that adaptive and soft use in place of the threshold
-        uda_temperature: float = 0.7  # below 1 sharpens the consistency target
-        label_smoothing: float = 0.0  # on the labelled rows, for the teacher
-        student_wait: float = 0.0  # share of the run in which only the teacher learns
-        teacher_lr: float = 0.0  # the teacher's peak learning rate; 0 = optim.lr
-        finetune_steps: int = 100  # E7, after the main phase; 0 = off
-        finetune_lr: float = 1e-3  # E7, plain SGD
-        offer_teacher: bool = True  # validation rows may choose the teacher's average (not with teacher_model)
+        feedback: Annotated[Literal["exact", "sampled", "none", "official"], "the feedback to the teacher (E4)"] = (
+            "exact"
+        )
+        feedback_weight: Annotated[fields.FeedbackWeight, "w in E6, per unit of eta"] = 0.3
+        feedback_start: Annotated[float, "share of the run before the feedback is switched on", SHARE] = 0.0
+        feedback_ramp: Annotated[float, "share of the run over which its weight then rises from 0", SHARE] = 0.0
+        feedback_cap: Annotated[
+            float, "largest standard deviation of r in a batch, scaled down to it; 0 = no cap", NOT_NEGATIVE
+        ] = 1.0
+        feedback_rows: Annotated[fb.RowWeights, "trusted: rows that the student contradicts weigh less (E3); even"] = (
+            "trusted"
+        )
+        baseline: fields.Baseline = 0.99
+        derivative: fields.DerivativeKind = "auto"
+        label_view: Annotated[Literal["weak", "strong"], "the view from which the teacher labels (E1)"] = "weak"
+        uda_weight: fields.UdaWeight = 1.0
+        uda_ramp: fields.Ramp = 0.0
+        uda_threshold: fields.UdaThreshold = 0.6
+        uda_selection: fields.SelectionKind = "fixed"
+        uda_selection_decay: fields.SelectionDecay = 0.999
+        uda_temperature: fields.UdaTemperature = 0.7
+        label_smoothing: Annotated[fields.LabelSmoothing, "label smoothing on the labelled rows, for the teacher"] = 0.0
+        student_wait: Annotated[float, "share of the run in which only the teacher learns", SHARE] = 0.0
+        teacher_lr: Annotated[
+            float, "the teacher's peak learning rate; 0 = optim.lr", NOT_NEGATIVE, Tries("x0.3,x3")
+        ] = 0.0
+        finetune_steps: fields.FinetuneSteps = 100
+        finetune_lr: fields.FinetuneRate = 1e-3
+        offer_teacher: Annotated[bool, "validation rows may choose the teacher's average (not with teacher_model)"] = (
+            True
+        )
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             check_threshold(self.uda_selection, self.uda_threshold, self.uda_selection_decay, "mpl")
-            shares = (self.feedback_start, self.feedback_ramp, self.uda_ramp, self.student_wait)
-            weights = (self.feedback_weight, self.feedback_cap, self.uda_weight, self.teacher_lr, self.finetune_steps)
-            if min(weights) < 0 or min(shares) < 0 or max(shares) > 1 or self.uda_temperature <= 0:
-                remedy = "Weights, rates and steps must be at least 0, shares in 0..1, temperature above 0."
-                raise UserError("a setting is out of range", remedy, "mpl")
-            if not (0 <= self.baseline < 1 and 0 <= self.label_smoothing < 1 and self.finetune_lr > 0):
-                raise UserError("baseline and label_smoothing must be in 0..1, below 1, finetune_lr above 0", "", "mpl")
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.steps, self.extra_steps = config, context.steps, config.finetune_steps

@@ -15,7 +15,7 @@ R6  afterwards E7: a copy of the student's EMA is fine-tuned on the labelled row
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from metapl import feedback as fb
 from metapl.errors import UserError
 from metapl.losses import cross_entropy, soft_cross_entropy
+from metapl.methods import fields
 from metapl.methods.parts import FineTuner, UDATerm, make_report, unlabeled_views
 from metapl.optim import Learner
 from metapl.pseudo_labels import label_pool
-from metapl.thresholds import Selection, check_threshold, make_threshold
+from metapl.thresholds import check_threshold, make_threshold
 from metapl.types import Context, Judge, PoolPasses, SemiBatch, StepReport, View
+from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Range, Settings
 
 
 class Calibrator(nn.Module):
@@ -51,35 +53,31 @@ class ReducedMPL:
     needs: frozenset[View] = frozenset({"weak", "strong"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="mpl_reduced"):
         """Settings of reduced Meta Pseudo Labels."""
 
-        teacher_share: float = 0.4  # of the run in which the teacher is trained; 1 = the teacher alone
-        feedback: Literal["exact", "none"] = "exact"  # the feedback to the calibrator; none = plain distillation
-        feedback_weight: float = 0.3  # in R5, per unit of eta
-        derivative: Literal["auto", "forward", "difference"] = "auto"  # how E4 is computed
-        calibrator_units: int = 32  # hidden units
-        calibrator_lr: float = 0.0  # peak learning rate; 0 = optim.lr
-        uda_weight: float = 1.0  # of the teacher's consistency loss; 0 = off
-        uda_threshold: float | str = 0.6  # least confidence of a target (above 1: none passes), or precision=0.6
-        uda_selection: Selection = "fixed"  # how that threshold moves: docs/thresholds.md
-        uda_selection_decay: float = 0.999  # decay of the averages that adaptive and soft use in place of the threshold
-        uda_temperature: float = 0.7  # below 1 sharpens the consistency target
-        label_smoothing: float = 0.0  # on the labelled rows, for the teacher
-        finetune_steps: int = 100  # R6, after the main phase; 0 = off
-        finetune_lr: float = 1e-3  # R6, plain SGD
+        teacher_share: Annotated[
+            float, "share of the run in which the teacher is trained; 1 = the teacher alone", Range(0, 1, above=True)
+        ] = 0.4
+        feedback: Annotated[Literal["exact", "none"], "the feedback to the calibrator; none = plain distillation"] = (
+            "exact"
+        )
+        feedback_weight: Annotated[fields.FeedbackWeight, "w in R5, per unit of eta"] = 0.3
+        derivative: fields.DerivativeKind = "auto"
+        calibrator_units: Annotated[int, "hidden units of the calibrator", AT_LEAST_ONE] = 32
+        calibrator_lr: Annotated[float, "the calibrator's peak learning rate; 0 = optim.lr", NOT_NEGATIVE] = 0.0
+        uda_weight: fields.UdaWeight = 1.0
+        uda_threshold: fields.UdaThreshold = 0.6
+        uda_selection: fields.SelectionKind = "fixed"
+        uda_selection_decay: fields.SelectionDecay = 0.999
+        uda_temperature: fields.UdaTemperature = 0.7
+        label_smoothing: Annotated[fields.LabelSmoothing, "label smoothing on the labelled rows, for the teacher"] = 0.0
+        finetune_steps: fields.FinetuneSteps = 100
+        finetune_lr: fields.FinetuneRate = 1e-3
 
         def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "mpl_reduced")
-            if not 0 < self.teacher_share <= 1 or self.calibrator_units < 1 or self.uda_temperature <= 0:
-                remedy = "teacher_share must be in 0..1 and above 0, like uda_temperature; calibrator_units at least 1."
-                raise UserError("a setting is out of range", remedy, "mpl_reduced")
+            super().__post_init__()
             check_threshold(self.uda_selection, self.uda_threshold, self.uda_selection_decay, "mpl_reduced")
-            weights = (self.feedback_weight, self.calibrator_lr, self.uda_weight)
-            if min(weights) < 0 or self.finetune_steps < 0 or self.finetune_lr <= 0:
-                remedy = "Weights, rates and steps must be at least 0, finetune_lr above 0."
-                raise UserError("a setting is out of range", remedy, "mpl_reduced")
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context, self.extra_steps = config, context, config.finetune_steps

@@ -11,19 +11,21 @@ P2' mean=kept: the second mean is over the rows that the mask keeps, sum_i mask_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from metapl.errors import UserError
 from metapl.losses import cross_entropy, masked_cross_entropy
+from metapl.methods import fields
 from metapl.methods.base import OneNetwork
 from metapl.methods.parts import make_report
 from metapl.optim import ramp
 from metapl.pseudo_labels import filter_pseudo_labels, generate_pseudo_labels
-from metapl.thresholds import Selection, check_threshold, make_threshold, read_threshold
+from metapl.thresholds import check_threshold, make_threshold, read_threshold
 from metapl.types import Context, PoolPasses, SemiBatch, StepReport, View
+from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Settings
 
 
 class PseudoLabel(OneNetwork):
@@ -32,29 +34,30 @@ class PseudoLabel(OneNetwork):
     needs: frozenset[View] = frozenset({"weak"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="pseudo_label"):
         """Settings of pseudo-labelling."""
 
-        threshold: float | str = 0.95  # least confidence of a pseudo label (above 1: none passes), or precision=0.95
-        selection: Selection = "fixed"  # how the threshold moves: docs/thresholds.md
-        selection_decay: float = 0.999  # decay of the averages that adaptive and soft use in place of the threshold
-        weight: float = 1.0  # of the unlabelled loss
-        ramp: float = 0.4  # share of the run over which the weight rises from 0
-        mean: Literal["batch", "kept"] = "batch"  # of the unlabelled loss: over all rows, or over those with a label
-        label_smoothing: float = 0.0  # on the labelled rows
-        schedule: Literal["step", "epoch"] = "step"  # label each batch, or the whole pool once per epoch
-        epoch_steps: int = 0  # schedule=epoch: steps of an epoch; 0 = one pass over the unlabelled rows
-        judge: Literal["ema", "views", "none"] = "ema"  # schedule=epoch: the averaged weights or weak views must agree
-        judge_views: int = 2  # judge=views: number of views
+        threshold: fields.Threshold = 0.95
+        selection: fields.SelectionKind = "fixed"
+        selection_decay: fields.SelectionDecay = 0.999
+        weight: fields.Weight = 1.0
+        ramp: fields.Ramp = 0.4
+        mean: Annotated[
+            Literal["batch", "kept"], "mean of the unlabelled loss: over all rows, or over those with a label"
+        ] = "batch"
+        label_smoothing: fields.LabelSmoothing = 0.0
+        schedule: Annotated[Literal["step", "epoch"], "label each batch, or the whole pool once per epoch"] = "step"
+        epoch_steps: Annotated[
+            int, "schedule=epoch: steps of an epoch; 0 = one pass over the unlabelled rows", NOT_NEGATIVE
+        ] = 0
+        judge: Annotated[
+            Literal["ema", "views", "none"], "schedule=epoch: the averaged weights or weak views must agree"
+        ] = "ema"
+        judge_views: Annotated[int, "judge=views: number of views", AT_LEAST_ONE] = 2
 
         def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "pseudo_label")
+            super().__post_init__()
             check_threshold(self.selection, self.threshold, self.selection_decay, "pseudo_label")
-            if self.weight < 0 or not 0 <= self.ramp <= 1:
-                raise UserError("weight must be at least 0, ramp in 0..1", "", "pseudo_label")
-            if self.epoch_steps < 0 or self.judge_views < 1:
-                raise UserError("epoch_steps must be at least 0, judge_views at least 1", "", "pseudo_label")
             adapts = self.selection != "fixed" or read_threshold(self.threshold)[0]
             if self.schedule == "epoch" and adapts:
                 problem = f"selection={self.selection} and threshold={self.threshold} learn from batches"

@@ -19,20 +19,21 @@ deviation from the paper.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from metapl import feedback as fb
-from metapl.errors import UserError
 from metapl.losses import cross_entropy, soft_cross_entropy
+from metapl.methods import fields
 from metapl.methods.base import OneNetwork
 from metapl.methods.parts import MovingBaseline, UDATerm, make_report, unlabeled_views
 from metapl.pseudo_labels import sample_labels
-from metapl.thresholds import Selection, check_threshold, make_threshold
+from metapl.thresholds import check_threshold, make_threshold
 from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.utils.fields import NOT_NEGATIVE, Settings
 
 
 class SelfMPL(OneNetwork):
@@ -41,32 +42,27 @@ class SelfMPL(OneNetwork):
     needs: frozenset[View] = frozenset({"weak", "strong"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="self_mpl"):
         """Settings of Self Meta Pseudo Labels."""
 
-        feedback: Literal["exact", "sampled", "none"] = "exact"  # the feedback to the labels (S4)
-        feedback_weight: float = 0.3  # w in S5, per unit of eta
-        pseudo_weight: float = 1.0  # of the first update (S2): eta_1 / eta_2; 0 = no pseudo labels, no feedback
-        baseline: float = 0.99  # decay of the moving baseline of the gain (sampled); 0 = no baseline
-        derivative: Literal["auto", "forward", "difference"] = "auto"  # how S4 is computed
-        uda_weight: float = 1.0  # of the consistency loss in the second update; 0 = off
-        uda_ramp: float = 0.0  # share of the run over which that weight rises from 0
-        uda_threshold: float | str = 0.6  # least confidence of a target (above 1: none passes), or precision=0.6
-        uda_selection: Selection = "fixed"  # how that threshold moves: docs/thresholds.md
-        uda_selection_decay: float = 0.999  # decay of the averages that adaptive and soft use in place of the threshold
-        uda_temperature: float = 0.7  # below 1 sharpens the consistency target
-        label_smoothing: float = 0.0  # on the labelled rows, in the second update
+        feedback: Annotated[Literal["exact", "sampled", "none"], "the feedback to the labels (S4)"] = "exact"
+        feedback_weight: Annotated[fields.FeedbackWeight, "w in S5, per unit of eta"] = 0.3
+        pseudo_weight: Annotated[
+            float, "weight of the first update (S2): eta_1 / eta_2; 0 = no pseudo labels, no feedback", NOT_NEGATIVE
+        ] = 1.0
+        baseline: fields.Baseline = 0.99
+        derivative: fields.DerivativeKind = "auto"
+        uda_weight: fields.UdaWeight = 1.0
+        uda_ramp: fields.Ramp = 0.0
+        uda_threshold: fields.UdaThreshold = 0.6
+        uda_selection: fields.SelectionKind = "fixed"
+        uda_selection_decay: fields.SelectionDecay = 0.999
+        uda_temperature: fields.UdaTemperature = 0.7
+        label_smoothing: fields.LabelSmoothing = 0.0
 
         def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "self_mpl")
+            super().__post_init__()
             check_threshold(self.uda_selection, self.uda_threshold, self.uda_selection_decay, "self_mpl")
-            weights = (self.feedback_weight, self.pseudo_weight, self.uda_weight)
-            if min(weights) < 0 or not 0 <= self.uda_ramp <= 1 or self.uda_temperature <= 0:
-                remedy = "Weights must be at least 0, uda_ramp in 0..1, temperature above 0."
-                raise UserError("a setting is out of range", remedy, "self_mpl")
-            if not 0 <= self.baseline < 1:
-                raise UserError("baseline must be at least 0 and below 1", "", "self_mpl")
 
     def __init__(self, config: Config, context: Context) -> None:
         selection = make_threshold(config.uda_selection, config.uda_threshold, config.uda_selection_decay, context)

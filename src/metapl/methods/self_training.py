@@ -14,18 +14,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from metapl.errors import UserError
 from metapl.losses import consistency, cross_entropy, masked_cross_entropy
+from metapl.methods import fields
 from metapl.methods.base import OneNetwork
 from metapl.methods.parts import make_report, unlabeled_views
 from metapl.optim import Learner
 from metapl.pseudo_labels import class_balance, confidence_mask, label_pool
 from metapl.types import Context, PoolPasses, SemiBatch, StepReport, View
+from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Settings, Tries
 
 
 class SelfTraining(OneNetwork):
@@ -34,23 +35,21 @@ class SelfTraining(OneNetwork):
     needs: frozenset[View] = frozenset({"weak", "strong"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="self_training"):
         """Settings of self-training."""
 
-        rounds: int = 3  # one for the first teacher, then one per student; 1 = supervised training
-        labels: Literal["hard", "soft"] = "hard"  # the student's targets (N3)
-        threshold: float = 0.8  # least confidence of a target; above 1 none passes
-        balance: bool = False  # give every class the same share of the targets (class_balance)
-        student_view: Literal["strong", "weak"] = "strong"  # strong = the noisy student
-        keep_weights: bool = False  # start a student from its teacher's weights instead of fresh ones
-        weight: float = 1.0  # of the unlabelled loss
-        label_smoothing: float = 0.0  # on the labelled rows
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "self_training")
-            if self.rounds < 1 or self.threshold < 0 or self.weight < 0:
-                raise UserError("rounds must be at least 1, threshold and weight at least 0", "", "self_training")
+        rounds: Annotated[
+            int, "one for the first teacher, then one per student; 1 = supervised training", AT_LEAST_ONE
+        ] = 3
+        labels: Annotated[Literal["hard", "soft"], "the student's targets (N3)"] = "hard"
+        threshold: Annotated[
+            float, "least confidence of a target; above 1 none passes", NOT_NEGATIVE, Tries("0.5,0.7,0.8,0.9,0.95,0.99")
+        ] = 0.8
+        balance: Annotated[bool, "give every class the same share of the targets (class_balance)"] = False
+        student_view: Annotated[Literal["strong", "weak"], "strong = the noisy student"] = "strong"
+        keep_weights: Annotated[bool, "start a student from its teacher's weights instead of fresh ones"] = False
+        weight: fields.Weight = 1.0
+        label_smoothing: fields.LabelSmoothing = 0.0
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(context)

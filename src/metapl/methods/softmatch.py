@@ -12,31 +12,29 @@ S2 to S4 are ``thresholds.Soft``; the step is ``base.WeakToStrong``. All average
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from metapl.errors import UserError
+from metapl.methods import fields
 from metapl.methods.base import WeakToStrong
 from metapl.thresholds import Soft
 from metapl.types import Context
+from metapl.utils.fields import BELOW_ONE, POSITIVE, Settings, Tries
 
 
 class SoftMatch(WeakToStrong):
     """See the module's text for the equations."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="softmatch"):
         """Settings of SoftMatch."""
 
-        align: bool = True  # uniform alignment (S2)
-        n_sigma: float = 2.0  # the larger, the faster a row below the mean loses its weight
-        decay: float = 0.999  # of the moving averages; take less in shorter runs
-        weight: float = 1.0  # of the unlabelled loss (lambda_u)
-        label_smoothing: float = 0.0  # on the labelled rows
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.decay < 1 or not 0 <= self.label_smoothing < 1:
-                raise UserError("decay and label_smoothing must be at least 0 and below 1", "", "softmatch")
-            if self.weight < 0 or self.n_sigma <= 0:
-                raise UserError("weight must be at least 0, n_sigma above 0", "", "softmatch")
+        align: Annotated[bool, "uniform alignment (S2)"] = True
+        n_sigma: Annotated[float, "the larger, the faster a row below the mean loses its weight", POSITIVE] = 2.0
+        decay: Annotated[
+            float, "decay of the moving averages; take less in shorter runs", BELOW_ONE, Tries("0.9,0.99")
+        ] = 0.999
+        weight: fields.Weight = 1.0
+        label_smoothing: fields.LabelSmoothing = 0.0
 
     def __init__(self, config: Config, context: Context) -> None:
         soft = Soft(context.num_classes, config.decay, config.n_sigma, config.align)

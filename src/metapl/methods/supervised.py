@@ -7,25 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metapl.errors import UserError
 from metapl.losses import cross_entropy
+from metapl.methods import fields
 from metapl.methods.base import OneNetwork
 from metapl.methods.parts import make_report
 from metapl.types import Context, SemiBatch, StepReport
+from metapl.utils.fields import Settings
 
 
 class Supervised(OneNetwork):
     """See the module's text for the equation."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="supervised"):
         """Settings of supervised training."""
 
-        label_smoothing: float = 0.0  # share of the target spread over all classes
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "supervised")
+        label_smoothing: fields.LabelSmoothing = 0.0
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(context)

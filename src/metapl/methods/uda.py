@@ -9,13 +9,15 @@ The second term of U2 is ``parts.UDATerm``; ``thresholds`` has other masks than 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from metapl.errors import UserError
 from metapl.losses import cross_entropy
+from metapl.methods import fields
 from metapl.methods.base import OneNetwork
 from metapl.methods.parts import UDATerm, make_report, unlabeled_views
-from metapl.thresholds import Selection, check_threshold, make_threshold
+from metapl.thresholds import check_threshold, make_threshold
 from metapl.types import Context, SemiBatch, StepReport, View
+from metapl.utils.fields import POSITIVE, Settings, Tries
 
 
 class UDA(OneNetwork):
@@ -24,24 +26,20 @@ class UDA(OneNetwork):
     needs: frozenset[View] = frozenset({"weak", "strong"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Settings, group="uda"):
         """Settings of UDA."""
 
-        threshold: float | str = 0.8  # least confidence of a target (above 1: none passes), or precision=0.8
-        selection: Selection = "fixed"  # how the threshold moves: docs/thresholds.md
-        selection_decay: float = 0.999  # decay of the averages that adaptive and soft use in place of the threshold
-        temperature: float = 0.4  # below 1 sharpens the target
-        weight: float = 1.0  # of the consistency loss
-        ramp: float = 0.0  # share of the run over which the weight rises from 0
-        label_smoothing: float = 0.0  # on the labelled rows
+        threshold: fields.Threshold = 0.8
+        selection: fields.SelectionKind = "fixed"
+        selection_decay: fields.SelectionDecay = 0.999
+        temperature: Annotated[float, "below 1 sharpens the target", POSITIVE, Tries("0.3,0.4,0.5,0.7,1")] = 0.4
+        weight: fields.UdaWeight = 1.0
+        ramp: fields.Ramp = 0.0
+        label_smoothing: fields.LabelSmoothing = 0.0
 
         def __post_init__(self) -> None:
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError("label_smoothing must be at least 0 and below 1", "", "uda")
+            super().__post_init__()
             check_threshold(self.selection, self.threshold, self.selection_decay, "uda")
-            if self.weight < 0 or not 0 <= self.ramp <= 1 or self.temperature <= 0:
-                remedy = "weight must be at least 0, ramp in 0..1, temperature above 0."
-                raise UserError("a setting is out of range", remedy, "uda")
 
     def __init__(self, config: Config, context: Context) -> None:
         selection = make_threshold(config.selection, config.threshold, config.selection_decay, context)

@@ -14,28 +14,8 @@ import yaml
 from metapl.config.settings import RunConfig, from_dict, known_keys, to_dict
 from metapl.errors import UserError, nearest
 from metapl.methods import settings_group
+from metapl.utils.fields import Tries, notes_of
 
-# The values tried where the user names none: by the setting's name, whatever the method, or by its whole key. ``x3`` is
-# three times the run's own value. A method's settings that are not here are not tuned by default.
-BUILT_IN: dict[str, str] = {
-    "threshold": "0.5,0.7,0.8,0.9,0.95,0.99",
-    "uda_threshold": "0,0.4,0.6,0.8,0.95",
-    "temperature": "0.3,0.4,0.5,0.7,1",
-    "uda_temperature": "0.4,0.7,1",
-    "feedback_weight": "0,0.1,0.3,1",
-    "optim.lr": "x0.3,x3",
-    "teacher_lr": "x0.3,x3",
-    "mean_teacher.weight": "x0.3,x3",
-    "freematch.decay": "0.9,0.99",
-    "softmatch.decay": "0.9,0.99",
-}
-# Settings that say nothing while another one stands so: not tuned by default then.
-IDLE: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "threshold": ("selection", ("adaptive", "soft")),
-    "uda_threshold": ("uda_weight", (0.0,)),
-    "uda_temperature": ("uda_weight", (0.0,)),
-    "feedback_weight": ("feedback", ("none",)),
-}
 GROUPS = ("batch", "views", "optim")  # beside the method's own group
 POINTS = 5  # of a range, where points are needed
 DIGITS = 4  # significant digits of a drawn value: what is read off the screen is what was run
@@ -107,7 +87,7 @@ def make_space(config: RunConfig, space: Space | None = None) -> list[Axis]:
         UserError: an unknown key, nothing to try, or a value that the setting does not take.
     """
     if space is None:
-        space = [k for k in tunable(config) if _built_in(k) and not _idle(config, k)]
+        space = [k for k in tunable(config) if _tries(config, k) and not _idle(config, k)]
     texts = [space] if isinstance(space, str) else space
     pairs = list(texts.items()) if isinstance(texts, Mapping) else [_pair(text) for text in texts]
     if not pairs:
@@ -172,13 +152,20 @@ def _pair(text: str) -> tuple[str, str | None]:
     return key.strip(), wanted if equals else None
 
 
-def _built_in(key: str) -> str | None:
-    return BUILT_IN.get(key) or BUILT_IN.get(key.partition(".")[2] if key.partition(".")[0] not in GROUPS else "")
+def _tries(config: RunConfig, key: str) -> Tries | None:
+    """What the setting itself says should be tried; a method's settings without it are not tuned by default."""
+    group, _, name = key.partition(".")
+    cls: Any = type(_group(config, group))
+    return notes_of(cls, Tries).get(name)
 
 
 def _idle(config: RunConfig, key: str) -> bool:
-    other, values = IDLE.get(key.partition(".")[2], ("", ()))
-    return getattr(config.settings, other, None) in values
+    """Whether the setting has no effect as another one of its group stands."""
+    tries = _tries(config, key)
+    if tries is None or not tries.idle:
+        return False
+    other, *values = tries.idle
+    return getattr(_group(config, key.partition(".")[0]), other, None) in values
 
 
 def _axis(config: RunConfig, key: str, wanted: Any) -> Axis:
@@ -189,9 +176,9 @@ def _axis(config: RunConfig, key: str, wanted: Any) -> Axis:
             what if known else f"unknown setting '{key}'", remedy if known else nearest(key, tunable(config))
         )
     if wanted is None:
-        wanted = _built_in(key)
-        if not wanted:
+        if (tries := _tries(config, key)) is None:
             raise UserError(f"'{key}' has no built-in values", f"Write {key}=v1,v2 or {key}=low..high.", "--search")
+        wanted = tries.values
     axis = _range(config, key, wanted) if isinstance(wanted, str) and ".." in wanted else _list(config, key, wanted)
     for value in axis.values or (axis.low, axis.high):
         _check(config, key, value)
@@ -243,9 +230,7 @@ def _value(config: RunConfig, key: str, part: Any) -> Any:
 
 def _check(config: RunConfig, key: str, value: Any) -> None:
     """Refuse now what would fail when its turn comes."""
-    made = with_setting(config, resolve(config, {key: value}))
-    if min(made.batch.labeled, made.batch.unlabeled) < 1:
-        raise UserError(f"the batch size is {value}", "Give at least 1.", key)
+    with_setting(config, resolve(config, {key: value}))
 
 
 def _number(key: str, text: str) -> float:

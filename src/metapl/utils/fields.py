@@ -1,6 +1,7 @@
 """Settings as annotated fields: help, unit, range and the values that tuning tries stand beside type and default.
 
-    label_smoothing: Annotated[float, Help("on the labelled rows"), Range(0, 1, below=True)] = 0.0
+    memory: Annotated[float, Help("size of the images that are held", "GiB"), Range(0)] = 4.0
+    weight: Annotated[float, "weight of the unlabelled loss", NOT_NEGATIVE] = 1.0    # a text is a Help without unit
 
 Help texts, docs/settings.md, range errors and the search space of ``tune`` are all made from these.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -61,11 +63,12 @@ class Tries:
     """The values that ``tune`` tries by default, as they are typed: ``0.5,0.7``; ``x3`` is three times the run's own.
 
     Attributes:
-        idle: settings beside it under which it has no effect and is not tuned, such as ``selection=soft``.
+        idle: the name of another setting of the group, and its values under which this one has no effect: it is then
+            not tuned by default.
     """
 
     values: str
-    idle: tuple[str, ...] = ()
+    idle: tuple[Any, ...] = ()
 
 
 class Settings:
@@ -81,24 +84,29 @@ class Settings:
         cls.group = group or cls.group
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range.
+        """Refuse numbers out of range, and what is not a number where only one is taken.
 
         Raises:
             UserError: it says the value, the range and the key.
         """
         cls: Any = type(self)
-        units = notes_of(cls, Help)
+        helps = helps_of(cls)
         for name, limits in notes_of(cls, Range).items():
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and not limits.holds(value):
-                unit = f" ({units[name].unit})" if name in units and units[name].unit else ""
-                key = f"{self.group}.{name}" if self.group else name
-                raise UserError(f"{name} is {value}", f"Give {limits}{unit}.", key)
+            value, hint = getattr(self, name), _types(cls)[name]
+            number = isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(
+                value, bool
+            )
+            if limits.holds(value) if number else hint not in (int, float):
+                continue
+            kind = {int: "a whole number, ", float: "a number, "}.get(hint, "") if not number else ""
+            unit = f" ({helps[name].unit})" if name in helps and helps[name].unit else ""
+            key = f"{self.group}.{name}" if self.group else name
+            raise UserError(f"{name} is {value if number else repr(value)}", f"Give {kind}{limits}{unit}.", key)
 
 
 @functools.cache
 def notes_of(cls: Any, kind: type[T]) -> Mapping[str, T]:
-    """The ``kind`` (Help, Range or Tries) of every field of the dataclass ``cls`` that has one."""
+    """Return the last ``kind`` (str, Help, Range or Tries) beside the type of every field that has one."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {
         f.name: note
@@ -106,3 +114,20 @@ def notes_of(cls: Any, kind: type[T]) -> Mapping[str, T]:
         for note in getattr(hints[f.name], "__metadata__", ())
         if isinstance(note, kind)
     }
+
+
+@functools.cache
+def _types(cls: Any) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def helps_of(cls: Any) -> dict[str, Help]:
+    """Return what each field of the dataclass ``cls`` means, where it says so."""
+    return {name: Help(text) for name, text in notes_of(cls, str).items()} | dict(notes_of(cls, Help))
+
+
+NOT_NEGATIVE = Range(0)
+POSITIVE = Range(0, above=True)
+AT_LEAST_ONE = Range(1)
+SHARE = Range(0, 1)
+BELOW_ONE = Range(0, 1, below=True)

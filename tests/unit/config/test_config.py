@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from metapl.config import help
 from metapl.config.settings import RunConfig, from_dict, known_keys, load_config, make_config, save_config, to_dict
 from metapl.data.images.options import ImageOptions
 from metapl.data.options import FLAT, EncoderOptions, SourceOptions, TextOptions
@@ -17,6 +20,7 @@ from metapl.data.tables.options import TableOptions
 from metapl.errors import UserError
 from metapl.methods import METHODS
 from metapl.optim import OptimConfig
+from metapl.utils.fields import BELOW_ONE, Range, helps_of, notes_of
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.y*ml"))
 
@@ -80,7 +84,7 @@ def test_method_settings() -> None:
     assert from_dict({"data": "digits", "optim": None}) == RunConfig("digits")
     with pytest.raises(UserError, match=r"but the method is fixmatch"):
         make_config("digits", overrides=["method=fixmatch", "mpl.feedback=none"])
-    with pytest.raises(UserError, match="out of range"):
+    with pytest.raises(UserError, match=r"^mpl\.uda_temperature: uda_temperature is 0\.0\. Give above 0\.$"):
         make_config("digits", overrides=["mpl.uda_temperature=0"])
 
 
@@ -117,7 +121,7 @@ WRONG = [
     ("steps=true", "a whole number"),
     ("steps=0", "at least 1"),
     ("steps=", "a whole number"),
-    ("minutes=-1", "more than 0"),
+    ("minutes=-1", "Give at least 0 (minutes)"),
     ("optim.lr=fast", "a number"),
     ("optim.lr=false", "a number"),
     ("optim.lr=.nan", "a number"),
@@ -135,7 +139,7 @@ WRONG = [
     ("mpl=[1]", ""),
     ("method=3", "unknown method '3'"),
     ("loop.keep=0", "at least 1"),
-    ("views.ops=50", "0 to 10"),
+    ("views.ops=50", "at least 0 and at most 10"),
 ]
 
 
@@ -301,9 +305,64 @@ def test_old_and_new_keys_together(tmp_path: Path) -> None:
     [
         ("source.image.memory=-1", "source.image.memory: memory is -1.0. Give at least 0 (GiB)."),
         ("source.image.prefetch=-1", "source.image.prefetch: prefetch is -1. Give at least 0."),
+        ("steps=0", "steps: steps is 0. Give at least 1 (steps)."),
+        ("guard.share=0", "guard.share: share is 0.0. Give above 0 and at most 1."),
+        ("optim.ema=1", "optim.ema: ema is 1.0. Give at least 0 and below 1."),
+        ("views.cutout=2", "views.cutout: cutout is 2.0. Give at least 0 and at most 1."),
+        ("mpl.label_smoothing=1", "mpl.label_smoothing: label_smoothing is 1.0. Give at least 0 and below 1."),
     ],
 )
 def test_range_errors_say_value_range_and_key(override: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         make_config("digits", overrides=[override])
     assert str(error.value) == words
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_says_what_it_means_and_numbers_their_range(method: str) -> None:
+    own = [(key, cls) for key, cls in groups_of(METHODS[method].Config, method)]
+    for name, cls in [*own, *groups_of(RunConfig, "")]:
+        helps, ranges = helps_of(cls), notes_of(cls, Range)
+        for f in dataclasses.fields(cls):
+            hint = typing.get_type_hints(cls)[f.name]
+            if dataclasses.is_dataclass(hint) or f.name == "settings":
+                continue
+            assert helps[f.name].text, (name, f.name)
+            if hint in (int, float) and f.name != "seed":
+                assert f.name in ranges, (name, f.name)
+            if f.name in ranges and isinstance(f.default, int | float):
+                assert ranges[f.name].holds(f.default), (name, f.name)
+
+
+def groups_of(cls: Any, name: str) -> list[tuple[str, Any]]:
+    """The dataclass and all groups inside it."""
+    inner = [(f.name, typing.get_type_hints(cls)[f.name]) for f in dataclasses.fields(cls)]
+    return [
+        (name, cls),
+        *(pair for key, hint in inner if dataclasses.is_dataclass(hint) for pair in groups_of(hint, key)),
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_group_of_a_method_is_its_name(method: str) -> None:
+    assert METHODS[method].Config.group == method
+
+
+def test_a_plain_config_without_annotations_is_enough_for_a_method_of_ones_own() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Plain:
+        weight: float = 0.3  # of the entropy
+        name: str = "a"
+
+    assert not helps_of(Plain)
+    assert not notes_of(Plain, Range)
+    assert [s.key for s in help.settings(Plain, "own.")] == ["own.weight", "own.name"]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan, math.inf])
+def test_what_a_range_holds(value: float) -> None:
+    assert not BELOW_ONE.holds(value)
+    assert BELOW_ONE.holds(0) and not Range(0, above=True).holds(0)  # noqa: PT018
+    assert (str(BELOW_ONE), str(Range(2)), str(Range(0, 1, above=True))) == (
+        "at least 0 and below 1", "at least 2", "above 0 and at most 1",
+    )  # fmt: skip

@@ -62,7 +62,7 @@ def test_a_network_that_does_not_go_with_the_method_is_refused() -> None:
 
 
 def test_c_must_be_positive() -> None:
-    with pytest.raises(UserError, match="more than 0"):
+    with pytest.raises(UserError, match="above 0"):
         make_config("digits", options={"method": "linear", "linear.C": 0.0})
 
 

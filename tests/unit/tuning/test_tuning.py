@@ -409,7 +409,7 @@ def test_target_precisions_and_numbers_are_compared_on_the_same_rows(tmp_path: P
         ({"folds": 31}, {}, "30 labelled rows can be held out, too few for 31 folds"),
         ({"space": ["fixmatch.threshold=0.95"]}, {}, "nothing to try"),
         ({"space": ["fixmatch.treshold=0.9"]}, {}, "Did you mean 'fixmatch.threshold'"),
-        ({"space": ["batch.labeled=0"]}, {}, "batch size"),
+        ({"space": ["batch.labeled=0"]}, {}, "batch.labeled: labeled is 0"),
         ({"sampler": "bayes"}, {}, "unknown sampler"),
         ({"trials": 0}, {}, "trials is 0"),
         ({"workers": 0}, {}, "workers is 0"),

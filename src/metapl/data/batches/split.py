@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from metapl.data.batches.seeds import generator
 from metapl.data.tables.spelling import doubtful
 from metapl.errors import UserError
 from metapl.types import Source, Split
+from metapl.utils.fields import AT_LEAST_ONE, BELOW_ONE, Settings
 
 Array = np.ndarray[Any, Any]
 ByClass = dict[int, Array]
@@ -21,26 +22,38 @@ PARTS = ("labeled", "unlabeled", "validation", "test")
 
 
 @dataclass(frozen=True)
-class SplitConfig:
-    """How the rows are divided.
+class SplitConfig(Settings, group="split"):
+    """How the rows are divided."""
 
-    Attributes:
-        labels: labelled rows per class, drawn by seed, validation rows included; None keeps every label.
-        labels_total: labelled rows in all, spread evenly over the classes; not together with ``labels``.
-        validation: "auto" (20 % of the labelled rows of each class, at least one where a class has two or more),
-            a fraction below 1, a whole number per class, or 0 / "none".
-        test: share of each class set aside for testing where the source has no test rows and every row a label.
-        hold_out: share of the labelled rows of each class set aside for testing where the source has no test rows and
-            not every row a label; ``compare`` sets it where it must.
-        include_labeled: whether labelled training rows also stand in the unlabelled pool, as in the paper.
-    """
-
-    labels: int | None = None
-    labels_total: int | None = None
-    validation: str | float | int = "auto"
-    test: float = 0.2
-    hold_out: float = 0.0
-    include_labeled: bool = True
+    labels: Annotated[
+        int | None,
+        "labelled rows per class, drawn by seed, validation rows included; null keeps every label",
+        AT_LEAST_ONE,
+    ] = None
+    labels_total: Annotated[
+        int | None,
+        "labelled rows in all, spread evenly over the classes; not together with `labels`",
+        AT_LEAST_ONE,
+    ] = None
+    validation: Annotated[
+        str | float | int,
+        '"auto" (20 % of the labelled rows of each class, at least one where a class has two or more), a fraction '
+        'below 1, a whole number per class, or 0 / "none"',
+    ] = "auto"
+    test: Annotated[
+        float,
+        "share of each class set aside for testing where the source has no test rows and every row a label",
+        BELOW_ONE,
+    ] = 0.2
+    hold_out: Annotated[
+        float,
+        "share of the labelled rows of each class set aside for testing where the source has no test rows and not "
+        "every row a label; `compare` sets it where it must",
+        BELOW_ONE,
+    ] = 0.0
+    include_labeled: Annotated[
+        bool, "whether labelled training rows also stand in the unlabelled pool, as in the paper"
+    ] = True
 
 
 def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabeled: bool = True) -> Split:
@@ -127,17 +140,12 @@ def _check(source: Source, config: SplitConfig) -> None:
         raise UserError("there is only one class", "A classifier needs rows of at least two classes.", source.name)
     if config.labels is not None and config.labels_total is not None:
         raise UserError("labels and labels_total are both set", "Set one of the two.", "split")
-    if config.labels is not None and config.labels < 1:
-        raise UserError(f"labels is {config.labels}", "Give at least 1 label per class.", "split.labels")
     if config.labels_total is not None and config.labels_total < classes:
         raise UserError(
             f"{config.labels_total} labels are fewer than the {classes} classes",
             f"Give at least {classes}.",
             "split.labels_total",
         )
-    for name, share in (("test", config.test), ("hold_out", config.hold_out)):
-        if not 0 <= share < 1:
-            raise UserError(f"{name} is {share}", "Give a share from 0 up to, not including, 1.", f"split.{name}")
 
 
 def _by_class(source: Source, rows: Array) -> ByClass:

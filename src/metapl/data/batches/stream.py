@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,16 +16,17 @@ from metapl.data.batches.views import Views
 from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.types import PoolChunk, SemiBatch, Source, Split, View
+from metapl.utils.fields import AT_LEAST_ONE, Settings
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class BatchConfig:
+class BatchConfig(Settings, group="batch"):
     """Rows per step. Either number may exceed its set, which is then gone through more than once per step."""
 
-    labeled: int = 32  # rows with a label
-    unlabeled: int = 128  # rows without
+    labeled: Annotated[int, "rows with a label", AT_LEAST_ONE] = 32
+    unlabeled: Annotated[int, "rows without", AT_LEAST_ONE] = 128
 
 
 class _Order:
@@ -67,7 +68,7 @@ class Stream:
     those of the next ``source.image.prefetch`` steps in the background; the batches are the same.
 
     Raises:
-        UserError: a batch size is below 1, or there is no labelled row.
+        UserError: there is no labelled row.
     """
 
     def __init__(
@@ -79,10 +80,6 @@ class Stream:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        for name in ("labeled", "unlabeled"):
-            size = getattr(batch, name)
-            if size < 1:
-                raise UserError(f"the batch size is {size}", "Give at least 1.", f"batch.{name}")
         if not len(split.labeled):
             raise UserError("there are no labelled rows to train on", "Label some rows.", source.name)
         self.views, self.seed, self.device = views, seed, torch.device(device)

@@ -7,80 +7,61 @@ numbers whatever the rows hold, touches no global generator, and gives normalise
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from metapl.errors import UserError
 from metapl.types import Preprocessing
+from metapl.utils.fields import SHARE, Range, Settings
 
 MAX_MAGNITUDE = 30.0
 
 
 @dataclass(frozen=True)
-class ViewConfig:
+class ViewConfig(Settings, group="views"):
     """How far a weak and a strong view may stray from the row itself; each kind of rows has settings of its own."""
 
-    flip: str | bool = "auto"
-    """Images: mirror left and right with probability 1/2; "auto" does so for images of 3 or more channels only."""
-    shift: float = 0.125
-    """Images: largest shift of the weak view, as a fraction of each side (0 to 0.5); at least one pixel unless 0."""
-    ops: int = 2
-    """Images: number of RandAugment operations per image in the strong view (0 to 10)."""
-    magnitude: float = 10.0
-    """Images: strength of these operations, the same for every image; 0 to 30, the far end of each range."""
-    cutout: float = 0.5
-    """Images: side of the square that the strong view blanks, as a fraction of the image's shorter side (0 to 1)."""
-    fill: float = 0.5
-    """Images: grey level of blanked and uncovered pixels, 0 (black) to 1 (white)."""
-    noise: float = 0.1
-    """Tables: standard deviation of the noise in both views, in units of each feature's own (0 or more)."""
-    swap: float = 0.25
-    """Tables: share of a row's columns that the strong view takes from another row of the batch (0 to 1)."""
-    mask: float = 0.0
-    """Tables: share of a row's columns that the strong view hides, as if their values were missing (0 to 1)."""
-    word_drop: float = 0.2
-    """Texts: chance of each word to be left out of the strong view (0 to 1)."""
-    word_mask: float = 0.1
-    """Texts: chance of each word that is left to be hidden in the strong view (0 to 1)."""
-    word_shuffle: int = 2
-    """Texts: places that a word may move by in the strong view (0 to 100)."""
-    word_drop_weak: float = 0.0
-    """Texts: chance of each word to be left out of the weak view (0 to 1)."""
+    flip: Annotated[
+        str | bool,
+        'images: mirror left and right with probability 1/2; "auto" does so for images of 3 or more channels only',
+    ] = "auto"
+    shift: Annotated[
+        float,
+        "images: largest shift of the weak view, as a fraction of each side; at least one pixel unless 0",
+        Range(0, 0.5),
+    ] = 0.125
+    ops: Annotated[int, "images: RandAugment operations per image in the strong view", Range(0, 10)] = 2
+    magnitude: Annotated[
+        float, "images: strength of these operations, the same for every image", Range(0, MAX_MAGNITUDE)
+    ] = 10.0
+    cutout: Annotated[
+        float,
+        "images: side of the square that the strong view blanks, as a fraction of the image's shorter side",
+        SHARE,
+    ] = 0.5
+    fill: Annotated[float, "images: grey level of blanked and uncovered pixels, 0 (black) to 1 (white)", SHARE] = 0.5
+    noise: Annotated[
+        float,
+        "tables: standard deviation of the noise in both views, in units of each feature's own",
+        Range(0, 100),
+    ] = 0.1
+    swap: Annotated[
+        float, "tables: share of a row's columns that the strong view takes from another row of the batch", SHARE
+    ] = 0.25
+    mask: Annotated[
+        float, "tables: share of a row's columns that the strong view hides, as if their values were missing", SHARE
+    ] = 0.0
+    word_drop: Annotated[float, "texts: chance of each word to be left out of the strong view", SHARE] = 0.2
+    word_mask: Annotated[float, "texts: chance of each word that is left to be hidden in the strong view", SHARE] = 0.1
+    word_shuffle: Annotated[int, "texts: places that a word may move by in the strong view", Range(0, 100)] = 2
+    word_drop_weak: Annotated[float, "texts: chance of each word to be left out of the weak view", SHARE] = 0.0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.flip, bool) or self.flip == "auto"):
             raise UserError(f"{self.flip!r} is not a choice", "Use auto, true or false.", "views.flip")
-        if isinstance(self.ops, bool) or not isinstance(self.ops, int):
-            raise UserError(f"{self.ops!r} is not a whole number", "Use 0 to 10.", "views.ops")
-        if isinstance(self.word_shuffle, bool) or not isinstance(self.word_shuffle, int):
-            raise UserError(f"{self.word_shuffle!r} is not a whole number", "Use 0 to 100.", "views.word_shuffle")
-        for name, high in _HIGHEST.items():
-            _check_range(name, getattr(self, name), high)
-
-
-_HIGHEST = {
-    "shift": 0.5,
-    "ops": 10.0,
-    "magnitude": MAX_MAGNITUDE,
-    "cutout": 1.0,
-    "fill": 1.0,
-    "noise": 100.0,
-    "swap": 1.0,
-    "mask": 1.0,
-    "word_drop": 1.0,
-    "word_mask": 1.0,
-    "word_shuffle": 100.0,
-    "word_drop_weak": 1.0,
-}
-
-
-def _check_range(name: str, value: object, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{value!r} is not a number", f"Use 0 to {high:g}.", f"views.{name}")
-    if not 0 <= value <= high:  # false for NaN too
-        raise UserError(f"{value!r} is out of range", f"Use 0 to {high:g}.", f"views.{name}")
+        super().__post_init__()
 
 
 class Views(Protocol):

@@ -35,7 +35,7 @@ class ImageOptions(Settings, group="source.image"):
         ),
     ] = "auto"
     resize: Annotated[
-        Resize, Help("cover (scaled, cropped about the centre), stretch, or pad (scaled to fit, middle grey beside it)")
+        Resize, "cover (scaled, cropped about the centre), stretch, or pad (scaled to fit, middle grey beside it)"
     ] = "cover"
     memory: Annotated[
         float,
@@ -44,12 +44,12 @@ class ImageOptions(Settings, group="source.image"):
     ] = 4.0
     prefetch: Annotated[
         int,
-        Help("steps for which images that are not held are decoded ahead in the background; 0 = none"),
+        "steps for which images that are not held are decoded ahead in the background; 0 = none",
         Range(0),
     ] = 2
-    allow_bad: Annotated[bool, Help("go on where more than 5 images and more than 5 % of them cannot be read")] = False
+    allow_bad: Annotated[bool, "go on where more than 5 images and more than 5 % of them cannot be read"] = False
     cache: Annotated[
-        bool, Help("keep facts about image files, and their decoded rows, for the next opening (docs/images.md)")
+        bool, "keep facts about image files, and their decoded rows, for the next opening (docs/images.md)"
     ] = True
 
     def __post_init__(self) -> None:

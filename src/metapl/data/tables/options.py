@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from metapl.utils.fields import Help, Settings
+from metapl.utils.fields import Settings
 
 Decimal = Literal["point", "comma"]
 AUTO: Literal["auto"] = "auto"
@@ -17,38 +17,34 @@ WRITTEN = ("delimiter", "encoding", "decimal")  # how a file is written; new fil
 class TableOptions(Settings, group="source.table"):
     """How files of rows are read: which column has which role, and how the file is written."""
 
-    label: Annotated[str, Help("the column of the classes; auto takes label, labels, class, target, category or y")] = (
-        AUTO
-    )
+    label: Annotated[str, "the column of the classes; auto takes label, labels, class, target, category or y"] = AUTO
     path: Annotated[
         str,
-        Help("the column of image paths, or none; auto takes path, file, filename, filepath, image, img or image_path"),
+        "the column of image paths, or none; auto takes path, file, filename, filepath, image, img or image_path",
     ] = AUTO
-    text: Annotated[
-        str, Help("the column of texts, or none; auto takes text, sentence, question, document or content")
-    ] = AUTO
-    features: Annotated[str, Help("the columns of features, between commas; by default all without another role")] = ""
-    ignore: Annotated[str, Help("columns that are not used, between commas")] = ""
+    text: Annotated[str, "the column of texts, or none; auto takes text, sentence, question, document or content"] = (
+        AUTO
+    )
+    features: Annotated[str, "the columns of features, between commas; by default all without another role"] = ""
+    ignore: Annotated[str, "columns that are not used, between commas"] = ""
     categorical: Annotated[
-        str, Help("columns whose values are categories even where they look like numbers, between commas")
+        str, "columns whose values are categories even where they look like numbers, between commas"
     ] = ""
     id: Annotated[
-        str, Help("the column of row ids, or none; auto takes id. Without one, the line in the file is a row's id")
+        str, "the column of row ids, or none; auto takes id. Without one, the line in the file is a row's id"
     ] = AUTO
-    split: Annotated[str, Help("the column of train, unlabelled or test, or none; auto takes split")] = AUTO
-    delimiter: Annotated[str, Help("comma, tab, semicolon or pipe; auto finds it in the header")] = AUTO
+    split: Annotated[str, "the column of train, unlabelled or test, or none; auto takes split"] = AUTO
+    delimiter: Annotated[str, "comma, tab, semicolon or pipe; auto finds it in the header"] = AUTO
     encoding: Annotated[
         str,
-        Help(
-            "utf-8, cp1252 (Windows, Excel), latin-1 or another that Python knows; auto takes UTF-8, or what the "
-            "file's first bytes say. Valid UTF-8 beyond ASCII is always read as UTF-8"
-        ),
+        "utf-8, cp1252 (Windows, Excel), latin-1 or another that Python knows; auto takes UTF-8, or what the "
+        "file's first bytes say. Valid UTF-8 beyond ASCII is always read as UTF-8",
     ] = AUTO
     decimal: Annotated[
-        Decimal, Help("the sign before the decimals of all numbers in a CSV or TSV file: point (3.5) or comma (3,5)")
+        Decimal, "the sign before the decimals of all numbers in a CSV or TSV file: point (3.5) or comma (3,5)"
     ] = "point"
     skip_bad_rows: Annotated[
-        bool, Help("leave out bad rows of a file (they are listed in problems.csv) instead of stopping")
+        bool, "leave out bad rows of a file (they are listed in problems.csv) instead of stopping"
     ] = False
 
     def named(self, group: str) -> tuple[str, ...]:

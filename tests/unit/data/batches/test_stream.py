@@ -203,7 +203,7 @@ def test_labelled_rows_in_the_pool_and_their_positions() -> None:
 
 
 def test_sizes_that_cannot_work_are_refused() -> None:
-    with pytest.raises(UserError, match="batch size is 0"):
+    with pytest.raises(UserError, match=r"batch\.labeled: labeled is 0\. Give at least 1"):
         stream_of(4, 4, BatchConfig(labeled=0))
     with pytest.raises(UserError, match="no labelled rows"):
         stream_of(0, 4, BatchConfig())
