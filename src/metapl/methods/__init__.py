@@ -1,4 +1,4 @@
-"""The METHODS table: one line per method, one file per method, imported when it is first used."""
+"""The METHODS table: one line and one file per method; a method is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ OWN = "own"  # the group that holds the settings of a method that is not in the 
 
 
 def method_class(name: str) -> Any:
-    """The method called ``name``: a name in METHODS, or ``package.module:Class`` of one's own.
+    """Return the class of the method ``name``: a name in METHODS, or the user's own ``package.module:Class``.
 
     Raises:
-        UserError: for an unknown name, with the nearest known one; a class that cannot be imported or is no method.
+        UserError: an unknown name, with the nearest known one; a class that cannot be imported or is not a method.
     """
     if name.startswith("sklearn:"):
         remedy = "Such classifiers stand in `metapl compare --methods ...`; the method linear can be stored."
@@ -56,7 +56,7 @@ def fits_once(name: str) -> bool:
 
 
 def settings_group(name: str) -> str:
-    """Under which key the settings of the method called ``name`` stand."""
+    """Return the key of the settings of the method ``name``."""
     return OWN if ":" in name else name
 
 

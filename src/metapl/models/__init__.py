@@ -1,4 +1,4 @@
-"""Networks by name, or any factory: everything that turns a row's shape and a class count into logits."""
+"""Build networks by name or from a factory: from a row's shape and a class count to logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of MODELS: how to build it, from a row's shape (a net for texts: from its ``Tokens``), and what for."""
+    """A line of MODELS: builds the network from a row's shape (for texts: from ``Tokens``), and says what it is for."""
 
     build: Callable[[Any, int], nn.Module]
     about: str
@@ -50,10 +50,10 @@ MODELS: dict[str, Entry] = {
 
 
 def auto_name(shape: Shape, tokens: Tokens | None = None, fitted: bool = False) -> str:
-    """The net that ``auto`` stands for.
+    """Return the name of the net that ``auto`` means.
 
-    ngram for texts, mlp for feature rows, small_cnn for images up to 32 pixels or without a GPU, else wrn; ``fitted``:
-    the linear layer that is fitted instead of trained.
+    It is ngram for texts, mlp for feature rows, small_cnn for images up to 32 pixels or without a GPU, else wrn-28-2.
+    ``fitted``: the linear layer that is fitted instead of trained.
     """
     if fitted:
         return "linear" if tokens is None else "tfidf"
@@ -72,10 +72,10 @@ ADAPTERS = {
 
 
 def names_like(name: str) -> list[str]:
-    """``timm:PART`` or ``torchvision:PART``: every name of that library that holds PART, with the library before it.
+    """Return every name that contains PART, with its prefix, for ``timm:PART`` or ``torchvision:PART``.
 
     Raises:
-        UserError: another library, one that is not installed, or no such name.
+        UserError: the library is another one or not installed, or it has no such name.
     """
     kind, part = split_name(name)
     if kind not in ("timm", "torchvision"):
@@ -98,7 +98,7 @@ def build_model(
     architecture: Mapping[str, Any] | None = None,
     notes: list[str] | None = None,
 ) -> nn.Module:
-    """A fresh network for rows of ``shape`` and ``num_classes`` classes.
+    """Build a fresh network for rows of ``shape`` and ``num_classes`` classes.
 
     Args:
         name: ``auto``, a name in MODELS, ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, or
@@ -107,11 +107,11 @@ def build_model(
         tokens: for texts, how ids were made.
         start: a file of first weights for all but the head.
         download: let timm or torchvision fetch weights.
-        architecture: how an ``hf:`` network was built, for one whose weights are about to be loaded: see ``rebuild``.
-        notes: is told what became of first weights.
+        architecture: the stored structure of an ``hf:`` network whose weights will be loaded next: see ``rebuild``.
+        notes: a list to which messages about first weights are added.
 
     Raises:
-        UserError: unknown name, a factory that cannot be imported or gives no ``nn.Module``, weights that do not fit,
+        UserError: unknown name, a factory that cannot be imported or returns no ``nn.Module``, weights that do not fit,
             or a network that does not take these rows or whose logits are not [B, num_classes].
     """
     model = _built(name, shape, num_classes, tokens, download, architecture, notes)
@@ -128,7 +128,7 @@ def build_given(
     start: str = "",
     notes: list[str] | None = None,
 ) -> nn.Module:
-    """A fresh network from ``factory``, checked like one of ``build_model``'s; ``name`` is for messages.
+    """Build a fresh network by ``factory`` and check it as ``build_model`` does; ``name`` is for messages.
 
     Raises:
         UserError: see ``build_model``.
@@ -139,25 +139,25 @@ def build_given(
 
 
 def _started(model: nn.Module, num_classes: int, start: str, notes: list[str] | None) -> nn.Module:
-    """``model`` with the weights of the file ``start``, if there is one."""
+    """Load the weights of the file ``start`` into ``model``, if there is one."""
     if start:
-        told = weights.load_body(model, weights.read_weights(start), num_classes, start)
+        messages = weights.load_body(model, weights.read_weights(start), num_classes, start)
         if notes is not None:
-            notes += told
+            notes += messages
     return model
 
 
 def rebuild(
     name: str, shape: Shape, num_classes: int, tokens: Tokens | None, architecture: Mapping[str, Any] | None
 ) -> nn.Module:
-    """The network that ``build_model`` gave, for weights about to be loaded: no folder of weights is needed."""
+    """Build a network whose weights will be loaded next: its folder of first weights is not needed."""
     return build_model(name, shape, num_classes, tokens, architecture=architecture)
 
 
 def architecture(model: nn.Module) -> dict[str, Any] | None:
-    """What ``build_model`` needs beside the name to build such a network without its folder; None for most."""
-    found = next((m for m in model.modules() if isinstance(m, huggingface.HFClassifier)), None)
-    return None if found is None else found.architecture
+    """Return the structure that ``rebuild`` needs for an ``hf:`` network; None for all others."""
+    classifier = next((m for m in model.modules() if isinstance(m, huggingface.HFClassifier)), None)
+    return None if classifier is None else classifier.architecture
 
 
 def _built(
@@ -208,7 +208,7 @@ def _by_name(name: str, shape: Shape, num_classes: int, tokens: Tokens | None) -
 
 
 def _checked(model: object, name: str, shape: Shape, num_classes: int, tokens: Tokens | None = None) -> nn.Module:
-    """The network in the mode it came in, after two rows of zeros (texts: hidden tokens) have gone through it."""
+    """Check the network by two rows of zeros (texts: hidden tokens) and return it in the mode it was in."""
     if not isinstance(model, nn.Module):
         raise UserError(f"'{name}' gave a {type(model).__name__}, not an nn.Module", "", "model")
     modes = [(m, m.training) for m in model.modules()]

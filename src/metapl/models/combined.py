@@ -1,4 +1,4 @@
-"""Networks made of networks, for methods that end with more than one: built, described in JSON, built again."""
+"""Networks that consist of networks, for methods with several: build, describe as JSON, build again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PLAIN = "model"  # in a description: what the factory builds
+PLAIN = "model"  # in a description: the network that the factory builds
 
 
 class Average(nn.Module):
-    """Several networks as one: its softmax is the mean of their probabilities.
+    """Averages several networks: its softmax is the mean of their probabilities.
 
     Args:
         members: networks with the same classes.
@@ -25,17 +25,17 @@ class Average(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities [B, C], which are logits too."""
+        """Return log-probabilities [B, C], which are also logits."""
         log_p = torch.stack([F.log_softmax(member(x), -1) for member in self.members])
         return torch.logsumexp(log_p, 0) - math.log(len(self.members))
 
 
 class Masked(nn.Module):
-    """A network that sees some of a row's features; the others are 0, their mean after standardisation.
+    """Hides some of a row's features from a network: they are 0, their mean after standardisation.
 
     Args:
         model: takes whole rows.
-        mask: [features] bool, True where the feature is seen; stored with the weights.
+        mask: [features] bool, True for the visible features; stored with the weights.
     """
 
     def __init__(self, model: nn.Module, mask: Tensor) -> None:
@@ -45,23 +45,23 @@ class Masked(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of x [B, features]."""
+        """Return logits [B, C] of x [B, features]."""
         logits: Tensor = self.model(x * self.mask)
         return logits
 
 
 def describe(model: nn.Module) -> Any:
-    """How ``model`` is put together, as JSON: ``PLAIN``, ``{"average": [...]}`` or ``{"masked": ...}``."""
+    """Return the structure of ``model`` as JSON: ``PLAIN``, ``{"average": [...]}`` or ``{"masked": ...}``."""
     if isinstance(model, Average):
         return {"average": [describe(member) for member in model.members]}
     return {"masked": describe(model.model)} if isinstance(model, Masked) else PLAIN
 
 
 def assemble(description: Any, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
-    """What ``describe`` described, with networks from ``build`` and masks of a row's ``shape``, before its weights.
+    """Build the structure that ``describe`` returned, with networks from ``build`` and masks of a row's ``shape``.
 
     Raises:
-        ValueError: not such a description.
+        ValueError: ``description`` is not one of its results.
     """
     if description == PLAIN:
         return build()

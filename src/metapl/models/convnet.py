@@ -1,4 +1,4 @@
-"""The small convolutional net many tutorials start from."""
+"""The small convolutional net of many tutorials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metapl.errors import UserError
 class ConvNet(nn.Module):
     """Two 3x3 convolutions (32, 64), each with ReLU and 2x2 max pooling, then 128 units with dropout.
 
-    The defaults (3 channels, 32 x 32, 10 classes) give exactly the net of the widely read tutorial.
+    With the defaults (3 channels, 32 x 32, 10 classes) it is exactly the net of the widely read tutorial.
 
     Args:
         in_channels: channels of the image.
@@ -36,6 +36,6 @@ class ConvNet(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of x [B, in_channels, height, width]."""
+        """Return logits [B, C] of x [B, in_channels, height, width]."""
         logits: Tensor = self.classifier(self.features(x))
         return logits

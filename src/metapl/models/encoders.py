@@ -1,4 +1,4 @@
-"""Frozen encoders: a network without a head that turns raw rows into features, and all it does to a row before.
+"""Frozen encoders: a network without a head that turns raw rows into features, with its preprocessing.
 
 Shapes: n rows, D features.
 """
@@ -27,22 +27,22 @@ from metapl.utils.names import split_name
 
 BATCH = 64  # rows per forward
 PAD_LEVEL = 128  # middle grey, beside images that do not fill their square
-BEGIN = 2  # ids of a text's own that make its beginning
+BEGIN = 2  # number of words that are a text's beginning
 KINDS = ("timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
 
 
 class FrozenEncoder:
-    """A network in eval mode and the way from raw rows to it.
+    """A network in eval mode with its preprocessing of raw rows.
 
     Attributes:
-        name: what ``build_encoder`` was given, or a name for an object.
+        name: the argument of ``build_encoder``, or a name for an object.
         weights: the file of its weights, or "".
-        takes: the raw rows: kind, shape and tokens; mean and std say nothing here.
+        takes: kind, shape and tokens of the raw rows; mean and std are not used.
         sha256: over weights and class.
-        probe: float32 [n, at most 16], what is made of rows that are the same everywhere (models/probe.py): where two
-            encoders have the same weights and other code, settings or libraries, it shows here.
-        normalize: whether features are brought to length 1.
-        pooling: texts: "mean" over all that is no padding, "cls", the first id's, or "begin", the mean over the first
+        probe: float32 [n, at most 16], features of rows that are the same everywhere (models/probe.py). It differs if
+            two encoders have the same weights but other code, settings or libraries.
+        normalize: whether features are scaled to length 1.
+        pooling: texts: "mean" over all ids but padding, "cls" (the first id), or "begin", the mean over the first
             ``BEGIN`` ids of the text itself: for texts whose first words say most, such as questions.
     """
 
@@ -60,35 +60,35 @@ class FrozenEncoder:
         self.network, self.name, self.takes, self.weights = network.eval(), name, takes, weights
         self.look, self.normalize, self.pooling = look or Look(), normalize, pooling
         self.sha256 = _digest(network)
-        made = self.encode(probe_rows(takes))  # also the check that it takes such rows
-        self.features, self.probe = int(made.shape[1]), sketch(made)
+        features = self.encode(probe_rows(takes))  # this also checks that it takes such rows
+        self.features, self.probe = int(features.shape[1]), sketch(features)
 
     def to(self, device: torch.device | str) -> FrozenEncoder:
-        """Moved there."""
+        """Move the network to ``device``."""
         self.network.to(device)
         return self
 
     @property
     def identity(self) -> str:
-        """All that the features of a row depend on, beside the row, as far as it is known to the last bit."""
+        """Everything beside the row that its features depend on, as far as it is known exactly."""
         parts = [self.sha256, self.look.size, self.look.mean, self.look.std, self.look.channels]
         takes = [self.takes.kind, self.takes.shape, repr(self.takes.tokens), self.takes.resize]
         return json.dumps([*parts, self.normalize, self.pooling, *takes])
 
     @property
     def versions(self) -> str:
-        """The libraries that the network is made of, and their versions."""
-        found = [f"torch {torch.__version__}"]
+        """The libraries of the network with their versions."""
+        versions = [f"torch {torch.__version__}"]
         if (library := _LIBRARIES.get(split_name(self.name).prefix or "")) is not None:
-            found.append(f"{library} {metadata.version(library)}")
-        return ", ".join(found)
+            versions.append(f"{library} {metadata.version(library)}")
+        return ", ".join(versions)
 
     @torch.no_grad()
     def encode(self, rows: Tensor) -> Tensor:
-        """float32 [n, D] on the CPU for raw rows [n, ...].
+        """Return float32 [n, D] on the CPU for raw rows [n, ...].
 
         Raises:
-            UserError: rows of another shape, or a network that does not take them or gives no [n, D].
+            UserError: the rows have another shape, or the network refuses them or returns no [n, D].
         """
         if tuple(rows.shape[1:]) != self.takes.shape:
             got, wanted = list(rows.shape[1:]), list(self.takes.shape)
@@ -99,15 +99,15 @@ class FrozenEncoder:
         return torch.cat(parts) if parts else torch.zeros(0, self.features)
 
     def _texts(self, rows: Tensor) -> Tensor:
-        """Texts of like length go together, and no further than the longest of them: padding costs time."""
+        """Encode texts of similar length together, cut to the longest of them: padding costs time."""
         assert self.takes.tokens is not None  # build_encoder has looked
         lengths = (rows != self.takes.tokens.pad).sum(1).clamp_min(1)
         order = torch.argsort(lengths, stable=True)
         parts = [self._batch(rows[some, : int(lengths[some].max())]) for some in torch.split(order, BATCH)]
         if not parts:
             return torch.zeros(0, self.features)
-        made = torch.cat(parts)
-        return torch.empty_like(made).index_copy_(0, order, made)
+        features = torch.cat(parts)
+        return torch.empty_like(features).index_copy_(0, order, features)
 
     def _batch(self, x: Tensor) -> Tensor:
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
@@ -126,7 +126,7 @@ class FrozenEncoder:
         return (F.normalize(out.float(), dim=1) if self.normalize else out.float()).cpu()
 
     def _image(self, x: Tensor) -> Tensor:
-        """uint8 [n, C, h, w] to what the network was trained on."""
+        """Bring uint8 [n, C, h, w] to the size, channels and scale of the network's own training."""
         look, x = self.look, x.float().div_(255)
         if look.channels and x.shape[1] != look.channels:
             x = x.expand(-1, look.channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
@@ -144,7 +144,7 @@ class FrozenEncoder:
 
 
 def at_size(x: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
-    """Images [n, C, h, w] of floats at ``size`` (height, width); ``resize`` as for files (data/images.py)."""
+    """Resize float images [n, C, h, w] to ``size`` (height, width); ``resize`` as for files (data/images)."""
     (height, width), (h, w) = size, x.shape[2:]
     if (h, w) == size:
         return x
@@ -170,17 +170,17 @@ REMEDY = "Set source.image.size or source.encoder.size to what it takes, or choo
 
 
 class HFBody(nn.Module):
-    """A network of transformers without a head, pooled to one vector per row."""
+    """Pools the outputs of a transformers network without a head to one vector per row."""
 
     def __init__(self, model: nn.Module, tokens: Tokens | None) -> None:
         super().__init__()
         self.model, self.pad = model, None if tokens is None else tokens.pad
-        self.own = (tokens.pad, *tokens.special) if tokens is not None else ()  # ids that are none of the text's
+        self.own = (tokens.pad, *tokens.special) if tokens is not None else ()  # ids that are not words of the text
         self.sized = tokens is None and huggingface.takes_sizes(model)
         self.has_class = any("cls_token" in n or "class_embedding" in n for n, _ in model.named_parameters())
 
     def forward(self, x: Tensor, pooling: str) -> Tensor:
-        """[B, D] of images [B, channels, height, width] or ids [B, length]."""
+        """Return [B, D] of images [B, channels, height, width] or ids [B, length]."""
         given = huggingface.inputs(self, x)
         last: Tensor = self.model(**given).last_hidden_state
         if last.ndim == 4:
@@ -193,7 +193,7 @@ class HFBody(nn.Module):
         if pooling == "begin":
             words = ~torch.isin(x, torch.tensor(self.own, device=x.device, dtype=x.dtype))
             words &= words.cumsum(1) <= BEGIN
-            mask = torch.where(words.any(1, keepdim=True), words, mask)  # an empty text: what there is
+            mask = torch.where(words.any(1, keepdim=True), words, mask)  # an empty text: all ids
         mask = mask.unsqueeze(-1).to(last.dtype)
         return (last * mask).sum(1) / mask.sum(1).clamp_min(1)
 
@@ -207,18 +207,18 @@ def build_encoder(
     normalize: bool | None = None,
     pooling: str = "auto",
 ) -> FrozenEncoder:
-    """The frozen encoder that ``encoder`` names or is, for raw rows as ``takes`` describes them.
+    """Build the frozen encoder for raw rows as ``takes`` describes them.
 
     Args:
         encoder: one of KINDS, or from Python a module (a copy is used) or a factory.
         takes: kind, shape and tokens of the rows.
         weights_file: its weights, .safetensors or .pth.
-        look: how it wants images, where not as its own configuration says.
-        normalize: bring features to length 1; None = as the folder of an ``hf:`` encoder says, else no.
+        look: the form of its images, if not that of its own configuration.
+        normalize: scale features to length 1; None = as the folder of an ``hf:`` encoder says, else no.
         pooling: see ``FrozenEncoder``; auto = as the folder says.
 
     Raises:
-        UserError: unknown name, weights that do not fit, or rows that it cannot take.
+        UserError: the name is unknown, the weights do not fit, or it cannot take these rows.
     """
     name = encoder if isinstance(encoder, str) else own.given_name(encoder)
     kind, rest = split_name(name)
@@ -235,7 +235,7 @@ def build_encoder(
         raise UserError(f"the encoder '{name}' takes images, these rows are texts", "Use hf:FOLDER.", "encoder")
     look = look or own_look(name) or Look()
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # what no file gives is the same every time
+        torch.manual_seed(0)  # weights that no file has are the same every time
         network = _network(encoder, name, (look.channels or takes.shape[0], *(look.size or takes.shape[1:])))
     if weights_file:
         weights_file = os.path.abspath(os.path.expanduser(weights_file))
@@ -244,7 +244,7 @@ def build_encoder(
 
 
 def own_look(name: str) -> Look | None:
-    """How the named encoder wants images; None where it does not say.
+    """Return the form of the named encoder's images; None if it is not known.
 
     Raises:
         UserError: an unknown name.
@@ -279,7 +279,7 @@ def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:
-    """The user's own module stays as it is: its mode, its device, and whether it can be trained."""
+    """Copy the module, so that the mode, device and gradients of the user's own do not change."""
     try:
         return copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
@@ -308,7 +308,7 @@ def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | 
 
 
 def _digest(network: nn.Module) -> str:
-    """SHA-256 over the class and every tensor of the network."""
+    """Return SHA-256 (hex) over the class and every tensor of the network."""
     digest = hashlib.sha256(type(network).__qualname__.encode())
     for name, value in sorted(network.state_dict().items()):
         tensor = value.detach().cpu().contiguous()

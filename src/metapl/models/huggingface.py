@@ -1,4 +1,4 @@
-"""Networks of transformers from a folder on this machine: config.json and safetensors, no code from the folder."""
+"""Load networks of transformers from a folder on this machine: config.json and safetensors, but no code."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ INSTALL = 'Install it: pip install "metapl[text]".'
 
 
 class HFClassifier(nn.Module):
-    """A classifier of transformers as a plain network.
+    """Wraps a classifier of transformers as a plain network.
 
     Args:
-        model: gives an output with ``logits``.
-        pad: texts: the id of padding, which the attention does not see; None for images.
+        model: returns an output with ``logits``.
+        pad: texts: the id of padding, which the attention ignores; None for images.
     """
 
     def __init__(self, model: nn.Module, pad: int | None = None) -> None:
@@ -37,18 +37,18 @@ class HFClassifier(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What makes the same network again without the folder: its config, as JSON holds it."""
-        made: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))  # type: ignore[union-attr, operator]
-        return made
+        """The config as JSON values: the same network can be built from it without the folder."""
+        config: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))  # type: ignore[union-attr, operator]
+        return config
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, channels, height, width] or ids [B, length]."""
+        """Return logits [B, C] of images [B, channels, height, width] or ids [B, length]."""
         logits: Tensor = self.model(**inputs(self, x)).logits
         return logits
 
 
 def inputs(wrapper: Any, x: Tensor) -> dict[str, Any]:
-    """The keywords that ``wrapper.model`` is called with for rows ``x``."""
+    """Return the keyword arguments of ``wrapper.model`` for rows ``x``."""
     config = wrapper.model.config
     if wrapper.pad is not None:
         ids = x.long()
@@ -56,10 +56,10 @@ def inputs(wrapper: Any, x: Tensor) -> dict[str, Any]:
     channels = getattr(config, "num_channels", x.shape[1])
     if x.shape[1] == 1 and channels == 3:  # a grey image as RGB
         x = x.expand(-1, 3, -1, -1)
-    own = getattr(config, "image_size", None)
-    own = (own, own) if isinstance(own, int) else own
-    other = wrapper.sized and own is not None and tuple(own) != tuple(x.shape[2:])
-    return {"pixel_values": x, **({"interpolate_pos_encoding": True} if other else {})}
+    size = getattr(config, "image_size", None)
+    size = (size, size) if isinstance(size, int) else size
+    resized = wrapper.sized and size is not None and tuple(size) != tuple(x.shape[2:])
+    return {"pixel_values": x, **({"interpolate_pos_encoding": True} if resized else {})}
 
 
 def build_hf(
@@ -70,14 +70,18 @@ def build_hf(
     architecture: Mapping[str, Any] | None = None,
     notes: list[str] | None = None,
 ) -> nn.Module:
-    """The classifier in ``folder`` with a head for ``num_classes``, its body with the folder's weights.
+    """Build the classifier in ``folder`` with a head for ``num_classes`` and the folder's weights in its body.
 
     Args:
-        architecture: what ``HFClassifier.architecture`` gave: then nothing is read from the folder, weights are random.
-        notes: is told which weights are new.
+        folder: holds config.json and model.safetensors.
+        shape: one row's shape.
+        num_classes: C.
+        tokens: for texts, how ids were made.
+        architecture: a stored ``HFClassifier.architecture``: then nothing is read from the folder, weights are random.
+        notes: a list to which a message about new weights is added.
 
     Raises:
-        UserError: not installed, no such folder, no classifier of that kind, or a text model for images.
+        UserError: transformers is not installed, the folder is missing, or its network is of another kind.
     """
     transformers = library("transformers", INSTALL)
     kind = "AutoModelForImageClassification" if tokens is None else "AutoModelForSequenceClassification"
@@ -99,10 +103,10 @@ def build_hf(
 
 
 def _loaded(auto: Any, path: Path, **options: Any) -> Any:
-    """``from_pretrained`` that stays on this machine, reads no pickle and runs no code of the folder's.
+    """Call ``from_pretrained`` without the network, without pickle and without code of the folder.
 
     Raises:
-        UserError: whatever it finds wrong.
+        UserError: it fails.
     """
     safe = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
@@ -114,7 +118,7 @@ def _loaded(auto: Any, path: Path, **options: Any) -> Any:
 
 
 def load_base(path: Path) -> nn.Module:
-    """The network in ``path`` without a head, float32.
+    """Load the network in ``path`` without a head, in float32.
 
     Raises:
         UserError: as ``build_hf``.
@@ -126,10 +130,10 @@ def load_base(path: Path) -> nn.Module:
 
 
 def model_folder(folder: str) -> Path:
-    """The folder, if it may hold a network.
+    """Return the folder's path if it may hold a network.
 
     Raises:
-        UserError: it does not, or is a name on a hub.
+        UserError: it holds none, or it is a name on a hub.
     """
     path = Path(folder).expanduser()
     if not (path / "config.json").is_file():
@@ -139,7 +143,7 @@ def model_folder(folder: str) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """``config.json`` of a network's folder.
+    """Read ``config.json`` of a network's folder.
 
     Raises:
         UserError: it cannot be read.
@@ -154,10 +158,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_kind(config: Mapping[str, Any], tokens: Tokens | None, path: Path) -> None:
-    """Texts to a text network that has its own ids, images to one for images.
+    """Check that the network reads this kind of rows; a network for texts needs the ids of its own tokenizer.
 
     Raises:
-        UserError: they do not fit.
+        UserError: it does not.
     """
     reads_text = "vocab_size" in config
     if reads_text and tokens is None:
@@ -167,25 +171,25 @@ def check_kind(config: Mapping[str, Any], tokens: Tokens | None, path: Path) -> 
     if not reads_text:
         raise UserError("this network takes no texts", "Choose one for texts.", f"hf:{path}")
     if not tokens.tokenizer.startswith("hf:"):
-        what = f"this network needs its own tokenizer, the texts were cut by '{tokens.tokenizer}'"
-        raise UserError(what, f"Set source.text.tokenizer=hf:{path}.", f"hf:{path}")
+        problem = f"this network needs its own tokenizer, the texts were cut by '{tokens.tokenizer}'"
+        raise UserError(problem, f"Set source.text.tokenizer=hf:{path}.", f"hf:{path}")
 
 
 def takes_sizes(model: nn.Module) -> bool:
-    """Whether it can take images of another size than its own."""
+    """Return whether the network can take images of another size than its own."""
     return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
 
 def look(path: Path) -> Look:
-    """The image size, mean and std that the folder notes (``preprocessor_config.json``, else ``config.json``)."""
+    """Return the image size, mean and std stated in ``preprocessor_config.json``, else in ``config.json``."""
     config = read_config(path)
     try:
-        noted = json.loads((path / "preprocessor_config.json").read_text(encoding="utf-8"))
+        stated = json.loads((path / "preprocessor_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        noted = {}
+        stated = {}
     channels = int(config.get("num_channels", 3))
-    mean, std = (tuple(noted.get(k) or (0.5,) * channels) for k in ("image_mean", "image_std"))
-    size = noted.get("crop_size") or noted.get("size") or config.get("image_size")
+    mean, std = (tuple(stated.get(k) or (0.5,) * channels) for k in ("image_mean", "image_std"))
+    size = stated.get("crop_size") or stated.get("size") or config.get("image_size")
     if isinstance(size, dict):
         side = size.get("shortest_edge") or config.get("image_size")
         size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else side
@@ -194,11 +198,13 @@ def look(path: Path) -> Look:
 
 
 def sentence_settings(path: Path) -> tuple[str, bool]:
-    """("mean" or "cls", whether features have length 1), as folders of sentence-transformers note it."""
+    """Return ("mean" or "cls", whether features have length 1) from a folder of sentence-transformers."""
     pooling, unit = "mean", False
     with suppress(OSError, ValueError, AttributeError):
-        noted = json.loads((path / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-        pooling = "cls" if noted.get("pooling_mode_cls_token") and not noted.get("pooling_mode_mean_tokens") else "mean"
+        stated = json.loads((path / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+        pooling = (
+            "cls" if stated.get("pooling_mode_cls_token") and not stated.get("pooling_mode_mean_tokens") else "mean"
+        )
     with suppress(OSError, ValueError, AttributeError):
         parts = json.loads((path / "modules.json").read_text(encoding="utf-8"))
         unit = any(str(part.get("type", "")).endswith("Normalize") for part in parts)
@@ -211,14 +217,14 @@ def check_length(config: Any, tokens: Tokens | None) -> None:
     Raises:
         UserError: they are.
     """
-    most = getattr(config, "max_position_embeddings", None)
-    if tokens is not None and isinstance(most, int) and tokens.length > most:
-        raise UserError(f"texts of {tokens.length} ids, this network takes {most}", "Cut them shorter.", "model")
+    longest = getattr(config, "max_position_embeddings", None)
+    if tokens is not None and isinstance(longest, int) and tokens.length > longest:
+        raise UserError(f"texts of {tokens.length} ids, this network takes {longest}", "Cut them shorter.", "model")
 
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """What the library says about new weights is told by us; its own lines and bars stay inside."""
+    """Hide the library's messages and progress bars: metapl reports new weights itself."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), getattr(log, "is_progress_bar_enabled", lambda: False)()
     log.set_verbosity_error()

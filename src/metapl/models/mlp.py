@@ -12,7 +12,7 @@ class MLP(nn.Module):
     """Linear layers with ReLU and dropout.
 
     Args:
-        shape: one row's shape; anything but a vector is flattened.
+        shape: one row's shape; rows that are not vectors are flattened.
         num_classes: C.
         hidden: units per hidden layer.
         dropout: rate after each hidden layer.
@@ -30,6 +30,6 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of x [B, *shape]."""
+        """Return logits [B, C] of x [B, *shape]."""
         logits: Tensor = self.layers(x)
         return logits

@@ -1,7 +1,7 @@
-"""A few rows that are the same everywhere: what a frozen encoder makes of them tells whether it is still the same.
+"""A few rows that are the same on every machine: their features show whether a frozen encoder is still the same.
 
-Features are compared within a tolerance, not by a hash: the number of threads, another processor or a graphics card
-change their last digits.
+Features are compared within a tolerance, not by a hash: their last digits depend on the number of threads and on the
+processor.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from torch import Tensor
 
 from metapl.types import Preprocessing
 
-SKETCH = 16  # numbers that are kept of each row's features
-SPREAD, ROUNDING = 0.02, 1e-4  # how far features may be apart: of their spread over the rows, and of their size
+SKETCH = 16  # numbers to keep of each row's features
+SPREAD, ROUNDING = (
+    0.02,
+    1e-4,
+)  # allowed difference of features: a share of their spread over the rows, and of their size
 ROWS = 4
-WORD_IDS = 2**31  # ids of hashed words are below
+WORD_IDS = 2**31  # upper bound of the ids of hashed words
 
 
 def probe_rows(takes: Preprocessing) -> Tensor:
-    """Four raw rows of that kind and shape: images of noise, dark, bright and in between, and a ramp; texts of ids."""
+    """Return four raw rows of that kind and shape: images of noise (normal, dark, bright) and a ramp, or texts."""
     if takes.tokens is not None:
         return _ids(takes)
     channels, height, width = takes.shape
@@ -32,27 +35,27 @@ def probe_rows(takes: Preprocessing) -> Tensor:
 
 
 def sketch(features: Tensor) -> Tensor:
-    """[n, at most SKETCH] of features [n, D]: sums with random signs, which keep distances in proportion."""
+    """Return [n, at most SKETCH] of features [n, D]: sums with random signs, which keep distances in proportion."""
     features = features.detach().cpu().double().nan_to_num()
     if features.shape[1] <= SKETCH:
         return features.float()
     signs = _noise(features.shape[1] * SKETCH).reshape(features.shape[1], SKETCH) % 2 * 2.0 - 1.0
-    made: Tensor = features @ torch.from_numpy(signs) / SKETCH**0.5
-    return made.float()
+    sums: Tensor = features @ torch.from_numpy(signs) / SKETCH**0.5
+    return sums.float()
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two sketches are of the same encoder, but for rounding."""
+    """Return whether two sketches are of the same encoder, up to rounding."""
     if one.shape != other.shape:
         return False
     one, other = one.double(), other.double()
-    apart = (one - other).norm(dim=1)
+    difference = (one - other).norm(dim=1)
     allowed = SPREAD * (other - other.mean(0)).norm(dim=1) + ROUNDING * other.norm(dim=1)
-    return bool((apart <= allowed).all())
+    return bool((difference <= allowed).all())
 
 
 def _ids(takes: Preprocessing) -> Tensor:
-    """Texts of full, half, quarter and no length. Only ids that the tokenizer surely has are used."""
+    """Return texts of full, half, quarter and no length, of ids that every tokenizer of this kind has."""
     tokens = takes.tokens
     assert tokens is not None
     length = takes.shape[0]
@@ -70,5 +73,5 @@ def _ids(takes: Preprocessing) -> Tensor:
 
 
 def _noise(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """``count`` bytes, the same on every machine and under every version of every library."""
+    """Return ``count`` bytes, the same on every machine and with every version of every library."""
     return np.frombuffer(hashlib.shake_256(b"metapl probe").digest(count), dtype=np.uint8)

@@ -37,6 +37,6 @@ class SmallCNN(nn.Module):
         self.head = nn.Linear(4 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of x [B, in_channels, height, width]."""
+        """Return logits [B, C] of x [B, in_channels, height, width]."""
         logits: Tensor = self.head(self.features(x).mean((2, 3)))
         return logits

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision by name. Nothing is downloaded unless it is asked for."""
+"""Build networks of timm and torchvision by name. Nothing is downloaded unless the user asks for it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Shape = tuple[int, ...]
 REMEDY = "Set source.image.size to a size that it takes, or choose another network."
 OFFLINE = "Is there a network? Else fetch the file elsewhere and give it as weights=FILE."
 INSTALL = 'Install it: pip install "metapl[vision]".'
-# Two nets of torchvision give a pair while they train unless they are told not to. Their weights want images on another
-# scale than those of all others, and the nets bring them there by themselves if told to, in three channels only.
+# In training two nets of torchvision return a pair unless this is switched off. Their weights need images on another
+# scale than all others; ``transform_input`` rescales images of three channels.
 _ONE_OUTPUT = {name: {"aux_logits": False, "init_weights": True} for name in ("inception_v3", "googlenet")}
 
 
 @dataclass(frozen=True)
 class Look:
-    """How an encoder wants its images.
+    """The form in which an encoder takes images.
 
     Attributes:
-        size: (height, width) that images are brought to; None = as they are.
+        size: (height, width) to resize images to; None = as they are.
         mean, std: per channel, on the 0..1 scale; () = 0 and 1.
-        channels: 0 = as they are.
+        channels: number of channels; 0 = as they are.
     """
 
     size: tuple[int, int] | None = None
@@ -41,7 +41,7 @@ class Look:
 
 
 def library(name: str, install: str = INSTALL) -> ModuleType:
-    """The optional package ``name``.
+    """Import the optional package ``name``.
 
     Raises:
         UserError: it is not installed.
@@ -53,32 +53,32 @@ def library(name: str, install: str = INSTALL) -> ModuleType:
 
 
 def build_timm(name: str, shape: Shape, num_classes: int, download: bool) -> nn.Module:
-    """``timm.create_model`` for images of ``shape``; ``num_classes`` 0 gives features instead of logits.
+    """Call ``timm.create_model`` for images of ``shape``; with ``num_classes`` 0 the network returns features.
 
     Raises:
-        UserError: not installed, unknown name, or what the network itself refuses.
+        UserError: timm is not installed, the name is unknown, or the network refuses the images.
     """
     timm = library("timm")
     if ":" in name or "/" in name or not timm.is_model(name):
         raise UserError(f"timm has no network '{name}'", like(name, timm.list_models()), "model")
     given = {"pretrained": download, "num_classes": num_classes, "in_chans": shape[0]}
     try:
-        try:  # nets whose weights depend on the image's size take it, the others refuse the word
-            made: nn.Module = timm.create_model(name, **given, img_size=tuple(shape[1:]))
+        try:  # nets whose weights depend on the image size take img_size, the others refuse it
+            network: nn.Module = timm.create_model(name, **given, img_size=tuple(shape[1:]))
         except TypeError:
-            made = timm.create_model(name, **given)
+            network = timm.create_model(name, **given)
     except OSError as error:
         raise UserError(f"the weights of timm:{name} cannot be fetched ({error})", OFFLINE, "download") from error
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"timm:{name} cannot be made for images {_size(shape)} ({error})", REMEDY, "model") from error
-    return made
+    return network
 
 
 def build_torchvision(name: str, shape: Shape, num_classes: int, download: bool) -> nn.Module:
-    """``torchvision.models.get_model`` for ``num_classes`` and, in its first convolution, ``shape[0]`` channels.
+    """Call ``torchvision.models.get_model`` for ``num_classes`` and ``shape[0]`` channels in the first convolution.
 
     Raises:
-        UserError: not installed, unknown name, or what the network itself refuses.
+        UserError: torchvision is not installed, the name is unknown, or the network refuses the images.
     """
     models = library("torchvision").models
     known = models.list_models(module=models)
@@ -88,37 +88,39 @@ def build_torchvision(name: str, shape: Shape, num_classes: int, download: bool)
     scales = name in _ONE_OUTPUT and shape[0] in (1, 3)
     given |= {**_own_size(name, shape), **({"transform_input": True} if scales else {})}
     try:
-        made: nn.Module = models.get_model(name, **given)
+        network: nn.Module = models.get_model(name, **given)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        what = f"torchvision:{name} cannot be made for images {_size(shape)} ({error})"
-        raise UserError(what, REMEDY, "model") from error
+        problem = f"torchvision:{name} cannot be made for images {_size(shape)} ({error})"
+        raise UserError(problem, REMEDY, "model") from error
     if scales and shape[0] == 1:
-        made.register_forward_pre_hook(_as_rgb)
+        network.register_forward_pre_hook(_as_rgb)
     else:
-        adapt_stem(made, shape[0])
+        adapt_stem(network, shape[0])
     if download:
-        load_body(made, downloaded(name), num_classes, f"torchvision:{name}")
-    return made
+        load_body(network, downloaded(name), num_classes, f"torchvision:{name}")
+    return network
 
 
 def _as_rgb(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """A grey image three times."""
+    """Repeat a grey image three times."""
     return (given[0].expand(-1, 3, -1, -1),)
 
 
 def downloaded(name: str) -> dict[str, torch.Tensor]:
-    """torchvision's own weights for ``name``, fetched (or from its cache), read without running code in them.
+    """Fetch torchvision's own weights for ``name``, or read them from its cache, without running code in them.
 
     Raises:
         UserError: they cannot be fetched, or the file holds more than weights.
     """
-    found = library("torchvision").models.get_model_weights(name).DEFAULT
+    published = library("torchvision").models.get_model_weights(name).DEFAULT
     try:
-        state: dict[str, torch.Tensor] = found.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+        state: dict[str, torch.Tensor] = published.get_state_dict(
+            check_hash=True, weights_only=True, map_location="cpu"
+        )
     except MoreThanWeights as error:
-        what = f"the file of weights of torchvision:{name} holds more than weights, or is damaged"
-        remedy = f"Remove {Path(found.url).name} from torch's cache of checkpoints, and fetch it again."
-        raise UserError(what, remedy, "download") from error
+        problem = f"the file of weights of torchvision:{name} holds more than weights, or is damaged"
+        remedy = f"Remove {Path(published.url).name} from torch's cache of checkpoints, and fetch it again."
+        raise UserError(problem, remedy, "download") from error
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(
             f"the weights of torchvision:{name} cannot be fetched ({error})", OFFLINE, "download"
@@ -127,7 +129,7 @@ def downloaded(name: str) -> dict[str, torch.Tensor]:
 
 
 def without_head(model: nn.Module) -> nn.Module:
-    """The same network with its last layer left out: features instead of logits."""
+    """Remove the last layer of the network, so that it returns features instead of logits."""
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     parent, _, last = layers[-1].rpartition(".")
     setattr(model.get_submodule(parent), last, nn.Identity())
@@ -135,47 +137,47 @@ def without_head(model: nn.Module) -> nn.Module:
 
 
 def timm_look(name: str) -> Look:
-    """The image size, mean and std that timm notes for the network.
+    """Return the image size, mean and std that timm states for the network.
 
     Raises:
-        UserError: not installed or unknown.
+        UserError: timm is not installed, or the name is unknown.
     """
     timm = library("timm")
     if ":" in name or "/" in name or not timm.is_model(name):
         raise UserError(f"timm has no network '{name}'", like(name, timm.list_models()), "encoder")
-    noted = timm.models.get_pretrained_cfg(name)
-    channels, height, width = noted.input_size
-    return Look((height, width), tuple(noted.mean), tuple(noted.std), channels)
+    stated = timm.models.get_pretrained_cfg(name)
+    channels, height, width = stated.input_size
+    return Look((height, width), tuple(stated.mean), tuple(stated.std), channels)
 
 
 def torchvision_look(name: str) -> Look:
-    """The image size, mean and std of torchvision's own weights for the network (nothing is fetched).
+    """Return the image size, mean and std of torchvision's own weights for the network, without fetching them.
 
     Raises:
-        UserError: not installed or unknown.
+        UserError: torchvision is not installed, or the name is unknown.
     """
     models = library("torchvision").models
     known = models.list_models(module=models)
     if name not in known:
         raise UserError(f"torchvision has no classifier '{name}'", like(name, known), "encoder")
-    noted = models.get_model_weights(name).DEFAULT.transforms()
-    side = noted.crop_size[0]
-    return Look((side, side), tuple(noted.mean), tuple(noted.std), 3)
+    stated = models.get_model_weights(name).DEFAULT.transforms()
+    side = stated.crop_size[0]
+    return Look((side, side), tuple(stated.mean), tuple(stated.std), 3)
 
 
 def _own_size(name: str, shape: Shape) -> dict[str, Any]:
-    """What nets that are made for one size are told."""
+    """Return the size arguments of nets that are built for one image size."""
     if name.startswith("vit_"):
         return {"image_size": shape[1]}
     return {"input_size": tuple(shape[1:])} if name.startswith("maxvit") else {}
 
 
 def adapt_stem(model: nn.Module, channels: int) -> None:
-    """Replace the first convolution where it does not take ``channels``."""
-    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
-    if found is None or found[1].in_channels == channels:
+    """Replace the first convolution if it does not take ``channels``."""
+    stem = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+    if stem is None or stem[1].in_channels == channels:
         return
-    name, old = found
+    name, old = stem
     new = nn.Conv2d(
         channels,
         old.out_channels,
@@ -191,10 +193,10 @@ def adapt_stem(model: nn.Module, channels: int) -> None:
 
 
 def names(kind: str) -> list[str]:
-    """Every classifier of ``timm`` or ``torchvision``.
+    """Return the names of all classifiers of ``timm`` or ``torchvision``.
 
     Raises:
-        UserError: not installed.
+        UserError: the library is not installed.
     """
     if kind == "timm":
         return sorted(library("timm").list_models())
@@ -203,7 +205,7 @@ def names(kind: str) -> list[str]:
 
 
 def like(name: str, known: list[str]) -> str:
-    """A hint naming the known names closest to ``name``."""
+    """Return a hint with the known names closest to ``name``."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(close)}?" if close else f"It knows {len(known)} names, such as {known[0]}."
 

@@ -1,4 +1,4 @@
-"""WideResNet (Zagoruyko and Komodakis 2016) as semi-supervised image papers use it."""
+"""WideResNet (Zagoruyko and Komodakis 2016) in the form of papers on semi-supervised images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SLOPE = 0.1  # of the leaky ReLU, as in the released code of MixMatch, FixMatch 
 
 
 class _Block(nn.Module):
-    """Pre-activation residual block; where the width changes, the shortcut starts from the activated input."""
+    """Pre-activation residual block. If the width changes, the shortcut starts from the activated input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of x [B, in_channels, height, width]."""
+        """Return logits [B, C] of x [B, in_channels, height, width]."""
         pooled = F.leaky_relu(self.norm(self.blocks(self.stem(x))), SLOPE).mean((2, 3))
         logits: Tensor = self.head(self.dropout(pooled))
         return logits

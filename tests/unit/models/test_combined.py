@@ -182,5 +182,5 @@ def test_a_damaged_description_is_told(run: Result, damage: str, tmp_path: Path)
     else:
         card["combine"] = {"sum": [PLAIN]} if damage == "unknown" else {"average": [PLAIN]}
     file.write_text(json.dumps(card))
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match=r"cannot be loaded|is damaged"):
         load_model(tmp_path / "model")
