@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from metapl.errors import UserError
 from metapl.types import Context
-from metapl.utils.loaders import Rows, read_rows
+from metapl.utils.loaders import LoadedRows, read_rows
 
 Loader = Iterable[Any]
 CHUNK = 256  # rows per forward if the rows themselves were kept
@@ -272,7 +272,7 @@ def _again(labels: PseudoLabels, loader: Loader | None) -> Iterator[tuple[Tensor
         yield at, rows.x
 
 
-def _labels(rows: Rows, labels: Tensor, confidence: Tensor, keep_rows: bool) -> PseudoLabels:
+def _labels(rows: LoadedRows, labels: Tensor, confidence: Tensor, keep_rows: bool) -> PseudoLabels:
     ids = rows.positions if rows.ids is None else rows.ids
     return PseudoLabels(ids, rows.positions, labels, confidence, 0, rows.x if keep_rows else None)
 

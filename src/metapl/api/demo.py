@@ -79,7 +79,7 @@ def run_rows(
     rows: list[dict[str, Any]] = []
 
     def done(position: int, outcome: Outcome) -> None:
-        row = outcome.must()
+        row = outcome.result()
         rows.append(row)
         what = f"{label(row)}, seed {row['seed']}: {row['test_accuracy']:.1f} % in {row['seconds']:.0f} s"
         progress.note(f"[{len(rows)}/{len(jobs)}] {what}")

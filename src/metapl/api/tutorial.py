@@ -27,7 +27,7 @@ from metapl.pseudo_labels import (
     keeping_modes,
     require_not_negative,
 )
-from metapl.utils.loaders import Rows, check_loader, indexed, read_rows, unpack, whole
+from metapl.utils.loaders import LoadedRows, check_loader, indexed, read_rows, unpack, whole
 
 Judge = Literal["ema", "views", "none"]
 Pair = tuple[Tensor, Tensor]
@@ -272,7 +272,7 @@ def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Pai
         yield x, labels.labels[torch.searchsorted(labels.positions, positions)]
 
 
-def _refilled(parts: Iterable[Rows]) -> Iterator[Pair]:
+def _refilled(parts: Iterable[LoadedRows]) -> Iterator[Pair]:
     """(rows, positions) in batches as large as the loader's; what a stream's batches leave waits for the next ones.
 
     Fewer rows wait than a batch has. Rows of another shape or type begin a new batch.

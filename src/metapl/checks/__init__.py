@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metapl.checks.duplicates import Copies, Problem, find_copies
+from metapl.checks.duplicates import Copies, RowProblem, find_copies
 from metapl.checks.findings import (
     about_classes,
     about_copies,
@@ -27,7 +27,7 @@ from metapl.checks.findings import (
 from metapl.checks.headers import header_facts
 from metapl.checks.names import empty_names, twins
 from metapl.checks.outliers import find_strange
-from metapl.checks.reading import LABELED, PART_NAMES, TEST, Rows, Told, read_rows
+from metapl.checks.reading import LABELED, PART_NAMES, TEST, CheckedRows, ReadProgress, read_rows
 from metapl.checks.report import Check as Check
 from metapl.data.modalities import modality_of
 from metapl.data.ref import DataRef
@@ -58,18 +58,18 @@ def check(
     with progress:
         if isinstance(source, str | Path):
             forgiving = replace(options, image=replace(options.image, allow_bad=True))
-            source, stops = _opened(read_ref(str(source)), forgiving)
+            source, stops = _open_without_bad_rows(read_ref(str(source)), forgiving)
         rows = read_rows(source, _teller(progress))
         copies = find_copies(rows)
         files = header_facts(source, lambda done, total: None)
-    problems: list[Problem] = [("unreadable", row, "", why) for row, why in source.problems]
+    problems: list[RowProblem] = [("unreadable", row, "", why) for row, why in source.problems]
     problems += copies.problems
     facts = {**_counts(source, rows), "copies": _copies(copies), "files": files, "notes": list(source.notes)}
     findings = _findings(source, rows, copies, facts, problems, stops)
     return Check(tuple(ordered(findings)), facts, problems)
 
 
-def _opened(ref: DataRef, options: SourceOptions) -> tuple[Source, bool]:
+def _open_without_bad_rows(ref: DataRef, options: SourceOptions) -> tuple[Source, bool]:
     """The source without its bad rows, and whether a training with these options would stop at one."""
     try:
         return open_source(ref, options), False
@@ -79,7 +79,7 @@ def _opened(ref: DataRef, options: SourceOptions) -> tuple[Source, bool]:
     return open_source(ref, replace(options, table=replace(options.table, skip_bad_rows=True))), True
 
 
-def _teller(progress: Progress) -> Told:
+def _teller(progress: Progress) -> ReadProgress:
     def told(done: int, total: int) -> None:
         if done < total:  # what is done needs no line of its own
             progress.update(done, total, {})
@@ -88,7 +88,7 @@ def _teller(progress: Progress) -> Told:
 
 
 def _findings(
-    source: Source, rows: Rows, copies: Copies, facts: dict[str, Any], problems: list[Problem], stops: bool
+    source: Source, rows: CheckedRows, copies: Copies, facts: dict[str, Any], problems: list[RowProblem], stops: bool
 ) -> list[Finding]:
     names = source.class_names
     per_class = np.bincount(rows.labels[rows.part == LABELED], minlength=len(names)).tolist()
@@ -120,7 +120,7 @@ def _findings(
     return made + about_headers(facts["files"])
 
 
-def _counts(source: Source, rows: Rows) -> dict[str, Any]:
+def _counts(source: Source, rows: CheckedRows) -> dict[str, Any]:
     """The source, its rows by part, and its classes by part."""
     by_part = {name: int((rows.part == part).sum()) for part, name in PART_NAMES.items()}
     classes = {

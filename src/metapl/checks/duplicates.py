@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from metapl.checks.reading import LABELED, PART_NAMES, TEST, UNLABELED, Rows
+from metapl.checks.reading import LABELED, PART_NAMES, TEST, UNLABELED, CheckedRows
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import Pairs, no_pairs
 
 Array = np.ndarray[Any, Any]
-Problem = tuple[str, str, str, str]  # kind, id, other id, detail
+RowProblem = tuple[str, str, str, str]  # kind, id, other id, detail
 ACROSS = ((TEST, LABELED), (TEST, UNLABELED), (UNLABELED, LABELED))
 
 
@@ -30,10 +30,10 @@ class Copies:
     within: dict[int, tuple[int, int]] = field(default_factory=dict)
     across: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     conflicts: tuple[int, int] = (0, 0)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[RowProblem] = field(default_factory=list)
 
 
-def find_copies(rows: Rows) -> Copies:
+def find_copies(rows: CheckedRows) -> Copies:
     """All copies among the rows."""
     pairs, alike = near_pairs(rows)
     found = Copies()
@@ -47,7 +47,7 @@ def find_copies(rows: Rows) -> Copies:
     return found
 
 
-def near_pairs(rows: Rows) -> Pairs:
+def near_pairs(rows: CheckedRows) -> Pairs:
     """Return pairs of rows that are nearly, not exactly, the same; the first of several equal rows stands for all.
 
     "Nearly" is measured by the data themselves: two rows are near copies when they are several times closer than a
@@ -70,7 +70,7 @@ def _members(group: Array) -> dict[int, Array]:
     return {int(group[piece[0]]): piece for piece in pieces if len(piece) > 1}
 
 
-def _near_groups(rows: Rows, pairs: Array, alike: Array) -> Near:
+def _near_groups(rows: CheckedRows, pairs: Array, alike: Array) -> Near:
     near: Near = {}
     for (i, j), how in zip(rows.group[pairs].tolist(), alike.tolist()):
         near.setdefault(i, []).append((j, how))
@@ -78,11 +78,13 @@ def _near_groups(rows: Rows, pairs: Array, alike: Array) -> Near:
     return near
 
 
-def _rows_of(rows: Rows, members: dict[int, Array], group: int) -> Array:
+def _rows_of(rows: CheckedRows, members: dict[int, Array], group: int) -> Array:
     return members.get(group, rows.first[group : group + 1])
 
 
-def _within(rows: Rows, part: int, members: dict[int, Array], near: Near, problems: list[Problem]) -> tuple[int, int]:
+def _within(
+    rows: CheckedRows, part: int, members: dict[int, Array], near: Near, problems: list[RowProblem]
+) -> tuple[int, int]:
     name = PART_NAMES[part]
     exact = 0
     for group in members.values():
@@ -101,14 +103,14 @@ def _within(rows: Rows, part: int, members: dict[int, Array], near: Near, proble
     return exact, nearly
 
 
-def _of_part(rows: Rows, members: dict[int, Array], group: int, part: int) -> Array:
+def _of_part(rows: CheckedRows, members: dict[int, Array], group: int, part: int) -> Array:
     every = _rows_of(rows, members, group)
     chosen: Array = every[rows.part[every] == part]
     return chosen
 
 
 def _partner(
-    rows: Rows, members: dict[int, Array], others: list[tuple[int, float]], part: int
+    rows: CheckedRows, members: dict[int, Array], others: list[tuple[int, float]], part: int
 ) -> tuple[int, float] | None:
     """The row of ``part`` that is most alike, among near groups."""
     for group, how in sorted(others, key=lambda other: -other[1]):
@@ -119,7 +121,7 @@ def _partner(
 
 
 def _across(
-    rows: Rows, part: int, other: int, members: dict[int, Array], near: Near, problems: list[Problem]
+    rows: CheckedRows, part: int, other: int, members: dict[int, Array], near: Near, problems: list[RowProblem]
 ) -> tuple[int, int]:
     kind = f"{PART_NAMES[part]} in {PART_NAMES[other]}"
     done: set[int] = set()
@@ -138,7 +140,7 @@ def _across(
     return exact, len(done) - exact
 
 
-def _conflicts(rows: Rows, members: dict[int, Array], near: Near, problems: list[Problem]) -> tuple[int, int]:
+def _conflicts(rows: CheckedRows, members: dict[int, Array], near: Near, problems: list[RowProblem]) -> tuple[int, int]:
     """Rows with a label whose copy has another one."""
     exact: set[int] = set()
     for group in members.values():
@@ -160,7 +162,7 @@ def _conflicts(rows: Rows, members: dict[int, Array], near: Near, problems: list
 
 
 def _other_class(
-    rows: Rows, members: dict[int, Array], row: int, others: list[tuple[int, float]]
+    rows: CheckedRows, members: dict[int, Array], row: int, others: list[tuple[int, float]]
 ) -> tuple[int, float] | None:
     """A labelled near copy of another class than the row's, and how much alike it is."""
     for group, how in others:
@@ -170,7 +172,7 @@ def _other_class(
     return None
 
 
-def _conflict(rows: Rows, one: int, other: int, how: str) -> Problem:
+def _conflict(rows: CheckedRows, one: int, other: int, how: str) -> RowProblem:
     names = rows.source.class_names
     detail = f"{how}: '{names[rows.labels[one]]}' here, '{names[rows.labels[other]]}' there"
     return "label conflict", rows.id(one), rows.id(other), detail

@@ -7,7 +7,7 @@ from typing import Any
 
 from metapl.checks.duplicates import Copies
 from metapl.checks.outliers import Strange
-from metapl.checks.reading import LABELED, TEST, UNLABELED, Rows
+from metapl.checks.reading import LABELED, TEST, UNLABELED, CheckedRows
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
 from metapl.errors import Doubt
@@ -23,7 +23,7 @@ def ordered(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
-def about_copies(rows: Rows, copies: Copies) -> list[Finding]:
+def about_copies(rows: CheckedRows, copies: Copies) -> list[Finding]:
     """Leakage first, then contradicting labels, then repeats."""
     counts = {part: int((rows.part == part).sum()) for part in (LABELED, UNLABELED, TEST)}
     made = [
@@ -38,7 +38,7 @@ def about_copies(rows: Rows, copies: Copies) -> list[Finding]:
     return made
 
 
-def _leaks(rows: Rows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
+def _leaks(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
     made = []
     for other, name, harm in (
         (LABELED, "labelled", "the test accuracy will look better than it is"),
@@ -62,7 +62,7 @@ def _leaks(rows: Rows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
     return made
 
 
-def _chance(rows: Rows, copies: Copies) -> bool:
+def _chance(rows: CheckedRows, copies: Copies) -> bool:
     """Whether rows repeat by nature, as in tables of few values, not by mistake."""
     return len(rows.index) > 0 and modality_of(rows.source.kind).checks.repeats_by_nature(rows.kept)
 
@@ -94,7 +94,7 @@ def _conflicts(copies: Copies, counts: dict[int, int]) -> list[Finding]:
     return made
 
 
-def _own_copies(rows: Rows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
+def _own_copies(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
     """Labelled rows that repeat: validation rows, and test rows where there are none, are drawn from these."""
     exact, near = copies.within[LABELED]
     total = exact + near
@@ -139,7 +139,7 @@ def about_classes(source: Source, per_class: list[int]) -> list[Finding]:
     return made
 
 
-def about_parts(rows: Rows) -> list[Finding]:
+def about_parts(rows: CheckedRows) -> list[Finding]:
     """Parts that are missing or too small to be of use."""
     labeled, unlabeled = (int((rows.part == part).sum()) for part in (LABELED, UNLABELED))
     if unlabeled and labeled and unlabeled < labeled:
@@ -148,7 +148,7 @@ def about_parts(rows: Rows) -> list[Finding]:
     return []
 
 
-def about_problems(source: Source, rows: Rows, stops: bool = False) -> list[Finding]:
+def about_problems(source: Source, rows: CheckedRows, stops: bool = False) -> list[Finding]:
     """Rows that cannot be read; ``stops``: they are rows of a file, and a training would stop at the first."""
     bad = len(source.problems)
     if not bad:
@@ -188,7 +188,7 @@ def about_reading(source: Source) -> list[Finding]:
     return [Finding(HURT if note.harmful else LOOK, note.kind, note.what, note.remedy) for note in doubts]
 
 
-def about_strange(rows: Rows, strange: Strange | None) -> list[Finding]:
+def about_strange(rows: CheckedRows, strange: Strange | None) -> list[Finding]:
     """Unlabelled rows from somewhere else."""
     if strange is None:
         return []

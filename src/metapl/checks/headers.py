@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from metapl.checks.reading import Told
+from metapl.checks.reading import ReadProgress
 from metapl.data.images.decode import Stored, Unreadable, header
 from metapl.data.images.store import ImageStore
 from metapl.data.traits import traits
@@ -18,7 +18,7 @@ MOST = 20_000  # files looked at, evenly over the rows
 _ORIENTATION = 0x0112
 
 
-def header_facts(source: Source, told: Told) -> dict[str, Any] | None:
+def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
     """Counts over the files behind the rows; None where the rows are no files.
 
     Keys: ``files`` looked at, ``sizes`` (how many different), ``smallest``, ``largest`` and ``commonest`` [height,

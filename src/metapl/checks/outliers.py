@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from metapl.checks.reading import LABELED, UNLABELED, Rows
+from metapl.checks.reading import LABELED, UNLABELED, CheckedRows
 from metapl.data.likeness import standardised
 from metapl.data.modalities import modality_of
 
@@ -50,7 +50,7 @@ class Strange:
         return self.auc - 3 * self.error > 0.6
 
 
-def find_strange(rows: Rows, seed: int = 0) -> Strange | None:
+def find_strange(rows: CheckedRows, seed: int = 0) -> Strange | None:
     """None where a part has too few rows to say anything."""
     labeled, pool = np.flatnonzero(rows.part == LABELED), np.flatnonzero(rows.part == UNLABELED)
     if min(len(labeled), len(pool)) < FEWEST:
@@ -114,7 +114,7 @@ def _told_apart(groups: list[tuple[Array, Array]], draw: np.random.Generator) ->
     return float(roc_auc_score(y, judged)), float(error)
 
 
-def _groups(rows: Rows, labeled: Array, pool: Array) -> list[tuple[Array, Array]]:
+def _groups(rows: CheckedRows, labeled: Array, pool: Array) -> list[tuple[Array, Array]]:
     """Return groups of features of the labelled and of the unlabelled rows, float32 [n, *], each with its own scale."""
     features = modality_of(rows.source.kind).checks.likeness(rows.kept, rows.source)
     pairs = [(group.values[labeled], group.values[pool]) for group in features]

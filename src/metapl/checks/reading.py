@@ -18,11 +18,11 @@ Array = np.ndarray[Any, Any]
 LABELED, UNLABELED, TEST = 1, 2, 4  # parts as bits
 PART_NAMES = {LABELED: "labelled", UNLABELED: "unlabelled", TEST: "test"}
 CHUNK = 1024
-Told = Callable[[int, int], None]
+ReadProgress = Callable[[int, int], None]
 
 
 @dataclass
-class Rows:
+class CheckedRows:
     """The readable rows of a source, n of them.
 
     Attributes:
@@ -49,7 +49,7 @@ class Rows:
         return self.source.ids[int(self.index[position])]
 
 
-def read_rows(source: Source, told: Told) -> Rows:
+def read_rows(source: Source, told: ReadProgress) -> CheckedRows:
     """Read every row once, a chunk at a time; rows that cannot be read are entered in ``source.problems``."""
     index = source.readable(np.arange(len(source.ids)))
     seen: dict[bytes, int] = {}
@@ -66,7 +66,7 @@ def read_rows(source: Source, told: Told) -> Rows:
     kept = {name: np.concatenate(some) for name, some in pieces.items()}
     labels = source.labels[index]
     part = np.where(source.is_test[index], TEST, np.where(labels >= 0, LABELED, UNLABELED))
-    return Rows(source, index, part, labels, np.concatenate(groups), shape, kept)
+    return CheckedRows(source, index, part, labels, np.concatenate(groups), shape, kept)
 
 
 def _groups(rows: torch.Tensor, seen: dict[bytes, int]) -> Array:

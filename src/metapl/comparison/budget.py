@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from metapl.comparison.passes import RowCounter, Rows, sample_run
+from metapl.comparison.passes import RowCounter, RowCounts, sample_run
 from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
 from metapl.data.sources import open_source
@@ -33,16 +33,16 @@ KEPT = 0.9  # share of the minutes that training may take; the rest is for judgi
 class Cost:
     """What a run costs, by its number of steps."""
 
-    fixed: Rows
-    each: Rows
+    fixed: RowCounts
+    each: RowCounts
     extra_steps: int
     seconds_each: float = 0.0  # of a step without what passes over the pool; 0 = not measured
     seconds_extra: float = 0.0  # of a step after the main phase
-    pool: Rows = field(default_factory=Rows)  # of a pass over the pool
+    pool: RowCounts = field(default_factory=RowCounts)  # of a pass over the pool
     seconds_pool: float = 0.0  # of the same
     passes: PoolPasses = field(default_factory=PoolPasses)
 
-    def rows(self, steps: int) -> Rows:
+    def rows(self, steps: int) -> RowCounts:
         """Rows of a run of ``steps`` steps."""
         return self.fixed + self.each * steps + self.pool * self.passes.count(steps)
 
@@ -73,7 +73,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
     counter = RowCounter()
     counted = job(counter)
     passes = counted.pool_passes or PoolPasses()
-    pool = Rows(counted.stream.pool_size * passes.networks)
+    pool = RowCounts(counted.stream.pool_size * passes.networks)
     fixed, each = sample_run(counted, counter)
     pace = measure_pace(job(RowCounter()), min(TIMING, 0.05 * 60 * minutes)) if minutes else Pace(0.0)
     seconds = pace.over_pool * passes.networks
@@ -82,7 +82,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
 
 def cost(values: Mapping[str, Any]) -> Cost:
     """The inverse of ``asdict``."""
-    rows = {name: Rows(**values[name]) for name in ("fixed", "each", "pool") if name in values}
+    rows = {name: RowCounts(**values[name]) for name in ("fixed", "each", "pool") if name in values}
     return Cost(**{**values, **rows, "passes": PoolPasses(**values.get("passes", {}))})
 
 

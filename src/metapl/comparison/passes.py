@@ -21,7 +21,7 @@ EXTRA = 2  # steps after the main phase that are tried; they are all alike
 
 
 @dataclass
-class Rows:
+class RowCounts:
     """Counts of rows, forward and backward."""
 
     forward: float = 0.0
@@ -31,18 +31,18 @@ class Rows:
     def total(self) -> float:
         return self.forward + self.backward
 
-    def __add__(self, other: Rows) -> Rows:
-        return Rows(self.forward + other.forward, self.backward + other.backward)
+    def __add__(self, other: RowCounts) -> RowCounts:
+        return RowCounts(self.forward + other.forward, self.backward + other.backward)
 
-    def __mul__(self, factor: float) -> Rows:
-        return Rows(self.forward * factor, self.backward * factor)
+    def __mul__(self, factor: float) -> RowCounts:
+        return RowCounts(self.forward * factor, self.backward * factor)
 
 
 class RowCounter:
     """Counts the rows that pass through the networks it watches, copies made of them later included."""
 
     def __init__(self) -> None:
-        self.rows, self.apart = Rows(), False
+        self.rows, self.apart = RowCounts(), False
 
     def watch(self, model: nn.Module) -> None:
         """Count from now on. The hooks change no number, and a deep copy of ``model`` (an average) carries them."""
@@ -66,16 +66,16 @@ class RowCounter:
         finally:
             self.apart = False
 
-    def take(self) -> Rows:
+    def take(self) -> RowCounts:
         """The rows since the last call."""
-        taken, self.rows = self.rows, Rows()
+        taken, self.rows = self.rows, RowCounts()
         return taken
 
     def _add_backward(self, rows: int) -> None:
         self.rows.backward += rows
 
 
-def count_run(job: Job, counter: RowCounter) -> Rows:
+def count_run(job: Job, counter: RowCounter) -> RowCounts:
     """The rows of the whole of ``job``, whose networks ``counter`` watches; the job is spent by it."""
     counter.take()
     for t in range(job.config.steps):
@@ -83,7 +83,7 @@ def count_run(job: Job, counter: RowCounter) -> Rows:
     return counter.take() + _extra(job, counter)
 
 
-def sample_run(job: Job, counter: RowCounter) -> tuple[Rows, Rows]:
+def sample_run(job: Job, counter: RowCounter) -> tuple[RowCounts, RowCounts]:
     """Rows of the extra steps, and the mean of a step of the main phase, from few steps; the job is spent by it.
 
     Where the method says when it passes over the pool, what passes then is left out.
@@ -98,7 +98,7 @@ def sample_run(job: Job, counter: RowCounter) -> tuple[Rows, Rows]:
     return _extra(job, counter), each
 
 
-def _extra(job: Job, counter: RowCounter) -> Rows:
+def _extra(job: Job, counter: RowCounter) -> RowCounts:
     tried = min(job.extra_steps, EXTRA)
     for t in range(job.config.steps, job.config.steps + tried):
         job.step(t)

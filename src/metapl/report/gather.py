@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.batches.subset import Part
+from metapl.data.batches.subset import Subset
 from metapl.data.traits import traits
 from metapl.inference.evaluate import Judged, answers, calibration_error, judge, probabilities
 from metapl.report.display import cut, display
@@ -251,7 +251,7 @@ def _check(source: Source, split: Split) -> dict[str, Any]:
     rows = np.unique(np.concatenate([split.labeled, split.unlabeled, split.validation]))
     if len(rows) > CHECKED:
         return {"verdict": None, "findings": [], "notes": [cut(note) for note in source.notes]}
-    found = check(Part(inner, rows, known_labels(inner, split)[rows]))
+    found = check(Subset(inner, rows, known_labels(inner, split)[rows]))
     findings = [
         {"level": f.level, "text": cut(f.text, 600), "remedy": cut(f.remedy, 400), "rows": f.rows}
         for f in found.findings

@@ -61,7 +61,7 @@ class Outcome:
     details: str = ""
     notes: tuple[str, ...] = ()
 
-    def must(self) -> Any:
+    def result(self) -> Any:
         """The value.
 
         Raises:

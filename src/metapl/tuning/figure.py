@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapl.config.settings import RunConfig
-from metapl.tuning.score import Score, Verdict
+from metapl.tuning.score import Choice, Score
 from metapl.tuning.space import Axis, effective, word
 
 WIDTHS = (7.0, 9.5, 13.5)  # inches, for one panel, two and three in a row
@@ -23,7 +23,7 @@ WIDE = 8.0  # largest over smallest value from which a logarithmic axis is drawn
 
 
 def draw(
-    path: Path, axes: Sequence[Axis], config: RunConfig, scores: Sequence[Score], verdict: Verdict, joint: bool
+    path: Path, axes: Sequence[Axis], config: RunConfig, scores: Sequence[Score], verdict: Choice, joint: bool
 ) -> None:
     """Small points are folds, large ones means with their standard error; the default and the choice are marked.
 
@@ -54,7 +54,7 @@ def draw(
     figure.savefig(path, dpi=110)
 
 
-def _panel(panel: Any, axis: Axis, config: RunConfig, scores: Sequence[Score], verdict: Verdict, joint: bool) -> None:
+def _panel(panel: Any, axis: Axis, config: RunConfig, scores: Sequence[Score], verdict: Choice, joint: bool) -> None:
     own = effective(config, axis.key)
     # Where only this setting moves, the lines of the folds show how far they agree.
     alone = [score for score in scores if score.setting.keys() <= {axis.key}]

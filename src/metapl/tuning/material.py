@@ -15,7 +15,7 @@ from metapl.config.settings import RunConfig, from_dict
 from metapl.data.batches.folds import fold_count, fold_splits
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.seeds import derive_seed
-from metapl.data.batches.subset import Part
+from metapl.data.batches.subset import Subset
 from metapl.data.memory.source import MemorySource
 from metapl.data.traits import traits
 from metapl.inference.evaluate import judge, probabilities
@@ -42,7 +42,7 @@ class Material:
 
     name: str
     kind: Kind
-    data: Array | Part
+    data: Array | Subset
     labels: Array
     class_names: tuple[str, ...]
     folds: tuple[Split, ...]
@@ -52,7 +52,7 @@ class Material:
     @cached_property
     def source(self) -> Source:
         """The rows as a source."""
-        if isinstance(self.data, Part):
+        if isinstance(self.data, Subset):
             return self.data
         form = {"columns": self.preprocessing.columns, "tokens": self.preprocessing.tokens}
         rows = torch.from_numpy(self.data)
@@ -72,8 +72,8 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> Materi
     labels = np.where(np.isin(rows, labeled), source.labels[rows], -1)
     inside: Source
     if traits(source).lazy:
-        inside = Part(source, rows, labels)
-        data: Array | Part = inside
+        inside = Subset(source, rows, labels)
+        data: Array | Subset = inside
     else:
         form = {"columns": source.columns, "tokens": source.tokens}
         held = source.rows(rows)
@@ -87,8 +87,8 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> Materi
     return Material(source.name, source.kind, data, labels, names, tuple(dealt), own, preprocessing)
 
 
-def check(material: Material, config: RunConfig) -> None:
-    """Build the first fold's run and throw it away: what cannot start is told before anything is trained.
+def check_start(material: Material, config: RunConfig) -> None:
+    """Build the first fold's run and throw it away, so that errors come before anything is trained.
 
     Raises:
         UserError: settings or data that no training can start from.

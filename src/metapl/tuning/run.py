@@ -21,8 +21,8 @@ from metapl.runs.folder import write_csv
 from metapl.training.job import resolved
 from metapl.training.workers import Outcome, run_jobs
 from metapl.tuning.figure import draw
-from metapl.tuning.material import Material, check, gather, train_fold
-from metapl.tuning.score import Score, Verdict, decide, entry, make_score, ranked
+from metapl.tuning.material import Material, check_start, gather, train_fold
+from metapl.tuning.score import Choice, Score, decide, entry, make_score, ranked
 from metapl.tuning.search import Ask, Rank, Search, make_search
 from metapl.tuning.space import Axis, Space, get, make_space, resolve, with_setting, word
 from metapl.tuning.store import Trials, open_folder
@@ -96,11 +96,11 @@ def tune(
     search = make_search(sampler, config, axes, trials, config.seed)
     if sampler != "optuna" and search.cost <= 1:
         raise UserError("there is nothing to try: every value is the run's own", "Search other values.", "--search")
-    check(material, config)
+    check_start(material, config)
     for axis in axes:
         for value in axis.values:
             if str(value).startswith("precision"):  # needs rows that a number does not
-                check(material, with_setting(config, resolve(config, {axis.key: value})))
+                check_start(material, with_setting(config, resolve(config, {axis.key: value})))
     plan = {
         "format": 1,
         "metapl": __version__,
@@ -189,7 +189,7 @@ class _Bench:
                 remedy = "Try fewer workers. Started again with the same folder, it goes on where it was."
                 raise UserError(f"a training was killed: {outcome.error}", remedy)
             n, fold = taken[position]
-            self.trials.add(asks[n].setting, self._steps(asks[n]), fold, outcome.must(), self.elapsed)
+            self.trials.add(asks[n].setting, self._steps(asks[n]), fold, outcome.result(), self.elapsed)
             self.trained += asks[n].share / self.folds
             self._note_if_done(n, asks[n], done)
 
@@ -298,7 +298,7 @@ def _finish(folder: Path, plan: dict[str, Any], config: RunConfig, axes: Sequenc
     return Tuning(folder, chosen, tuple(scores), summary)
 
 
-def explain(verdict: Verdict, count: int) -> str:
+def explain(verdict: Choice, count: int) -> str:
     """The decision in a sentence or two."""
     best, rows = name(verdict.best), verdict.best.rows
     if count == 1:
@@ -314,7 +314,7 @@ def explain(verdict: Verdict, count: int) -> str:
     return f"the best, {best}, is within noise of the default ({gain}; {bar}), so the default is kept"
 
 
-def _settings_file(config: RunConfig, verdict: Verdict, summary: dict[str, Any]) -> str:
+def _settings_file(config: RunConfig, verdict: Choice, summary: dict[str, Any]) -> str:
     accuracy = f"{100 * verdict.chosen.accuracy:.1f} % of {summary['rows']} labelled rows in {summary['folds']} folds"
     head = [
         f"Settings chosen by metapl tune: {name(verdict.chosen)}, {accuracy}.",

@@ -111,7 +111,7 @@ def needed(count: int) -> float:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Choice:
     """Which setting is kept, and why.
 
     Attributes:
@@ -133,7 +133,7 @@ def ranked(scores: Sequence[Score]) -> list[Score]:
     return sorted(scores, key=lambda s: (s.rank, not s.setting), reverse=True)
 
 
-def decide(scores: Sequence[Score]) -> Verdict | None:
+def decide(scores: Sequence[Score]) -> Choice | None:
     """T4. None where every setting failed."""
     sound = [score for score in ranked(scores) if not score.error]
     if not sound:
@@ -141,10 +141,10 @@ def decide(scores: Sequence[Score]) -> Verdict | None:
     best, default = sound[0], next((s for s in sound if not s.setting), None)
     z = needed(len(sound) - 1)
     if default is None:
-        return Verdict(best, best, None, None, z)
+        return Choice(best, best, None, None, z)
     difference, error = paired(best, default)
     beyond = difference > z * error * (1 + 1e-9)  # one row more is exactly one standard error: not beyond it
-    return Verdict(best, best if beyond else default, difference, error, z)
+    return Choice(best, best if beyond else default, difference, error, z)
 
 
 def entry(score: Score, scores: Sequence[Score]) -> dict[str, Any]:

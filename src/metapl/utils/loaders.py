@@ -29,7 +29,7 @@ FORMS = "A batch is x, (x,), (x, y), (x, y, ids), (ids, x) or (ids, x, y), each 
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class LoadedRows:
     """Some rows of a loader.
 
     Attributes:
@@ -46,13 +46,13 @@ class Rows:
     ids: Tensor | None
     size: int
 
-    def select(self, keep: Tensor) -> Rows:
+    def select(self, keep: Tensor) -> LoadedRows:
         """The rows at ``keep`` [n] bool."""
         x, y, ids = (t if t is None else t[keep.to(t.device)] for t in (self.x, self.y, self.ids))
         assert x is not None  # for the type checker
-        return Rows(self.positions[keep], x, y, ids, self.size)
+        return LoadedRows(self.positions[keep], x, y, ids, self.size)
 
-    def without_label(self) -> Rows:
+    def without_label(self) -> LoadedRows:
         """The rows whose y is below 0; all of them where the batch brought no y.
 
         Raises:
@@ -103,7 +103,7 @@ def indexed(loader: Any) -> bool:
     return _order(loader) is not None
 
 
-def read_rows(loader: Iterable[Any], places: Tensor | None = None) -> Iterator[Rows]:
+def read_rows(loader: Iterable[Any], places: Tensor | None = None) -> Iterator[LoadedRows]:
     """Every row of ``loader`` once, with its position.
 
     A ``DataLoader`` over a map-style data set is not iterated itself: its data set is, in order and with the loader's
@@ -125,7 +125,7 @@ def read_rows(loader: Iterable[Any], places: Tensor | None = None) -> Iterator[R
     start = 0
     for batch in loader:
         x, y, ids = unpack(batch)
-        rows = Rows(torch.arange(start, start + len(x)), x, y, None if ids is None else ids.cpu(), len(x))
+        rows = LoadedRows(torch.arange(start, start + len(x)), x, y, None if ids is None else ids.cpu(), len(x))
         start += len(x)
         if places is not None:
             rows = rows.select(torch.isin(rows.positions, places))
@@ -147,7 +147,7 @@ class _Chunks(Sampler[list[int]]):
         return -(-len(self.order) // self.size)
 
 
-def _fetched(loader: DataLoader[Any], order: Sequence[int]) -> Iterator[Rows]:
+def _fetched(loader: DataLoader[Any], order: Sequence[int]) -> Iterator[LoadedRows]:
     """The rows at ``order`` of the loader's data set, batched and collated as the loader would."""
     batches: Any = loader.batch_sampler
     chunks = _Chunks(order, batches.batch_size)
@@ -167,7 +167,7 @@ def _fetched(loader: DataLoader[Any], order: Sequence[int]) -> Iterator[Rows]:
         if len(x) != len(chunk):
             remedy = "Its collate_fn must keep every row, or it is not known which row is which."
             raise UserError(f"the loader made {len(x)} rows out of {len(chunk)}", remedy, "loader")
-        yield Rows(torch.tensor(chunk), x, y, None if ids is None else ids.cpu(), len(x))
+        yield LoadedRows(torch.tensor(chunk), x, y, None if ids is None else ids.cpu(), len(x))
 
 
 def _order(loader: Any) -> Sequence[int] | None:

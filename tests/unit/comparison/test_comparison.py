@@ -22,7 +22,7 @@ from metapl.comparison import figure
 from metapl.comparison.budget import Cost, cost, measure, share_out
 from metapl.comparison.comparison import _folder_names, compare
 from metapl.comparison.paired import against_best, estimate, holm, paired, seeds_needed
-from metapl.comparison.passes import RowCounter, Rows, count_run
+from metapl.comparison.passes import RowCounter, RowCounts, count_run
 from metapl.comparison.plan import Plan, going_on, load_plan, make_plan
 from metapl.comparison.render import markdown, runs_csv, text, text_table
 from metapl.comparison.specs import ABLATIONS, Base, Spec, based_on, check_base, configure, parse
@@ -162,18 +162,18 @@ def test_rows_are_counted_forward_and_backward_on_copies_too() -> None:
     x = torch.randn(10, 3)
     with torch.no_grad():
         net(x)
-    assert counter.take() == Rows(10, 0)
+    assert counter.take() == RowCounts(10, 0)
     net(x).sum().backward()
-    assert counter.take() == Rows(10, 10)
+    assert counter.take() == RowCounts(10, 10)
     torch.autograd.grad(net(x).sum(), list(net.parameters()))
-    assert counter.take() == Rows(10, 10)
+    assert counter.take() == RowCounts(10, 10)
     torch.func.functional_call(net, dict(net.named_parameters()), (x,))
     copy.deepcopy(net)(x)
-    assert counter.take() == Rows(20, 0)
+    assert counter.take() == RowCounts(20, 0)
     _load_forward_rules()
     with torch.no_grad(), fwad.dual_level():
         net(fwad.make_dual(x, x))
-    assert counter.take() == Rows(20, 0), "a forward-mode derivative is one more forward"
+    assert counter.take() == RowCounts(20, 0), "a forward-mode derivative is one more forward"
 
 
 # Rows of a batch: 4 labelled, 6 unlabelled. Forward and backward, by hand from the methods' equations.
@@ -209,7 +209,7 @@ OVER_THE_POOL = [
 ]
 
 
-def counted(label: str, model: str = "linear", **options: Any) -> tuple[RunConfig, Rows, int]:
+def counted(label: str, model: str = "linear", **options: Any) -> tuple[RunConfig, RowCounts, int]:
     """A run's config, what it passes, counted from its first step to its last, and the rows of its pool."""
     (spec,) = parse(label)
     config = configure(Base("digits", options=BATCH | {"steps": 30, "model": model} | options), spec)
@@ -250,13 +250,13 @@ def test_minutes_are_measured() -> None:
 
 def test_a_plan_of_an_older_version_can_be_read() -> None:
     rows = {"forward": 2, "backward": 1}
-    assert cost({"fixed": rows, "each": rows, "extra_steps": 1, "seconds_each": 0.5}).rows(3) == Rows(8, 4)
+    assert cost({"fixed": rows, "each": rows, "extra_steps": 1, "seconds_each": 0.5}).rows(3) == RowCounts(8, 4)
 
 
 def test_the_budget_is_shared_out() -> None:
     costs = {
-        "small": Cost(Rows(), Rows(10, 10), 0, 0.1),
-        "large": Cost(Rows(100, 0), Rows(30, 10), 5, 0.4, 0.4),
+        "small": Cost(RowCounts(), RowCounts(10, 10), 0, 0.1),
+        "large": Cost(RowCounts(100, 0), RowCounts(30, 10), 5, 0.4, 0.4),
     }
     assert share_out("steps", costs, "small", 50, 0) == {"small": 50, "large": 50}
     assert share_out("passes", costs, "small", 50, 0) == {"small": 50, "large": 22}  # (1000 - 100) / 40 = 22.5
@@ -267,11 +267,11 @@ def test_the_budget_is_shared_out() -> None:
 
 
 def test_passes_over_the_pool_come_out_of_the_budget() -> None:
-    step, pool = Rows(10, 10), Rows(500)
+    step, pool = RowCounts(10, 10), RowCounts(500)
     costs = {
-        "plain": Cost(Rows(), step, 0, 0.1),
-        "rounds": Cost(Rows(), step, 0, 0.1, 0.0, pool, 2.0, PoolPasses(rounds=3)),
-        "epochs": Cost(Rows(), step, 0, 0.1, 0.0, pool, 2.0, PoolPasses(every=10)),
+        "plain": Cost(RowCounts(), step, 0, 0.1),
+        "rounds": Cost(RowCounts(), step, 0, 0.1, 0.0, pool, 2.0, PoolPasses(rounds=3)),
+        "epochs": Cost(RowCounts(), step, 0, 0.1, 0.0, pool, 2.0, PoolPasses(every=10)),
     }
     # 2000 rows less three passes of 500; and 3 epochs of 500 + 10 * 20 = 2100, of which the last steps do not fit
     assert share_out("passes", costs, "plain", 100, 0) == {"plain": 100, "rounds": 25, "epochs": 25}
@@ -411,7 +411,8 @@ def made_up(accuracy: Mapping[str, list[float | None]], **budget: Any) -> tuple[
         "budget": {"by": "steps", "steps": 100, "minutes": None, **budget},
     }
     each = {
-        label: {"steps": 100, "cost": asdict(Cost(Rows(), Rows(10, 5), 3 if label == "mpl" else 0))} for label in labels
+        label: {"steps": 100, "cost": asdict(Cost(RowCounts(), RowCounts(10, 5), 3 if label == "mpl" else 0))}
+        for label in labels
     }
     facts = {"labels": "2 labels per class", "notes": ["a note"], "command": "metapl compare digits"}
     plan = Plan(asked, tuple(range(seeds)), dict.fromkeys(range(seeds), "x"), "f", facts, each)

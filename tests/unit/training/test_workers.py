@@ -62,18 +62,18 @@ def test_every_end_is_told_apart_and_the_others_go_on() -> None:
     assert (good.end, good.value, good.error, good.notes) == ("done", {"a": [1, 2]}, "", ())
     assert (refused.end, refused.error) == ("refused", "here: this is wrong. Do that.")
     with pytest.raises(UserError, match=r"^here: this is wrong\. Do that\.$"):
-        refused.must()
+        refused.result()
     assert (crashed.end, crashed.error) == ("crashed", "ZeroDivisionError: oh")
     with pytest.raises(RuntimeError, match="Traceback"):
-        crashed.must()
+        crashed.result()
     assert killed.end == "killed"
     assert "SIGKILL" in killed.error
     assert warned.notes == ("mind this",)
-    assert last.must() == 1, "one thread each"
+    assert last.result() == 1, "one thread each"
 
 
 def test_each_job_has_a_fresh_process_whose_memory_is_its_own() -> None:
-    small, large, after = [outcome.must() for outcome in collect([("peak",), ("hold", 300), ("peak",)], workers=1)]
+    small, large, after = [outcome.result() for outcome in collect([("peak",), ("hold", 300), ("peak",)], workers=1)]
     assert len({small[0], large[0], after[0], os.getpid()}) == 4
     assert large[1] - small[1] > 250 << 20
     assert abs(after[1] - small[1]) < 50 << 20, "what another job held is not counted"
@@ -102,10 +102,10 @@ def test_a_signal_ends_the_running_jobs_and_starts_no_more() -> None:
 SCRIPT = """
 import sys, os, time
 sys.path.insert(0, {folder!r})
-import test_jobs
+import test_workers
 from metapl.training.workers import run_jobs
 print("started", flush=True)
-run_jobs(test_jobs.wait_for, [({mark!r},)], 1, lambda k, outcome: print(outcome.end, outcome.value, flush=True))
+run_jobs(test_workers.wait_for, [({mark!r},)], 1, lambda k, outcome: print(outcome.end, outcome.value, flush=True))
 """
 
 

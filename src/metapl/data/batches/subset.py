@@ -13,7 +13,7 @@ from metapl.types import Column, Kind, Source, Tokens
 Array = np.ndarray[Any, Any]
 
 
-class Part:
+class Subset:
     """A ``types.Source`` over the rows ``index`` of ``source``, none of them a test row, with ``labels`` of its own."""
 
     def __init__(self, source: Source, index: Array, labels: Array) -> None:
