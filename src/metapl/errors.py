@@ -57,10 +57,15 @@ class Doubt(str):
         return note
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the known word closest to ``word``; "" where none is close."""
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)), "")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known word closest to ``word``, or the whole list when none is close."""
     known = sorted(known)
     if inside := [name for name in known if name.rpartition(".")[2] == word != name]:
         return f"Did you mean {' or '.join(repr(name) for name in inside[:3])}?"
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+    close = closest(word, known)
+    return f"Did you mean '{close}'?" if close else f"Known: {', '.join(known)}."

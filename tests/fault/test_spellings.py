@@ -100,12 +100,11 @@ def test_two_spellings_in_training_are_one_category(tmp_path: Path) -> None:
 
 
 def test_a_file_of_unknown_categories_is_told_loudly_and_first(tmp_path: Path) -> None:
-    from metapl.data.sources import SourceOptions
-    from metapl.data.tables.new_rows import open_rows
+    from metapl.data.sources import open_source, read_ref
 
     predictor = trained(write(tmp_path / "x.csv", jobs(("cook", "baker"))))
     path = write(tmp_path / "new.csv", "age,job\n" + "3,smith\n" * 391)
-    rows = open_rows(path, SourceOptions(), predictor.takes, predictor.class_names)
+    rows = open_source(read_ref(str(path)), like=predictor.input())
     wanted = (
         "column 'job': none of the 391 rows holds a known category: all count as missing (here 'smith', in training"
     )

@@ -22,7 +22,6 @@ from metapl.data.options import SourceOptions as SourceOptions
 from metapl.data.ref import DataRef
 from metapl.data.tables.files import READERS, is_table, tables_in
 from metapl.data.tables.label_values import read_rule
-from metapl.data.tables.new_rows import open_rows
 from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
 from metapl.types import ModelInput, Source
@@ -100,10 +99,11 @@ def _file(ref: DataRef, request: Request) -> Source:
 
 def _table(paths: Mapping[str, Path], request: Request, name: str = "", suffix: str = "") -> Source:
     options, like = request.options, request.like
-    if like is not None:
-        judged = paths.get("test", paths["labeled"])
-        return open_rows(judged, options, like.takes, like.class_names, labels=like.labels, suffix=suffix)
-    return open_table(_with_more(paths, options), options, name, suffix, known=request.known, progress=request.progress)
+    if like is None:
+        paths = _with_more(paths, options)
+    elif like.labels:  # of several files the one that is judged
+        paths = {"labeled": paths.get("test", paths["labeled"])}
+    return open_table(paths, options, name, suffix, like, request.known, request.progress)
 
 
 def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, Path]:

@@ -51,6 +51,8 @@ class DelimitedFile:
         UserError: no such file, a wrong encoding, or a header that cannot be read.
     """
 
+    whole: frozenset[str] = frozenset()  # all is text
+
     def __init__(
         self,
         path: str | Path,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from metapl.data.images.scan import LABELED, TEST, UNLABELED, exists, shown
 from metapl.data.tables.delimited import DelimitedFile
 from metapl.data.tables.frame import TableFile
 from metapl.data.tables.jsonl import JsonLinesFile
-from metapl.data.tables.options import WRITTEN, TableOptions
+from metapl.data.tables.options import AUTO, WRITTEN, TableOptions
 from metapl.data.tables.parquet import ParquetFile
-from metapl.errors import UserError
+from metapl.errors import UnclearDelimiter, UserError
 from metapl.utils.own_folders import is_made
 
 Reader = Callable[[Path, TableOptions], TableFile]
@@ -56,6 +57,20 @@ def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
         what = "this is a pipe or a device, not a file"
         raise UserError(what, "Write what it gives into a file, and name that.", shown(path))
     return READERS[suffix or path.suffix.lower()](path, options)
+
+
+def open_new_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
+    """A file of new rows, by the options of a training; its own header decides which delimiter it has, if it can.
+
+    Raises:
+        UserError: as ``open_file``.
+    """
+    try:
+        return open_file(path, replace(options, delimiter=AUTO), suffix)
+    except UnclearDelimiter:
+        if options.delimiter == AUTO:
+            raise
+        return open_file(path, options, suffix)
 
 
 def tables_in(folder: Path) -> dict[str, Path]:

@@ -122,10 +122,12 @@ class TableFile(Protocol):
 
     Attributes:
         names: the columns, in the order of the file; no two are the same, none is empty.
+        whole: the columns that hold numbers as such, in which -1 as a label means none.
     """
 
     name: str
     names: tuple[str, ...]
+    whole: frozenset[str]
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """The columns named in ``forms``; the others are skipped.

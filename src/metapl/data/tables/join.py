@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from metapl.data.tables.frame import SKIP, Array, Form, Frame, TableFile, Texts, Values, join, short, take
+from metapl.data.tables.frame import SKIP, Array, Form, Frame, TableFile, Texts, Values, join, take
+from metapl.data.tables.rules import Refusal
 from metapl.errors import BadRow, UserError
 
 
@@ -19,7 +20,7 @@ class Joined:
         part: [N] which file a row comes from, 0, 1, ...
         held: the files that have a column, by its name.
         full: columns that were given up, see ``Frame.full``.
-        bad: rows that cannot serve, and why; they are taken out by ``without_bad``.
+        bad: rows that cannot serve, and why; they are left out by ``kept``.
     """
 
     columns: dict[str, Values]
@@ -48,47 +49,16 @@ class Joined:
             raise UserError(f"column '{column}' does not hold text", "Name another column.", self.place(0))
         return values
 
-    def refuse(self, row: int, what: str, remedy: str) -> None:
-        """Say that a row cannot serve.
+    def refuse(self, refusals: Iterable[Refusal]) -> None:
+        """Enter rows that cannot serve; ``kept`` leaves them out.
 
         Raises:
-            UserError: bad rows are not to be skipped.
+            BadRow: there is one, and bad rows are not to be skipped.
         """
-        if not self.skip_bad:
-            raise BadRow(what, remedy, self.place(row), SKIP)
-        self.bad.setdefault(row, what)
-
-    def refuse_levels(self, column: str, rows: Array, why: Callable[[str], str | None], remedy: str) -> None:
-        """Refuse every row among ``rows`` (bool [N]) whose text in ``column`` has a reason against it."""
-        texts = self.text(column)
-        for code, level in enumerate(texts.levels):
-            if (reason := why(level)) is not None:
-                for row in np.flatnonzero((texts.codes == code) & rows).tolist():
-                    self.refuse(row, reason, remedy)
-
-    def refuse_twice(self, column: str, what: str, same: Callable[[str, int], str] | None = None) -> None:
-        """Refuse a row whose text in ``column`` a row before it has, or is empty; not in files without the column.
-
-        Args:
-            same: what two texts are compared by, from the text and the file that it stands in; by default the text.
-        """
-        texts = self.text(column)
-        held = self.held[column]
-        if same is None and len(texts.levels) == self.rows and "" not in texts.levels:
-            return
-        first: dict[str, int] = {}
-        empty = texts.levels.index("") if "" in texts.levels else -1
-        for row, code in enumerate(texts.codes.tolist()):
-            if (part := int(self.part[row])) not in held:
-                continue
-            text = texts.levels[code]
-            if code == empty:
-                self.refuse(row, f"the {what} (column '{short(column)}') is empty", "Give one to each row.")
-            elif (before := first.setdefault(same(text, part) if same else text, row)) != row:
-                twice = f"the {what} '{short(text)}' stands already in {self.place(before)}"
-                written = texts.levels[texts.codes[before]]
-                twice += "" if written == text else f" (as '{short(written)}')"
-                self.refuse(row, twice, "Give each row its own.")
+        for row, what, remedy in refusals:
+            if not self.skip_bad:
+                raise BadRow(what, remedy, self.place(row), SKIP)
+            self.bad.setdefault(row, what)
 
     def kept(self) -> Array:
         """The rows that can serve; the others are entered in ``problems``."""

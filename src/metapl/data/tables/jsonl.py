@@ -24,6 +24,7 @@ class JsonLinesFile:
     """
 
     decimal = POINT  # JSON knows no other
+    whole: frozenset[str] = frozenset()
 
     def __init__(self, path: str | Path, *, encoding: str = AUTO, skip_bad: bool = False) -> None:
         self.path, self.skip_bad = Path(path), skip_bad

@@ -10,7 +10,7 @@ from metapl.data.images.scan import UNLABELED
 from metapl.data.tables.frame import counted, short
 from metapl.data.tables.options import AUTO, NONE, TableOptions
 from metapl.errors import UserError
-from metapl.types import Kind
+from metapl.types import Kind, ModelInput, Preprocessing
 
 LABELS = ("label", "labels", "class", "target", "category", "y")
 SURE = LABELS[:2]  # names that no feature has: they win over the others
@@ -71,9 +71,68 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
         rest = [n for n in names if n not in taken and n not in contents]
     if not contents:
         raise _nothing(names, label, where)
+    if label is None:
+        more = " (Is the delimiter the right one?)" if len(names) == 1 else ""
+        what = f"no column holds the label (there are {listing(names)})"
+        raise UserError(what, f"Set source.table.label=NAME.{more}", where)
     guessed = column is not None and (options.path if kind == "image" else options.text) == AUTO
     notes = _notes(kind, {"label": label, **others}, contents, rest)
     return Roles(kind, label, others["id"], others["split"], contents, frozenset(listed), guessed, notes)
+
+
+def model_roles(names: Sequence[str], options: TableOptions, like: ModelInput, where: str) -> Roles:
+    """The role of each of the columns ``names`` of new rows, for a trained model; ``options`` are the training's.
+
+    Raises:
+        UserError: a column that the model needs is missing, or the one of labels where they are asked for.
+    """
+    contents = _model_contents(names, options, like.takes, where)
+    free = [n for n in names if n not in contents]
+    label = _model_label(free, options, where) if like.labels else None
+    others: dict[str, str | None] = {}
+    for role in ("id", "split"):
+        asked = getattr(options, role)
+        found = [n for n in free if (n == asked if asked != AUTO else n.lower() == role)]
+        others[role] = found[0] if len(found) == 1 and asked != NONE else None
+    used = {*contents, *others.values(), label, options.label}
+    rest = [n for n in names if n not in used and n.lower() not in LABELS]
+    notes = (f"{where}: columns not used: {listing(rest)}",) if rest else ()
+    return Roles(like.takes.kind, label, others["id"], others["split"], contents, notes=notes)
+
+
+def _model_contents(names: Sequence[str], options: TableOptions, takes: Preprocessing, where: str) -> tuple[str, ...]:
+    """The columns that a model sees."""
+    if takes.kind != "image" and takes.tokens is None:
+        if not takes.columns:
+            what = "the model was trained on columns without names, so those of a file cannot be matched"
+            raise UserError(what, "Use Python, with arrays.", where)
+        for column in takes.columns:
+            if column.name not in names:
+                remedy = f"The model needs it. {hint(column.name, names)}"
+                raise UserError(f"column '{short(column.name)}' is missing", remedy, where)
+        return tuple(column.name for column in takes.columns)
+    role, known, noun = ("path", PATHS, "image paths") if takes.kind == "image" else ("text", TEXTS, "texts")
+    asked = getattr(options, role)
+    found = [n for n in names if (n == asked if asked not in (AUTO, NONE) else n.lower() in known)]
+    if len(found) == 1:
+        return (found[0],)
+    wanted = f"'{short(asked)}'" if asked not in (AUTO, NONE) else f"one of {', '.join(known)}"
+    what = f"there must be one column of {noun}, {wanted}; there are {listing(found or names)}"
+    raise UserError(what, "Rename the column.", where)
+
+
+def _model_label(free: Sequence[str], options: TableOptions, where: str) -> str:
+    """The column of labels among those that a model does not see."""
+    if options.label != AUTO:
+        found = [n for n in free if n == options.label]
+    else:
+        found = [n for n in free if n.lower() in LABELS]
+        found = [n for n in found if n.lower() in SURE] or found
+    if len(found) != 1:
+        wanted = f"'{short(options.label)}'" if options.label != AUTO else f"one of {', '.join(LABELS)}"
+        what = f"there must be one column of labels, {wanted}; there are {listing(found or free) or 'none'}"
+        raise UserError(what, "Add it, or rename one.", where)
+    return found[0]
 
 
 def _label(free: Sequence[str], names: Sequence[str], options: TableOptions, where: str) -> str | None:

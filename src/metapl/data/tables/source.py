@@ -1,35 +1,72 @@
-"""Files of rows (CSV, TSV, JSON Lines, ...) as a source: images by their paths, texts, or columns of features."""
+"""Files of rows (CSV, TSV, JSON Lines, ...) as a source: images by their paths, texts, or columns of features.
+
+Training rows and new rows for a trained model go the same way: the roles of the columns, the rows of all files in one
+frame, rows that cannot serve, labels, contents. A model decides roles, classes and contents of new rows; nothing is
+learnt from them.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from metapl.data.images.scan import UNLABELED, folded
+from metapl.data.images.scan import UNLABELED
 from metapl.data.images.source import ImageSource
 from metapl.data.images.store import Known
 from metapl.data.memory.source import MemorySource
 from metapl.data.options import SourceOptions
 from metapl.data.tables.columns import MOST_LEVELS, Told, described, encode_column, fit_column, too_many
-from metapl.data.tables.files import PARTS, open_file
-from metapl.data.tables.frame import MARKERS, Array, Form, TableFile, Texts, Values, counted, parsed, short
+from metapl.data.tables.files import PARTS, open_file, open_new_file
+from metapl.data.tables.frame import Array, Form, TableFile, Texts, counted, parsed, short
 from metapl.data.tables.join import Joined, read_joined
-from metapl.data.tables.label_values import LabelRule, check_doubtful, read_rule, several_labels
-from metapl.data.tables.labels import CLASSES, doubt
-from metapl.data.tables.roles import LABELS, SPLITS, TEST, TRAIN, Roles, find_roles, hint, listing
-from metapl.data.tables.spelling import Spellings, merged_numbers, told_merged
+from metapl.data.tables.label_column import (
+    POOL,
+    TESTING,
+    TRAINING,
+    class_numbers,
+    filled,
+    label_texts,
+    learn_classes,
+    odd_labels,
+    unknown_labels,
+)
+from metapl.data.tables.label_values import read_rule
+from metapl.data.tables.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, model_roles
+from metapl.data.tables.rules import Refusal, odd_levels, odd_paths, repeated
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
-from metapl.errors import UserError, nearest
-from metapl.types import Column, Source
+from metapl.errors import UserError
+from metapl.types import Column, ModelInput, Source
 
-TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
-LONG = 1024  # characters above which a path without a suffix is taken for something else
+BY_PART = {"labeled": TRAINING, "unlabeled": POOL, "test": TESTING}
+BY_SPLIT = {
+    **dict.fromkeys(("", *TRAIN), TRAINING),
+    **dict.fromkeys(UNLABELED, POOL),
+    **dict.fromkeys(TEST, TESTING),
+}
+
+
+@dataclass
+class _Table:
+    """The rows of all files that can serve, before their contents are made.
+
+    Attributes:
+        use: [N] TRAINING, POOL or TESTING.
+        roots: the folder that relative paths start from, one per file.
+        facts: ids, labels, class names and test flags, as a source has them.
+    """
+
+    name: str
+    rows: Joined
+    roles: Roles
+    use: Array
+    roots: Sequence[str]
+    facts: dict[str, Any]
 
 
 def open_table(
@@ -37,61 +74,102 @@ def open_table(
     options: SourceOptions,
     name: str = "",
     suffix: str = "",
+    like: ModelInput | None = None,
     known: Known | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Source:
     """A source over files of rows.
 
     Args:
-        paths: the file of each of ``table_files.PARTS``; "labeled" must be there.
+        paths: the file of each of ``tables.files.PARTS``; "labeled" must be there.
         name: of the source; by default the file's.
         suffix: read the files as if their names ended so.
+        like: new rows: what a trained model asks of them. ``options`` are then those of its training.
         known, progress: for images, as in ``ImageSource``.
 
     Raises:
         UserError: the files cannot serve; the message names file and line.
     """
-    parts = [part for part in PARTS if part in paths]
-    files = [open_file(paths[part], options.table, suffix if part == PARTS[0] else "") for part in parts]
+    if like is not None:
+        return _new_rows(paths, options, name, suffix, like)
+    table = _read(paths, options, name, suffix)
+    if table.roles.kind == "image":
+        place = os.path.abspath(paths[PARTS[0]]) if _has_paths(table.rows, table.roles) else ""
+        return _images(table, options, place=place, known=known, progress=progress, where=table.name)
+    return _features(table, options) if table.roles.kind == "table" else _texts(table, options)
+
+
+def _new_rows(paths: Mapping[str, Path], options: SourceOptions, name: str, suffix: str, like: ModelInput) -> Source:
+    """Rows as a model wants them; errors give no advice to change a setting, since these are the training's."""
+    try:
+        table = _read(paths, options, name, suffix, like)
+        rows, takes = table.rows, like.takes
+        if takes.kind == "image":  # decoded when asked for, a chunk at a time, as test rows are
+            table.facts["is_test"] = np.ones(rows.rows, dtype=bool)
+            forgiving = replace(options, image=replace(options.image, resize=takes.resize, allow_bad=True))
+            channels, height, width = takes.shape
+            return _images(table, forgiving, known=Known((channels, height, width), {}))
+        if takes.tokens is not None:
+            data = tokenizer_of(takes.tokens).encode(rows.text(table.roles.contents[0]).tolist())
+            return _source(table, "text", data, tokens=takes.tokens)
+        told = Told()
+        data = torch.from_numpy(_encoded(takes.columns, rows, told))
+        rows.notes += told.lines(rows.rows)
+        return _source(table, "table", data, columns=takes.columns)
+    except UserError as error:
+        raise error.without_setting() from error
+
+
+def _read(
+    paths: Mapping[str, Path], options: SourceOptions, name: str, suffix: str, like: ModelInput | None = None
+) -> _Table:
+    """Read the files, take out the rows that cannot serve, and number the classes.
+
+    Raises:
+        UserError: a column or a class is missing, or a row cannot serve.
+    """
+    parts, table = [part for part in PARTS if part in paths], options.table
+    reader = open_file if like is None else open_new_file
+    files = [reader(paths[part], table, suffix if part == PARTS[0] else "") for part in parts]
     main = files[0]
-    roles = find_roles(main.names, options.table, main.name)
-    if roles.label is None:
-        what = f"no column holds the label (there are {listing(main.names)})"
-        more = " (Is the delimiter the right one?)" if len(main.names) == 1 else ""
-        raise UserError(what, f"Set source.table.label=NAME.{more}", main.name)
-    forms = [_forms(file, part, roles, options) for file, part in zip(files, parts)]
-    rows = read_joined(files, forms, options.table.skip_bad_rows, MOST_LEVELS)
+    if like is None:
+        roles, most = find_roles(main.names, table, main.name), MOST_LEVELS
+    else:
+        roles, most = model_roles(main.names, table, like, main.name), -1
+    columns = () if like is None else like.takes.columns
+    forms = [_forms(file, part, roles, options, columns) for file, part in zip(files, parts)]
+    rows = read_joined(files, forms, table.skip_bad_rows, most)
     rows.notes[:0] = roles.notes
-    without_minus_one(rows, roles.label, files)
     rule = read_rule(options.no_label, options.label_map)
-    read_label_values(rows, roles.label, rule)
+    if roles.label is not None:
+        numeric = np.isin(rows.part, [k for k, file in enumerate(files) if roles.label in file.whole])
+        rows.columns[roles.label], notes = label_texts(roles.label, rows.text(roles.label), numeric, rule)
+        rows.notes += notes
     use = _use(rows, roles, parts)
-    _check_labels(rows, roles, use)
-    content = roles.contents[0]
-    paths_given = roles.kind == "image" and isinstance(rows.columns[content], Texts)
-    roots = [_root(paths[part], options) for part in parts]
-    if paths_given:
-        check_paths(rows, content, roots)
-    ids = row_ids(rows, roles.id or (content if paths_given else None))
+    given = os.path.expanduser(options.root)
+    roots = [os.path.abspath(given or paths[part].parent) for part in parts]
+    ids = _ids(rows, roles)
+    rows.refuse(_refusals(rows, roles, use, roots, like))
     kept = rows.kept()
-    whole = len(kept) == rows.rows
-    rows, use, ids = rows.take(kept), use[kept], ids if whole else [ids[k] for k in kept.tolist()]
-    labels, class_names = _labels(rows, roles.label, use, rule)
-    facts: dict[str, Any] = {"labels": labels, "class_names": class_names, "ids": tuple(ids), "is_test": use == TESTING}
-    name = name or main.name
-    if roles.kind == "image":
-        facts |= {
-            "place": os.path.abspath(paths[PARTS[0]]) if paths_given else "",
-            "known": known,
-            "progress": progress,
-        }
-        return _images(name, rows, content, roots, options, facts)
-    made = _table if roles.kind == "table" else _texts
-    return made(name, rows, roles, options, use, facts)
+    if len(kept) < rows.rows:
+        rows, use, ids = rows.take(kept), use[kept], [ids[k] for k in kept.tolist()]
+    names: tuple[str, ...] = () if like is None else tuple(like.class_names)
+    labels = np.full(rows.rows, -1, dtype=np.int64)
+    if roles.label is not None:
+        texts = rows.text(roles.label)
+        if like is None:
+            names, notes = learn_classes(roles.label, texts, use, rule, rows.place, rows.columns)
+            rows.notes += notes
+        labels = class_numbers(texts, names)
+        labels[(use == POOL) & (like is None)] = -1
+    facts = {"ids": tuple(ids), "labels": labels, "class_names": names, "is_test": use == TESTING}
+    return _Table(name or main.name, rows, roles, use, roots, facts)
 
 
-def _forms(file: TableFile, part: str, roles: Roles, options: SourceOptions) -> dict[str, Form]:
-    """How each column of a file is to be read.
+def _forms(
+    file: TableFile, part: str, roles: Roles, options: SourceOptions, columns: Sequence[Column]
+) -> dict[str, Form]:
+    """How each column of a file is to be read; ``columns`` are those that a model knows.
 
     Raises:
         UserError: a column that the first file has is missing.
@@ -99,13 +177,14 @@ def _forms(file: TableFile, part: str, roles: Roles, options: SourceOptions) -> 
     needed = [*roles.contents, *([roles.label] if part != "unlabeled" and roles.label else [])]
     for name in needed:
         if name not in file.names:
-            remedy = hint(name, file.names)
-            raise UserError(
-                f"column '{short(name)}' is missing", f"It must have the columns of the first file. {remedy}", file.name
-            )
+            remedy = f"It must have the columns of the first file. {hint(name, file.names)}"
+            raise UserError(f"column '{short(name)}' is missing", remedy, file.name)
     auto: Form = "auto" if roles.kind == "table" else "text"
     forms: dict[str, Form] = dict.fromkeys(roles.contents, auto)
-    forms |= dict.fromkeys(options.table.named("categorical"), "text")
+    if columns:
+        forms |= {column.name: "text" if column.levels else "number" for column in columns}
+    else:
+        forms |= dict.fromkeys(options.table.named("categorical"), "text")
     forms |= {name: "text" for name in (roles.label, roles.id, roles.split) if name in file.names and name is not None}
     if part != "labeled":
         forms.pop(roles.split or "", None)
@@ -114,208 +193,85 @@ def _forms(file: TableFile, part: str, roles: Roles, options: SourceOptions) -> 
     return forms
 
 
-def without_minus_one(rows: Joined, column: str, files: Sequence[TableFile]) -> None:
-    """Rows whose label is the number -1 have none, as in memory; text that reads -1, in a CSV file say, is a class."""
-    texts = rows.text(column)
-    if "-1" not in texts.levels:
-        return
-    numbers = [k for k, file in enumerate(files) if column in getattr(file, "whole", ())]
-    marked = (texts.codes == texts.levels.index("-1")) & np.isin(rows.part, numbers)
-    if marked.any():
-        levels = texts.levels if "" in texts.levels else (*texts.levels, "")
-        rows.columns[column] = Texts(np.where(marked, levels.index(""), texts.codes).astype(np.int32), levels)
-        rows.notes.append(f"{counted(int(marked.sum()), 'row')} with the number -1 as label taken for unlabelled")
-
-
-def read_label_values(rows: Joined, column: str, rule: LabelRule) -> None:
-    """Give the labels their meaning: which say that there is none, and which are one class written in two ways."""
-    texts, pairs = merged_numbers(rule.applied(rows.text(column)))
-    rows.columns[column] = texts
-    if pairs:
-        rows.notes.append(told_merged(short(column), pairs))
-
-
 def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
     """[N] what each row is for, by its file or by the column of the split."""
-    by_part = np.array([{"labeled": TRAINING, "unlabeled": POOL, "test": TESTING}[part] for part in parts])
-    use: Array = by_part[rows.part]
+    use: Array = np.array([BY_PART[part] for part in parts])[rows.part]
     if roles.split is None:
         return use
     split = rows.text(roles.split)
-    meaning = {
-        **dict.fromkeys(("", *TRAIN), TRAINING),
-        **dict.fromkeys(UNLABELED, POOL),
-        **dict.fromkeys(TEST, TESTING),
-    }
-
-    def odd(value: str) -> str | None:
-        if value.lower() in meaning:
-            return None
-        more = " (validation rows are drawn from the labelled rows, see --validation)" if "val" in value.lower() else ""
-        return f"the split '{short(value)}' is none of {', '.join(SPLITS)}{more}"
-
-    rows.refuse_levels(roles.split, rows.part == 0, odd, "Mend it, or set source.table.split=none.")
-    codes = np.array([meaning.get(level.lower(), TRAINING) for level in split.levels])
+    codes = np.array([BY_SPLIT.get(level.lower(), TRAINING) for level in split.levels])
     return np.where(rows.part == 0, codes[split.codes], use)
 
 
-def _check_labels(rows: Joined, roles: Roles, use: Array) -> None:
-    assert roles.label is not None
+def _refusals(
+    rows: Joined, roles: Roles, use: Array, roots: Sequence[str], like: ModelInput | None
+) -> Iterator[Refusal]:
+    """Rows that cannot serve: an odd split, an odd label, an odd path, an id that comes twice."""
+    if roles.split is not None and like is None:
+        remedy = "Mend it, or set source.table.split=none."
+        yield from odd_levels(rows.text(roles.split), rows.part == 0, _odd_split, remedy)
+    if roles.label is not None:
+        labels = rows.text(roles.label)
+        yield from odd_labels(labels, use) if like is None else unknown_labels(labels, like.class_names)
+    column, has_paths = roles.contents[0], _has_paths(rows, roles)
+    if has_paths:
+        texts, held = rows.text(column), rows.held[column]
+        yield from odd_paths(texts, rows.part, roots)
 
-    def odd(value: str) -> str | None:
-        if value and not value.strip():
-            return "the label is made of blanks"
-        if "\n" in value or "\r" in value:
-            return f"the label '{short(value)}' goes over several lines (is a quote left open?)"
+        def target(path: str, file: int) -> str:
+            return os.path.normpath(os.path.join(roots[file], path))
+
+        yield from repeated(texts, rows.part, held, "path", column, rows.place, target)
+    if named := roles.id or (column if has_paths else None):
+        yield from repeated(rows.text(named), rows.part, rows.held[named], "id", named, rows.place)
+
+
+def _odd_split(value: str) -> str | None:
+    if value.lower() in BY_SPLIT:
         return None
-
-    rows.refuse_levels(roles.label, use != POOL, odd, "Mend it; an empty cell means no label.")
-    labels = rows.text(roles.label)
-    known = {labels.levels[k] for k in np.unique(labels.codes[use == TRAINING]).tolist()} - {""}
-    spellings = Spellings(known)
-
-    def unknown(value: str) -> str | None:
-        if not value or spellings.find(value) is not None or odd(value):
-            return None
-        return f"the test label '{short(value)}' is not among the training labels"
-
-    odd_one = next((level for level in labels.levels if unknown(level)), "")
-    rows.refuse_levels(roles.label, use == TESTING, unknown, other_label_remedy(odd_one, known))
+    more = " (validation rows are drawn from the labelled rows, see --validation)" if "val" in value.lower() else ""
+    return f"the split '{short(value)}' is none of {', '.join(SPLITS)}{more}"
 
 
-def other_label_remedy(label: str, known: Collection[str]) -> str:
-    """What to do about a label that is not among the known ones."""
-    hint = nearest(short(label), map(short, known))
-    near = hint.removeprefix("Did you mean '").removesuffix("'?")
-    return f"{hint} Then set source.label_map={short(label)}:{near}." if near != hint and " or " not in near else hint
+def _has_paths(rows: Joined, roles: Roles) -> bool:
+    """Whether the rows are images that lie in files of their own."""
+    return roles.kind == "image" and isinstance(rows.columns[roles.contents[0]], Texts)
 
 
-def _labels(rows: Joined, column: str, use: Array, rule: LabelRule) -> tuple[Array, tuple[str, ...]]:
-    """Class numbers, -1 where there is none, and the class names, verbatim.
-
-    Raises:
-        UserError: two classes look the same, the labels are quantities, or most rows have a label that may mean none.
-    """
-    labels = rows.text(column)
-    seen = np.bincount(labels.codes[use == TRAINING], minlength=len(labels.levels))
-    names = [level for level, count in zip(labels.levels, seen.tolist()) if count and level]
-    twins: dict[str, str] = {}
-    for name in names:
-        if (twin := twins.setdefault(folded(name), name)) != name:
-            first = int(np.argmax((labels.codes == labels.levels.index(name)) & (use == TRAINING)))
-            what = f"the classes '{short(twin)}' and '{short(name)}' differ only by case, spaces or accents' encoding"
-            raise UserError(
-                what,
-                f"Write both the same way, or set source.label_map={short(name)}:{short(twin)}.",
-                rows.place(first),
-            )
-    own = labels.codes[filled(labels) & (use == TRAINING)]
-    said, refused = doubt(names, len(own), _counts_up(own, labels.levels))
-    if refused:
-        what = f"the label column '{short(column)}' has {said}"
-        remedy = f"{_other_label(rows, column)} (If these are classes, write them as texts.)"
-        raise UserError(what, remedy, rows.place(0))
-    if said:
-        rows.notes.append(f"the label column '{short(column)}' has {said}. {_other_label(rows, column)}")
-    if all(name.isdecimal() for name in names):
-        names.sort(key=lambda name: (int(name), name))
-    else:
-        names.sort()
-    counts = dict(zip(labels.levels, seen.tolist()))
-    rows.notes += check_doubtful(names, counts, rule, rows.place(0))
-    rows.notes += several_labels(names, counts)
-    if hidden := int((filled(labels) & (use == POOL)).sum()):
-        rows.notes.append(f"{counted(hidden, 'label')} of unlabelled rows not used")
-    known = Spellings(names)
-    numbers = [known.find(level) if level else None for level in labels.levels]
-    coded = np.array([-1 if k is None else k for k in numbers], dtype=np.int64)[labels.codes]
-    return np.where(use == POOL, -1, coded), tuple(names)
-
-
-def _counts_up(codes: Array, levels: Sequence[str]) -> bool:
-    """Whether the labels count the rows, 1, 2, 3, ... from one row to the next."""
-    numbers = [parsed(levels[code]) for code in codes.tolist()]
-    return all(a is not None and b is not None and b - a == 1 for a, b in pairwise(numbers))
-
-
-def _other_label(rows: Joined, column: str) -> str:
-    """The remedy for a label column that is none: those whose values are few, as classes are."""
-    few = [name for name, values in rows.columns.items() if name != column and 2 <= _different(values) <= CLASSES]
-    named = [name for name in few if name.lower() in LABELS]
-    remedy = "Name the column of classes with source.table.label"
-    if named:
-        return f"Did you mean source.table.label={short(named[0])}?"
-    return f"{remedy}; few different values are in {listing(few, 4)}." if few else f"{remedy}."
-
-
-def _different(values: Values) -> int:
-    """How many different values a column holds, without missing ones."""
-    if isinstance(values, Texts):
-        return sum(level not in MARKERS for level in values.levels)
-    return 0 if isinstance(values, list) else len(np.unique(values[~np.isnan(values)]))
-
-
-def filled(texts: Texts) -> Array:
-    """[N] bool: where a row's text is not empty."""
-    return np.array([level != "" for level in texts.levels], dtype=bool)[texts.codes]
-
-
-def row_ids(rows: Joined, column: str | None) -> list[str]:
-    """One id per row: the column's text, or the line in a file that has no such column."""
+def _ids(rows: Joined, roles: Roles) -> list[str]:
+    """One id per row: the text of the column of ids or paths, or the line in a file that has no such column."""
+    column = roles.id or (roles.contents[0] if _has_paths(rows, roles) else None)
     if column is None:
         return [rows.line(k) for k in range(rows.rows)]
-    rows.refuse_twice(column, "id")
-    ids, held = rows.text(column).tolist(), rows.held[column]
-    return [text if int(part) in held else rows.line(k) for k, (text, part) in enumerate(zip(ids, rows.part.tolist()))]
+    texts, held = rows.text(column).tolist(), rows.held[column]
+    return [text if file in held else rows.line(k) for k, (text, file) in enumerate(zip(texts, rows.part.tolist()))]
 
 
-def _root(path: Path, options: SourceOptions) -> str:
-    """The folder that relative paths in a file start from."""
-    return os.path.abspath(os.path.expanduser(options.root) if options.root else path.parent)
+def _source(table: _Table, kind: str, data: torch.Tensor, **more: Any) -> MemorySource:
+    rows = table.rows
+    return MemorySource(table.name, kind, data, notes=tuple(rows.notes), problems=rows.problems, **more, **table.facts)
 
 
-def check_paths(rows: Joined, column: str, roots: Sequence[str]) -> None:
-    """Refuse paths that lead out of their root, and files that are named twice, however their paths are written."""
-
-    def encoded(value: str) -> str | None:
-        if not value.startswith("data:") and (len(value) <= LONG or os.path.splitext(value)[1]):
-            return None
-        return f"the path is a text of {len(value)} characters, '{short(value)}', which looks like base64"
-
-    def odd(value: str) -> str | None:
-        if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] != "..":
-            return None
-        return f"the path '{short(value)}' leads out of the folder"
-
-    for part in range(len(roots)):
-        remedy = "Store the image's bytes (base64.b64decode) in a Parquet file, or name its file."
-        rows.refuse_levels(column, rows.part == part, encoded, remedy)
-        rows.refuse_levels(column, rows.part == part, odd, "Write it absolute, or set source.root=DIR.")
-    rows.refuse_twice(column, "path", lambda path, part: os.path.normpath(os.path.join(roots[part], path)))
-
-
-def _table(
-    name: str, rows: Joined, roles: Roles, options: SourceOptions, use: Array, facts: Mapping[str, Any]
-) -> MemorySource:
-    told, train = Told(), use != TESTING
+def _features(table: _Table, options: SourceOptions) -> MemorySource:
+    """Columns of features, numbers and categories as the training rows have them."""
+    told, rows, train = Told(), table.rows, table.use != TESTING
     columns: list[Column] = []
-    for column in roles.contents:
+    for column in table.roles.contents:
         if column in rows.full:
             told.notes.append(too_many(column))
             continue
-        category, keep = column in options.table.named("categorical"), column in roles.chosen
+        category, keep = column in options.table.named("categorical"), column in table.roles.chosen
         fitted = fit_column(column, rows.columns[column], train, rows.place, told, category, keep, rows.part)
         if fitted is not None:
             columns.append(fitted)
     if not columns:
-        raise UserError("no feature is left", f"{told.notes[0]}." if told.notes else "", name)
-    data = features(columns, rows, told)
-    notes = (*rows.notes, described(columns), *told.lines(rows.rows))
-    tensor = torch.from_numpy(data)
-    return MemorySource(name, "table", tensor, columns=tuple(columns), notes=notes, problems=rows.problems, **facts)
+        raise UserError("no feature is left", f"{told.notes[0]}." if told.notes else "", table.name)
+    data = torch.from_numpy(_encoded(columns, rows, told))
+    rows.notes += [described(columns), *told.lines(rows.rows)]
+    return _source(table, "table", data, columns=tuple(columns))
 
 
-def features(columns: Sequence[Column], rows: Joined, told: Told) -> Array:
+def _encoded(columns: Sequence[Column], rows: Joined, told: Told) -> Array:
     """float32 [N, columns]; the columns are taken out of ``rows`` as they are done."""
     data = np.empty((rows.rows, len(columns)), dtype=np.float32)
     for k, column in enumerate(columns):
@@ -323,48 +279,39 @@ def features(columns: Sequence[Column], rows: Joined, told: Told) -> Array:
     return data
 
 
-def _texts(
-    name: str, rows: Joined, roles: Roles, options: SourceOptions, use: Array, facts: Mapping[str, Any]
-) -> MemorySource:
-    column = roles.contents[0]
+def _texts(table: _Table, options: SourceOptions) -> MemorySource:
+    """Texts as token ids; how many are kept of a text is decided by the training rows alone."""
+    rows, column = table.rows, table.roles.contents[0]
     texts = rows.text(column)
-    if roles.guessed and all(parsed(level) is not None for level in texts.levels):
+    if table.roles.guessed and all(parsed(level) is not None for level in texts.levels):
         what = f"column '{short(column)}' is taken for the texts by its name, and holds nothing but numbers"
         raise UserError(what, "Set source.table.text=none (for a table) or source.table.text=NAME.", rows.place(0))
     if empty := int((~filled(texts)).sum()):
         rows.notes.append(f"{counted(empty, 'text')} empty")
-    every, train = texts.tolist(), np.flatnonzero(use != TESTING)
-    ids, tokens, notes = encode_texts(
-        [every[k] for k in train.tolist()], options.text.tokenizer, options.text.max_tokens
-    )
+    every, train = texts.tolist(), np.flatnonzero(table.use != TESTING)
+    own = [every[k] for k in train.tolist()]
+    ids, tokens, notes = encode_texts(own, options.text.tokenizer, options.text.max_tokens)
+    rows.notes += notes
     data = ids
     if len(train) < len(every):
         data = torch.empty(len(every), tokens.length, dtype=torch.int32)
         data[torch.from_numpy(train)] = ids
-        rest = np.flatnonzero(use == TESTING)
+        rest = np.flatnonzero(table.use == TESTING)
         data[torch.from_numpy(rest)] = tokenizer_of(tokens).encode([every[k] for k in rest.tolist()])
-    notes = (*rows.notes, *notes)
-    return MemorySource(name, "text", data, tokens=tokens, notes=notes, problems=rows.problems, texts=every, **facts)
+    return _source(table, "text", data, tokens=tokens, texts=every)
 
 
-def _images(
-    name: str,
-    rows: Joined,
-    column: str,
-    roots: Sequence[str],
-    options: SourceOptions,
-    facts: Mapping[str, Any],
-) -> ImageSource:
-    items = image_items(rows, column, roots)
-    told: dict[str, Any] = {"where": name, "notes": rows.notes, "problems": rows.problems}
-    return ImageSource(name, items, options=options.image, **told, **facts)
-
-
-def image_items(rows: Joined, column: str, roots: Sequence[str]) -> Sequence[str | bytes]:
-    """What an image store takes: the path or the bytes of each row."""
+def _images(table: _Table, options: SourceOptions, **more: Any) -> ImageSource:
+    """Images by the paths or the bytes that a column holds."""
+    rows, column = table.rows, table.roles.contents[0]
     values = rows.columns[column]
+    items: Sequence[str | bytes]
     if isinstance(values, Texts):
-        return [os.path.join(roots[part], path) for part, path in zip(rows.part.tolist(), values.tolist())]
-    if isinstance(values, list):
-        return [value or b"" for value in values]
-    raise UserError(f"column '{short(column)}' holds numbers, not images", "Set source.table.path=NAME.", rows.place(0))
+        items = [os.path.join(table.roots[part], path) for part, path in zip(rows.part.tolist(), values.tolist())]
+    elif isinstance(values, list):
+        items = [value or b"" for value in values]
+    else:
+        what = f"column '{short(column)}' holds numbers, not images"
+        raise UserError(what, "Set source.table.path=NAME.", rows.place(0))
+    notes: dict[str, Any] = {"notes": rows.notes, "problems": rows.problems}
+    return ImageSource(table.name, items, options=options.image, **notes, **more, **table.facts)

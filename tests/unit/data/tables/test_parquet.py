@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from metapl import open_source
+from metapl.data import sources
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.memory.arrays import from_arrays
-from metapl.data.sources import SourceOptions
+from metapl.data.sources import SourceOptions, read_ref
 from metapl.data.tables.frame import Texts
-from metapl.data.tables.new_rows import open_rows
 from metapl.data.tables.parquet import ParquetFile
 from metapl.errors import UserError
+from metapl.types import ModelInput
 
 
 def write(path: Path, **columns: Any) -> Path:
@@ -152,7 +153,8 @@ def test_the_number_minus_one_is_no_label(tmp_path: Path) -> None:
         assert any("the number -1 as label taken for unlabelled" in note for note in source.notes)
         frame = pd.read_parquet(path)
         assert from_arrays(frame[["a"]], frame["label"]).labels.tolist() == source.labels.tolist()
-        rows = open_rows(path, SourceOptions(), fit_preprocessing(source, np.arange(5)), ("0", "1"), labels=True)
+        like = ModelInput(fit_preprocessing(source, np.arange(5)), ("0", "1"), labels=True)
+        rows = sources.open_source(read_ref(str(path)), like=like)
         assert rows.labels.tolist() == [0, 1, -1, -1, 0]
     path = write(tmp_path / "text.parquet", a=pa.array([1.5, 2, 3]), label=pa.array(["0", "1", "-1"]))
     assert open_source(str(path)).class_names == ("-1", "0", "1")

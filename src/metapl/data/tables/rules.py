@@ -1,0 +1,71 @@
+"""Rows of a file that cannot serve, and why: rules over whole columns. ``Joined.refuse`` acts on what they find."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import numpy as np
+
+from metapl.data.tables.frame import Array, Texts, short
+
+Refusal = tuple[int, str, str]  # the row, what is wrong with it, and what to do
+LONG = 1024  # characters above which a path without a suffix is taken for something else
+
+
+def odd_levels(texts: Texts, rows: Array, why: Callable[[str], str | None], remedy: str) -> Iterator[Refusal]:
+    """Refuse every row among ``rows`` (bool [N]) whose text has a reason against it."""
+    for code, level in enumerate(texts.levels):
+        if (reason := why(level)) is not None:
+            yield from ((row, reason, remedy) for row in np.flatnonzero((texts.codes == code) & rows).tolist())
+
+
+def repeated(
+    texts: Texts,
+    part: Array,
+    held: Collection[int],
+    noun: str,
+    column: str,
+    place: Callable[[int], str],
+    same: Callable[[str, int], str] | None = None,
+) -> Iterator[Refusal]:
+    """Refuse a row whose text is empty, or stands in a row before it.
+
+    Args:
+        part: [N] the file that each row comes from. held: the files that have the column; others are passed over.
+        noun: what the text is, for messages.
+        place: row -> the place that a message names.
+        same: what two texts are compared by, from the text and the file that it stands in; by default the text.
+    """
+    if same is None and len(texts.levels) == len(texts) and "" not in texts.levels:
+        return
+    first: dict[str, int] = {}
+    for row, code in enumerate(texts.codes.tolist()):
+        if (file := int(part[row])) not in held:
+            continue
+        text = texts.levels[code]
+        if not text:
+            yield row, f"the {noun} (column '{short(column)}') is empty", "Give one to each row."
+        elif (before := first.setdefault(same(text, file) if same else text, row)) != row:
+            written = texts[before]
+            twice = f"the {noun} '{short(text)}' stands already in {place(before)}"
+            yield row, twice + ("" if written == text else f" (as '{short(written)}')"), "Give each row its own."
+
+
+def odd_paths(texts: Texts, part: Array, roots: Sequence[str]) -> Iterator[Refusal]:
+    """Refuse paths that lead out of the folder they start from (``roots``, one per file), and images as base64."""
+
+    def encoded(value: str) -> str | None:
+        if not value.startswith("data:") and (len(value) <= LONG or os.path.splitext(value)[1]):
+            return None
+        return f"the path is a text of {len(value)} characters, '{short(value)}', which looks like base64"
+
+    def outside(value: str) -> str | None:
+        if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] != "..":
+            return None
+        return f"the path '{short(value)}' leads out of the folder"
+
+    for file in range(len(roots)):
+        remedy = "Store the image's bytes (base64.b64decode) in a Parquet file, or name its file."
+        yield from odd_levels(texts, part == file, encoded, remedy)
+        yield from odd_levels(texts, part == file, outside, "Write it absolute, or set source.root=DIR.")
