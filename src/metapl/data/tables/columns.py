@@ -21,7 +21,7 @@ from metapl.data.tables.frame import (
     one_group,
     short,
 )
-from metapl.data.tables.id_columns import FEW, numbers_rows
+from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
 from metapl.data.tables.roles import hint, listing
 from metapl.data.tables.spelling import Spellings, one_spelling, told_merged
 from metapl.errors import UserError
@@ -30,7 +30,7 @@ from metapl.types import Column
 Where = Callable[[int], str]
 MOST_LEVELS = 1000  # of a category that nobody asked for
 UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
-DIFFER = "has another text in nearly every row"
+TOO_MANY = f"has more than {MOST_LEVELS} different texts"
 
 
 @dataclass
@@ -60,6 +60,47 @@ def _counts(found: Mapping[str, int], most: int = 8) -> str:
     return shown + (f" and {len(found) - most} more columns" if len(found) > most else "")
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a column.
+
+    Attributes:
+        column: as a model is to see it; None: it is left out.
+        reason: why it is left out, or what speaks against it; "" where nothing does.
+        merged: (level, other spelling) of values that are one, written in two ways.
+    """
+
+    column: Column | None
+    reason: str = ""
+    merged: tuple[tuple[str, str], ...] = ()
+
+
+def decide(
+    name: str, levels: Sequence[str], texts: int, numbers: Sequence[Array], keep: bool = False, category: bool = False
+) -> Decision:
+    """Decide what becomes of a column, whatever it was read from.
+
+    Args:
+        levels: the different texts of the training rows, () for a column of numbers.
+        texts: training rows that hold a text.
+        numbers: the values of the training rows, a part for each file; () where there are none.
+        keep, category: the user named the column, as a feature or as a category: it stays whatever it holds.
+    """
+    if not levels:
+        if not numbers or all(np.isnan(part).all() for part in numbers):
+            return Decision(None, "has no value in any training row")
+        reason, sure = NO_REASON if keep else numbers_rows(name, numbers)
+        return Decision(None if sure else Column(name), reason)
+    if not (keep or category):
+        if nearly_all_differ(len(levels), texts):
+            return Decision(None, "has another text in nearly every row (an id or free text?)")
+        if len(levels) > MOST_LEVELS:
+            return Decision(None, TOO_MANY)
+    spelling = one_spelling(levels)
+    merged = tuple((spelling[level], level) for level in levels if spelling[level] != level)
+    return Decision(Column(name, tuple(sorted(set(spelling.values())))), "", merged)
+
+
 def fit_column(
     name: str,
     values: Values,
@@ -70,7 +111,7 @@ def fit_column(
     keep: bool = False,
     part: Array | None = None,
 ) -> Column | None:
-    """What the training rows make of a column; None where it is left out, which is said in ``told``.
+    """What the training rows of a file make of a column; None where it is left out, which is said in ``told``.
 
     Args:
         train: [N] bool; nothing is learnt from the other rows.
@@ -87,21 +128,23 @@ def fit_column(
         raise UserError(f"column '{short(name)}' holds bytes", remedy, where(0))
     if isinstance(values, Texts):
         return _fit_texts(name, values, train, where, told, category, keep)
-    own = values[train]
-    there = own[~np.isnan(own)]
-    if not len(there):
-        told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
-        return None
-    why, sure = ("", False) if keep else numbers_rows(name, _by_part(values, train, part))
-    if sure:
+    decision = decide(name, (), 0, _by_part(values, train, part), keep)
+    if decision.column is None and np.isnan(values[train]).all():
+        told.notes.append(_empty(name))
+    elif decision.column is None:
         remedy = f"to keep it, name the columns in source.table.features, '{short(name)}' among them"
-        told.notes.append(f"column '{short(name)}' {why} and is left out ({remedy})")
-        return None
-    if why:
-        told.notes.append(f"column '{short(name)}' {why}: to leave it out, source.table.ignore={short(name)}")
-    if len(there) == len(own) and there.min() == there.max():
+        told.notes.append(f"column '{short(name)}' {decision.reason} and is left out ({remedy})")
+    elif decision.reason:
+        remedy = f"to leave it out, source.table.ignore={short(name)}"
+        told.notes.append(f"column '{short(name)}' {decision.reason}: {remedy}")
+    own = values[train]
+    if decision.column is not None and not np.isnan(own).any() and own.min() == own.max():
         told.constant.append(name)
-    return Column(name)
+    return decision.column
+
+
+def _empty(name: str) -> str:
+    return f"column '{short(name)}' has no value in any training row and is left out"
 
 
 def _by_part(values: Array, train: Array, part: Array | None) -> list[Array]:
@@ -117,27 +160,22 @@ def _fit_texts(
     levels = [level for level, count in zip(values.levels, seen.tolist()) if count and level]
     if not category and _are_numbers(name, values, levels, where):
         return Column(name)
-    total = sum(count for level, count in zip(values.levels, seen.tolist()) if level)
     if not levels:
-        told.notes.append(f"column '{short(name)}' has no value in any training row and is left out")
+        told.notes.append(_empty(name))
         return None
-    if not (keep or category):
-        if nearly_all_differ(len(levels), total):
-            told.notes.append(_left_out(name, f"{DIFFER} (an id or free text?)"))
-            return None
-        if len(levels) > MOST_LEVELS:
-            told.notes.append(too_many(name))
-            return None
+    total = sum(count for level, count in zip(values.levels, seen.tolist()) if level)
+    decision = decide(name, levels, total, (), keep, category)
+    if decision.column is None:
+        told.notes.append(_left_out(name, decision.reason))
+        return None
     if len(levels) == 1 and total == int(train.sum()):
         told.constant.append(name)
     if not category:
         _tell_numbers(name, values, seen, where, told)
-    spelling = one_spelling(levels)
-    if pairs := [(spelling[level], level) for level in levels if spelling[level] != level]:
-        told.notes.append(told_merged(short(name), pairs))
-    levels = list(dict.fromkeys(spelling.values()))
-    _tell_twins(name, levels, told)
-    return Column(name, tuple(sorted(levels)))
+    if decision.merged:
+        told.notes.append(told_merged(short(name), decision.merged))
+    _tell_twins(name, decision.column.levels, told)
+    return decision.column
 
 
 def described(columns: Sequence[Column], most: int = 12) -> str:
@@ -158,7 +196,7 @@ def nearly_all_differ(levels: int, total: int) -> bool:
 
 def too_many(name: str) -> str:
     """The note on a column with more than ``MOST_LEVELS`` texts."""
-    return _left_out(name, f"has more than {MOST_LEVELS} different texts")
+    return _left_out(name, TOO_MANY)
 
 
 def _left_out(name: str, why: str) -> str:

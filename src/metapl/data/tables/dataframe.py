@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.tables.columns import DIFFER, MOST_LEVELS, nearly_all_differ, none_known
+from metapl.data.tables.columns import Decision, decide, none_known
 from metapl.data.tables.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
-from metapl.data.tables.id_columns import NO_REASON, numbers_rows
-from metapl.data.tables.spelling import Spellings, one_spelling
+from metapl.data.tables.spelling import Spellings
 from metapl.errors import UserError, nearest
 from metapl.types import Column
 
@@ -141,54 +140,46 @@ def fit_columns(
         UserError: a part lacks a column, a column is numbers in one part and text in another, or numbers written as
             texts that are not read, or none is left.
     """
-    fitted, why = list[Column](), dict[str, str]()
+    fitted, left_out = list[Column](), dict[str, Decision]()
     for name in parts[0]:
-        column, reason = _fit_column(name, parts, where, name in keep)
-        if column is not None:
-            fitted.append(column)
+        decision, texts = _fit_column(name, parts, where, name in keep)
+        reason = decision.reason
+        if decision.column is not None:
+            fitted.append(decision.column)
             told += [f"column '{name}' {reason}: to leave it out, drop it"] if reason else []
         else:
-            why[name] = reason
-            told.append(f"column '{name}' {reason} and is left out ({_keeping(reason)})")
+            left_out[name] = decision
+            keeping = "to keep it as a category: astype('category')" if texts else f"to keep it, {_NAMED}"
+            told.append(f"column '{name}' {reason} and is left out ({keeping})")
     if not fitted:
-        name = next(iter(why))
-        what = f"no column is left for the classifier to see: '{name}' {why[name]}"
-        text = f"To train on it as text, pass the column itself: {where[0]}['{name}']."
-        keep_it = f"Give other columns, too, or {_NAMED}."
-        raise UserError(what, text if "text" in why[name] else keep_it, where[0])
+        name = next(iter(left_out))
+        what = f"no column is left for the classifier to see: '{name}' {left_out[name].reason}"
+        if parts[0][name].dtype == object:
+            raise UserError(what, f"To train on it as text, pass the column itself: {where[0]}['{name}'].", where[0])
+        raise UserError(what, f"Give other columns, too, or {_NAMED}.", where[0])
     return tuple(fitted)
 
 
-def _keeping(reason: str) -> str:
-    if "text" in reason:
-        return "to keep it as a category: astype('category')"
-    return f"to keep it, {_NAMED}"
-
-
-def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Column | None, str]:
-    """The column, or None where it is left out; and what is to be said of it."""
-    levels: set[str] = set()
-    numbers, total = "", 0
+def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Decision, bool]:
+    """What becomes of a column, and whether it holds texts."""
+    levels, texts, numbers = set[str](), 0, ""
     for part, place in zip(parts, where):
         values = column_of(part, name, place)
         if values.dtype == object:
-            texts = [value for value in values.tolist() if value is not None]
-            levels.update(texts)
-            total += len(texts)
+            own = [value for value in values.tolist() if value is not None]
+            levels.update(own)
+            texts += len(own)
         elif not np.isnan(values).all():
             numbers = numbers or place
     if levels and numbers:
         what = f"column '{name}' is numbers in {numbers} and text elsewhere"
         raise UserError(what, "Bring it to one kind.", where[0])
-    if keep or not levels:
-        reason, sure = NO_REASON if keep or not numbers else numbers_rows(name, [part[name] for part in parts])
-        return (None if sure else Column(name, tuple(sorted(levels)))), reason
-    _check_written(name, levels, where[0])
-    if nearly_all_differ(len(levels), total):
-        return None, f"{DIFFER} (an id or free text?)"
-    if len(levels) > MOST_LEVELS:
-        return None, f"has more than {MOST_LEVELS} different texts"
-    return Column(name, tuple(sorted(set(one_spelling(sorted(levels)).values())))), ""
+    if not levels and not numbers:  # nothing is known of it, and its place in the rows may be
+        return Decision(Column(name)), False
+    if levels and not keep:
+        _check_written(name, levels, where[0])
+    values_of = [] if levels else [part[name] for part in parts]
+    return decide(name, sorted(levels), texts, values_of, keep), bool(levels)
 
 
 def _check_written(name: str, levels: Collection[str], where: str) -> None:
