@@ -137,6 +137,7 @@ FLAT: dict[str, str] = {
     **{name: f"image.{name}" for name in ("resize", "memory", "prefetch", "allow_bad", "cache")},
     **{name: f"table.{name}" for name in ("label", "path", "text", "features", "ignore", "categorical", "id", "split")},
     **{name: f"table.{name}" for name in ("delimiter", "encoding", "decimal", "skip_bad_rows")},
+    **{name: f"table.{name}" for name in ("header", "quotes", "suffix")},
     **{name: f"text.{name}" for name in ("tokenizer", "max_tokens")},
     "encoder": "encoder.name",
     **{f"encoder_{name}": f"encoder.{name}" for name in ("weights", "size", "pooling")},

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -23,10 +23,9 @@ from metapl.data.tables.frame import (
     Frame,
     Lines,
     counted,
-    decimal_comma,
-    parsed,
     short,
 )
+from metapl.data.tables.header import ROWS, holds_values, read_header
 from metapl.errors import BadRow, UnclearDelimiter, UserError
 
 _SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # what Excel may write into the first line
@@ -36,6 +35,9 @@ CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's ca
 LONGEST = 1 << 23  # characters of one field
 SAMPLE = 20  # rows that must agree with the header where its delimiter is not clear
 MOST_LEVELS = 1000  # different texts of a column that nobody asked for
+_BETWEEN = "something stands between a closing quote and the"
+_CLOSE = 'Close it, or write "" for a quote inside a quoted field'
+_NO_QUOTES = "or set source.table.quotes=none if quotes mean nothing in this file."
 
 
 class DelimitedFile:
@@ -45,6 +47,8 @@ class DelimitedFile:
         delimiter: "auto" (found from the header), a name in ``DELIMITERS``, or the character itself.
         encoding: see ``encodings.find_encoding``.
         decimal: the sign before the decimals of every number in the file, a name in ``DECIMALS`` or the sign itself.
+        header: see ``header.read_header``.
+        quotes: "auto" (fields may stand in double quotes) or "none" (a quote is a character like any other).
         skip_bad: rows that cannot be read are left out and entered in ``Frame.problems`` instead of an error.
 
     Raises:
@@ -60,13 +64,15 @@ class DelimitedFile:
         delimiter: str = "auto",
         encoding: str = AUTO,
         decimal: str = "point",
+        header: str = "auto",
+        quotes: str = "auto",
         skip_bad: bool = False,
     ) -> None:
         self.path, self.skip_bad = Path(path), skip_bad
         self.name = shown(self.path.name)
         if (sign := DECIMALS.get(decimal, decimal)) not in DECIMALS.values():
             raise UserError(f"decimal is {decimal!r}", f"Give {' or '.join(DECIMALS)}.", "source.table.decimal")
-        self.decimal = sign
+        self.decimal, self.quoted = sign, quotes != "none"
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.odd = self.encoding.odd
         self.spans: list[int] = []  # lines on which a row of several lines begins
@@ -75,28 +81,36 @@ class DelimitedFile:
         self.told = told is not None  # the header then is the second line
         with self._open() as file:
             asked = told[1] if told and delimiter == AUTO else delimiter
-            self.delimiter = find_delimiter(file, asked, self.name, self.decimal)
+            self.delimiter = find_delimiter(file, asked, self.name, self.decimal, self._quoting)
         with self._open() as file:
             reader = self._reader(file)
-            header = self._header(reader)
-        self.names = check_names(header, f"{self.name}, line {1 + self.told}")
+            first = self._header(reader)
+            self.header = read_header(first, _sample(reader), header, f"{self.name}, line {1 + self.told}")
+        self.names = self.header.names
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
-        return read_columns(self, self.names, forms, most or {})
+        frame = read_columns(self, self.names, forms, most or {})
+        frame.notes[:0] = self.header.notes
+        return frame
 
     def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
         """(rows, the line each begins on, (place, reason) of bad rows, blank lines passed over), piece by piece."""
-        width, self.spans = len(self.names), list[int]()
+        width, self.spans = self.header.width, list[int]()
+        fields = self.header.fields
+        whole = fields == tuple(range(width))
         with self._open() as file:
             reader = self._reader(file)
-            self._header(reader)
+            if self.header.is_row:
+                _ = next(reader, None) if self.told else None
+            else:
+                self._header(reader)
             while True:
                 rows, lines, bad, blank = list[Sequence[str]](), list[int](), list[tuple[str, str]](), 0
                 with _limit(), _no_collection():
                     for row, line in self._rows(reader, bad):
                         if len(row) == width and not (self.odd and self._is_odd(row)):
-                            rows.append(row)
+                            rows.append(row if whole else [row[k] for k in fields])
                             lines.append(line)
                             if len(rows) == CHUNK:
                                 break
@@ -116,27 +130,47 @@ class DelimitedFile:
                 for row in reader:
                     if reader.line_num != line:
                         self.spans.append(line)
+                        self._check_span(row, line, reader.line_num)
                     yield row, line
                     line = reader.line_num + 1
                 return
             except csv.Error as error:
                 self._bad(self._broken(error, line, reader.line_num), line, reader.line_num, bad)
 
+    def _check_span(self, row: Sequence[str], line: int, last: int) -> None:
+        """Refuse a row of several lines each of which would be a row but for the quotes.
+
+        Raises:
+            UserError: it is such a row, or one with a wrong number of fields: what it swallowed is not known.
+        """
+        if len(row) != self.header.width:
+            why = f"{self._reason(row)}, and goes over several lines: a quote is opened in the first of them"
+            raise UserError(why, _CLOSE, self._place(line, last), _NO_QUOTES)
+        inner = self.delimiter.join(row).split("\n")
+        sparse = self.delimiter != "," or len(row) > 3  # lines of prose may hold a comma or two each
+        if sparse and len(row) > 1 and all(text.count(self.delimiter) == len(row) - 1 for text in inner):
+            why = (
+                f"a quote that is opened on line {line} makes one row of {len(inner)} lines that are rows of their own"
+            )
+            raise UserError(why, _CLOSE, self._place(line, last), _NO_QUOTES)
+
     def _broken(self, error: csv.Error, line: int, last: int) -> str:
         """What a mistake in the quotes is called; one after which rows cannot be told apart is never skipped."""
         if "expected after" in str(error):
-            return f"something stands between a closing quote and the {_word(self.delimiter)}"
+            return f"{_BETWEEN} {_word(self.delimiter)}"
         if "unexpected end" in str(error):
             what = "the quote that is opened here is never closed"
         elif "field limit" in str(error):
             what = f"a field has more than {LONGEST:,} characters: a quote that is opened here may never be closed"
         else:
             what = str(error)
-        raise UserError(what, 'Close it, or write "" for a quote inside a quoted field.', self._place(line, last))
+        raise UserError(what, _CLOSE, self._place(line, last), _NO_QUOTES)
 
     def _bad(self, reason: str, line: int, last: int, bad: list[tuple[str, str]]) -> None:
         """Enter a bad row, or refuse it."""
         place = self._place(line, last)
+        if reason.startswith(_BETWEEN) and (last > line or not self.skip_bad):
+            raise (UserError if last > line else BadRow)(reason, _CLOSE, place, _NO_QUOTES)
         if not self.skip_bad:
             raise BadRow(reason, "Mend the row.", place, SKIP)
         bad.append((place, reason))
@@ -145,7 +179,11 @@ class DelimitedFile:
         if self.odd and self._is_odd(row):
             is_nul, codec = "\0" in "".join(row), self.encoding.codec.upper()
             return "the row holds a NUL byte" if is_nul else f"the row is not valid {codec}"
-        return f"the row has {len(row)} fields where the header has {len(self.names)}"
+        return f"the row has {len(row)} fields where {self._wanted} {self.header.width}"
+
+    @property
+    def _wanted(self) -> str:
+        return "the first has" if self.header.is_row else "the header has"
 
     @staticmethod
     def _is_odd(row: Sequence[str]) -> bool:
@@ -171,7 +209,11 @@ class DelimitedFile:
         return header
 
     def _reader(self, file: IO[str]) -> Any:
-        return csv.reader(file, delimiter=self.delimiter, strict=True)
+        return csv.reader(file, delimiter=self.delimiter, strict=True, quoting=self._quoting)
+
+    @property
+    def _quoting(self) -> Literal[0, 3]:
+        return csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
 
     def _open(self) -> IO[str]:
         return open_text(self.path, self.encoding)
@@ -214,6 +256,17 @@ def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], mos
     return Frame(file.name, ordered, where, where.number, len(where), problems, notes, full)
 
 
+def _sample(reader: Any) -> list[list[str]]:
+    """Some of the next rows, as far as their quotes are sound."""
+    rows = list[list[str]]()
+    try:
+        with _limit():
+            rows += (row for row, _ in zip(reader, range(ROWS)) if row)
+    except csv.Error:
+        pass
+    return rows
+
+
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Column names without blanks around them.
 
@@ -225,11 +278,10 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
         raise UserError("there is no header", "Write the names of the columns into the first line.", where)
     for k, name in enumerate(names):
         if not name:
-            remedy = "Name it. (pandas writes its row numbers so: use to_csv(..., index=False).)"
-            raise UserError(f"column {k + 1} of {len(names)} has no name", remedy, where)
+            raise UserError(f"column {k + 1} of {len(names)} has no name", "Name it.", where)
         if name in names[:k]:
             raise UserError(f"two columns are called '{short(name)}'", "Rename or remove one.", where)
-    if _is_data(names):
+    if holds_values(names):
         raise UserError(
             f"the first line holds numbers ('{short(names[0])}', ...), not the names of columns",
             "Write the names of the columns into the first line.",
@@ -238,16 +290,9 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _is_data(names: Sequence[str]) -> bool:
-    """Whether a header looks like a row of values; 0, 1, 2, ... is what pandas calls columns without a name."""
-    if any(parsed(name) is not None and not name.lstrip("+-").isdecimal() for name in names):
-        return True
-    if any(map(decimal_comma, names)):
-        return True
-    return all(parsed(name) is not None for name in names) and list(names) != [str(k) for k in range(len(names))]
-
-
-def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -> str:
+def find_delimiter(
+    file: IO[str], asked: str, name: str, decimal: str = POINT, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> str:
     """The character between fields: ``asked``, or the one that stands in the header.
 
     A comma that is the decimal sign, too, is not it if another will do.
@@ -263,7 +308,7 @@ def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -
     if not lines or not lines[0].strip():
         what = "the first line is blank" if any(line.strip() for line in lines) else "the file is empty"
         raise UserError(what, "Write the names of the columns into the first line.", f"{name}, line 1")
-    widths = {mark: _widths(lines, mark) for mark in DELIMITERS.values()}
+    widths = {mark: _widths(lines, mark, quoting) for mark in DELIMITERS.values()}
     found = [mark for mark, counts in widths.items() if counts and counts[0] > 1]
     if len(found) > 1 and decimal in found:
         found.remove(decimal)
@@ -276,12 +321,12 @@ def find_delimiter(file: IO[str], asked: str, name: str, decimal: str = POINT) -
     return found[0] if found else ","
 
 
-def _widths(lines: Sequence[str], mark: str) -> list[int]:
+def _widths(lines: Sequence[str], mark: str, quoting: Literal[0, 3]) -> list[int]:
     """Fields of each row if ``mark`` stood between them; as far as the quotes are sound."""
     counts: list[int] = []
     try:
         with _limit():
-            counts += (len(row) for row in csv.reader(lines, delimiter=mark, strict=True) if row)
+            counts += (len(row) for row in csv.reader(lines, delimiter=mark, strict=True, quoting=quoting) if row)
     except csv.Error:  # the sample may end within a quoted field
         pass
     return counts

@@ -8,9 +8,12 @@ from typing import Annotated, Literal
 from metapl.utils.fields import Settings
 
 Decimal = Literal["point", "comma"]
+Header = Literal["auto", "first", "none"]
+Quotes = Literal["auto", "none"]
 AUTO: Literal["auto"] = "auto"
 NONE = "none"
-WRITTEN = ("delimiter", "encoding", "decimal")  # how a file is written; new files are written as the training's
+# How a file is written; new files are written as the training's.
+WRITTEN = ("delimiter", "encoding", "decimal", "header", "quotes")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class TableOptions(Settings, group="source.table"):
     skip_bad_rows: Annotated[
         bool, "leave out bad rows of a file (they are listed in problems.csv) instead of stopping"
     ] = False
+    suffix: Annotated[str, "added to each path, such as .jpg where the column holds names without it"] = ""
+    header: Annotated[
+        Header,
+        "first (the first line names the columns), none (it is a row; columns are called 1, 2, ...) or auto, which "
+        "takes it for names and stops where it looks like a row",
+    ] = AUTO
+    quotes: Annotated[
+        Quotes, "auto (fields may stand in double quotes) or none (a quote is a character like any other)"
+    ] = AUTO
 
     def named(self, group: str) -> tuple[str, ...]:
         """The columns that ``features``, ``ignore`` or ``categorical`` lists."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,14 @@ PATHS = ("path", "file", "filename", "filepath", "image", "img", "image_path")
 TEXTS = ("text", "sentence", "question", "document", "content")
 TRAIN, TEST = ("train", "labelled", "labeled"), ("test",)
 SPLITS = (*TRAIN, *UNLABELED, *TEST)
+
+
+_UNNAMED = re.compile(r"unnamed_(\d+)")
+
+
+def unnamed(field: int) -> str:
+    """What a column without a name is called; ``field`` counts from 1."""
+    return f"unnamed_{field}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,10 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
         for name in options.named(group):
             _check(name, names, f"source.table.{group}", where)
     listed = {*options.named("features"), *options.named("categorical")}
+    for name in names:
+        if (match := _UNNAMED.fullmatch(name)) and name not in options.named("ignore") and name not in listed:
+            remedy = "Name it in the first line"
+            raise UserError(f"column {match[1]} has no name", remedy, where, f"or set source.table.ignore={name}.")
     free = [n for n in names if n not in options.named("ignore") and n not in listed]
     label = _label(free, names, options, where)
     others = {

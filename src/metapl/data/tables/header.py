@@ -1,0 +1,135 @@
+"""The first line of a delimited file: names of columns, or a row; columns without a name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from metapl.data.tables.frame import decimal_comma, parsed, short
+from metapl.data.tables.roles import LABELS, PATHS, TEXTS, unnamed
+from metapl.errors import UserError
+
+AUTO, FIRST, NONE = "auto", "first", "none"
+ROWS = 200  # rows below the first line that are looked at
+_ROLES = frozenset({*LABELS, *PATHS, *TEXTS, "id", "split"})
+_NO_HEADER = "or set source.table.header=none: columns are then called 1, 2, ..., also in source.table.label."
+Rows = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The columns of a file.
+
+    Attributes:
+        names: of the columns that are used; no two are the same, none is empty.
+        fields: the field of a row that each stands in. width: fields of a row.
+        is_row: whether the first line is a row.
+        notes: what a user should know.
+    """
+
+    names: tuple[str, ...]
+    fields: tuple[int, ...]
+    width: int
+    is_row: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_header(first: Sequence[str], rows: Rows, asked: str, where: str) -> Header:
+    """What the first line says.
+
+    Args:
+        first: its fields. rows: the fields of the lines below it, some of them.
+        asked: "first" (it names the columns), "none" (it is a row) or "auto" (names, unless it looks like a row).
+
+    Raises:
+        UserError: there are no names, two are the same, or the line looks like a row.
+    """
+    if asked == NONE:
+        numbers = tuple(str(k + 1) for k in range(len(first)))
+        return Header(numbers, tuple(range(len(numbers))), len(numbers), True)
+    names = [name.strip() for name in first]
+    if not any(names):
+        remedy = "Write the names of the columns into the first line."
+        raise UserError("there is no header", remedy, where, _NO_HEADER if first else "")
+    if asked == AUTO and looks_like_row(names, rows):
+        what = f"the first line looks like a row ('{short(names[0])}', ...), not like the names of columns"
+        raise UserError(what, "Write the names of the columns into the first line", where, _NO_HEADER)
+    return _named(names, rows, where)
+
+
+def _named(names: list[str], rows: Rows, where: str) -> Header:
+    """The columns that ``names`` name, as far as each has one."""
+    file, notes, used, width = where.rpartition(", line")[0], list[str](), list(range(len(names))), len(names)
+    lengths = {len(row) for row in rows if row}
+    if lengths == {width + 1}:
+        notes.append(f"{file}: the first field of each row has no name and is not used (R writes the names of rows so)")
+        return Header(_checked(names, where), tuple(k + 1 for k in used), width + 1, notes=tuple(notes))
+    while len(used) > 1 and not names[used[-1]] and not any(row[used[-1]].strip() for row in rows if len(row) == width):
+        used.pop()
+    if len(used) < width:
+        dropped = width - len(used)
+        notes.append(
+            f"{file}: {dropped} empty {'column' if dropped == 1 else 'columns'} without a name at the end dropped"
+        )
+        width = len(used) if lengths == {len(used)} else width
+    if not names[0] and len(used) > 1 and _numbers_rows([row[0] for row in rows if len(row) == width]):
+        used.pop(0)
+        notes.append(f"{file}: the first column has no name and is not used (pandas and R write the names of rows so)")
+    found = [names[k] or unnamed(k + 1) for k in used]
+    return Header(_checked(found, where), tuple(used), width, notes=tuple(notes))
+
+
+def _numbers_rows(values: Sequence[str]) -> bool:
+    """Whether the values name or number rows: all differ."""
+    return len(set(values)) == len(values) and all(values)
+
+
+def _checked(names: Sequence[str], where: str) -> tuple[str, ...]:
+    for k, name in enumerate(names):
+        if name in names[:k]:
+            raise UserError(f"two columns are called '{short(name)}'", "Rename or remove one.", where)
+    return tuple(names)
+
+
+def looks_like_row(names: Sequence[str], rows: Rows = ()) -> bool:
+    """Whether the first line is a row of values.
+
+    It is where a number with decimals stands in it; where all are numbers that do not count up; or where a text in it
+    stands again in its own column, or numbers that do not count up stand above numbers. Names such as ``label`` and
+    ``text`` say that it is not.
+    """
+    if any(name.lower() in _ROLES for name in names):
+        return _holds_decimals(names)
+    if holds_values(names):
+        return True
+    below = [row for row in rows if len(row) == len(names) and [cell.strip() for cell in row] != list(names)]
+    numbers = [k for k, name in enumerate(names) if parsed(name) is not None]
+    columns = {k: [row[k].strip() for row in below] for k in range(len(names))}
+    if any(name and name in columns[k] for k, name in enumerate(names) if k not in numbers):
+        return True
+    counted = _count_up([float(names[k]) for k in numbers])
+    return bool(below) and len(numbers) > 1 and not counted and all(map(_all_numbers, (columns[k] for k in numbers)))
+
+
+def _all_numbers(values: Sequence[str]) -> bool:
+    return all(parsed(value) is not None for value in values if value)
+
+
+def _count_up(numbers: Sequence[float]) -> bool:
+    """Whether column names such as 2019, 2020, 2021 or 10, 20, 30 go up evenly, in small steps."""
+    steps = {b - a for a, b in pairwise(numbers)}
+    return len(steps) <= 1 and all(0 < step <= 100 for step in steps)
+
+
+def _holds_decimals(names: Sequence[str]) -> bool:
+    with_point = any(parsed(name) is not None and not re.fullmatch(r"[+-]?\d+", name) for name in names)
+    return with_point or any(map(decimal_comma, names))
+
+
+def holds_values(names: Sequence[str]) -> bool:
+    """Whether names are numbers that nobody calls columns; 0, 1, 2, ... is what pandas calls those without a name."""
+    if _holds_decimals(names):
+        return True
+    return all(parsed(name) is not None for name in names) and list(names) != [str(k) for k in range(len(names))]

@@ -1,0 +1,149 @@
+"""The first line of a file, columns without a name, and quotes that mean nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from given import notes, opened, write
+
+import metapl
+from metapl import UserError
+
+ADULT = ["39, State-gov, 77516, Bachelors, <=50K"] + [
+    f"{20 + k * 7 % 50}, {('Private', 'State-gov')[k % 2]}, {k * 977 % 9973}, {('HS', 'Bachelors')[k % 3 % 2]}, "
+    f"{('<=50K', '>50K')[k % 2]}"
+    for k in range(40)
+]
+NUMBERS = [f"{k * 7 % 11}.00,{k * 3 % 13}.00,0.00,{'ab'[k % 2]}" for k in range(1, 30)]
+TEXTS = [f"sentence number {k},{('good', 'bad')[k % 2]}" for k in range(30)]
+WHOLE = [f"{k * 37 % 101},{k * 91 % 1009},{k * 3 % 7},{k % 2}" for k in range(5, 40)]
+
+
+@pytest.mark.parametrize("rows", [ADULT, NUMBERS, TEXTS, WHOLE], ids=["words", "decimals", "texts", "whole numbers"])
+def test_a_file_without_a_header_is_named_and_the_advice_works(tmp_path: Path, rows: list[str]) -> None:
+    path = write(tmp_path / "x.csv", "\n".join(rows))
+    label = str(rows[0].count(",") + 1)
+    for settings in ({}, {"label": label}):
+        with pytest.raises(UserError, match=r"line 1: the first line looks like a row.*source\.table\.header=none"):
+            opened(path, **settings)
+    source = opened(path, header="none", label=label, **({"text": "1"} if rows is TEXTS else {}))
+    assert (len(source.ids), len(source.class_names)) == (len(rows), 2)
+    assert source.ids[0] == "1"
+
+
+@pytest.mark.parametrize(
+    "header", ["name,2019,2020,label", "0,1,2,label", "a,b,c,label", "size,10,20,label", "class,b,2020,x"]
+)
+def test_headers_are_taken_for_headers(tmp_path: Path, header: str) -> None:
+    rows = "\n".join(f"{'xy'[k % 2]},{k * 37 % 101},{k * 91 % 1009},{'uv'[k % 2]}" for k in range(20))
+    source = opened(write(tmp_path / "x.csv", f"{header}\n{rows}\n"))
+    assert len(source.ids) == 20
+
+
+def test_header_first_is_an_answer_too(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.csv", "yes,age,label\n" + "".join(f"yes,{k * 7 % 11},{'uv'[k % 2]}\n" for k in range(20))
+    )
+    assert [column.name for column in opened(path, header="first").columns] == ["yes", "age"]
+
+
+def test_new_rows_are_read_as_the_training_was(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "\n".join(ADULT))
+    options = {"source.table.header": "none", "source.table.label": "5"}
+    predictor = metapl.fit(str(path), steps=4, labels=3, guard="off", options=options).predictor
+    rows = [line.rpartition(",")[0] for line in ADULT]
+    new = write(tmp_path / "new.csv", "\n".join(rows))
+    (chunk,) = metapl.predict_source(predictor, str(new))
+    assert len(chunk.ids) == len(ADULT)
+
+
+def test_trailing_columns_without_a_name_are_dropped_with_a_note(tmp_path: Path) -> None:
+    rows = "".join(f"{k * 7 % 11},{k * 3 % 13},{'uv'[k % 2]},,\n" for k in range(20))
+    source = opened(write(tmp_path / "x.csv", "a,b,label,,\n" + rows))
+    assert [column.name for column in source.columns] == ["a", "b"]
+    assert "x.csv: 2 empty columns without a name at the end dropped" in source.notes
+    short = opened(write(tmp_path / "y.csv", "a,b,label,\n" + rows.replace(",,\n", "\n")))
+    assert [column.name for column in short.columns] == ["a", "b"]
+
+
+def test_other_columns_without_a_name_may_be_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "a,,label\n" + "".join(f"{k * 7 % 11},z,{'uv'[k % 2]}\n" for k in range(20)))
+    with pytest.raises(
+        UserError, match=r"column 2 has no name\. Name it .* set source\.table\.ignore=unnamed_2"
+    ) as error:
+        opened(path)
+    assert "pandas" not in str(error.value)
+    assert [column.name for column in opened(path, ignore="unnamed_2").columns] == ["a"]
+
+
+@pytest.mark.parametrize("first", ['"",', ","])
+def test_row_names_of_pandas_and_r_are_not_used(tmp_path: Path, first: str) -> None:
+    rows = "".join(f"{900 - k * 7},{k * 7 % 11},{'uv'[k % 2]}\n" for k in range(20))
+    source = opened(write(tmp_path / "x.csv", f"{first}a,label\n{rows}"))
+    assert [column.name for column in source.columns] == ["a"]
+    assert "the first column has no name and is not used (pandas and R write the names of rows so)" in notes(source)
+
+
+def test_r_writes_one_field_more_than_the_header_has(tmp_path: Path) -> None:
+    rows = "".join(f"row{k}\t{k * 7 % 11}\t{'uv'[k % 2]}\n" for k in range(20))
+    source = opened(write(tmp_path / "x.tsv", "a\tlabel\n" + rows))
+    assert source.data[:3, 0].tolist() == [0, 7, 3]  # type: ignore[attr-defined]
+    assert "R writes the names of rows so" in notes(source)
+
+
+QUOTE = '"'
+SENTENCES = [
+    f"{QUOTE * (k % 4 == 0)}sentence {k} is {('poor', 'fine')[k % 2]}{QUOTE * (k % 7 == 0)}\t{'uv'[k % 2]}"
+    for k in range(1000)
+]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_quotes_that_mean_nothing_lose_no_line(tmp_path: Path, skip: bool) -> None:
+    path = write(tmp_path / "x.tsv", "text\tlabel\n" + "\n".join(SENTENCES))
+    with pytest.raises(UserError, match=r"x\.tsv, lines? \d+.*source\.table\.quotes=none"):
+        opened(path, skip_bad_rows=skip)
+    source = opened(path, quotes="none", skip_bad_rows=skip)
+    assert len(source.ids) == 1000
+    assert not source.problems
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['"He said,1,2,u', 'she said",3,4,v', "they said,5,6,u"],
+        ['a,"1,2,u', "b,3,4,v", 'c",5,6,u'],
+    ],
+)
+def test_a_row_that_swallowed_lines_is_never_skipped(tmp_path: Path, lines: list[str]) -> None:
+    path = write(tmp_path / "x.csv", "\n".join(["name,a,b,label", *lines, *("d,7,8,v" for _ in range(9))]))
+    with pytest.raises(UserError, match=r"lines 2 to .*source\.table\.quotes=none"):
+        opened(path, skip_bad_rows=True)
+    assert len(opened(path, quotes="none").ids) == 12
+
+
+def test_texts_of_several_lines_are_read_as_before(tmp_path: Path) -> None:
+    rows = "".join(f'"first {k}, and\nsecond, third\n",{"uv"[k % 2]}\n' for k in range(20))
+    source = opened(write(tmp_path / "x.csv", "text,label\n" + rows))
+    assert len(source.ids) == 20
+    assert "x.csv: 20 rows of several lines" in notes(source)
+
+
+def test_check_finds_swallowed_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tsv", "text\tlabel\n" + "\n".join(SENTENCES))
+    with pytest.raises(UserError, match=r"source\.table\.quotes=none"):
+        metapl.check(str(path))
+
+
+def test_predictions_do_not_offer_settings(tmp_path: Path) -> None:
+    rows = "\n".join(f"{k * 7 % 11},{k * 3 % 13},{'uv'[k % 2]}" for k in range(20))
+    predictor = metapl.fit(
+        str(write(tmp_path / "x.csv", f"a,b,label\n{rows}")), steps=4, labels=3, guard="off"
+    ).predictor
+    new = write(tmp_path / "new.csv", "\n".join(f"{k * 7 % 11}.5,{k * 3 % 13}.5" for k in range(20)))
+    with pytest.raises(UserError, match="the first line looks like a row") as error:
+        list(metapl.predict_source(predictor, str(new)))
+    assert "source." not in str(error.value)
+    assert np.isfinite(predictor.predict_proba(np.zeros((1, 2)))).all()
