@@ -29,7 +29,7 @@ from metapl.data.modalities import modality_of
 from metapl.data.options import SourceOptions
 from metapl.data.traits import traits
 from metapl.errors import UserError
-from metapl.models.encoders import FrozenEncoder, Look, build_encoder, own_look
+from metapl.models.encoders import FrozenEncoder, InputSpec, build_encoder, own_input_spec
 from metapl.models.probe import alike
 from metapl.types import Column, Kind, Preprocessing, Source, Tokens
 from metapl.utils.cache import LIMIT, cache_folder, has_room, locked_cache, tidy, used
@@ -241,12 +241,12 @@ def embed(
         white=own.white,
         resized=own.resized,
     )
-    look = None
+    spec = None
     if plain and not (size is None and mean is None and std is None):
-        noted = (own_look(encoder) if isinstance(encoder, str) else None) or Look()
+        noted = (own_input_spec(encoder) if isinstance(encoder, str) else None) or InputSpec()
         sides = (size, size) if isinstance(size, int) else size
-        look = Look(sides or noted.size, tuple(mean or noted.mean), tuple(std or noted.std), noted.channels)
-    made = build_encoder(encoder, takes, weights_file=weights, look=look, normalize=normalize, pooling=pooling)
+        spec = InputSpec(sides or noted.size, tuple(mean or noted.mean), tuple(std or noted.std), noted.channels)
+    made = build_encoder(encoder, takes, weights_file=weights, spec=spec, normalize=normalize, pooling=pooling)
     return EmbeddedSource(source, made.to(pick_device(device)), cache, tell)
 
 
@@ -273,8 +273,8 @@ def for_encoder(options: SourceOptions) -> SourceOptions:
     if split_name(options.encoder.name).prefix == "hf" and options.text.tokenizer == "auto":
         options = replace(options, text=replace(options.text, tokenizer=options.encoder.name))
     sides = options.encoder.sides
-    if sides is None and options.encoder.name and (look := own_look(options.encoder.name)):
-        sides = look.size
+    if sides is None and options.encoder.name and (spec := own_input_spec(options.encoder.name)):
+        sides = spec.size
     if options.image.size == "auto" and options.encoder.name and sides:
         options = replace(options, image=replace(options.image, size=f"auto:{sides[0]}x{sides[1]}"))
     return options

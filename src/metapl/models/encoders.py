@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from metapl.errors import UserError
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.probe import probe_rows, sketch
-from metapl.models.vision import Look as Look
+from metapl.models.vision import InputSpec as InputSpec
 from metapl.types import Preprocessing, Resize, Tokens
 from metapl.utils.names import split_name
 
@@ -51,14 +51,14 @@ class FrozenEncoder:
         network: nn.Module,
         name: str,
         takes: Preprocessing,
-        look: Look | None = None,
+        spec: InputSpec | None = None,
         *,
         weights: str = "",
         normalize: bool = False,
         pooling: str = "mean",
     ) -> None:
         self.network, self.name, self.takes, self.weights = network.eval(), name, takes, weights
-        self.look, self.normalize, self.pooling = look or Look(), normalize, pooling
+        self.spec, self.normalize, self.pooling = spec or InputSpec(), normalize, pooling
         self.sha256 = _digest(network)
         features = self.encode(probe_rows(takes))  # this also checks that it takes such rows
         self.features, self.probe = int(features.shape[1]), sketch(features)
@@ -71,7 +71,7 @@ class FrozenEncoder:
     @property
     def identity(self) -> str:
         """Everything beside the row that its features depend on, as far as it is known exactly."""
-        parts = [self.sha256, self.look.size, self.look.mean, self.look.std, self.look.channels]
+        parts = [self.sha256, self.spec.size, self.spec.mean, self.spec.std, self.spec.channels]
         takes = [self.takes.kind, self.takes.shape, repr(self.takes.tokens), self.takes.resize]
         return json.dumps([*parts, self.normalize, self.pooling, *takes])
 
@@ -127,13 +127,13 @@ class FrozenEncoder:
 
     def _image(self, x: Tensor) -> Tensor:
         """Bring uint8 [n, C, h, w] to the size, channels and scale of the network's own training."""
-        look, x = self.look, x.float().div_(255)
-        if look.channels and x.shape[1] != look.channels:
-            x = x.expand(-1, look.channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
-        if look.size is not None:
-            x = at_size(x, look.size, self.takes.resize)
-        if look.mean:
-            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (look.mean, look.std))
+        spec, x = self.spec, x.float().div_(255)
+        if spec.channels and x.shape[1] != spec.channels:
+            x = x.expand(-1, spec.channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
+        if spec.size is not None:
+            x = at_size(x, spec.size, self.takes.resize)
+        if spec.mean:
+            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
             x = (x - mean) / std
         return x
 
@@ -203,7 +203,7 @@ def build_encoder(
     takes: Preprocessing,
     *,
     weights_file: str = "",
-    look: Look | None = None,
+    spec: InputSpec | None = None,
     normalize: bool | None = None,
     pooling: str = "auto",
 ) -> FrozenEncoder:
@@ -213,7 +213,7 @@ def build_encoder(
         encoder: one of KINDS, or from Python a module (a copy is used) or a factory.
         takes: kind, shape and tokens of the rows.
         weights_file: its weights, .safetensors or .pth.
-        look: the form of its images, if not that of its own configuration.
+        spec: the form of its images, if not that of its own configuration.
         normalize: scale features to length 1; None = as the folder of an ``hf:`` encoder says, else no.
         pooling: see ``FrozenEncoder``; auto = as the folder says.
 
@@ -230,20 +230,20 @@ def build_encoder(
             raise UserError(
                 "encoder.weights does not go with an hf: encoder", "Its folder has them.", "source.encoder.weights"
             )
-        return _hf(rest, takes, look, normalize, pooling)
+        return _hf(rest, takes, spec, normalize, pooling)
     if takes.tokens is not None and kind in ("timm", "torchvision"):
         raise UserError(f"the encoder '{name}' takes images, these rows are texts", "Use hf:FOLDER.", "encoder")
-    look = look or own_look(name) or Look()
+    spec = spec or own_input_spec(name) or InputSpec()
     with torch.random.fork_rng():
         torch.manual_seed(0)  # weights that no file has are the same every time
-        network = _network(encoder, name, (look.channels or takes.shape[0], *(look.size or takes.shape[1:])))
+        network = _network(encoder, name, (spec.channels or takes.shape[0], *(spec.size or takes.shape[1:])))
     if weights_file:
         weights_file = os.path.abspath(os.path.expanduser(weights_file))
         weights.load_body(network, weights.read_weights(weights_file), 0, weights_file)
-    return FrozenEncoder(network, name, takes, look, weights=weights_file, normalize=bool(normalize))
+    return FrozenEncoder(network, name, takes, spec, weights=weights_file, normalize=bool(normalize))
 
 
-def own_look(name: str) -> Look | None:
+def own_input_spec(name: str) -> InputSpec | None:
     """Return the form of the named encoder's images; None if it is not known.
 
     Raises:
@@ -251,11 +251,11 @@ def own_look(name: str) -> Look | None:
     """
     kind, rest = split_name(name)
     if kind == "timm":
-        return vision.timm_look(rest)
+        return vision.timm_input_spec(rest)
     if kind == "torchvision":
-        return vision.torchvision_look(rest)
+        return vision.torchvision_input_spec(rest)
     if kind == "hf":
-        return huggingface.look(huggingface.model_folder(rest))
+        return huggingface.input_spec(huggingface.model_folder(rest))
     return None
 
 
@@ -287,7 +287,9 @@ def _copied(module: nn.Module, name: str) -> nn.Module:
         raise UserError(f"the encoder '{name}' cannot be copied ({error})", remedy, "encoder") from error
 
 
-def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | None, pooling: str) -> FrozenEncoder:
+def _hf(
+    folder: str, takes: Preprocessing, spec: InputSpec | None, normalize: bool | None, pooling: str
+) -> FrozenEncoder:
     if pooling not in ("auto", "mean", "cls", "begin"):
         raise UserError(f"unknown pooling '{pooling}'", "Use auto, mean, cls or begin.", "source.encoder.pooling")
     path = Path(os.path.abspath(huggingface.model_folder(folder)))
@@ -301,7 +303,7 @@ def _hf(folder: str, takes: Preprocessing, look: Look | None, normalize: bool | 
         HFBody(network, takes.tokens),
         f"hf:{path}",
         takes,
-        None if takes.tokens is not None else look or huggingface.look(path),
+        None if takes.tokens is not None else spec or huggingface.input_spec(path),
         normalize=unit if normalize is None else normalize,
         pooling=noted if pooling == "auto" else pooling,
     )

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from metapl.errors import UserError
-from metapl.models.vision import Look, library
+from metapl.models.vision import InputSpec, library
 from metapl.types import Tokens
 
 Shape = tuple[int, ...]
@@ -180,7 +180,7 @@ def takes_sizes(model: nn.Module) -> bool:
     return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
 
-def look(path: Path) -> Look:
+def input_spec(path: Path) -> InputSpec:
     """Return the image size, mean and std stated in ``preprocessor_config.json``, else in ``config.json``."""
     config = read_config(path)
     try:
@@ -194,7 +194,7 @@ def look(path: Path) -> Look:
         side = size.get("shortest_edge") or config.get("image_size")
         size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else side
     sides = (size, size) if isinstance(size, int) else tuple(size) if size else None
-    return Look(sides, mean, std, channels)
+    return InputSpec(sides, mean, std, channels)
 
 
 def sentence_settings(path: Path) -> tuple[str, bool]:

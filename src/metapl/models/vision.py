@@ -25,7 +25,7 @@ _ONE_OUTPUT = {name: {"aux_logits": False, "init_weights": True} for name in ("i
 
 
 @dataclass(frozen=True)
-class Look:
+class InputSpec:
     """The form in which an encoder takes images.
 
     Attributes:
@@ -136,7 +136,7 @@ def without_head(model: nn.Module) -> nn.Module:
     return model
 
 
-def timm_look(name: str) -> Look:
+def timm_input_spec(name: str) -> InputSpec:
     """Return the image size, mean and std that timm states for the network.
 
     Raises:
@@ -147,10 +147,10 @@ def timm_look(name: str) -> Look:
         raise UserError(f"timm has no network '{name}'", like(name, timm.list_models()), "encoder")
     stated = timm.models.get_pretrained_cfg(name)
     channels, height, width = stated.input_size
-    return Look((height, width), tuple(stated.mean), tuple(stated.std), channels)
+    return InputSpec((height, width), tuple(stated.mean), tuple(stated.std), channels)
 
 
-def torchvision_look(name: str) -> Look:
+def torchvision_input_spec(name: str) -> InputSpec:
     """Return the image size, mean and std of torchvision's own weights for the network, without fetching them.
 
     Raises:
@@ -162,7 +162,7 @@ def torchvision_look(name: str) -> Look:
         raise UserError(f"torchvision has no classifier '{name}'", like(name, known), "encoder")
     stated = models.get_model_weights(name).DEFAULT.transforms()
     side = stated.crop_size[0]
-    return Look((side, side), tuple(stated.mean), tuple(stated.std), 3)
+    return InputSpec((side, side), tuple(stated.mean), tuple(stated.std), 3)
 
 
 def _own_size(name: str, shape: Shape) -> dict[str, Any]:

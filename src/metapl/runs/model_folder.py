@@ -23,7 +23,7 @@ from metapl.data.modalities import make_views
 from metapl.errors import UserError
 from metapl.models import Factory, architecture, as_factory, build_given, rebuild
 from metapl.models.combined import PLAIN, assemble, describe
-from metapl.models.encoders import FrozenEncoder, Look, build_encoder
+from metapl.models.encoders import FrozenEncoder, InputSpec, build_encoder
 from metapl.models.own import check_trusted
 from metapl.models.probe import alike
 from metapl.types import ModelInput, Preprocessing
@@ -215,7 +215,7 @@ def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:
         "weights": encoder.weights,
         "sha256": encoder.sha256,
         "probe": [" ".join(f"{value:.6g}" for value in row) for row in encoder.probe.tolist()],
-        "look": asdict(encoder.look),
+        "look": asdict(encoder.spec),
         "normalize": encoder.normalize,
         "pooling": encoder.pooling if encoder.takes.tokens is not None and encoder.name.startswith("hf:") else "auto",
         "takes": preprocessing_to_dict(encoder.takes),
@@ -228,12 +228,12 @@ def _encoder_from_dict(stored: dict[str, Any], given: nn.Module | Factory | None
     Raises:
         UserError: its files are gone, or it has other weights, or makes something else of the same row now.
     """
-    look: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["look"].items()}
+    spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["look"].items()}
     made = build_encoder(
         stored["name"] if given is None else given,
         preprocessing_from_dict(stored["takes"]),
         weights_file="" if given is not None else stored["weights"],
-        look=Look(**look),
+        spec=InputSpec(**spec),
         normalize=stored["normalize"],
         pooling=stored.get("pooling", "auto"),
     )

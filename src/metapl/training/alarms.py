@@ -177,11 +177,11 @@ def gap_words(method: str, settings: Any) -> tuple[str, str]:
     """Who disagrees, and what can be done, for the method that runs."""
     strong = "soften the strong views (the views.* settings)"
     if method == "mpl":
-        hears = settings.feedback != "none" and settings.feedback_weight > 0
+        uses_feedback = settings.feedback != "none" and settings.feedback_weight > 0
         free = settings.feedback == "exact" and not settings.feedback_cap
-        helps = ["cap the feedback (mpl.feedback_cap=1)"] if hears and free else []
+        helps = ["cap the feedback (mpl.feedback_cap=1)"] if uses_feedback and free else []
         early = settings.feedback_start < 0.25
-        helps += ["begin the feedback later (mpl.feedback_start=0.25)"] if hears and early else []
+        helps += ["begin the feedback later (mpl.feedback_start=0.25)"] if uses_feedback and early else []
         stuck = f", or, where the student stays at chance, {' or '.join(helps)}" if helps else ""
         return "teacher and student name the same class", f"Train longer, {strong}{stuck}"
     if method == "mpl_reduced":

@@ -237,7 +237,7 @@ def test_the_cache_and_a_stored_model_know_an_encoder_by_what_it_does(other: Any
 def test_rounding_is_no_other_encoder() -> None:
     takes = Preprocessing("image", (3, 32, 32), (0.0,) * 3, (1.0,) * 3)
     net = build_encoder("timm:test_resnet", takes)
-    half = build_encoder(_Rounded(net.network), takes, look=net.look)
+    half = build_encoder(_Rounded(net.network), takes, spec=net.spec)
     assert not torch.equal(net.probe, half.probe)
     assert alike(half.probe, net.probe)
     rows = probe_rows(takes)
@@ -309,7 +309,7 @@ def test_named_encoders(name: str) -> None:
     one, other = made.rows(np.arange(4)), embed(images(), name, size=32, cache=False).rows(np.arange(4))
     assert torch.allclose(one, other, atol=1e-5)  # random weights, but the same every time
     assert one.std(0).max() > 1e-4
-    noted = made.encoder.look
+    noted = made.encoder.spec
     assert noted.channels == 3
     assert noted.size == (32, 32)
     assert noted.mean[0] > 0.3

@@ -18,7 +18,7 @@ from torch import nn
 from metapl.errors import UserError
 from metapl.methods import METHODS
 from metapl.models import as_factory, build_given, build_model, given_name
-from metapl.models.encoders import Look, build_encoder
+from metapl.models.encoders import InputSpec, build_encoder
 from metapl.optim import OptimConfig
 from metapl.runs.model_folder import Predictor, load_model, save_model
 from metapl.types import Context, Preprocessing, Tokens
@@ -413,7 +413,9 @@ def test_two_nets_of_torchvision_scale_pixels_as_their_weights_want(
     assert two(torch.randn(2, 2, side, side)).isfinite().all()
 
     takes = image_rows((1, side, side))
-    encoder = build_encoder(f"torchvision:{name}", takes, weights_file=str(path), look=Look((side, side), MEAN, STD, 3))
+    encoder = build_encoder(
+        f"torchvision:{name}", takes, weights_file=str(path), spec=InputSpec((side, side), MEAN, STD, 3)
+    )
     raw = torch.randint(0, 255, (3, 1, side, side), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, STD))
     own.fc = nn.Identity()

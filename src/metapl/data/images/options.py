@@ -97,26 +97,26 @@ class ImageOptions(Settings, group="source.image"):
 OWN_SIZE = ImageOptions()
 
 
-class Heads:
-    """The sizes and colours of the images seen so far, as far as they decide the common shape."""
+class SizeStats:
+    """Collects the sizes and colours of images, as far as they decide the common shape."""
 
     def __init__(self) -> None:
         self.sizes: set[tuple[int, int]] = set()
         self.grey = True
 
     def add(self, height: int, width: int, grey: bool) -> None:
-        """One image more."""
+        """Add one image."""
         self.grey &= bool(grey)
-        if len(self.sizes) < 2:  # a second size says all that a third could
+        if len(self.sizes) < 2:  # two sizes are enough to know that there is no common one
             self.sizes.add((height, width))
 
     def shape(self, options: ImageOptions) -> tuple[int, int, int]:
-        """(channels, height, width) that every image is brought to."""
+        """Return the (channels, height, width) to which all images are resized."""
         channels = 1 if self.sizes and self.grey else 3
         return channels, *(options.sides or options.common(self.sizes) or options.auto_sides)
 
     def note(self, options: ImageOptions) -> str:
-        """What a user should know about ``shape``."""
+        """Return a sentence for the user about ``shape``."""
         channels, height, width = self.shape(options)
         form = f"{height} x {width}, {'grey' if channels == 1 else 'RGB'}"
         how = "" if options.resize == "cover" else f" ({options.resize})"

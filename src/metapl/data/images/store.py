@@ -21,7 +21,7 @@ from torch import Tensor
 from metapl.data.images.cache import ImageCache
 from metapl.data.images.decode import PIECE, Decoded, Stored, Unreadable, decode_many, digest_of_file, probe
 from metapl.data.images.facts import BAD, GOOD, UNKNOWN, Facts
-from metapl.data.images.options import GIB, Heads, ImageOptions
+from metapl.data.images.options import GIB, ImageOptions, SizeStats
 
 Array = np.ndarray[Any, Any]
 KEPT_BYTES = GIB // 2  # decoded rows beyond the held ones that are kept for the next call
@@ -173,24 +173,24 @@ class ImageStore:
         The shape is guessed from the images seen; where a later one proves the guess wrong, held pixels start anew.
         That happens twice at most: another size, and the first colour.
         """
-        heads, facts, options, began = Heads(), self.facts, self.options, time.monotonic()
+        stats, facts, options, began = SizeStats(), self.facts, self.options, time.monotonic()
         for height, width, grey in np.unique(facts.head[facts.state == GOOD], axis=0).tolist():
-            heads.add(height, width, bool(grey))
+            stats.add(height, width, bool(grey))
         todo = np.flatnonzero(facts.state == UNKNOWN)
-        if not heads.sizes:
-            self._first_head(todo, heads)
-        while not self._decode(todo, heads):
+        if not stats.sizes:
+            self._first_head(todo, stats)
+        while not self._decode(todo, stats):
             pass
-        shape, self.note = heads.shape(options), heads.note(options)
+        shape, self.note = stats.shape(options), stats.note(options)
         if self.cache is not None:
             self.cache.keep_facts(facts)
             if self._data is not None and time.monotonic() - began > WORTH:
                 self._keep_pixels(shape, facts.digest[facts.state == GOOD], self._data)
         return shape
 
-    def _decode(self, todo: Array, heads: Heads) -> bool:
+    def _decode(self, todo: Array, stats: SizeStats) -> bool:
         """Enter what the images at ``todo`` show; False where they show that the shape was guessed wrong."""
-        shape = heads.shape(self.options)
+        shape = stats.shape(self.options)
         held = len(todo) == self.count and self.options.fits(self.count, shape)
         data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
         good, next_word = 0, time.monotonic() + SLOW
@@ -201,21 +201,21 @@ class ImageStore:
             self.facts.enter(k, result)
             if isinstance(result, Unreadable):
                 continue
-            heads.add(*result.head)
+            stats.add(*result.head)
             if data is not None:
-                if heads.shape(self.options) != shape:
+                if stats.shape(self.options) != shape:
                     return False
                 data[good] = result.pixels
                 good += 1
         self._data = None if data is None else data[:good]
         return True
 
-    def _first_head(self, todo: Array, heads: Heads) -> None:
+    def _first_head(self, todo: Array, stats: SizeStats) -> None:
         """A first guess of the shape, from the first header that can be read."""
         for k in todo.tolist():
             head = probe(self._stored(k), max(self.options.auto_sides))
             if head is not None:
-                return heads.add(*head)
+                return stats.add(*head)
 
     def _decoded(
         self, index: Array, shape: tuple[int, int, int], with_digest: bool = False
