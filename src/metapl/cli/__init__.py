@@ -24,8 +24,9 @@ from metapl.cli import reporting as reporting
 from metapl.cli import running as running
 from metapl.cli import tuning as tuning
 from metapl.cli import using as using
-from metapl.cli.app import State, say, stopped
 from metapl.cli.app import app as app
+from metapl.cli.app import say, stopped
+from metapl.cli.options import State
 from metapl.errors import UserError
 from metapl.utils import printing
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from metapl.cli.app import Data, Debug, Json, OptionalPath, Quiet, Settings, app, data_and_pairs, say
+from metapl.cli.app import app, say
+from metapl.cli.options import Data, Debug, Json, OptionalPath, Quiet, Settings, data_and_pairs
 from metapl.utils import printing
 
 

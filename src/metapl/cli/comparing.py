@@ -10,29 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from metapl.cli.app import (
-    ConfigFile,
-    Data,
-    Debug,
-    Device,
-    Download,
-    Json,
-    Labels,
-    LabelsTotal,
-    Model,
+from metapl.cli.app import app, say
+from metapl.cli.options import (
     Number,
     OptionalPath,
-    Quiet,
-    Settings,
     State,
     Text,
-    Validation,
+    TrainOptions,
     Whole,
-    app,
-    data_and_pairs,
-    fetching,
-    parsed,
-    say,
+    with_train_options,
 )
 from metapl.errors import UserError
 from metapl.utils import printing
@@ -42,9 +28,9 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@with_train_options
 def compare(
-    data: Data = None,
-    settings: Settings = None,
+    options: TrainOptions,
     methods: Annotated[
         str,
         typer.Option(
@@ -52,40 +38,26 @@ def compare(
         ),
     ] = "all",
     seeds: Annotated[int, typer.Option(metavar="N", help="Runs per method, each with other labels and weights.")] = 5,
-    seed: Annotated[Whole, typer.Option(metavar="FIRST", help="The first of the seeds; default 0.")] = None,
     budget: Annotated[
         Text,
         typer.Option(
-            metavar="WHAT", help="What is equal: steps, passes (rows through networks) or minutes; default steps."
+            metavar="WHAT",
+            help="What is equal: steps, passes (rows through networks: those of the first method) or minutes.",
         ),
-    ] = None,
-    steps: Annotated[
-        Whole,
-        typer.Option(metavar="N", help="Updates of each method; with --budget passes, of the first. Default 1000."),
     ] = None,
     minutes: Annotated[
         Number, typer.Option(metavar="M", help="Training per run, as many steps as fit: --budget minutes.")
     ] = None,
-    labels: Labels = None,
-    labels_total: LabelsTotal = None,
-    validation: Validation = None,
     reference: Annotated[
         Text, typer.Option(metavar="METHOD", help="What all are held against; by default supervised, or the first.")
     ] = None,
-    model: Model = None,
-    device: Device = None,
-    download: Download = False,
     workers: Annotated[
         Whole, typer.Option(metavar="N", help="Runs at a time, one core each; by default all cores, on a GPU 1.")
     ] = None,
-    config: ConfigFile = None,
     out: Annotated[
         OptionalPath,
         typer.Option(metavar="DIR", help="Folder of the results; by default a free one in comparisons/."),
     ] = None,
-    json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Compare methods on your data, seed by seed, with intervals.
 
@@ -112,20 +84,10 @@ def compare(
     from metapl.comparison import compare as run
     from metapl.utils.progress import make_progress
 
-    printing.check_json(json)
-    if steps is not None and (minutes is not None or budget == "minutes"):
+    printing.check_json(options.json)
+    if options.steps is not None and (minutes is not None or budget == "minutes"):
         raise UserError("--steps and a budget of minutes are both given", "Give one of the two.")
-    data, pairs = data_and_pairs(data, settings)
-    options = {
-        "model": model,
-        "split.labels": labels,
-        "split.labels_total": labels_total,
-        "split.validation": parsed(validation),
-        "steps": steps,
-        "seed": seed,
-        "device": device,
-        **fetching(download, model),
-    }
+    data, pairs = options.data_and_pairs
     by: Literal["steps", "passes", "minutes"] = budget or ("minutes" if minutes else "steps")  # type: ignore[assignment]
     State.folder = out
     _finish(
@@ -135,16 +97,16 @@ def compare(
             seeds,
             out=out,
             settings=pairs,
-            file=config,
-            options=options,
+            file=options.config,
+            options=options.keys(),
             budget=by,
             minutes=minutes,
             reference=reference,
             workers=workers,
-            progress=make_progress(quiet),
+            progress=make_progress(options.quiet),
             command=shlex.join(["metapl", *sys.argv[1:]]),
         ),
-        json,
+        options.json,
     )
 
 

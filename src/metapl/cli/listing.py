@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from metapl.cli.app import Debug, Json, Text, app
+from metapl.cli.app import app
+from metapl.cli.options import Debug, Json, Text
 from metapl.utils import printing
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from metapl.cli.app import Debug, Device, OptionalPath, State, app
+from metapl.cli.app import app
+from metapl.cli.options import Debug, Device, OptionalPath, State
 from metapl.cli.using import TrustCode
 from metapl.utils import printing
 

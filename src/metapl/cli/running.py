@@ -7,31 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from metapl.cli.app import (
-    ConfigFile,
-    Data,
+from metapl.cli.app import app, say
+from metapl.cli.options import (
     Debug,
-    Device,
-    Download,
-    Encoder,
+    Guard,
     Json,
-    Labels,
-    LabelsTotal,
-    Model,
+    Method,
     Number,
     OptionalPath,
     Quiet,
     Run,
-    Settings,
     State,
-    Text,
-    Validation,
-    Whole,
-    app,
-    data_and_pairs,
-    fetching,
-    parsed,
-    say,
+    TrainOptions,
+    with_train_options,
 )
 from metapl.errors import UserError
 from metapl.utils import printing
@@ -69,37 +57,18 @@ def demo(
 
 
 @app.command()
+@with_train_options
 def train(
-    data: Data = None,
-    settings: Settings = None,
-    method: Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")] = None,
-    model: Model = None,
-    encoder: Encoder = None,
-    labels: Labels = None,
-    labels_total: LabelsTotal = None,
-    validation: Validation = None,
-    steps: Annotated[Whole, typer.Option(metavar="N", help="Updates before fine-tuning; by default 1000.")] = None,
+    options: TrainOptions,
+    method: Method = None,
     minutes: Annotated[
         Number, typer.Option(metavar="M", help="As many steps as fit into M minutes here, instead of --steps.")
     ] = None,
-    seed: Annotated[Whole, typer.Option(metavar="N", help="Other labels, weights and batches; default 0.")] = None,
-    device: Device = None,
-    download: Download = False,
-    guard: Annotated[
-        Text,
-        typer.Option(
-            metavar="MODE",
-            help="Also train on the labels alone, and if that is not worse: return it (the default), warn, or off.",
-        ),
-    ] = None,
-    config: ConfigFile = None,
+    guard: Guard = None,
     out: Annotated[
         OptionalPath, typer.Option(metavar="DIR", help="The run folder, new or empty; by default a free one in runs/.")
     ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
-    json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Train a classifier and store it in a new run folder.
 
@@ -118,27 +87,14 @@ def train(
     from metapl.training.loop import train as run
     from metapl.utils.progress import make_progress
 
-    printing.check_json(json)
-    if steps is not None and minutes is not None:
+    printing.check_json(options.json)
+    if options.steps is not None and minutes is not None:
         raise UserError("--steps and --minutes are both given", "Give one of the two.")
-    data, pairs = data_and_pairs(data, settings)
-    options = {
-        "method": method,
-        "model": model,
-        "source.encoder.name": encoder,
-        "split.labels": labels,
-        "split.labels_total": labels_total,
-        "split.validation": parsed(validation),
-        "steps": steps,
-        "minutes": minutes,
-        "seed": seed,
-        "device": device,
-        **fetching(download, model),
-        "guard.mode": guard,
-    }
-    made = make_config(data, file=config, options=options, overrides=pairs)
+    data, pairs = options.data_and_pairs
+    keys = options.keys(method=method, minutes=minutes, **{"guard.mode": guard})
+    made = make_config(data, file=options.config, options=keys, overrides=pairs)
     State.folder = out
-    _finish(lambda: run(anchored(made), out, progress=make_progress(quiet)), json, report)
+    _finish(lambda: run(anchored(made), out, progress=make_progress(options.quiet)), options.json, report)
 
 
 @app.command()

@@ -8,30 +8,17 @@ from typing import Annotated
 
 import typer
 
-from metapl.cli.app import (
-    ConfigFile,
-    Data,
-    Debug,
-    Device,
-    Download,
-    Json,
-    Labels,
-    LabelsTotal,
-    Model,
+from metapl.cli.app import app, say
+from metapl.cli.options import (
+    Method,
     Number,
     OptionalPath,
-    Quiet,
-    Settings,
     State,
     Text,
     Texts,
-    Validation,
+    TrainOptions,
     Whole,
-    app,
-    data_and_pairs,
-    fetching,
-    parsed,
-    say,
+    with_train_options,
 )
 from metapl.utils import printing
 
@@ -39,10 +26,10 @@ MOST = 8  # trainings side by side where nobody asks for a number: each holds Py
 
 
 @app.command()
+@with_train_options
 def tune(
-    data: Data = None,
-    settings: Settings = None,
-    method: Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")] = None,
+    options: TrainOptions,
+    method: Method = None,
     search: Annotated[
         Texts,
         typer.Option(
@@ -58,30 +45,20 @@ def tune(
     folds: Annotated[
         Whole, typer.Option(metavar="K", help="By default the labels of the rarest class, from 2 to 5.")
     ] = None,
-    steps: Annotated[Whole, typer.Option(metavar="N", help="Updates of each training; by default 1000.")] = None,
     minutes: Annotated[
         Number, typer.Option(metavar="M", help="Begin no setting that would not be done within M minutes in all.")
     ] = None,
     workers: Annotated[
         Whole, typer.Option(metavar="N", help="Trainings side by side; by default one per core, one on a GPU.")
     ] = None,
-    model: Model = None,
-    labels: Labels = None,
-    labels_total: LabelsTotal = None,
-    validation: Validation = None,
-    seed: Annotated[
-        Whole, typer.Option(metavar="N", help="Other labels, folds, weights and batches; default 0.")
+    guard: Annotated[
+        Text,
+        typer.Option(metavar="MODE", help="Guard of the training with best.yaml: return (the default), warn, off."),
     ] = None,
-    device: Device = None,
-    download: Download = False,
-    config: ConfigFile = None,
     out: Annotated[
         OptionalPath,
         typer.Option(metavar="DIR", help="Folder for the results; one of the same tuning goes on where it was."),
     ] = None,
-    json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Choose settings by cross-validation on the labelled rows.
 
@@ -103,20 +80,10 @@ def tune(
     from metapl.utils.device import pick_device
     from metapl.utils.progress import make_progress
 
-    printing.check_json(json)
-    data, pairs = data_and_pairs(data, settings)
-    options = {
-        "method": method,
-        "model": model,
-        "split.labels": labels,
-        "split.labels_total": labels_total,
-        "split.validation": parsed(validation),
-        "steps": steps,
-        "seed": seed,
-        "device": device,
-        **fetching(download, model),
-    }
-    made = anchored(make_config(data, file=config, options=options, overrides=pairs))
+    printing.check_json(options.json)
+    data, pairs = options.data_and_pairs
+    keys = options.keys(method=method, **{"guard.mode": guard})
+    made = anchored(make_config(data, file=options.config, options=keys, overrides=pairs))
     folder = State.folder = out or free_folder(made)
     try:
         result = run(
@@ -128,11 +95,11 @@ def tune(
             folds=folds,
             minutes=minutes or 0.0,
             workers=default_workers(MOST, pick_device(made.device).type) if workers is None else workers,
-            progress=make_progress(quiet),
+            progress=make_progress(options.quiet),
         )
     except (JobsStopped, KeyboardInterrupt) as stopped:
         say(f"stopped. To go on, give the same command with --out {shlex.quote(str(folder))}")
         raise typer.Exit(128 + getattr(stopped, "signal_number", signal.SIGINT)) from None
     printing.give(
-        {**result.summary, "folder": str(result.folder)}, json, printing.tuning(result.folder, result.summary)
+        {**result.summary, "folder": str(result.folder)}, options.json, printing.tuning(result.folder, result.summary)
     )

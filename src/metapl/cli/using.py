@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from metapl.cli.app import Debug, Device, Json, Run, State, Text, app, say
+from metapl.cli.app import app, say
+from metapl.cli.options import Debug, Device, Json, Run, State, Text
 from metapl.utils import printing
 
 TrustCode = Annotated[
