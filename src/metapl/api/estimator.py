@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from metapl.config.settings import RunConfig
     from metapl.models import Factory
-    from metapl.training.result import PseudoLabels, Result
+    from metapl.training.result import PseudoLabeledRows, Result
 
 Array = np.ndarray[Any, Any]
 CARD = "estimator.json"
@@ -90,7 +90,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         Number of features; ``feature_names_in_`` : their names, where ``X`` is a DataFrame with names of text.
     transduction_ : ndarray of shape (n_samples,)
         For every row of ``X`` its label, or where it has none the predicted one.
-    pseudo_labels_ : PseudoLabels
+    pseudo_labels_ : PseudoLabeledRows
         ``index``, ``labels`` and ``probabilities`` of the rows without a label, those of ``X_unlabeled`` last.
     history_ : list of dict
         The logged numbers.
@@ -149,7 +149,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         from metapl.data.embedded import for_encoder
         from metapl.data.memory.arrays import from_arrays
         from metapl.data.tables.dataframe import is_frame
-        from metapl.runs.recorder import Memory
+        from metapl.runs.recorder import Recorder
         from metapl.training.loop import start
 
         config, network = self._config()
@@ -173,7 +173,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             features=features,
         )
         noted = _Noted(make_progress() if self.verbose else Silent())
-        result = start(config, lambda _: Memory(), source, noted, network=network, require_unlabeled=False)
+        result = start(config, lambda _: Recorder(), source, noted, network=network, require_unlabeled=False)
         self.classes_, self.notes_ = classes, noted.notes
         self._learn(result, codes)
         return self
@@ -182,7 +182,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         self.result_, self.predictor_, self.history_ = result, result.predictor, result.history
         self.model_name_ = result.summary["model"]
         found = result.pseudo_labels()
-        pseudo: PseudoLabels = replace(found, labels=self.classes_[found.probabilities.argmax(1)])
+        pseudo: PseudoLabeledRows = replace(found, labels=self.classes_[found.probabilities.argmax(1)])
         transduction = self.classes_[codes]
         inside = pseudo.index < len(codes)
         transduction[pseudo.index[inside]] = pseudo.labels[inside]

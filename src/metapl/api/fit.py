@@ -17,7 +17,7 @@ from metapl.data.memory.datasets import read_dataset
 from metapl.errors import UserError
 from metapl.models import Factory, as_factory, given_name
 from metapl.runs.folder import new_folder
-from metapl.runs.recorder import Memory, RunFolder
+from metapl.runs.recorder import Recorder, RunFolder
 from metapl.training.loop import Observer, Result, start
 from metapl.types import Source
 from metapl.utils.progress import Progress, Silent, make_progress
@@ -108,5 +108,5 @@ def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:
     return from_arrays(data, **rows, **words, features=config.source.table.named("features"))
 
 
-def _store(out: str | Path | None, config: RunConfig) -> Memory:
-    return Memory() if out is None else RunFolder(new_folder(Path(out), config))
+def _store(out: str | Path | None, config: RunConfig) -> Recorder:
+    return Recorder() if out is None else RunFolder(new_folder(Path(out), config))

@@ -30,7 +30,7 @@ SNAPSHOT_FILE = "snapshots.jsonl"
 
 
 @dataclass(frozen=True)
-class Start:
+class RunStart:
     """What is known when a run begins."""
 
     config: RunConfig
@@ -40,7 +40,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Made:
+class TrainedModel:
     """A network that a run ends with.
 
     Attributes:
@@ -55,14 +55,14 @@ class Made:
     card: dict[str, Any]
 
 
-class Memory:
+class Recorder:
     """Nothing is written: no checkpoints, so a stop is a plain ``KeyboardInterrupt`` and loses the run."""
 
     folder: Path | None = None
 
     def __init__(self) -> None:
-        self.start: Start | None = None
-        self.made: list[Made] = []
+        self.start: RunStart | None = None
+        self.models: list[TrainedModel] = []
         self.summary: dict[str, Any] = {}
         self._rows: list[dict[str, Any]] = []
         self._snapshots: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ class Memory:
         """Keep other processes away while the run is written."""
         return nullcontext()
 
-    def begin(self, start: Start) -> None:
+    def begin(self, start: RunStart) -> None:
         """Called once, before the first step of a new run."""
         self.start = start
 
@@ -123,14 +123,14 @@ class Memory:
     def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
         """A state that the run could go on from."""
 
-    def keep_model(self, made: Made) -> None:
-        self.made.append(made)
+    def keep_model(self, trained: TrainedModel) -> None:
+        self.models.append(trained)
 
     def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
         """Called once, after the models."""
         self.summary = summary
 
-    def copy_to(self, other: Memory) -> None:
+    def copy_to(self, other: Recorder) -> None:
         """Give ``other`` all of a finished run."""
         assert self.start is not None
         other.begin(self.start)
@@ -138,15 +138,15 @@ class Memory:
             other.log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
         for row in self._snapshots:
             other.keep_snapshot(row)
-        for made in self.made:
-            other.keep_model(made)
+        for trained in self.models:
+            other.keep_model(trained)
         other.finish(self.summary, self.start.source.problems)
 
 
 RUN_ID = "run"  # the key in env.json
 
 
-class RunFolder(Memory):
+class RunFolder(Recorder):
     """All goes to a folder, where the run can be resumed from."""
 
     def __init__(self, folder: Path) -> None:
@@ -163,7 +163,7 @@ class RunFolder(Memory):
         """
         return locked(self.folder / LOCK)
 
-    def begin(self, start: Start) -> None:
+    def begin(self, start: RunStart) -> None:
         """Write what is known before the first step.
 
         Raises:
@@ -211,8 +211,8 @@ class RunFolder(Memory):
         except (OSError, ValueError, RecursionError, AttributeError):
             return ""
 
-    def keep_model(self, made: Made) -> None:
-        save_model(self.folder / made.place, made.predictor, made.name, made.card)
+    def keep_model(self, trained: TrainedModel) -> None:
+        save_model(self.folder / trained.place, trained.predictor, trained.name, trained.card)
 
     def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
         super().finish(summary, problems)

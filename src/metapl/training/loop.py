@@ -27,7 +27,7 @@ from metapl.models import Factory
 from metapl.runs import checkpoint
 from metapl.runs.folder import load_split, new_folder, open_run
 from metapl.runs.model_folder import Predictor
-from metapl.runs.recorder import Made, Memory, RunFolder, Start
+from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import alarms, guard
 from metapl.training.announce import forecast, found_text, plan_text
 from metapl.training.job import Job, build_job, diverged, due, resolved, sound
@@ -89,7 +89,7 @@ def train(
 
 def start(
     config: RunConfig,
-    open_store: Callable[[RunConfig], Memory],
+    open_store: Callable[[RunConfig], Recorder],
     source: Source | None = None,
     progress: Progress | None = None,
     observe: Observer | None = None,
@@ -123,7 +123,7 @@ def start(
             if store.folder is not None:
                 progress.note(f"run folder: {store.folder}")
             with store.claimed():
-                store.begin(Start(config, device, source, split))
+                store.begin(RunStart(config, device, source, split))
                 store.keep_state(0, job.method.state_dict(), config.loop.keep)  # a kill in step 1 can be resumed, too
                 return _loop(job, 0, store, progress, observe)
 
@@ -168,7 +168,7 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
             return _loop(job, step, store, progress)
 
 
-def _loop(job: Job, start: int, store: Memory, progress: Progress, observe: Observer | None = None) -> Result:
+def _loop(job: Job, start: int, store: Recorder, progress: Progress, observe: Observer | None = None) -> Result:
     loop, total, began = job.config.loop, job.total, time.monotonic()
     finite = torch.ones((), dtype=torch.bool, device=job.device)
     store.truncate(start)
@@ -210,7 +210,7 @@ def _loop(job: Job, start: int, store: Memory, progress: Progress, observe: Obse
 
 
 def _finish(
-    job: Job, store: Memory, seconds: float, start: int, progress: Progress, halt: Callable[[], None]
+    job: Job, store: Recorder, seconds: float, start: int, progress: Progress, halt: Callable[[], None]
 ) -> Result:
     """Choose among the candidates on the validation rows, ask the guard, store the models, write the results."""
     candidates = job.method.candidates()
@@ -244,7 +244,7 @@ def _finish(
     return Result(store.folder, predictor, job.source, split, summary, store)
 
 
-def _keep(job: Job, store: Memory, chosen: str, model: Predictor, verdict: guard.Verdict) -> Predictor:
+def _keep(job: Job, store: Recorder, chosen: str, model: Predictor, verdict: guard.Verdict) -> Predictor:
     """Store the run's model, and beside it the one that the guard compared it with; gives the former."""
     made = [(model, {"method": job.config.method, "network": chosen})]
     if verdict.baseline is not None:
@@ -252,11 +252,11 @@ def _keep(job: Job, store: Memory, chosen: str, model: Predictor, verdict: guard
     if verdict.returned:
         made.reverse()
     for place, (predictor, card) in zip(("model", "model-not-chosen"), made):
-        store.keep_model(Made(place, predictor, job.config.model, {**card, "split_sha": job.split.sha}))
+        store.keep_model(TrainedModel(place, predictor, job.config.model, {**card, "split_sha": job.split.sha}))
     return made[0][0]
 
 
-def _judged(job: Job, store: Memory, done: int, observe: Observer | None) -> dict[str, float]:
+def _judged(job: Job, store: Recorder, done: int, observe: Observer | None) -> dict[str, float]:
     """Judge the validation rows and look at a sample of the unlabelled rows; both answers are kept for the report."""
     model, predictor = job.method.eval_model(), job.predictor(job.method.eval_model())
     judged = answers(predictor, job.source, job.split.validation)
@@ -270,7 +270,7 @@ def _judged(job: Job, store: Memory, done: int, observe: Observer | None) -> dic
     return found | dict(observe(done, predictor) if observe else {})
 
 
-def _alarms(job: Job, store: Memory) -> list[dict[str, Any]]:
+def _alarms(job: Job, store: Recorder) -> list[dict[str, Any]]:
     config = job.config
     return alarms.find(store.rows(), config.steps, config.method, config.settings, job.source.class_names)
 

@@ -13,14 +13,14 @@ from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate, probabilities
 from metapl.runs.folder import new_folder
 from metapl.runs.model_folder import Predictor
-from metapl.runs.recorder import Memory, RunFolder
+from metapl.runs.recorder import Recorder, RunFolder
 from metapl.types import Source, Split
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class PseudoLabels:
+class PseudoLabeledRows:
     """What the chosen network says about the rows that came without a label.
 
     Attributes:
@@ -52,7 +52,7 @@ class Result:
     source: Source
     split: Split
     summary: dict[str, Any]
-    kept: Memory = field(default_factory=Memory, repr=False)
+    kept: Recorder = field(default_factory=Recorder, repr=False)
 
     def __repr__(self) -> str:
         """Three lines: what ran and was chosen, how good it is on validation rows, what the guard says."""
@@ -98,11 +98,11 @@ class Result:
             raise UserError("this run has no test rows", remedy, self.source.name)
         return evaluate(self.predictor, self.source, self.split.test)
 
-    def pseudo_labels(self) -> PseudoLabels:
+    def pseudo_labels(self) -> PseudoLabeledRows:
         """The chosen network's answers for the unlabelled rows; those that trained with their label are left out."""
         index = self.source.readable(np.setdiff1d(self.split.unlabeled, self.split.labeled))
         p = probabilities(self.predictor, self.source, index).numpy()
-        return PseudoLabels(index, tuple(self.source.ids[k] for k in index.tolist()), self.predictor.names(p), p)
+        return PseudoLabeledRows(index, tuple(self.source.ids[k] for k in index.tolist()), self.predictor.names(p), p)
 
     def save(self, folder: str | Path) -> Path:
         """Write a run folder, without checkpoints, into ``folder``, which must be new or empty.

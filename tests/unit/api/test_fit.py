@@ -24,7 +24,7 @@ from metapl.data.embedded import for_encoder
 from metapl.data.sources import SourceOptions
 from metapl.errors import UserError
 from metapl.inference.run_evaluation import judge_own
-from metapl.runs.recorder import Memory, RunFolder
+from metapl.runs.recorder import Recorder, RunFolder
 from metapl.utils.progress import Silent
 
 SHORT: dict[str, Any] = {"steps": 12, "options": {"loop.log_every": 4, "batch.labeled": 8, "batch.unlabeled": 12}}
@@ -436,7 +436,7 @@ def test_a_diverging_run_is_told() -> None:
 
 
 def test_both_stores_read_back_what_was_logged(tmp_path: Path) -> None:
-    for store in (Memory(), RunFolder(tmp_path)):
+    for store in (Recorder(), RunFolder(tmp_path)):
         for step in (1, 2, 3):
             store.log(step, {"loss": 1.0 / step})
         store.truncate(2)
