@@ -24,11 +24,16 @@ class OptimConfig(Settings, group="optim"):
         "auto"
     )
     lr: Annotated[
-        float, "peak learning rate; 0: 0.05 for sgd, 0.001 for adamw (0.01 for ngram)", NOT_NEGATIVE, Tries("x0.3,x3")
+        float,
+        "peak learning rate; 0: 0.05 for sgd (0.01 for head), 0.001 for adamw (0.01 for ngram)",
+        NOT_NEGATIVE,
+        Tries("x0.3,x3"),
     ] = 0.0
     momentum: Annotated[float, "SGD's momentum, or Adam's first beta", BELOW_ONE] = 0.9
     nesterov: Annotated[bool, "SGD with Nesterov momentum"] = False
-    weight_decay: Annotated[float, "on weights; not on biases and normalisation layers", NOT_NEGATIVE] = 5e-4
+    weight_decay: Annotated[
+        float | Literal["auto"], "on weights; not on biases and norms; auto: 0.0005 (0.05 for head)", NOT_NEGATIVE
+    ] = "auto"
     clip: Annotated[float, "largest global gradient norm; 0 = no clipping", NOT_NEGATIVE] = 0.0
     schedule: Annotated[Literal["cosine", "constant"], "after the warm-up, over the main phase"] = "cosine"
     warmup: Annotated[int, Help("linear warm-up", "steps"), NOT_NEGATIVE] = 0
@@ -38,7 +43,10 @@ class OptimConfig(Settings, group="optim"):
         """Return the config with the optimiser and the rate that ``auto`` and 0 mean for the network ``model``."""
         ngram = model == "ngram"  # most rows of its table rarely see a gradient, so it has rates of its own
         name = self.name if self.name != "auto" else "adamw" if ngram else "sgd"
-        return replace(self, name=name, lr=self.lr or (0.05 if name == "sgd" else 0.01 if ngram else 0.001))
+        head = model == "head"  # rows of features are long, and few labels support few directions
+        lr = self.lr or ((0.01 if head else 0.05) if name == "sgd" else 0.01 if ngram else 0.001)
+        decay = (0.05 if head else 5e-4) if self.weight_decay == "auto" else self.weight_decay
+        return replace(self, name=name, lr=lr, weight_decay=decay)
 
 
 def learning_rate(config: OptimConfig, t: int, steps: int) -> float:
@@ -60,7 +68,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     """Make SGD or AdamW over two groups: matrices and kernels with weight decay, vectors (biases, norms) without."""
     config = config.resolved()
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]

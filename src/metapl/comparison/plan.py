@@ -168,7 +168,7 @@ def _row(spec: Spec, config: RunConfig) -> dict[str, Any]:
     return {**_without(to_dict(config), PER_RUN), **peer}
 
 
-_CHOSEN = re.compile(r" (finetune_|offer_)")  # settings of candidates that only validation rows can choose
+_CHOSEN = re.compile(r" finetune_")  # settings of a candidate that only validation rows can choose
 
 
 def _without_twins(
@@ -176,8 +176,7 @@ def _without_twins(
 ) -> dict[Spec, RunConfig]:
     """Without the rows that would train the same as one before them; ``notes`` gets their names.
 
-    Without validation rows nothing is fine-tuned and the teacher is not offered: rows that differ only in that are
-    the same.
+    Without validation rows nothing is fine-tuned: rows that differ only in that are the same.
     """
     kept: dict[Spec, RunConfig] = {}
     seen: dict[str, str] = {}
@@ -185,7 +184,7 @@ def _without_twins(
         tree = _flat(_row(spec, config))
         key = json.dumps({k: v for k, v in tree.items() if validated or not _CHOSEN.search(k)})
         if spec.label != reference and key in seen:
-            why = "" if validated else ", since without validation rows nothing is fine-tuned and no candidate chosen"
+            why = "" if validated else ", since without validation rows nothing is fine-tuned"
             notes.append(f"{spec.label} is left out: here it is the same as {seen[key]}{why}")
             continue
         seen.setdefault(key, spec.label)

@@ -45,7 +45,7 @@ SETS, OURS = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}\.safetensors
 
 
 class EmbeddedSource:
-    """A ``types.Source`` of kind table: the rows of another source as an encoder's features.
+    """A ``types.Source`` of kind features: the rows of another source as an encoder's features.
 
     Args:
         inner: the source of images or texts.
@@ -57,7 +57,7 @@ class EmbeddedSource:
         inner, encoder: as given.
     """
 
-    kind: Kind = "table"
+    kind: Kind = "features"
     columns: tuple[Column, ...] = ()
     tokens: Tokens | None = None
 

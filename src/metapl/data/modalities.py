@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from metapl.data.batches.views import ViewConfig, Views
+from metapl.data.features import Features
 from metapl.data.images.modality import Images
 from metapl.data.modality import Modality
 from metapl.data.tables.modality import Tables
@@ -10,7 +11,7 @@ from metapl.data.texts.modality import Texts
 from metapl.errors import UserError
 from metapl.types import Kind, Preprocessing
 
-MODALITIES: dict[Kind, Modality] = {record.kind: record for record in (Images(), Tables(), Texts())}
+MODALITIES: dict[Kind, Modality] = {record.kind: record for record in (Images(), Tables(), Texts(), Features())}
 
 
 def register_modality(modality: Modality) -> None:

@@ -12,6 +12,7 @@ E6  teacher loss = CE(y_l, T(x_l)) + uda + weight * feedback
     uda = uda_weight * ramp(t) * mean_i mask_i CE(softmax(T(weak)/temperature), T(strong))   (``parts.UDATerm``)
 E7  afterwards a copy of the student's EMA is fine-tuned on the labelled rows (``parts.FineTuner``), and validation rows
     choose
+E8  the result is the mean of the probabilities of both EMAs, where validation rows do not prefer one network
 
 ``docs/methods/mpl.md`` lists every logged number and every deviation from the paper.
 """
@@ -28,6 +29,7 @@ from metapl import feedback as fb
 from metapl.losses import cross_entropy, soft_cross_entropy
 from metapl.methods import fields
 from metapl.methods.parts import FineTuner, MovingBaseline, UDATerm, make_report, unlabeled_views
+from metapl.models.combined import Average
 from metapl.optim import Learner, predict_logits, ramp
 from metapl.pseudo_labels import sample_labels
 from metapl.thresholds import check_threshold, make_threshold
@@ -72,9 +74,7 @@ class MPL:
         ] = 0.0
         finetune_steps: fields.FinetuneSteps = 100
         finetune_lr: fields.FinetuneRate = 1e-3
-        offer_teacher: Annotated[bool, "validation rows may choose the teacher's average (not with teacher_model)"] = (
-            True
-        )
+        offer_teacher: Annotated[bool, "return the mean of student and teacher (E8; not with teacher_model)"] = True
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -170,13 +170,14 @@ class MPL:
         return self.student.ema.model if self.finetuner.model is None else self.finetuner.model
 
     def candidates(self) -> dict[str, nn.Module]:
-        """Return the student first; in a run too short for it to catch up the teacher may be better."""
-        networks = {"student_ema": self.student.ema.model}
+        """Return the mean of both networks first: in a short run the student is late, in a long one both agree."""
+        student, teacher = self.student.ema.model, self.teacher.ema.model
+        networks = {"student_ema": student}
         if self.finetuner.model is not None:
             networks["student_finetuned"] = self.finetuner.model
-        if self.offers_teacher:
-            networks["teacher_ema"] = self.teacher.ema.model
-        return networks
+        if not self.offers_teacher:
+            return networks
+        return {"mean": Average([student, teacher]).eval(), **networks, "teacher_ema": teacher}  # E8
 
     def calibrate(self, judge: Judge) -> None:
         self.selection.fit(*judge(self.teacher.model))

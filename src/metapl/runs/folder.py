@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from metapl.config.settings import RunConfig, load_config
 from metapl.data.batches.split import from_json
 from metapl.errors import UserError
@@ -66,6 +68,12 @@ def load_split(folder: Path, source: Source) -> Split:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"the stored split cannot be read ({error})", "Train again.", str(folder)) from error
     return from_json(stored, source)
+
+
+def is_of_0_1_0(folder: Path) -> bool:
+    """Whether version 0.1.0 began the run: its settings of the source do not stand in groups."""
+    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return not isinstance(tree["source"]["encoder"], dict)
 
 
 def csv_text(header: list[str], rows: list[list[Any]]) -> str:

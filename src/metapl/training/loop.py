@@ -25,7 +25,7 @@ from metapl.inference.evaluate import answers, best_of, evaluate, judge
 from metapl.methods import method_class
 from metapl.models import Factory
 from metapl.runs import checkpoint
-from metapl.runs.folder import load_split, new_folder, open_run
+from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import alarms, guard
@@ -154,6 +154,9 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
     source = open_source(config.ref if source is None else source, config.source)
+    if source.kind == "features" and is_of_0_1_0(folder):
+        what = "this run stands on features that 0.1.0 scaled in another way, so it cannot go on"
+        raise UserError(what, "Start it again, or resume it with metapl 0.1.0.", str(folder))
     split = load_split(folder, source)
     device = pick_device(config.device)
     prepared = prepare(source, split, device, network)

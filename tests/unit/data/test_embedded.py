@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -305,7 +306,7 @@ def test_the_cache_is_bounded_and_what_was_used_longest_ago_goes_first(
 @pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:squeezenet1_1"])
 def test_named_encoders(name: str) -> None:
     made = embed(images(), name, size=32)
-    assert made.kind == "table"
+    assert made.kind == "features"
     one, other = made.rows(np.arange(4)), embed(images(), name, size=32, cache=False).rows(np.arange(4))
     assert torch.allclose(one, other, atol=1e-5)  # random weights, but the same every time
     assert one.std(0).max() > 1e-4
@@ -449,7 +450,7 @@ def test_a_run_on_features_predicts_on_images(photos: Path, tmp_path: Path, cach
     }
     result = metapl.train(make_config(str(photos), options={**OPTIONS, **options}), tmp_path / "run")
     assert isinstance(result.source, EmbeddedSource)
-    assert result.summary["model"] == "mlp"
+    assert result.summary["model"] == "head"
     assert not result.source._done[result.split.test].any()
     assert result.source.inner.rows(np.array([0])).shape == (1, 1, 32, 32)
     card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
@@ -472,6 +473,22 @@ def test_a_run_on_features_predicts_on_images(photos: Path, tmp_path: Path, cach
     file.unlink()
     with pytest.raises(UserError, match="no such file of weights"):
         load_model(tmp_path / "run")
+
+
+def test_a_run_that_0_1_0_left_unfinished_on_features_is_not_resumed(tmp_path: Path) -> None:
+    source = embed(images(), Means())
+    made = metapl.train(make_config("x", options=OPTIONS), tmp_path / "run", source=source)
+    assert made.folder is not None
+    (made.folder / "results.json").unlink()
+    path = made.folder / "config.yaml"
+    now = path.read_text(encoding="utf-8")
+    tree = yaml.safe_load(now)
+    tree["source"] = {"encoder": "", "encoder_size": "auto"}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(UserError, match="scaled in another way"):
+        metapl.resume(made.folder, source=source)
+    path.write_text(now, encoding="utf-8")
+    metapl.resume(made.folder, source=source)
 
 
 def test_an_encoder_from_python_is_given_again(tmp_path: Path) -> None:

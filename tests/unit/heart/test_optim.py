@@ -245,7 +245,7 @@ def test_learner_state_round_trip() -> None:
 )
 def test_the_optimiser_that_auto_stands_for(given: dict[str, Any], model: str, name: str, lr: float) -> None:
     found = OptimConfig(**given, clip=2.0).resolved(model)
-    assert found == OptimConfig(name=name, lr=lr, clip=2.0)
+    assert found == OptimConfig(name=name, lr=lr, clip=2.0, weight_decay=5e-4)
     assert found.resolved("ngram") == found
 
 
@@ -262,3 +262,10 @@ def test_a_run_is_stepped_by_what_auto_stands_for(kind: str, optimizer: type, lr
     made = job.method.net  # type: ignore[attr-defined]
     assert type(made.optimizer) is optimizer
     assert made.config.lr == lr
+
+
+def test_the_head_of_an_encoder_has_a_rate_and_a_decay_of_its_own() -> None:
+    for model, expected in (("head", (0.01, 0.05)), ("mlp", (0.05, 5e-4)), ("ngram", (0.01, 5e-4))):
+        found = OptimConfig().resolved(model)
+        assert (found.lr, found.weight_decay) == expected
+    assert OptimConfig(lr=0.2, weight_decay=0.0).resolved("head") == OptimConfig("sgd", lr=0.2, weight_decay=0.0)

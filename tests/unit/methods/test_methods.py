@@ -254,7 +254,7 @@ def test_silenced_and_quiet_nothing_moves_the_teacher(row: Row, monkeypatch: pyt
 def test_fine_tuning_moves_the_copy_alone() -> None:
     method, stream = build(BY_NAME["mpl-exact"], net=noisy_net)
     run(method, stream, 0, STEPS)
-    assert list(method.candidates()) == ["student_ema", "teacher_ema"]
+    assert list(method.candidates()) == ["mean", "student_ema", "teacher_ema"]
     before = copy.deepcopy({k: v for k, v in method.state_dict().items() if k != "finetuned"})
     start = copy.deepcopy(vars(method)["student"].ema.model.state_dict())
     gradients = {n: p.grad for m in ("teacher", "student") for n, p in networks(method)[m].named_parameters()}
@@ -266,7 +266,7 @@ def test_fine_tuning_moves_the_copy_alone() -> None:
             assert m == "teacher" or p.grad is gradients[n]
     moved = networks(method)["finetuned"].state_dict()
     assert not [k for k in start if torch.equal(start[k], moved[k])]
-    assert list(method.candidates()) == ["student_ema", "student_finetuned", "teacher_ema"]
+    assert list(method.candidates()) == ["mean", "student_ema", "student_finetuned", "teacher_ema"]
     assert method.eval_model() is networks(method)["finetuned"]
 
 
@@ -355,3 +355,16 @@ def test_settings_out_of_range_are_refused() -> None:
         for settings in [*many, *([{"label_smoothing": 1.0}, {"label_smoothing": -0.1}] if smoothed else [])]:
             with pytest.raises(UserError, match=name):
                 METHODS[name].Config(**settings)
+
+
+def test_mpl_returns_the_mean_of_both_networks() -> None:
+    """E8, by hand; a teacher that is another network, or not offered, leaves the student alone."""
+    method, stream = build(BY_NAME["mpl-exact"])
+    run(method, stream, 0, STEPS)
+    found, x = method.candidates(), stream(0, method.needs).x_l
+    with torch.no_grad():
+        both = [torch.softmax(found[name](x), -1) for name in ("student_ema", "teacher_ema")]
+        torch.testing.assert_close(torch.softmax(found["mean"](x), -1), (both[0] + both[1]) / 2)
+    assert not torch.equal(both[0], both[1])
+    alone, _ = build(Row("student-alone", "mpl", {"offer_teacher": False}))
+    assert list(alone.candidates()) == ["student_ema"]

@@ -132,7 +132,7 @@ def test_run_folder(tmp_path: Path) -> None:
     summary = json.loads((folder / "results.json").read_text())
     assert summary["rows"] == {"labeled": 20, "unlabeled": len(made.split.unlabeled), "validation": 10, "test": 359}
     assert (summary["steps"], summary["extra_steps"], summary["resumed_at"]) == (12, 5, 0)
-    assert set(summary["validation"]) == {"student_ema", "student_finetuned", "teacher_ema"}
+    assert set(summary["validation"]) == {"mean", "student_ema", "student_finetuned", "teacher_ema"}
     assert json.loads((folder / "split.json").read_text())["sha"] == made.split.sha
     assert "torch" in json.loads((folder / "env.json").read_text())
     raw = open_digits().rows(made.split.test[:9])
@@ -512,7 +512,7 @@ def test_test_rows_are_opened_by_evaluate_alone(method: str, tmp_path: Path, mon
 
 def test_fine_tuning_that_nothing_could_choose_is_left_out(tmp_path: Path) -> None:
     made = train(config_of(split=SplitConfig(labels=3, validation="none")), tmp_path / "run")
-    assert (made.summary["extra_steps"], made.summary["chosen"]) == (0, "student_ema")
+    assert (made.summary["extra_steps"], made.summary["chosen"]) == (0, "mean")
     assert rows(made.folder)[-1]["step"] == made.summary["steps"]
 
 
@@ -557,7 +557,7 @@ def test_validation_rows_choose_the_network(settings: dict[str, Any], steps: int
 def test_without_validation_rows_the_method_decides(tmp_path: Path) -> None:
     made = train(config_of(split=SplitConfig(labels=1)), tmp_path / "run")
     assert len(made.split.validation) == 0
-    assert made.summary["chosen"] == "student_ema"
+    assert made.summary["chosen"] == "mean"
     assert made.summary["chosen_by"] == "default (no validation rows)"
     assert not any("validation_accuracy" in r for r in rows(made.folder))
 

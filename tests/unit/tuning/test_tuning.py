@@ -341,9 +341,9 @@ def test_the_time_limit_leaves_the_default_and_what_was_done(tmp_path: Path, mon
 
 
 def test_the_network_is_the_one_that_train_would_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With validation rows the best of student, fine-tuned student and teacher, without them the student."""
-    all_of_them = ["student_ema", "student_finetuned", "teacher_ema"]
-    for validation, allowed in (("auto", set(all_of_them)), ("none", {"student_ema"})):
+    """With validation rows the best of mean, student, fine-tuned student and teacher, without them the mean."""
+    all_of_them = ["mean", "student_ema", "student_finetuned", "teacher_ema"]
+    for validation, allowed in (("auto", set(all_of_them)), ("none", {"mean"})):
         options = {"mpl__finetune_steps": 3, "mpl__finetune_lr": 0.1, "split__validation": validation}
         config = config_of(method="mpl", **options)
         result = metapl.tune(config, tmp_path / validation, space=["mpl.uda_threshold=0.1"], folds=2)
