@@ -30,6 +30,7 @@ def render(template: str, values: dict[str, Any]) -> str:
     loader = FileSystemLoader(TEMPLATES)
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters["percent"] = lambda share: "-" if share is None else percent(share)
+    pages.filters["whole"] = lambda share: f"{100 * share:.0f} %"
     pages.filters["inline"] = Markup  # for the figures alone: elements that ``svg.inline`` has cleaned
     css = pages.get_template("style.css").render()
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()

@@ -67,7 +67,7 @@ def accuracy(record: Record, material: Material) -> Answer:
     low, high, count = figures["accuracy_low"], figures["accuracy_high"], figures["rows"]
     text = f"{percent(figures['accuracy'])} of the {count} {rows} are right. "
     text += f"The 95 % interval goes from {percent(low)} to {percent(high)}."
-    if rows == "validation rows":
+    if rows == "validation rows" and record.results.get("chosen_by") != "guard":
         text += " Validation rows also chose the network, so test rows may show a little less."
     if count < FEW:
         text += f" {count} rows are few: the interval is wide."

@@ -32,7 +32,7 @@ EACH = 3  # rows of each class
 OWN = set(
     """html head meta title style body a header nav main footer section figure figcaption div span p h1 h2 h3 ol ul li
     dl dt dd table thead tbody tr th td details summary pre code strong blockquote img svg g path defs use text tspan
-    clippath rect""".split()  # noqa: SIM905
+    clippath rect caption""".split()  # noqa: SIM905
 )
 
 
