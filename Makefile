@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | format | clean
+# make demo | test | test-slow | lint | format | docs | clean
 # PYTHON chooses the interpreter; TORCH, if given, is what pip installs first, such as TORCH=torch==2.13.0.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ RUFF_PATHS := src tests docs benchmarks examples
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format docs clean
 
 help:
 	@sed -n '1,2s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix $(RUFF_PATHS)
 	$(BIN)/ruff format $(RUFF_PATHS)
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site
 	find src tests docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,7 +14,16 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("a zero", "the [one]", "Zwei ü")
-QUICK = ("--steps", "6", "batch.labeled=8", "batch.unlabeled=16", "mpl.finetune_steps=2", "--guard", "off")
+QUICK = (
+    "--steps",
+    "6",
+    "batch.labeled=8",
+    "batch.unlabeled=16",
+    "mpl.finetune_steps=2",
+    "--guard",
+    "off",
+    "--no-report",
+)
 
 
 @dataclass

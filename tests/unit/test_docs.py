@@ -89,13 +89,13 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
         assert not anchor or anchor in anchors(there), f"{place}#{anchor}"
 
 
-def test_the_python_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_examples_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "start" / "python.md").read_text(encoding="utf-8")
     estimator, fit = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for code, (long, short) in ((estimator, ('method="mpl", ', "steps=5, ")), (fit, ("600", "5"))):
         assert long in code
-        exec(compile(code.replace(long, short), "README.md", "exec"), {})
+        exec(compile(code.replace(long, short), "python.md", "exec"), {})
     assert {p.name for p in tmp_path.iterdir()} == {"digits-model", "digits-run"}
 
 
@@ -150,3 +150,14 @@ def test_the_tutorial_pages_links_and_names_exist() -> None:
     for name in re.findall(r"metapl\.(\w+)\(", text):
         assert name in metapl.__all__, name
     assert "from-the-tutorial.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_shows_a_report() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    assert re.findall(r"!\[[^]]+\]\((docs/img/[^)]+)\)", text) == ["docs/img/report-clothing.png"]
+
+
+def test_pictures_of_the_pages_are_small() -> None:
+    for picture in (ROOT / "docs" / "img").glob("report-*.png"):
+        assert picture.stat().st_size < 250_000, picture.name

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from metapl._version import __version__
+from metapl.cli.home import home_text
 from metapl.cli.options import Debug
 from metapl.errors import nearest
 
@@ -51,9 +52,7 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
-    cls=_Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, name="metapl"
-)
+app = typer.Typer(cls=_Group, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False, name="metapl")
 
 
 @app.callback(invoke_without_command=True)
@@ -70,7 +69,7 @@ def _metapl(
     `metapl predict RUN IMAGES`. Each command explains itself: `metapl train --help`.
     """
     if ctx.invoked_subcommand is None:
-        print(ctx.get_help())
+        print(home_text(Path()))
 
 
 def say(text: str) -> None:

@@ -20,7 +20,8 @@ def methods(
     """List the training methods, or the settings of one.
 
     \b
-    Example:
+    Examples:
+      metapl methods
       metapl methods mpl
     """
     from metapl.config import help
@@ -50,7 +51,7 @@ def models(
 
     \b
     Examples:
-      metapl train photos --model convnet
+      metapl models
       metapl models timm:resnet18
     """
     from metapl.models import ADAPTERS, MODELS, names_like

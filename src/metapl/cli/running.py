@@ -40,8 +40,9 @@ def demo(
     Trains each, prints a table and writes results.json and a picture of the learning curves. Nothing is downloaded.
 
     \b
-    Example:
-      metapl demo --seeds 1
+    Examples:
+      metapl demo
+      metapl demo --seeds 1 --out my-demo
     """
     from metapl.api.demo import run_demo
     from metapl.training.workers import JobsStopped

@@ -36,6 +36,7 @@ class LoopConfig(Settings, group="loop"):
     eval_every: Annotated[int, Help("judge the validation rows; 0 = a tenth of the run", "steps"), NOT_NEGATIVE] = 0
     save_every: Annotated[int, Help("write a checkpoint; 0 = a tenth of the run", "steps"), NOT_NEGATIVE] = 0
     keep: Annotated[int, "checkpoints kept", AT_LEAST_ONE] = 2
+    tensorboard: Annotated[bool, "also write the logged numbers for TensorBoard into the run folder"] = False
 
 
 @dataclass(frozen=True)

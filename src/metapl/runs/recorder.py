@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metapl.config.settings import RunConfig, save_config
+from metapl.config.settings import RunConfig, load_config, save_config
 from metapl.data.batches.split import to_json
 from metapl.errors import UserError
 from metapl.runs import checkpoint
@@ -153,6 +153,7 @@ class RunFolder(Recorder):
         super().__init__()
         self.folder: Path = folder
         self._metrics, self._answers = Metrics(folder), Metrics(folder, SNAPSHOT_FILE)
+        self._board: Any = None  # TensorBoard's writer, where the setting asks for it
         self._held = False  # whether ``_rows`` has all of the file: the loop asks for them often
 
     def claimed(self) -> AbstractContextManager[None]:
@@ -171,6 +172,7 @@ class RunFolder(Recorder):
         """
         if (self.folder / "config.yaml").exists():
             raise UserError("another training began in this folder", "Name another folder.", str(self.folder))
+        self._open_board(start.config)
         super().begin(start)
         save_config(start.config, self.folder / "config.yaml")
         write_json(self.folder / "env.json", {**environment(start.device), RUN_ID: uuid.uuid4().hex})
@@ -180,7 +182,24 @@ class RunFolder(Recorder):
     def listen(self) -> AbstractContextManager[list[int]]:
         return stop_signals()
 
+    def _open_board(self, config: RunConfig, step: int = 0) -> None:
+        """Open TensorBoard's event file, if the settings ask for one; what it holds after ``step`` is dropped.
+
+        Raises:
+            UserError: tensorboard is not installed.
+        """
+        if not config.loop.tensorboard or self._board is not None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            remedy = 'Install it: pip install "metapl[tensorboard]".'
+            raise UserError("loop.tensorboard needs tensorboard", remedy, "loop.tensorboard") from error
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+
     def truncate(self, step: int) -> None:
+        if (self.folder / "config.yaml").is_file():
+            self._open_board(load_config(self.folder / "config.yaml", training=False), step)
         self._metrics.truncate(step)
         self._answers.truncate(step)
         self._rows, self._held = self._metrics.read(), True
@@ -189,6 +208,9 @@ class RunFolder(Recorder):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._metrics.write(step, values)
         super().log(step, values)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def keep_snapshot(self, row: dict[str, Any]) -> None:
         self._answers.write(row["step"], {name: value for name, value in row.items() if name != "step"})
@@ -217,6 +239,8 @@ class RunFolder(Recorder):
     def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
         super().finish(summary, problems)
         self._metrics.write_csv()
+        if self._board is not None:
+            self._board.close()
         write_problems(self.folder / "problems.csv", problems)
         write_json(self.folder / "results.json", summary)
 
