@@ -16,7 +16,7 @@ def test_train_evaluate_and_report(call: Call, data: Path) -> None:
     assert "validation rows are right" in page.read_text(encoding="utf-8")
     judged = call("evaluate", "run")
     assert judged.code == 0, judged.err
-    assert "report: run/report.html" in judged.err
+    assert "report: run/report.html" in judged.out
     assert "test rows are right" in page.read_text(encoding="utf-8")
     before = page.read_text(encoding="utf-8")
     page.unlink()

@@ -49,9 +49,9 @@ def evaluate(
     judged = judge_other(run, data, device, _note, trust_code) if data else judge_own(run, device, trust_code)
     result, found, where = judged
     say(printing.problems(found))
-    printing.give(result, json, printing.evaluation(result, summary(result), where))
-    if not data and (page := refresh(run)) is not None:
-        say(f"report: {printing.one_line(page)}")
+    page = None if data else refresh(run)
+    report = f"\n\nreport: {printing.one_line(page)}" if page is not None else ""
+    printing.give(result, json, printing.evaluation(result, summary(result), where) + report)
 
 
 @app.command()
