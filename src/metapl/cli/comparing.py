@@ -121,12 +121,14 @@ def resume_comparison(folder: Path, json: str | None, quiet: bool) -> None:
 def _finish(work: Callable[[], Comparison], json: str | None) -> None:
     """Compare, and print the end; a stop is told with the command that goes on."""
     from metapl.comparison import ComparisonStopped
+    from metapl.comparison.plan import plan_code
 
     try:
         result = work()
     except ComparisonStopped as stopped:
         place = shlex.quote(str(stopped.folder))
-        say(f"{stopped}, the state of the others is saved. To go on: metapl resume {place}")
+        flag = " --trust-code" if plan_code(stopped.folder) else ""
+        say(f"{stopped}, the state of the others is saved. To go on: metapl resume {place}{flag}")
         raise typer.Exit(128 + stopped.signal_number) from None
     end = f"table.md, comparison.png, results.json and results.csv are in {printing.one_line(result.folder)}"
     printing.give({**result.to_dict(), "folder": str(result.folder)}, json, f"{result}\n\n{end}")

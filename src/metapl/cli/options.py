@@ -43,6 +43,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="On an error, show the full traceback.")]
 Device = Annotated[Text, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as train made it.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run Python code package.module:NAME that the files of RUN name.")
+]
 Data = Annotated[
     Text,
     typer.Argument(

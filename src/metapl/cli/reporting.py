@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app
-from metapl.cli.options import Debug, Device, OptionalPath, State
-from metapl.cli.using import TrustCode
+from metapl.cli.options import Debug, Device, OptionalPath, State, TrustCode
 from metapl.utils import printing
 
 

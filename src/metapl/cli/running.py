@@ -19,6 +19,7 @@ from metapl.cli.options import (
     Run,
     State,
     TrainOptions,
+    TrustCode,
     with_train_options,
 )
 from metapl.errors import UserError
@@ -101,12 +102,15 @@ def train(
 @app.command()
 def resume(
     run: Run,
+    trust_code: TrustCode = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
     json: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Go on with a stopped training or comparison.
+
+    Python code of your own that the folder names, a method or a network, runs only with --trust-code.
 
     A training continues from its newest checkpoint and, on a CPU, ends with the same model as an unbroken run, byte for
     byte. A comparison keeps its finished runs and continues the others.
@@ -118,18 +122,27 @@ def resume(
     """
     from metapl.cli.comparing import resume_comparison
     from metapl.comparison.comparison import is_comparison
+    from metapl.comparison.plan import plan_code
+    from metapl.config.settings import stored_code
+    from metapl.models.own import check_trusted
     from metapl.training.loop import resume as go_on
     from metapl.utils.progress import make_progress
 
     printing.check_json(json)
     State.folder = run
     if is_comparison(run):
+        for name in plan_code(run):
+            check_trusted(name, trust_code, str(run))
         return resume_comparison(run, json, quiet)
+    if (run / "config.yaml").is_file():
+        for name in stored_code(run / "config.yaml"):
+            check_trusted(name, trust_code, str(run))
     _finish(lambda: go_on(run, progress=make_progress(quiet)), json, report)
 
 
 def _finish(work: Any, json: str | None, report: bool) -> None:
     """Train, write the report, and print the end; a stop is reported with the command that goes on."""
+    from metapl.config.settings import stored_code
     from metapl.report.write import try_report
     from metapl.training.loop import Stopped
 
@@ -137,7 +150,8 @@ def _finish(work: Any, json: str | None, report: bool) -> None:
         result = work()
     except Stopped as stopped:
         place = shlex.quote(str(stopped.folder))
-        say(f"stopped at step {stopped.step}, the state is saved. To go on: metapl resume {place}")
+        flag = " --trust-code" if stopped.folder and stored_code(stopped.folder / "config.yaml") else ""
+        say(f"stopped at step {stopped.step}, the state is saved. To go on: metapl resume {place}{flag}")
         raise typer.Exit(128 + stopped.signal_number) from None
     assert result.folder is not None  # a command's run is never in memory
     page, problem = try_report(result) if report else (None, "")

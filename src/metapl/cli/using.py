@@ -7,15 +7,8 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Debug, Device, Json, Run, State, Text
+from metapl.cli.options import Debug, Device, Json, Run, State, Text, TrustCode
 from metapl.utils import printing
-
-TrustCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-code", help="Import and call a network or encoder package.module:function that RUN's files name."
-    ),
-]
 
 
 @app.command()

@@ -22,6 +22,7 @@ from metapl.config.settings import RunConfig, from_dict, to_dict
 from metapl.data.batches.split import make_split
 from metapl.errors import UserError
 from metapl.methods import fits_once
+from metapl.models.own import code_in, is_code
 from metapl.types import Source, Split
 from metapl.utils.files import write_json
 
@@ -106,6 +107,24 @@ def load_plan(out: Path) -> Plan | None:
             raise
         remedy = "Name another folder with --out."
         raise UserError(f"the stored comparison cannot be read ({error})", remedy, str(out / PLAN)) from error
+
+
+def plan_code(out: Path) -> list[str]:
+    """Names of Python code of the user's own in the stored plan; nothing is imported.
+
+    Raises:
+        UserError: the plan cannot be read.
+    """
+    try:
+        rows = json.loads((out / PLAN).read_text(encoding="utf-8"))["asked"]["rows"].values()
+        return [name for row in rows for name in [*code_in(row), *_peer_code(row)]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"the stored comparison cannot be read ({error})", "Compare again.", str(out / PLAN)) from error
+
+
+def _peer_code(row: Mapping[str, Any]) -> list[str]:
+    name = str(row.get(PEER, {}).get("name", ""))
+    return [name] if is_code(name) and not name.startswith("sklearn:") else []
 
 
 def _check_made(plan: Plan, out: Path) -> None:

@@ -23,6 +23,7 @@ from metapl.data.ref import DataRef
 from metapl.data.sources import read_ref
 from metapl.errors import UserError, nearest
 from metapl.methods import METHODS, OWN, fits_once, method_class, settings_group
+from metapl.models.own import code_in
 from metapl.optim import OptimConfig
 from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Help, Range, Settings
 from metapl.utils.files import write_text
@@ -198,6 +199,15 @@ def load_config(path: Path, training: bool = True) -> RunConfig:
     if not training and ":" in str(tree.get("method")):
         tree = {key: value for key, value in tree.items() if key not in ("method", OWN)}
     return from_dict(tree, where=str(path))
+
+
+def stored_code(path: Path) -> list[str]:
+    """Names of Python code of the user's own in a stored config; nothing is imported.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return code_in(_read_yaml(path))
 
 
 def known_keys(method: str) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -50,6 +51,15 @@ def is_code(name: str) -> bool:
     return kind is not None and kind not in LIBRARIES and not name.startswith(GIVEN)
 
 
+def code_in(tree: Mapping[str, Any]) -> list[str]:
+    """Names of Python code in a run's tree of settings: its method, its networks and its encoder."""
+    source = tree.get("source")
+    encoder = source.get("encoder") if isinstance(source, Mapping) else ""
+    encoder = encoder.get("name") if isinstance(encoder, Mapping) else encoder
+    names = [tree.get(key) for key in ("method", "model", "teacher_model")]
+    return [name for name in map(str, [*names, encoder]) if is_code(name)]
+
+
 def check_trusted(name: str, trusted: bool, where: str) -> None:
     """Refuse to import the code that a stored name refers to, unless the user allowed it.
 
@@ -60,7 +70,7 @@ def check_trusted(name: str, trusted: bool, where: str) -> None:
         UserError: the name refers to code, and ``trusted`` is False.
     """
     if not trusted and is_code(name):
-        problem = f"the model's folder asks to run the Python code '{name}'"
+        problem = f"the folder asks to run the Python code '{name}'"
         remedy = "If you trust it, add --trust-code; from Python trust_code=True, or give it as network= or encoder=."
         raise UserError(problem, remedy, where)
 
