@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def network(shape, num_classes):
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stopped run whose network is code in the working folder, which has not run since."""
+    sys.modules.pop("foreign_network", None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     Path("foreign_network.py").write_text(CODE)
@@ -47,7 +49,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         with pytest.raises(Stopped):
             train(config, "run")
     Path("ran").unlink()
-    monkeypatch.delitem(__import__("sys").modules, "foreign_network")
+    sys.modules.pop("foreign_network")
     return Path("run")
 
 

@@ -230,8 +230,8 @@ def _check_empty(out: Path) -> None:
 
 def _discard(out: Path) -> None:
     """Take back a folder in which nothing was trained."""
-    for name in (PLAN, LOCK):
-        (out / name).unlink(missing_ok=True)
+    for path in (out / PLAN, *out.glob(f"{LOCK}*")):
+        path.unlink(missing_ok=True)
     with suppress(OSError):  # it holds something, or is the working folder
         out.rmdir()
         if out.parent.name == HOME:
