@@ -127,7 +127,7 @@ def _finish(work: Callable[[], Comparison], json: str | None) -> None:
         result = work()
     except ComparisonStopped as stopped:
         place = shlex.quote(str(stopped.folder))
-        flag = " --trust-code" if plan_code(stopped.folder) else ""
+        flag = " --trust-code" if stopped.folder and plan_code(stopped.folder) else ""
         say(f"{stopped}, the state of the others is saved. To go on: metapl resume {place}{flag}")
         raise typer.Exit(128 + stopped.signal_number) from None
     end = f"table.md, comparison.png, results.json and results.csv are in {printing.one_line(result.folder)}"
