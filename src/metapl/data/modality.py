@@ -23,6 +23,7 @@ from metapl.utils.chunks import rows_at_once
 
 Array = np.ndarray[Any, Any]
 CHUNK, VALUES = 4096, 2**25  # rows at a time, and numbers: keeps float64 copies of a large data set out of memory
+SHOWN = 8  # channels of a row that are shown
 FLOOR = 1e-6  # of a channel's size: below it a float32 channel is constant but for rounding
 
 
@@ -176,6 +177,15 @@ class Modality:
         """Say how large one row of ``shape`` is, such as "3 x 32 x 32"; "" where it is not worth a word."""
         return " x ".join(map(str, shape))
 
+    def show(self, source: Source, index: Array) -> list[dict[str, Any]]:
+        """Show rows to people, one or more and none of them test rows, as plain JSON values.
+
+        Returns:
+            Per row ``{"image": data URI, "small": bool}``, ``{"text": str}`` or ``{"cells": [[name, value], ...]}``.
+            As it stands, the cells hold the range of each channel.
+        """
+        return [{"cells": _ranges(row)} for row in source.rows(index)]
+
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         """Return plain JSON values, from which ``from_dict`` makes the preprocessing again."""
         p = preprocessing
@@ -213,3 +223,10 @@ def check_one_shape(tensors: Mapping[str, Tensor]) -> None:
         if tensor.shape[1:] != wanted:
             what = f"its rows have shape {tuple(tensor.shape[1:])}, those of X {tuple(wanted)}"
             raise UserError(what, "Bring them to one shape.", name)
+
+
+def _ranges(row: Tensor) -> list[list[str]]:
+    """Return the range of each channel of a row [channels, ...] of numbers."""
+    numbers = row.double().flatten(1)
+    cells = [[f"channel {k + 1}", f"{v.min():.3g} to {v.max():.3g}"] for k, v in enumerate(numbers[:SHOWN])]
+    return [*cells, ["shape", " x ".join(map(str, row.shape))]]

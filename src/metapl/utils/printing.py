@@ -190,3 +190,9 @@ def _compared(entry: Mapping[str, Any], chosen: bool) -> tuple[str, ...]:
         else (f"{100 * entry['difference']:+.1f} +- {100 * entry['standard_error']:.1f}")
     )
     return name, percent(entry["accuracy"]), f"{entry['log_loss']:.3f}", difference, mark
+
+
+def cut(text: str, most: int = 400) -> str:
+    """Return the text on one line, at most ``most`` characters."""
+    line = one_line(text)
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
 from metapl.data.images.checks import ImageChecks
+from metapl.data.images.inline import inline_image
 from metapl.data.images.options import SIDES
 from metapl.data.images.resize import how, images_at
 from metapl.data.images.views import ImageViews
@@ -59,6 +60,9 @@ class Images(Modality):
 
     def values(self, rows: Tensor) -> Tensor:
         return super().values(rows) / 255.0
+
+    def show(self, source: Source, index: Array) -> list[dict[str, Any]]:
+        return [inline_image(row) for row in source.rows(index)]
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         p = preprocessing

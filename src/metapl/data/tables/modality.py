@@ -13,6 +13,7 @@ from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.tensors import read_numbers, table_rows
 from metapl.data.modality import FLOOR, Array, ArrayOptions, Modality, RawRows, check_one_shape
 from metapl.data.row_checks import plural
+from metapl.data.tables.cells import cells_of
 from metapl.data.tables.checks import TableChecks
 from metapl.data.tables.dataframe import (
     categorical,
@@ -73,6 +74,9 @@ class Tables(Modality):
 
     def size(self, shape: tuple[int, ...]) -> str:
         return plural(shape[0], "column") if shape else "0"
+
+    def show(self, source: Source, index: Array) -> list[dict[str, Any]]:
+        return [{"cells": cells} for cells in cells_of(source.columns, source.rows(index))]
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         card = super().to_dict(preprocessing)

@@ -15,7 +15,11 @@ from metapl.data.texts.checks import TextChecks
 from metapl.data.texts.read import read_texts
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.data.texts.views import TextViews
+from metapl.data.traits import traits
 from metapl.types import Preprocessing, Source, Tokens
+from metapl.utils.printing import cut
+
+TEXT_LOST = "The text of this row is not kept in memory."
 
 
 class Texts(Modality):
@@ -53,6 +57,10 @@ class Texts(Modality):
 
     def size(self, shape: tuple[int, ...]) -> str:
         return ""
+
+    def show(self, source: Source, index: Array) -> list[dict[str, Any]]:
+        texts = traits(source).texts
+        return [{"text": cut(texts[k]) if texts else TEXT_LOST} for k in index.tolist()]
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         assert preprocessing.tokens is not None
