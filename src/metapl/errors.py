@@ -1,4 +1,4 @@
-"""The one error for what a user can mend."""
+"""The errors that a user can mend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in the input, told as what is wrong, where, and what to do.
+    """A mistake in the input: what is wrong, where, and what to do.
 
     The command line prints it in one line and exits with code 2; from Python it is a ``ValueError``.
 
@@ -24,7 +24,7 @@ class UserError(ValueError):
         super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + self.remedy if self.remedy else ''}")
 
     def without_setting(self) -> UserError:
-        """Return the error without the advice to change a setting, for where there is none to change."""
+        """Return the error without the advice to change a setting, for commands that take no settings."""
         return type(self)(self.what, self._plain, self.where)
 
 
@@ -40,7 +40,7 @@ class Doubt(str):
     """A note on how data were read that may spoil a training; ``metapl check`` lists it as a finding.
 
     Args:
-        what: what was read how, without a full stop.
+        what: what was read, and how, without a full stop.
         remedy: what to do if it was meant otherwise.
         kind: a short name that stays the same from version to version.
         harmful: whether it will hurt, as far as can be seen; else somebody should look.

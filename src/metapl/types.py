@@ -32,7 +32,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Tokens:
-    """How a text becomes a row of token ids, and the ids that views treat apart.
+    """How a text becomes a row of token ids, and which ids views treat in a special way.
 
     Attributes:
         tokenizer: ``"words"`` (hashed words, nothing to download) or ``"hf:FOLDER"``.
@@ -52,7 +52,7 @@ class Tokens:
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows, labels or none, class names, fingerprint: what a data set is before it is split.
+    """A data set before it is split: rows, labels where there are some, class names, fingerprint.
 
     Attributes:
         name: short name for messages and run folders.
@@ -136,14 +136,14 @@ class SemiBatch:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step measured: detached 0-d tensors by name. Only the loop reads them out (``.item()``)."""
+    """Measurements of one step: detached 0-d tensors by name. Only the loop reads their values (``.item()``)."""
 
     values: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """All that turns a raw row into what the model was trained on; stored beside the weights.
+    """How a raw row becomes the input of the model; stored beside the weights.
 
     Attributes:
         shape: one raw row's shape.
@@ -229,7 +229,7 @@ class PoolPasses:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method is built from, beside its own config.
+    """Everything that a method is built from, beside its own config.
 
     Attributes:
         build_model: makes one fresh network (logits [*, C]) on the training device; each call draws new weights.
@@ -237,7 +237,7 @@ class Context:
         optim: the ``OptimConfig`` shared by the method's networks.
         steps: length of the main phase, for schedules and ramps.
         pool_size: number of unlabelled rows; ``SemiBatch.u_index`` is below it.
-        pool: passes over these rows; None where there is no data behind the method (some unit tests).
+        pool: passes over these rows; None where a method runs without data, as in some unit tests.
         row_shape: one row's shape as networks see it: [channels, height, width] or [features]; () where not known.
         build_teacher: as ``build_model``, for a method's teacher where that is another network; None = as the others.
         labeled: gives all labelled rows, normalised without a view [n, ...], and their classes [n].
@@ -299,9 +299,9 @@ class Method(Protocol):
 
 @runtime_checkable
 class Passing(Protocol):
-    """What a method that passes over the pool may offer beside ``Method``, so that what it costs can be reckoned.
+    """What a method that passes over the pool may offer beside ``Method``, so that its cost can be estimated.
 
-    Without it what passes over the pool in the measured steps is taken as a part of every step.
+    Without it, a pass over the pool in the measured steps counts as a part of every step.
     """
 
     def pool_passes(self, epoch: int) -> PoolPasses:
@@ -315,7 +315,7 @@ Judge = Callable[[nn.Module], tuple[Tensor, Tensor]]
 
 @runtime_checkable
 class Calibrated(Protocol):
-    """What a method may offer beside ``Method``: it fits something on the validation rows while it trains.
+    """What a method may offer beside ``Method``: a fit on the validation rows during training.
 
     The loop calls ``calibrate`` at fixed steps, those at which it judges the validation rows, if ``needs_validation``;
     a run without validation rows is then refused before it starts. What was fitted belongs to ``state_dict``.
@@ -327,5 +327,5 @@ class Calibrated(Protocol):
         ...
 
     def calibrate(self, judge: Judge) -> None:
-        """Fit; must change no network and draw nothing from the global generator."""
+        """Fit. Change no network, and draw nothing from the global generator."""
         ...

@@ -32,9 +32,9 @@ class DamagedCheckpoint(UserError):
 
 
 def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2, run: str = "") -> Path:
-    """Write ``state`` as ``folder/step-N``, then remove all but the newest ``keep`` up to N, and what is later than N.
+    """Write ``state`` as ``folder/step-N``; keep the newest ``keep`` checkpoints up to N, and none later than N.
 
-    Later ones are leftovers: a run goes on from its newest whole checkpoint, so what lies beyond is damaged.
+    Later ones are damaged: a run goes on from its newest whole checkpoint.
     ``state`` is a tree of dicts (str or int keys), lists, tuples, tensors, numbers, strings, booleans and None.
     ``run`` is the id of the run, so that a checkpoint that was copied from another run is not taken for its own.
 
@@ -81,14 +81,14 @@ def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int, run: str
 
 
 def steps(folder: Path) -> list[int]:
-    """Step numbers of the checkpoints in ``folder``, oldest first."""
+    """Return the step numbers of the checkpoints in ``folder``, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(int(m[1]) for p in folder.iterdir() if (m := NAME.fullmatch(p.name)))
 
 
 def load(path: Path, run: str = "") -> dict[str, Any]:
-    """The state in ``path``, after checking every byte, and that it belongs to ``run`` where an id is given.
+    """Read the state in ``path``. Check every byte, and that it belongs to ``run`` where an id is given.
 
     Raises:
         DamagedCheckpoint: a file is missing, differs from its recorded sum, or belongs to another run; it is named.
@@ -114,10 +114,10 @@ def load(path: Path, run: str = "") -> dict[str, Any]:
 
 
 def load_latest(folder: Path, run: str = "") -> tuple[int, dict[str, Any], list[str]]:
-    """The newest checkpoint that is whole: its step, its state, and what was wrong with newer ones.
+    """Read the newest whole checkpoint: its step, its state, and the faults of newer ones.
 
     Raises:
-        UserError: there is none.
+        UserError: no checkpoint is whole.
     """
     damaged: list[str] = []
     for step in reversed(steps(folder)):
@@ -145,7 +145,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A JSON tree in which tensors are named and kept aside; containers are tagged, so int keys and tuples survive."""
+    """Return a JSON tree that names its tensors, which go into ``tensors``; tags keep int keys and tuples."""
     if isinstance(value, Tensor):
         name = f"t{len(tensors):05d}"
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
@@ -172,7 +172,7 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """The same tree with its tensors on ``device``."""
+    """Return the same tree with its tensors on ``device``."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):

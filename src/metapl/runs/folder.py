@@ -1,4 +1,4 @@
-"""The run folder: what a training leaves behind, and the checks around it."""
+"""The run folder: the files that a training writes, and the checks around them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ LOCK = ".lock"  # in a run folder, while a process writes to it
 
 
 def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
-    """Make the run's folder: ``out``, or the first free ``runs/DATA-METHOD-SEED[-k]`` of ``config``. Never a used one.
+    """Create the folder of the run, never a used one.
+
+    It is ``out``, or the first free ``runs/DATA-METHOD-SEED[-k]`` of ``config``.
 
     Raises:
         UserError: ``out`` exists and holds something, or cannot be made.
@@ -45,10 +47,10 @@ def new_folder(out: str | Path | None, config: RunConfig | None = None) -> Path:
 
 
 def open_run(folder: Path, training: bool = True) -> RunConfig:
-    """The config of the run in ``folder``; ``training`` as in ``load_config``.
+    """Read the config of the run in ``folder``; ``training`` as in ``load_config``.
 
     Raises:
-        UserError: ``folder`` is no run.
+        UserError: ``folder`` is not a run folder.
     """
     if not (folder / "config.yaml").is_file():
         raise UserError(
@@ -58,10 +60,10 @@ def open_run(folder: Path, training: bool = True) -> RunConfig:
 
 
 def load_split(folder: Path, source: Source) -> Split:
-    """The run's stored split of ``source``.
+    """Read the stored split of ``source``.
 
     Raises:
-        UserError: it cannot be read, or the data have changed since.
+        UserError: the split cannot be read, or the data have changed since.
     """
     try:
         stored = json.loads((folder / "split.json").read_text(encoding="utf-8"))
@@ -77,7 +79,7 @@ def is_of_0_1_0(folder: Path) -> bool:
 
 
 def csv_text(header: list[str], rows: list[list[Any]]) -> str:
-    """A whole CSV file; a text that a spreadsheet would compute gets an apostrophe in front."""
+    """Return a whole CSV file as text; a text that a spreadsheet would compute gets an apostrophe in front."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -86,12 +88,12 @@ def csv_text(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """``csv_text`` as a file, in one step."""
+    """Write ``csv_text`` as a file, in one step."""
     write_text(path, csv_text(header, rows))
 
 
 def left_out(folder: Path) -> dict[str, str]:
-    """What ``write_problems`` wrote into the run's folder, reasons by id; empty if there is no such list."""
+    """Read the list that ``write_problems`` wrote: reasons by id; empty if the run has no such list."""
     try:
         with open(folder / "problems.csv", encoding="utf-8", newline="") as file:
             return {row["id"]: row["reason"] for row in csv.DictReader(file)}
@@ -100,7 +102,7 @@ def left_out(folder: Path) -> dict[str, str]:
 
 
 def write_problems(path: Path, problems: list[tuple[str, str]]) -> None:
-    """``problems.csv``: id and reason of each row that was left out; nothing is written when there is none."""
+    """Write ``problems.csv``: id and reason of each row that was left out; no file if all rows were read."""
     if problems:
         write_csv(path, ["id", "reason"], [list(p) for p in problems])
 
@@ -112,7 +114,7 @@ class Metrics:
         self.path = folder / name
 
     def truncate(self, step: int) -> None:
-        """Drop what a killed run logged after the checkpoint at ``step``, and a half-written last line."""
+        """Remove rows logged after ``step`` by a run that was killed, and a last line that is not whole."""
         if self.path.exists():
             kept = [row for row in self.read() if row["step"] <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -1,4 +1,4 @@
-"""What was computed once and can be computed again: a folder outside the user's data, which may be deleted."""
+"""The cache: results that can be computed again, in a folder outside the user's data that may be deleted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def locked_cache(folder: Path) -> Iterator[None]:
 
 
 def has_room(folder: Path, size: int, limit: int = LIMIT) -> bool:
-    """Whether a set of ``size`` bytes may be stored in ``folder``, which exists."""
+    """Return whether a set of ``size`` bytes may be stored in the existing ``folder``."""
     try:
         return size <= min(limit, FREE_SHARE * shutil.disk_usage(folder).free)
     except OSError:
@@ -42,13 +42,13 @@ def has_room(folder: Path, size: int, limit: int = LIMIT) -> bool:
 
 
 def used(path: Path) -> None:
-    """Note that a file was used now: those used longest ago are the first to go."""
+    """Record that a file was used now; the files used longest ago are removed first."""
     with suppress(OSError):
         os.utime(path)
 
 
 def tidy(root: Path, sets: re.Pattern[str], ours: re.Pattern[str], limit: int = LIMIT) -> None:
-    """Remove the files used longest ago until all sets take at most ``limit`` bytes; only files of our making.
+    """Remove the files used longest ago until all sets take at most ``limit`` bytes; only files that metapl wrote.
 
     Args:
         root: the folder of all sets of one kind.

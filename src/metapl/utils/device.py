@@ -1,4 +1,4 @@
-"""Which device, and what it is."""
+"""The device to compute on, and facts about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metapl.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` (CUDA, else CPU), or the named device.
+    """Return the named device; ``auto`` means CUDA where there is one, else the CPU.
 
     Raises:
         UserError: the device does not exist here.
@@ -30,13 +30,13 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def own_generator(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn within, the caller's global random numbers go on as if nothing had been."""
+    """Restore the caller's global random numbers at the end of the block."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the run was made with."""
+    """Return versions, platform and device, for ``env.json``."""
     return {
         "metapl": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write aside, flush to disk, rename."""
+"""Files that are either whole or absent: write aside, flush to disk, rename."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace ``path`` by what ``write`` puts into an open file, in one step; nothing is left where it fails.
+    """Replace ``path`` by the bytes that ``write`` puts into an open file, in one step; a failure leaves no file.
 
-    Not flushed to disk: for what carries a checksum and can be made again.
+    The file is not flushed to disk. Use it for data that carry a checksum and can be computed again.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,7 +32,7 @@ def write_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def guarded(value: Any) -> Any:
-    """``value`` as a cell of a CSV file: a text that a spreadsheet would compute gets an apostrophe in front.
+    """Return ``value`` as a cell of a CSV file: a text that a spreadsheet would compute gets an apostrophe in front.
 
     Numbers stay as they are, also those that are text ("-1"); None is an empty cell. The apostrophe is not taken off
     again when a file is read, since a text may begin with one.
@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``value`` as indented JSON, in one step."""
+    """Write ``value`` as indented JSON, in one step."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -92,7 +92,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 (hex) of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

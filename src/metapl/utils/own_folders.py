@@ -1,11 +1,11 @@
-"""Folders that metapl wrote: where they lie among a user's data, nothing is read from them."""
+"""Folders that metapl wrote. Among a user's data they are passed over."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-HOMES = frozenset({"runs", "comparisons", "tuned"})  # what commands call the folder of their folders
+HOMES = frozenset({"runs", "comparisons", "tuned"})  # names of the folders that hold the results of commands
 # The files that each kind of folder begins with: a run, a comparison, a search for settings.
 MARKS = tuple(
     map(frozenset, (("config.yaml", "env.json", "split.json"), ("comparison.json",), ("plan.json", "trials.jsonl")))
@@ -14,7 +14,7 @@ CHECKED = frozenset({"check.json", "problems.csv"})
 
 
 def is_made(folder: str | Path) -> bool:
-    """Whether metapl wrote this folder: a run, a comparison, a search, a check, or ``runs`` with nothing else in it."""
+    """Return whether metapl wrote this folder: a run, a comparison, a search, a check, or ``runs`` with nothing else in it."""
     names = _names(folder)
     if any(mark <= names for mark in MARKS) or ("check.json" in names and names <= CHECKED) or names == {"plan.json"}:
         return True
@@ -33,7 +33,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _names(folder: str | Path) -> frozenset[str]:
-    """What lies in the folder, hidden names left out; nothing where it cannot be opened."""
+    """Return the names in the folder without hidden ones; an empty set if it cannot be opened."""
     try:
         return frozenset(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:

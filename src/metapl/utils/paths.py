@@ -1,4 +1,4 @@
-"""Paths and names in messages: bytes that are not text, control characters, what is missing and what lies near."""
+"""Paths and names in messages: odd bytes, control characters, missing paths and their nearest names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metapl.errors import UserError
 
 
 def clean(name: str | Path) -> str:
-    """A file name as text that can be written anywhere: bytes that are no UTF-8 become ``\\xNN``."""
+    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\xNN``."""
     if isinstance(name, str) and name.isascii():
         return name  # the very text: many paths are held as file and as id
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -31,7 +31,7 @@ def exists(path: Path) -> bool:
 
 
 def missing(path: Path) -> UserError:
-    """What to say of a path that is not there: the nearest name in its folder, if one is near."""
+    """Return the error for a missing path; it names the nearest path in the same folder, if one is near."""
     remedy = f"Did you mean '{near}'?" if (near := near_path(path)) else "Check the spelling."
     return UserError("no such file or folder", remedy, shown(path))
 
@@ -47,5 +47,5 @@ def near_path(path: Path) -> str:
 
 
 def folded(name: str) -> str:
-    """``name`` without what a reader would overlook: case, spaces, the way accents are stored."""
+    """Return ``name`` without differences that a reader overlooks: case, spaces, the way accents are stored."""
     return "".join(unicodedata.normalize("NFKC", clean(name)).casefold().split())

@@ -1,4 +1,4 @@
-"""What a running training shows: a live line on a terminal, one plain line per interval elsewhere."""
+"""Progress of a training: a live line on a terminal, one plain line per interval elsewhere."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ LAST = ("mask_rate", "validation_accuracy")
 
 
 class Progress(Protocol):
-    """Told by the loop; never asked."""
+    """Receives the progress of the loop."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None: ...
 
     def note(self, text: str) -> None:
-        """A sentence the user should see."""
+        """Show a sentence to the user."""
         ...
 
     def update(self, step: int, total: int, values: Values) -> None:
-        """``step`` of ``total`` steps are done; ``values`` are the last that were read out."""
+        """Show that ``step`` of ``total`` steps are done; ``values`` are the last that were logged."""
         ...
 
 
@@ -68,7 +68,7 @@ class Plain(Silent):
 
 
 def make_progress(quiet: bool = False) -> Progress:
-    """Live on a terminal, plain elsewhere, silent if asked."""
+    """Return a live view on a terminal, plain lines elsewhere, silence if ``quiet``."""
     if quiet:
         return Silent()
     if not sys.stderr.isatty():
@@ -79,7 +79,7 @@ def make_progress(quiet: bool = False) -> Progress:
 
 
 def chosen(values: Values) -> dict[str, float]:
-    """The values worth a place on one line, in a fixed order."""
+    """Return the values that are shown on one line, in a fixed order."""
     names = [k for k in ORDER if k in values][:SHOWN] + [k for k in LAST if k in values]
     return {k: values[k] for k in names}
 

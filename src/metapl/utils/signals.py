@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which is served when it suits."""
+"""Ctrl-C and SIGTERM as a request to stop, which the loop serves between two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of the first SIGINT or SIGTERM; a second Ctrl-C stops at once.
+    """Give a list that receives the number of the first SIGINT or SIGTERM; a second Ctrl-C stops at once.
 
     Outside the main thread, where Python takes no signals, it stays empty.
     """
