@@ -14,7 +14,7 @@ CHECKED = frozenset({"check.json", "problems.csv"})
 
 
 def is_made(folder: str | Path) -> bool:
-    """Return whether metapl wrote this folder: a run, a comparison, a search, a check, or ``runs`` with nothing else in it."""
+    """Return whether metapl wrote this folder: a run, a comparison, a search, a check, or ``runs`` with only these."""
     names = _names(folder)
     if any(mark <= names for mark in MARKS) or ("check.json" in names and names <= CHECKED) or names == {"plan.json"}:
         return True
