@@ -68,27 +68,27 @@ def imported_class(name: str) -> Any:
     """
     module, qualname = split_name(name)
     try:
-        found: Any = importlib.import_module(module or "")
+        value: Any = importlib.import_module(module or "")
         for part in qualname.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "" and ".relative"
         remedy = "Give package.module:Class, importable from here (is PYTHONPATH set?)."
         raise UserError(f"cannot import '{name}' ({error})", remedy, "method") from error
-    return found
+    return value
 
 
 def _own(name: str) -> Any:
-    found = imported_class(name)
+    cls = imported_class(name)
     parts = ("Config", "needs", "extra_steps", "step", "eval_model", "candidates", "state_dict", "load_state_dict")
-    missing = [part for part in parts if not hasattr(found, part)]
-    if missing or not isinstance(found, type):
-        what = f"'{name}' lacks {', '.join(missing)}" if missing else f"'{name}' is no class"
-        raise UserError(what, "See metapl.types.Method, and metapl.methods.base.OneNetwork for a start.", "method")
-    needs: Any = getattr(found, "needs", ())
+    missing = [part for part in parts if not hasattr(cls, part)]
+    if missing or not isinstance(cls, type):
+        problem = f"'{name}' lacks {', '.join(missing)}" if missing else f"'{name}' is not a class"
+        raise UserError(problem, "See metapl.types.Method, and metapl.methods.base.OneNetwork for a start.", "method")
+    needs: Any = getattr(cls, "needs", ())
     if unknown := set(needs) - set(get_args(View)):
-        what = f"'{name}' needs the views {', '.join(sorted(map(repr, unknown)))}, which there are not"
-        raise UserError(what, f"Views are {' and '.join(map(repr, get_args(View)))}.", "method")
-    return found
+        problem = f"'{name}' needs the views {', '.join(sorted(map(repr, unknown)))}, which do not exist"
+        raise UserError(problem, f"Views are {' and '.join(map(repr, get_args(View)))}.", "method")
+    return cls
 
 
 def __getattr__(name: str) -> Any:

@@ -83,10 +83,10 @@ def names_like(name: str) -> list[str]:
     if kind not in ("timm", "torchvision"):
         raise UserError(f"no list of networks is called '{name}'", "Give timm:PART or torchvision:PART.", "models")
     known = vision.names(kind)
-    found = [f"{kind}:{other}" for other in known if part in other]
-    if not found:
+    matching = [f"{kind}:{other}" for other in known if part in other]
+    if not matching:
         raise UserError(f"{kind} has no network with '{part}' in its name", vision.like(part, known), "models")
-    return found
+    return matching
 
 
 def build_model(
@@ -173,8 +173,8 @@ def _built(
 ) -> nn.Module:
     kind, rest = split_name(name)
     if name.startswith(GIVEN):
-        what = f"the network '{rest}' was given as a Python object, which is not stored"
-        raise UserError(what, "Give it again as network=..., from Python.", "model")
+        problem = f"the network '{rest}' was given as a Python object, which is not stored"
+        raise UserError(problem, "Give it again as network=..., from Python.", "model")
     if kind in ("timm", "torchvision"):
         if len(shape) != 3:
             raise UserError(f"'{name}' takes images, these rows have the shape {list(shape)}", "Use mlp.", "model")
@@ -200,8 +200,10 @@ def _by_name(name: str, shape: Shape, num_classes: int, tokens: Tokens | None) -
         others = f"Or give {', '.join(f'{kind}:...' for kind in ADAPTERS)} or package.module:function."
         raise UserError(f"unknown model '{name}'", f"{nearest(name, MODELS)} {others}", "model")
     if MODELS[name].texts != (tokens is not None):
-        what = "does not take texts" if tokens is not None else f"takes texts, these rows have the shape {list(shape)}"
-        raise UserError(f"model '{name}' {what}", f"Use {auto_name(shape, tokens)}.", "model")
+        reason = (
+            "does not take texts" if tokens is not None else f"takes texts, these rows have the shape {list(shape)}"
+        )
+        raise UserError(f"model '{name}' {reason}", f"Use {auto_name(shape, tokens)}.", "model")
     if tokens is not None:
         return MODELS[name].build(tokens, num_classes)
     if MODELS[name].images_only and len(shape) != 3:

@@ -223,8 +223,8 @@ def build_encoder(
     name = encoder if isinstance(encoder, str) else own.given_name(encoder)
     kind, rest = split_name(name)
     if pooling != "auto" and not (kind == "hf" and takes.tokens is not None):
-        what = f"encoder.pooling is for hf: encoders of texts, not for '{name}' here"
-        raise UserError(what, "Leave it out.", "source.encoder.pooling")
+        problem = f"encoder.pooling is for hf: encoders of texts, not for '{name}' here"
+        raise UserError(problem, "Leave it out.", "source.encoder.pooling")
     if kind == "hf" and isinstance(encoder, str):
         if weights_file:
             raise UserError(
@@ -268,14 +268,14 @@ def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
     if isinstance(encoder, str) and kind == "torchvision":
         return vision.without_head(vision.build_torchvision(rest, shape, 1000, False))
     if isinstance(encoder, str) and kind is None:
-        raise UserError(f"'{name}' is no encoder", f"Give {', '.join(KINDS)}.", "encoder")
+        raise UserError(f"'{name}' is not an encoder", f"Give {', '.join(KINDS)}.", "encoder")
     if isinstance(encoder, str) and name.startswith(own.GIVEN):
-        what = f"the encoder '{rest}' was given as a Python object, which is not stored"
-        raise UserError(what, "Give it again: load_model(folder, encoder=...).", "encoder")
-    made = own.call(own.imported(name) if isinstance(encoder, str) else encoder, name, shape, 0)
-    if not isinstance(made, nn.Module):
-        raise UserError(f"'{name}' gave a {type(made).__name__}, not an nn.Module", "", "encoder")
-    return made
+        problem = f"the encoder '{rest}' was given as a Python object, which is not stored"
+        raise UserError(problem, "Give it again: load_model(folder, encoder=...).", "encoder")
+    network = own.call(own.imported(name) if isinstance(encoder, str) else encoder, name, shape, 0)
+    if not isinstance(network, nn.Module):
+        raise UserError(f"'{name}' gave a {type(network).__name__}, not an nn.Module", "", "encoder")
+    return network
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:

@@ -373,7 +373,7 @@ def test_what_cannot_be_encoded_is_told(bert: Path) -> None:
     cases = [
         (table, "timm:test_resnet", {}, "these rows are a table"),
         (images(), "timm:test_resnt", {}, "timm has no network 'test_resnt'"),
-        (images(), "resnet18", {}, "'resnet18' is no encoder"),
+        (images(), "resnet18", {}, "'resnet18' is not an encoder"),
         (images(), f"hf:{bert}", {}, "reads texts, these rows are images"),
         (images(), nn.Identity(), {}, r"gives \[4, 1, 8, 8\] for 4 rows. It must give \[B, D\]"),
         (images(), nn.Linear(3, 3), {}, "cannot take these rows"),
