@@ -151,9 +151,14 @@ REFUSED = [
     Refused("an infinite number", "a,label\n1,u\ninf,v\n", "infinite", "line 3"),
     Refused("a number beyond float32", "a,label\n1,u\n1e39,v\n", "too large", "line 3"),
     Refused(
-        "an id twice", "id,a,label\n1,1,u\n2,2,v\n1,3,v\n", "stands already in x.csv, line 2", "line 4", ["u", "v"]
+        "an id twice",
+        "id,a,label\n1,1,u\n2,2,v\n1,3,v\n",
+        "stands already in x.csv, line 2",
+        "line 4",
+        ["u", "v"],
+        {"id": "id"},
     ),
-    Refused("an empty id", "id,a,label\n1,1,u\n,2,v\n3,3,v\n", "is empty", "line 3", ["u", "v"]),
+    Refused("an empty id", "id,a,label\n1,1,u\n,2,v\n3,3,v\n", "is empty", "line 3", ["u", "v"], {"id": "id"}),
     Refused(
         "an unknown split",
         "a,split,label\n1.5,train,u\n2,valid,v\n3,train,v\n",

@@ -33,7 +33,7 @@ from metapl.data.modalities import modality_of
 from metapl.data.ref import DataRef
 from metapl.data.row_checks import Finding
 from metapl.data.sources import SourceOptions, open_source, read_ref
-from metapl.errors import BadRow
+from metapl.errors import BadRow, UserError
 from metapl.types import Source
 from metapl.utils.progress import Progress, Silent
 
@@ -73,10 +73,13 @@ def _open_without_bad_rows(ref: DataRef, options: SourceOptions) -> tuple[Source
     """The source without its bad rows, and whether a training with these options would stop at one."""
     try:
         return open_source(ref, options), False
-    except BadRow:
+    except BadRow as first:
         if options.table.skip_bad_rows:
             raise
-    return open_source(ref, replace(options, table=replace(options.table, skip_bad_rows=True))), True
+        try:
+            return open_source(ref, replace(options, table=replace(options.table, skip_bad_rows=True))), True
+        except UserError:  # about what is left, if anything
+            raise first from None
 
 
 def _teller(progress: Progress) -> ReadProgress:

@@ -10,6 +10,7 @@ from metapl.checks.outliers import Strange
 from metapl.checks.reading import LABELED, TEST, UNLABELED, CheckedRows
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
+from metapl.data.tables.rules import SYSTEMATIC, fault_of, systematic_remedy
 from metapl.errors import Doubt
 from metapl.types import Source
 
@@ -157,7 +158,10 @@ def about_problems(source: Source, rows: CheckedRows, stops: bool = False) -> li
     why = source.problems[0]
     text = f"{share(bad, every)} rows cannot be read, such as '{why[0]}': {why[1]}"
     if stops:
+        same = sum(fault_of(reason) == fault_of(why[1]) for _, reason in source.problems)
         remedy = "Mend them (--out DIR lists each), or leave them out with source.table.skip_bad_rows=true."
+        if same >= SYSTEMATIC * every and same > 1:
+            remedy = systematic_remedy(why[1], "Mend the file, not its rows (--out DIR lists each).")
         return [Finding(UNUSABLE, "bad_rows", text, remedy, bad)]
     stops = bad > max(5, MAX_BAD * every)
     remedy = "Repair or remove them" + (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.images.scan import folded
+from metapl.data.tables.doubts import are_dates, is_mixed, mixed
 from metapl.data.tables.frame import (
     MARKERS,
     Array,
@@ -24,12 +25,13 @@ from metapl.data.tables.frame import (
 from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
 from metapl.data.tables.roles import hint, listing
 from metapl.data.tables.spelling import Spellings, one_spelling, told_merged
-from metapl.errors import UserError
+from metapl.errors import Doubt, UserError
 from metapl.types import Column
 
 Where = Callable[[int], str]
 MOST_LEVELS = 1000  # of a category that nobody asked for
 UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
+DATES = "holds dates, which are not read as numbers (turn them into days since a day, say)"
 TOO_MANY = f"has more than {MOST_LEVELS} different texts"
 
 
@@ -42,6 +44,7 @@ class Told:
     constant: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    marks: dict[str, list[str]] = field(default_factory=dict)  # level that may say "missing" -> columns
 
     def lines(self, rows: int) -> list[str]:
         """All of it."""
@@ -52,6 +55,10 @@ class Told:
             made.append(f"categories that training did not hold, read as missing: {_counts(self.unknown)}")
         if self.constant:
             made.append(f"columns with one value in every row: {listing(self.constant)}")
+        for mark, names in self.marks.items():
+            where = f"in {counted(len(names), 'column')}: {listing(names)}"
+            remedy = "Leave the cells empty where it means that the value is missing."
+            made.append(Doubt(f"'{mark}' is a category of its own {where}", remedy, "marks_as_categories", False))
         return made + self.notes
 
 
@@ -93,7 +100,10 @@ def decide(
         return Decision(None if sure else Column(name), reason)
     if not (keep or category):
         if nearly_all_differ(len(levels), texts):
-            return Decision(None, "has another text in nearly every row (an id or free text?)")
+            why = "has another text in nearly every row (an id or free text?)"
+            return Decision(None, DATES if are_dates(levels) else why)
+        if are_dates(levels):
+            return Decision(None, DATES)
         if len(levels) > MOST_LEVELS:
             return Decision(None, TOO_MANY)
     spelling = one_spelling(levels)
@@ -164,6 +174,8 @@ def _fit_texts(
         told.notes.append(_empty(name))
         return None
     total = sum(count for level, count in zip(values.levels, seen.tolist()) if level)
+    if not (category or keep):
+        _refuse_mixed(name, values, seen, where)
     decision = decide(name, levels, total, (), keep, category)
     if decision.column is None:
         told.notes.append(_left_out(name, decision.reason))
@@ -172,6 +184,9 @@ def _fit_texts(
         told.constant.append(name)
     if not category:
         _tell_numbers(name, values, seen, where, told)
+        for level in decision.column.levels:
+            if level in MARKERS:
+                told.marks.setdefault(level, []).append(name)
     if decision.merged:
         told.notes.append(told_merged(short(name), decision.merged))
     _tell_twins(name, decision.column.levels, told)
@@ -229,6 +244,22 @@ def _fits(number: float | None) -> bool:
 def _first(values: Texts, level: str) -> int:
     """The first row that holds ``level``."""
     return int(np.argmax(values.codes == values.levels.index(level)))
+
+
+def _refuse_mixed(name: str, values: Texts, seen: Array, where: Where) -> None:
+    """Refuse a column of numbers in which a few cells are not: as categories, or left out, it would be lost.
+
+    Raises:
+        UserError: nearly all cells are numbers, and too many different ones for categories.
+    """
+    numbers, others = list[int](), list[int]()
+    for k, level in enumerate(values.levels):
+        if seen[k] and level.strip() not in MARKERS:
+            (others if values.number(level) is None else numbers).append(k)
+    count, odd = int(seen[numbers].sum()), int(seen[others].sum())
+    if is_mixed(count, odd, len(numbers)):
+        level = values.levels[others[0]]
+        raise mixed(name, level, odd, count + odd, where(_first(values, level)))
 
 
 def _tell_numbers(name: str, values: Texts, seen: Array, where: Where, told: Told) -> None:

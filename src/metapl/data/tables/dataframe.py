@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.tables.columns import Decision, decide, none_known
+from metapl.data.tables.doubts import is_mixed, mixed
 from metapl.data.tables.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
 from metapl.data.tables.spelling import Spellings
 from metapl.errors import UserError, nearest
@@ -188,7 +189,11 @@ def _check_written(name: str, levels: Collection[str], where: str) -> None:
     Raises:
         UserError: every value is a number, and some are written so.
     """
-    if not all(meant(level) or level.strip() in MARKERS for level in levels):
+    filled = [level for level in levels if level.strip() not in MARKERS]
+    if not all(map(meant, filled)):
+        others = sorted(level for level in filled if parsed(level, POINT) is None)
+        if is_mixed(len(filled) - len(others), len(others), len(filled) - len(others)):
+            raise mixed(name, others[0], len(others), len(filled), where, setting=False)
         return
     odd = sorted(level for level in levels if parsed(level, POINT) is None and (decimal_comma(level) or grouped(level)))
     if odd:

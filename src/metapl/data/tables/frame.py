@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -10,12 +11,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from metapl.data.images.scan import shown
+from metapl.data.tables.doubts import is_mixed, mixed
 from metapl.errors import UserError
 
 Array = np.ndarray[Any, Any]
 Form = Literal["text", "number", "auto"]
 MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
 SKIP = "or set source.table.skip_bad_rows=true to leave such rows out."  # what else helps against a bad row
+LOOKED = 1 << 14  # values of a column with many texts after which it is clear that they are no numbers
 SHOWN = 40  # characters of a value in a message
 POINT, COMMA = ".", ","  # the sign before the decimals
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
@@ -160,6 +163,7 @@ class ColumnBuilder:
         self._index: dict[str, int] = {}
         self._odd: tuple[str, str] | None = None  # the first value that is not read as a number, and its place
         self._texts = False  # whether a value was not even meant as one
+        self._looked = self._others = 0  # values that were looked at, and those of them that are not numbers
         self._numeric = form != "text"
 
     def add(self, values: Sequence[str], where: Callable[[int], str]) -> None:
@@ -196,11 +200,15 @@ class ColumnBuilder:
 
     def _look(self, values: Sequence[str], where: Callable[[int], str]) -> None:
         """Remember the first value that is not read as a number, and whether there is one that was not meant as one."""
-        if self._texts or not isinstance(to_numbers(values, self.decimal), int):
+        if self._texts and self._looked > LOOKED and not is_mixed(self._looked - self._others, self._others, LOOKED):
+            return
+        self._looked += len(values)
+        if not isinstance(to_numbers(values, self.decimal), int):
             return
         odd = [v for v in dict.fromkeys(values) if isinstance(to_numbers([v], self.decimal), int)]
+        self._others += sum(map(Counter(values).__getitem__, odd))
         self._odd = self._odd or (odd[0], where(values.index(odd[0])))
-        self._texts = not all(map(meant, odd))
+        self._texts = self._texts or not all(map(meant, odd))
 
     def check(self) -> None:
         """Numbers are no texts that may be given up, however they are written; to be called after the last chunk.
@@ -210,6 +218,9 @@ class ColumnBuilder:
         """
         if self.full and self._odd and not self._texts:
             raise as_categories(not_a_number(self.name, *self._odd, self.decimal), self.name)
+        if self.full and self._odd and is_mixed(self._looked - self._others, self._others, self._looked):
+            odd, where = self._odd
+            raise mixed(self.name, odd, self._others, self._looked, where)
 
     def done(self) -> Array | Texts:
         """The whole column."""

@@ -25,7 +25,7 @@ class TableOptions(Settings, group="source.table"):
         str,
         "the column of image paths, or none; auto takes path, file, filename, filepath, image, img or image_path",
     ] = AUTO
-    text: Annotated[str, "the column of texts, or none; auto takes text, sentence, question, document or content"] = (
+    text: Annotated[str, "the columns of texts, or none; auto takes text, sentence, question, document or content"] = (
         AUTO
     )
     features: Annotated[str, "the columns of features, between commas; by default all without another role"] = ""

@@ -67,17 +67,24 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
             remedy = "Name it in the first line"
             raise UserError(f"column {match[1]} has no name", remedy, where, f"or set source.table.ignore={name}.")
     free = [n for n in names if n not in options.named("ignore") and n not in listed]
-    label = _label(free, names, options, where)
-    others = {
-        role: _single(free, names, getattr(options, role), (role,), f"source.table.{role}", where)
-        for role in ("id", "split")
-    }
+    texts = text_columns(options, names)
+    for name in texts:
+        _check(name, names, "source.table.text", where)
+    explicit = {options.label, options.path, options.id, options.split, *texts} - {AUTO, NONE}
+    label = _label([n for n in free if n == options.label or n not in explicit], names, options, where)
+    others = {}
+    for role in ("id", "split"):  # what was named is taken before what is guessed
+        asked = getattr(options, role)
+        own = [n for n in free if n == asked or n not in explicit]
+        others[role] = _single(own, names, asked, (role,), f"source.table.{role}", where)
     taken = {label, *others.values()}
     free = [n for n in free if n not in taken]
     kind, column = _contents(free, names, options, listed, where)
     if column is not None:
-        contents: tuple[str, ...] = (column,)
-        rest = [n for n in names if n not in taken and n != column]
+        contents: tuple[str, ...] = texts if kind == "text" and texts else (column,)
+        if twice := [n for n in contents if n not in free]:
+            raise UserError(f"column '{short(twice[0])}' has two roles", "Name it once.", "source.table.text")
+        rest = [n for n in names if n not in taken and n not in contents]
     else:
         wanted = options.named("features") or [*free, *listed]
         contents = tuple(n for n in names if (n in wanted or n in listed) and n not in taken)
@@ -87,10 +94,20 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
     if label is None:
         more = " (Is the delimiter the right one?)" if len(names) == 1 else ""
         what = f"no column holds the label (there are {listing(names)})"
-        raise UserError(what, f"Set source.table.label=NAME.{more}", where)
+        last = f" The last column is often it: source.table.label={len(names)}." if names[0] == "1" else ""
+        raise UserError(what, f"Set source.table.label=NAME.{more}{last}", where)
     guessed = column is not None and (options.path if kind == "image" else options.text) == AUTO
     notes = _notes(kind, {"label": label, **others}, contents, rest)
     return Roles(kind, label, others["id"], others["split"], contents, frozenset(listed), guessed, notes)
+
+
+def text_columns(options: TableOptions, names: Sequence[str]) -> tuple[str, ...]:
+    """The columns of texts that ``source.table.text`` names, one or several between commas; none under auto."""
+    if options.text in (AUTO, NONE):
+        return ()
+    if options.text in names:
+        return (options.text,)
+    return tuple(filter(None, (name.strip() for name in options.text.split(","))))
 
 
 def model_roles(names: Sequence[str], options: TableOptions, like: ModelInput, where: str) -> Roles:
@@ -126,6 +143,8 @@ def _model_contents(names: Sequence[str], options: TableOptions, takes: Preproce
         return tuple(column.name for column in takes.columns)
     role, known, noun = ("path", PATHS, "image paths") if takes.kind == "image" else ("text", TEXTS, "texts")
     asked = getattr(options, role)
+    if role == "text" and (several := text_columns(options, names)) and set(several) <= set(names):
+        return several
     found = [n for n in names if (n == asked if asked not in (AUTO, NONE) else n.lower() in known)]
     if len(found) == 1:
         return (found[0],)
@@ -168,7 +187,9 @@ def _contents(
     if not listed and not asked["text"]:
         path = _single(free, names, options.path, PATHS, "source.table.path", where)
     if not listed and not asked["path"]:
-        text = _single(free, names, options.text, TEXTS, "source.table.text", where)
+        several = text_columns(options, names)
+        asked_text = several[0] if several else options.text
+        text = _single(free, names, asked_text, TEXTS, "source.table.text", where)
     if path is not None and text is not None:
         what = f"column '{short(path)}' may hold images and column '{short(text)}' texts"
         raise UserError(what, f"Set source.table.path={path} or source.table.text={text}.", where)
@@ -194,7 +215,8 @@ def _single(
 def _one(found: Sequence[str], role: str, where: str) -> str | None:
     if len(found) > 1:
         words = ", ".join(f"'{short(n)}'" for n in found)
-        raise UserError(f"several columns may hold the {role}: {words}", f"Set source.table.{role}=NAME.", where)
+        both = f" To use all of them, set source.table.text={','.join(found)}." if role == "text" else ""
+        raise UserError(f"several columns may hold the {role}: {words}", f"Set source.table.{role}=NAME.{both}", where)
     return found[0] if found else None
 
 

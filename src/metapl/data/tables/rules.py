@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
@@ -11,6 +12,24 @@ from metapl.data.tables.frame import Array, Texts, short
 
 Refusal = tuple[int, str, str]  # the row, what is wrong with it, and what to do
 LONG = 1024  # characters above which a path without a suffix is taken for something else
+
+
+SYSTEMATIC = 1 / 3  # share of rows with one fault from which it is a fault of the file, not of its rows
+_VARYING = re.compile(r"'[^']*'|\d+")
+
+
+def fault_of(reason: str) -> str:
+    """A reason without the values in it: what rows with the same fault share."""
+    return _VARYING.sub("#", reason)
+
+
+def systematic_remedy(reason: str, remedy: str) -> str:
+    """What to do where many rows share one reason: leaving them out would hide the fault of the file."""
+    if "fields where" in reason:
+        return "Look at the header and the delimiter (source.table.delimiter): one of the two does not fit these rows."
+    if "looks like base64" in reason or "closing quote" in reason:
+        return remedy
+    return f"{remedy} So many are no slip: is the right column named, and the file written as its settings say?"
 
 
 def odd_levels(texts: Texts, rows: Array, why: Callable[[str], str | None], remedy: str) -> Iterator[Refusal]:

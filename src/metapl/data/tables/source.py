@@ -23,24 +23,34 @@ from metapl.data.memory.source import MemorySource
 from metapl.data.options import SourceOptions
 from metapl.data.tables.columns import MOST_LEVELS, Told, described, encode_column, fit_column, too_many
 from metapl.data.tables.files import PARTS, open_file, open_new_file
-from metapl.data.tables.frame import Array, Form, TableFile, Texts, counted, parsed, short
+from metapl.data.tables.frame import Array, Form, TableFile, Texts, counted, short
+from metapl.data.tables.guesses import only_numbers, without_failed
 from metapl.data.tables.join import Joined, read_joined
 from metapl.data.tables.label_column import (
     POOL,
     TESTING,
     TRAINING,
     class_numbers,
-    filled,
     label_texts,
     learn_classes,
     odd_labels,
     unknown_labels,
 )
 from metapl.data.tables.label_values import read_rule
+from metapl.data.tables.options import NONE
+from metapl.data.tables.paths import LOOKED_AT, check_there
 from metapl.data.tables.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, model_roles
-from metapl.data.tables.rules import Refusal, odd_levels, odd_paths, repeated
+from metapl.data.tables.rules import (
+    SYSTEMATIC,
+    Refusal,
+    fault_of,
+    odd_levels,
+    odd_paths,
+    repeated,
+    systematic_remedy,
+)
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
-from metapl.errors import UserError
+from metapl.errors import BadRow, UserError
 from metapl.types import Column, ModelInput, Source
 
 BY_PART = {"labeled": TRAINING, "unlabeled": POOL, "test": TESTING}
@@ -92,11 +102,36 @@ def open_table(
     """
     if like is not None:
         return _new_rows(paths, options, name, suffix, like)
-    table = _read(paths, options, name, suffix)
+    try:
+        table = _read(paths, options, name, suffix)
+    except BadRow as error:
+        raise _judged(error, paths, options, suffix) from error
+    if table.roles.kind == "text" and table.roles.guessed and only_numbers(table.rows, table.roles.contents[0]):
+        column = short(table.roles.contents[0])
+        note = f"column '{column}' is called like the texts, but holds nothing but numbers: it is taken for a feature"
+        source = open_table(paths, replace(options, table=replace(options.table, text=NONE)), name, suffix)
+        source.notes = (*source.notes, note)
+        return source
     if table.roles.kind == "image":
         place = os.path.abspath(paths[PARTS[0]]) if _has_paths(table.rows, table.roles) else ""
         return _images(table, options, place=place, known=known, progress=progress, where=table.name)
     return _features(table, options) if table.roles.kind == "table" else _texts(table, options)
+
+
+def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, suffix: str) -> UserError:
+    """The error at a first bad row, with the share of rows that have the same fault where that is not a slip."""
+    if options.table.skip_bad_rows:
+        return error
+    try:
+        rows = _read(paths, replace(options, table=replace(options.table, skip_bad_rows=True)), "", suffix).rows
+    except UserError:
+        return error.without_setting()
+    same = sum(fault_of(reason) == fault_of(error.what) for _, reason in rows.problems)
+    total = rows.rows + len(rows.problems)
+    if same < 2 or same < SYSTEMATIC * total:
+        return error
+    what = f"{error.what}, and {same:,} of {total:,} rows have this fault"
+    return BadRow(what, systematic_remedy(error.what, error.without_setting().remedy), error.where)
 
 
 def _new_rows(paths: Mapping[str, Path], options: SourceOptions, name: str, suffix: str, like: ModelInput) -> Source:
@@ -110,7 +145,7 @@ def _new_rows(paths: Mapping[str, Path], options: SourceOptions, name: str, suff
             channels, height, width = takes.shape
             return _images(table, forgiving, known=Known((channels, height, width), {}))
         if takes.tokens is not None:
-            data = tokenizer_of(takes.tokens).encode(rows.text(table.roles.contents[0]).tolist())
+            data = tokenizer_of(takes.tokens).encode(_joined_texts(table))
             return _source(table, "text", data, tokens=takes.tokens)
         told = Told()
         data = torch.from_numpy(_encoded(takes.columns, rows, told))
@@ -145,11 +180,12 @@ def _read(
         numeric = np.isin(rows.part, [k for k, file in enumerate(files) if roles.label in file.whole])
         rows.columns[roles.label], notes = label_texts(roles.label, rows.text(roles.label), numeric, rule)
         rows.notes += notes
+    roles = without_failed(rows, roles, table, BY_SPLIT)
     use = _use(rows, roles, parts)
     given = os.path.expanduser(options.root)
     roots = [os.path.abspath(given or paths[part].parent) for part in parts]
     ids = _ids(rows, roles)
-    rows.refuse(_refusals(rows, roles, use, roots, like))
+    rows.refuse(_refusals(rows, roles, use, roots, like, table.suffix))
     kept = rows.kept()
     if len(kept) < rows.rows:
         rows, use, ids = rows.take(kept), use[kept], [ids[k] for k in kept.tolist()]
@@ -204,7 +240,7 @@ def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
 
 
 def _refusals(
-    rows: Joined, roles: Roles, use: Array, roots: Sequence[str], like: ModelInput | None
+    rows: Joined, roles: Roles, use: Array, roots: Sequence[str], like: ModelInput | None, ending: str
 ) -> Iterator[Refusal]:
     """Rows that cannot serve: an odd split, an odd label, an odd path, an id that comes twice."""
     if roles.split is not None and like is None:
@@ -222,6 +258,9 @@ def _refusals(
             return os.path.normpath(os.path.join(roots[file], path))
 
         yield from repeated(texts, rows.part, held, "path", column, rows.place, target)
+        first = [texts[k] for k in range(min(LOOKED_AT, rows.rows))]
+        looked_for = [os.path.join(roots[rows.part[k]], f"{path}{ending}") for k, path in enumerate(first)]
+        check_there(first, looked_for, roots[0], rows.place(0))
     if named := roles.id or (column if has_paths else None):
         yield from repeated(rows.text(named), rows.part, rows.held[named], "id", named, rows.place)
 
@@ -281,14 +320,10 @@ def _encoded(columns: Sequence[Column], rows: Joined, told: Told) -> Array:
 
 def _texts(table: _Table, options: SourceOptions) -> MemorySource:
     """Texts as token ids; how many are kept of a text is decided by the training rows alone."""
-    rows, column = table.rows, table.roles.contents[0]
-    texts = rows.text(column)
-    if table.roles.guessed and all(parsed(level) is not None for level in texts.levels):
-        what = f"column '{short(column)}' is taken for the texts by its name, and holds nothing but numbers"
-        raise UserError(what, "Set source.table.text=none (for a table) or source.table.text=NAME.", rows.place(0))
-    if empty := int((~filled(texts)).sum()):
+    rows = table.rows
+    every, train = _joined_texts(table), np.flatnonzero(table.use != TESTING)
+    if empty := sum(not text for text in every):
         rows.notes.append(f"{counted(empty, 'text')} empty")
-    every, train = texts.tolist(), np.flatnonzero(table.use != TESTING)
     own = [every[k] for k in train.tolist()]
     ids, tokens, notes = encode_texts(own, options.text.tokenizer, options.text.max_tokens)
     rows.notes += notes
@@ -301,13 +336,20 @@ def _texts(table: _Table, options: SourceOptions) -> MemorySource:
     return _source(table, "text", data, tokens=tokens, texts=every)
 
 
+def _joined_texts(table: _Table) -> list[str]:
+    """One text per row; those of several columns one below the other."""
+    columns = [table.rows.text(name).tolist() for name in table.roles.contents]
+    return columns[0] if len(columns) == 1 else ["\n".join(filter(None, row)) for row in zip(*columns, strict=True)]
+
+
 def _images(table: _Table, options: SourceOptions, **more: Any) -> ImageSource:
     """Images by the paths or the bytes that a column holds."""
     rows, column = table.rows, table.roles.contents[0]
     values = rows.columns[column]
     items: Sequence[str | bytes]
     if isinstance(values, Texts):
-        items = [os.path.join(table.roots[part], path) for part, path in zip(rows.part.tolist(), values.tolist())]
+        named = zip(rows.part.tolist(), values.tolist())
+        items = [os.path.join(table.roots[part], f"{path}{options.table.suffix}") for part, path in named]
     elif isinstance(values, list):
         items = [value or b"" for value in values]
     else:

@@ -90,7 +90,8 @@ def test_one_number_written_otherwise_costs_no_column(
         file.read({"a": "auto"}, most={"a": 10})
     values[40] = "x"
     file = DelimitedFile(put(tmp_path, "a;b\n" + "".join(f"{v};x\n" for v in values)), decimal=decimal)
-    assert file.read({"a": "auto"}, most={"a": 10}).full == {"a"}
+    with pytest.raises(UserError, match="column 'a' holds numbers, but 2 of its 50 cells are not"):
+        file.read({"a": "auto"}, most={"a": 10})
 
 
 def test_bad_rows_are_refused_or_left_out_with_their_lines(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Columns of texts that may be something else: numbers with a few other cells, or dates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from datetime import datetime
+
+from metapl.errors import UserError
+from metapl.utils.paths import shown
+
+MOSTLY = 0.9  # share of numbers from which other cells are taken for slips, or for limits such as <1.0
+CLEARLY = 20  # different numbers above which a column of numbers is hardly one of categories
+_DATE = re.compile(
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})|\d{1,2}[ -][A-Za-z]{3,9}\.?[ -]\d{2,4}"
+    r"|[A-Za-z]{3,9}\.? \d{1,2},? \d{4})([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp][Mm])?(Z| ?[+-]\d{2}:?\d{2})?)?"
+)
+
+
+def is_date(value: str) -> bool:
+    """Whether a text is a date, perhaps with a time: 2024-05-31, 31.05.24, 5/31/2024 10:15, 31 May 2024."""
+    text = value.strip()
+    if not _DATE.fullmatch(text):
+        return False
+    numbers = [int(part) for part in re.findall(r"\d+", text.split("T")[0].split(" ")[0])]
+    if len(numbers) < 3:  # with the month as a word
+        return True
+    year, month, day = numbers if numbers[0] > 31 else numbers[::-1]
+    if month > 12:
+        month, day = day, month
+    try:
+        datetime(year if year > 99 else 2000 + year, month, day)
+    except ValueError:
+        return False
+    return True
+
+
+def are_dates(levels: Collection[str]) -> bool:
+    """Whether nearly all levels are dates."""
+    return bool(levels) and sum(map(is_date, levels)) >= MOSTLY * len(levels)
+
+
+def is_mixed(numbers: int, others: int, different: int) -> bool:
+    """Whether a column is meant as numbers though some of its cells are not.
+
+    Args:
+        numbers, others: cells that are numbers, and that are not and are not empty. different: numbers that differ.
+    """
+    return others > 0 and different > CLEARLY and numbers >= MOSTLY * (numbers + others)
+
+
+def mixed(name: str, odd: str, others: int, total: int, where: str, setting: bool = True) -> UserError:
+    """The error for a column of numbers in which a few cells are something else; ``odd`` is one of them."""
+    share = f"{others:,} of its {total:,} cells is not" if others == 1 else f"{others:,} of its {total:,} cells are not"
+    what = f"column '{shown(name)}' holds numbers, but {share}, such as '{shown(odd)[:40]}'"
+    remedy = "Write numbers there, or leave these cells empty"
+    other = f"or set source.table.categorical={shown(name)} (categories) or source.table.ignore={shown(name)}."
+    return UserError(what, remedy, where, other if setting else "")

@@ -1,0 +1,57 @@
+"""Paths of images in a file of rows: as they are looked for, and what to do where none is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from metapl.data.images.decode import SUFFIXES
+from metapl.data.images.scan import shown
+from metapl.errors import UserError
+
+LOOKED_AT = 20  # paths; where none of them is there, something is wrong with all
+FOLDERS = 200  # folders that are looked through for the first image
+
+
+def check_there(written: Sequence[str], paths: Sequence[str], root: str, where: str) -> None:
+    """Refuse a column of paths where none of the first is there.
+
+    Args:
+        written: the first paths as the file has them. paths: as they are looked for. root: the folder they start from.
+
+    Raises:
+        UserError: none is there; the message shows the path that was looked for, and proposes what would find it.
+    """
+    if not paths or any(os.path.exists(path) for path in paths[:LOOKED_AT]):
+        return
+    what = f"none of the first {len(paths[:LOOKED_AT])} images is there: looked for '{shown(paths[0])}'"
+    if len(paths) == 1:
+        what = f"the image is not there: looked for '{shown(paths[0])}'"
+    remedy, setting = _proposal(written[0], paths[0], root)
+    raise UserError(what, remedy, where, setting)
+
+
+def _proposal(written: str, path: str, root: str) -> tuple[str, str]:
+    """(what to do, the setting that does it)."""
+    if "\\" in written and os.path.exists(os.path.join(root, written.replace("\\", "/"))):
+        return "Write / for \\ in the paths.", ""
+    for suffix in sorted(SUFFIXES):
+        for form in (suffix, suffix.upper()):
+            if os.path.exists(path + form):
+                return f"The files end in {form}: write that in the column", f"or set source.table.suffix={form}."
+    name = os.path.basename(written.replace("\\", "/"))
+    for folder, names in _folders(root):
+        found = next((n for n in names if n == name or os.path.splitext(n)[0] == name), None)
+        if found is not None:
+            ending = os.path.splitext(found)[1] if found != name else ""
+            more = f" and source.table.suffix={ending}" if ending else ""
+            return f"There is '{shown(os.path.join(folder, found))}'", f"so set source.root={shown(folder)}{more}."
+    return "Name the folder that the paths start from", "with source.root=DIR (or source.table.path=none: no images)."
+
+
+def _folders(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Some folders in ``root`` with the names of their files."""
+    for folder, inside, names in islice(os.walk(root), FOLDERS):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        yield folder, names
