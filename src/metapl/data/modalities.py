@@ -49,6 +49,12 @@ def modality_of(kind: Kind) -> Modality:
     return MODALITIES[kind]
 
 
+def own_modalities() -> tuple[Modality, ...]:
+    """Return the registered kinds that another process can import too: a script's own class has no name there."""
+    modules = {record: type(record).__module__ for record in MODALITIES.values()}
+    return tuple(record for record, name in modules.items() if name != "__main__" and not name.startswith("metapl."))
+
+
 def make_views(config: ViewConfig, preprocessing: Preprocessing) -> Views:
     """Return the views that fit the kind of rows."""
     return modality_of(preprocessing.kind).views(config, preprocessing)

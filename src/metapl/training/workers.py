@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, Literal
 
+from metapl.data.modalities import own_modalities, register_modality
 from metapl.errors import UserError
 from metapl.utils.signals import stop_signals
 
@@ -144,7 +145,9 @@ def run_jobs(
 def _start(context: Any, work: Any, job: tuple[Any, ...], threads: int) -> tuple[Connection, Any]:
     pipe, other = context.Pipe(duplex=False)
     # Pickled here and by plain means: on torch's own way between processes tensors would move to shared memory.
-    process = context.Process(target=_serve, args=(other, pickle.dumps((work, job)), threads), daemon=True)
+    process = context.Process(
+        target=_serve, args=(other, pickle.dumps((own_modalities(), work, job)), threads), daemon=True
+    )
     with _main_hidden():
         process.start()
     other.close()
@@ -195,7 +198,9 @@ def _attempt(packed: bytes) -> dict[str, Any]:
     from metapl.training.loop import Stopped
 
     try:
-        work, job = pickle.loads(packed)
+        modalities, work, job = pickle.loads(packed)
+        for modality in modalities:
+            register_modality(modality)
         return {"end": "done", "value": work(*job)}
     except UserError as error:
         return {"end": "refused", "error": str(error), "refusal": (error.what, error.remedy, error.where)}
