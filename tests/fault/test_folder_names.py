@@ -115,7 +115,7 @@ def test_unlabelled_folders_beside_classes(tmp_path: Path, name: str) -> None:
     "litter", ["__MACOSX/cat/._1.png", "Thumbs.db", "cat/desktop.ini", "dog/Thumbs.db", "@eaDir/x.png"]
 )
 def test_what_systems_leave_behind_is_passed_over_everywhere(tmp_path: Path, litter: str) -> None:
-    from metapl.inference.predict import image_files
+    from metapl.data.images.tree import image_files
 
     root = parts(tmp_path / "zip", "", count=2)
     before = open_source(str(root))
@@ -141,7 +141,7 @@ def test_more_suffixes_of_jpeg(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".HEIC", ".cr2", ".svg"])
 def test_images_in_other_forms_are_counted_with_what_to_do(tmp_path: Path, suffix: str) -> None:
-    from metapl.inference.predict import image_files
+    from metapl.data.images.tree import image_files
 
     parts(tmp_path, "")
     for k in range(3):

@@ -10,6 +10,7 @@ from metapl.data.embedded import as_features, check_encoder, check_size, for_enc
 from metapl.data.images.folder import FolderSource
 from metapl.data.images.scan import exists, missing, near_path, shown
 from metapl.data.images.store import Known
+from metapl.data.images.tree import open_tree
 from metapl.data.memory.arrays import check_sized
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.idx import IdxSource
@@ -67,11 +68,15 @@ def _idx(ref: DataRef, request: Request) -> Source:
 def _folder(ref: DataRef, request: Request) -> Source:
     if (root := ref.path) is None:
         raise UserError("'folder' needs a path", "Write 'folder:PATH'.", "data")
-    if exists(root) and not root.is_dir():
+    options, like = request.options, request.like
+    if like is None and exists(root) and not root.is_dir():
         raise _no_reader(root)
-    if tables := tables_in(root):
+    images = like is not None and modality_of(like.takes.kind).sized
+    tables = {} if like is not None and images and not like.labels else tables_in(root)
+    if tables:
         return _table(tables, request, shown(root.resolve().name))
-    options = request.options
+    if like is not None:
+        return open_tree(root, like, options.image)
     no_label = read_rule(options.no_label, "").no_label
     return FolderSource(root, options.image, known=request.known, progress=request.progress, no_label=no_label)
 

@@ -6,10 +6,8 @@ Memory does not grow with the number of rows: each chunk is read, judged and han
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.images.decode import SUFFIXES, Unreadable, decode_many
-from metapl.data.images.parts import is_passed_over, why_not_image
-from metapl.data.images.scan import clean, exists, missing, shown
-from metapl.data.modalities import modality_of
+from metapl.data.images.tree import open_tree
 from metapl.data.sources import SourceOptions, open_source, read_ref
 from metapl.data.tables.columns import matching
 from metapl.data.tables.options import WRITTEN, TableOptions
-from metapl.errors import UserError
 from metapl.runs.model_folder import Predictor
 from metapl.types import Source
 from metapl.utils.chunks import rows_at_once
 from metapl.utils.files import guarded
-from metapl.utils.own_folders import is_made
 
 CHUNK = 256  # images decoded and judged at a time
 ROWS = 4096  # rows of a source at a time
@@ -63,11 +56,15 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
     Raises:
         UserError: no such path, no image in it, or a model that was not trained on images.
     """
-    path = Path(path).expanduser()
-    shape = image_shape(predictor)
-    if not exists(path):
-        raise missing(path)
-    return _folder_chunks(predictor, path, shape)  # a generator of its own, so that the checks above come at once
+    source = open_tree(Path(path).expanduser(), predictor.input())
+    return _told_first(tuple(source.problems), predict_source(predictor, source))
+
+
+def _told_first(problems: tuple[Problem, ...], chunks: Iterator[Predictions]) -> Iterator[Predictions]:
+    """The chunks, ``problems`` with the first of them."""
+    for chunk in chunks:
+        yield replace(chunk, problems=(*problems, *chunk.problems))
+        problems = ()
 
 
 def predict_source(
@@ -124,66 +121,6 @@ def write_predictions(chunks: Iterable[Predictions], file: Any) -> tuple[int, li
     return count, problems
 
 
-def _folder_chunks(predictor: Predictor, path: Path, shape: tuple[int, int, int]) -> Iterator[Predictions]:
-    found, files = 0, image_files(path)
-    count = rows_at_once(shape, CHUNK, VALUES)
-    while chunk := list(islice(files, count)):
-        images = [(row_id, file) for row_id, file, why in chunk if not why]
-        found += len(images)
-        yield judge_images(predictor, images, shape, [(row_id, why) for row_id, _, why in chunk if why])
-    if not found:
-        remedy = f"Give a folder with images in it ({', '.join(sorted(SUFFIXES))}), or one image."
-        raise UserError("there is no image here", remedy, shown(path))
-
-
-def image_files(path: Path) -> Iterator[tuple[str, Path, str]]:
-    """(id, file, why not) of everything in ``path``, folder by folder in sorted order; "" where it may be an image."""
-    if path.is_file():
-        yield clean(path.name), path, ""
-        return
-    denied: list[OSError] = []
-    for folder, inside, names in os.walk(path, onerror=denied.append):
-        here = Path(folder)
-        inside[:] = sorted((n for n in inside if not is_passed_over(n)), key=clean)
-        for name in inside:
-            if (here / name).is_symlink():
-                yield _id(here / name, path), here / name, "a linked folder is not entered"
-            elif is_made(here / name):
-                yield _id(here / name, path), here / name, "a folder that metapl wrote is not entered"
-        inside[:] = [name for name in inside if not is_made(here / name)]
-        for name in sorted((n for n in names if not is_passed_over(n)), key=clean):
-            yield _id(here / name, path), here / name, why_not_image(name)
-        while denied:
-            yield _denied(denied.pop(), path)
-    while denied:
-        yield _denied(denied.pop(), path)
-
-
-def _denied(error: OSError, root: Path) -> tuple[str, Path, str]:
-    folder = Path(error.filename or root)
-    return _id(folder, root), folder, f"folder cannot be opened ({error.strerror})"
-
-
-def _id(path: Path, root: Path) -> str:
-    return clean(path.relative_to(root).as_posix())
-
-
-def judge_images(
-    predictor: Predictor, images: Sequence[tuple[str, Path]], shape: tuple[int, int, int], problems: list[Problem]
-) -> Predictions:
-    """Decode and judge one chunk."""
-    ids, rows = list[str](), list[Tensor]()
-    decoded = decode_many([file for _, file in images], shape, resize=predictor.takes.resize)
-    for (row_id, _), result in zip(images, decoded, strict=True):
-        if isinstance(result, Unreadable):
-            problems.append((row_id, str(result)))
-        else:
-            ids.append(row_id)
-            rows.append(result[0])
-    p = predictor.probabilities(torch.stack(rows)) if rows else nothing(predictor)
-    return Predictions(tuple(ids), _names(predictor, p), p, tuple(problems))
-
-
 def _names(predictor: Predictor, p: Tensor) -> tuple[str, ...]:
     return tuple(predictor.class_names[k] for k in p.argmax(-1).tolist())
 
@@ -191,17 +128,3 @@ def _names(predictor: Predictor, p: Tensor) -> tuple[str, ...]:
 def nothing(predictor: Predictor) -> Tensor:
     """The probabilities of no rows, [0, C]."""
     return torch.zeros(0, len(predictor.class_names))
-
-
-def image_shape(predictor: Predictor) -> tuple[int, int, int]:
-    """(channels, height, width) that images must be brought to.
-
-    Raises:
-        UserError: the model was not trained on images.
-    """
-    modality = modality_of(predictor.takes.kind)
-    if not modality.sized:
-        what = f"this model was trained on {modality.rows}, not on images"
-        raise UserError(what, "Give a file of rows, such as new.csv.")
-    channels, height, width = predictor.takes.shape
-    return channels, height, width

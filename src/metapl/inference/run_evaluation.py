@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metapl.config.paths import IN_MEMORY
 from metapl.config.settings import RunConfig
-from metapl.data.images.parts import part_of
-from metapl.data.images.scan import clean, exists, missing, shown
+from metapl.data.images.scan import shown
 from metapl.data.images.store import Known
 from metapl.data.modalities import modality_of
 from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
 from metapl.data.tables.files import tables_in
-from metapl.errors import UserError, nearest
+from metapl.errors import UserError
 from metapl.inference.evaluate import class_numbers, evaluate, judge
 from metapl.inference.leakage import seen_rows
 from metapl.inference.predict import (
-    CHUNK,
-    VALUES,
     Problem,
-    image_files,
-    image_shape,
-    judge_images,
     nothing,
     predict_source,
 )
@@ -39,9 +31,7 @@ from metapl.models.own import check_trusted
 from metapl.runs.folder import left_out, load_split, write_problems
 from metapl.runs.model_folder import Predictor
 from metapl.types import Source, Split
-from metapl.utils.chunks import rows_at_once
 from metapl.utils.files import write_json
-from metapl.utils.own_folders import is_made
 
 Array = np.ndarray[Any, Any]
 Judged = tuple[dict[str, Any], list[Problem], str]
@@ -93,7 +83,8 @@ def open_own(run: Path, device: str | None, trust_code: bool = False) -> tuple[R
 def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Source, Split]:
     """The run's data and split. Training images are not decoded for it, if the run's list of bad ones still holds."""
     if modality_of(predictor.takes.kind).sized:
-        known = Known(image_shape(predictor), left_out(run))
+        channels, height, width = predictor.takes.shape
+        known = Known((channels, height, width), left_out(run))
         source = open_source(config.ref, config.source, known=known)
         with suppress(UserError):  # the list is gone, or the data changed: told by the strict way below
             return source, load_split(run, source)
@@ -138,14 +129,15 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, t
     named = any(ref.same_as(other) for other in _trained_files(config))
     if named:
         tell(f"{shown(ref.text)} holds rows that the model was trained on")
-    if ref.is_folder and ref.path is not None:
-        return judge_folder(predictor, ref.path)
     rows = open_source(ref, config.source, like=predictor.input(labels=True))
     seen = "" if named else seen_rows(run, config, predictor, rows, _judged_rows(rows))
     for note in filter(None, [*rows.notes, seen]):
         tell(note)
     judged, _, where = judge_source(predictor, rows)
-    return judged, list(rows.problems), where
+    if not judged["rows"]:
+        first = f"The first is {shown(rows.problems[0][0])}: {rows.problems[0][1]}." if rows.problems else ""
+        raise UserError("there is no row that can be read", first, shown(ref.text))
+    return judged, list(rows.problems), rows.name if ref.is_folder else where
 
 
 def _judged_file(ref: DataRef) -> DataRef:
@@ -160,39 +152,6 @@ def _trained_files(config: RunConfig) -> list[DataRef]:
     inside = tables_in(ref.path) if ref.is_folder and ref.path is not None else {}
     files = [str(path) for part, path in inside.items() if part != "test"]
     return [read_ref(file) for file in [*files, config.source.unlabeled] if file]
-
-
-def judge_folder(predictor: Predictor, root: Path) -> tuple[dict[str, Any], list[Problem], str]:
-    """Evaluate on a labelled tree ``<class>/**``, its classes matched to the model's by name.
-
-    A tree with a folder ``labelled`` is judged on its ``test`` folder, or on ``labelled`` where it has none.
-
-    Returns:
-        The figures of ``evaluate``, the images that could not be read, and the folder that was judged.
-
-    Raises:
-        UserError: a class that the model does not know, or no image.
-    """
-    shape, root = image_shape(predictor), _classes_folder(predictor, root)
-    number = {name: k for k, name in enumerate(predictor.class_names)}
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not is_made(p))
-    for folder in folders:
-        if clean(folder.name) not in number:
-            what = f"the model knows no class '{shown(folder.name)}'"
-            raise UserError(what, nearest(shown(folder.name), map(shown, number)), shown(folder))
-    parts, truth, problems = list[Tensor](), list[int](), list[Problem]()
-    for folder in folders:
-        files = image_files(folder)
-        while chunk := list(islice(files, rows_at_once(shape, CHUNK, VALUES))):
-            images = [(f"{clean(folder.name)}/{i}", file) for i, file, why in chunk if not why]
-            problems += [(f"{clean(folder.name)}/{i}", why) for i, _, why in chunk if why]
-            judged = judge_images(predictor, images, shape, [])
-            parts.append(judged.probabilities)
-            truth += [number[clean(folder.name)]] * len(judged.ids)
-            problems += judged.problems
-    if not truth:
-        raise UserError("there is no readable image in class folders", "Give a folder <class>/<images>.", shown(root))
-    return judge(torch.cat(parts), torch.tensor(truth), predictor.class_names), problems, shown(root)
 
 
 def _judged_rows(source: Source) -> Array:
@@ -218,15 +177,3 @@ def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], 
     where = f"the {'test' if source.is_test[index].all() else 'labelled'} rows of {source.name}"
     p = torch.cat(parts) if parts else nothing(predictor)
     return judge(p, truth, predictor.class_names), source.problems[known:], where
-
-
-def _classes_folder(predictor: Predictor, root: Path) -> Path:
-    """The folder that holds the class folders: ``root``, ``root/test`` or ``root/labelled``."""
-    if not exists(root):
-        raise missing(root)
-    if not root.is_dir():
-        raise UserError("this is a file, not a folder", "Give a folder <class>/<images>.", shown(root))
-    inside = {p.name for p in root.iterdir() if p.is_dir()} - set(predictor.class_names)
-    by_part = {part_of(name): name for name in sorted(inside, reverse=True)}
-    labeled = next((by_part[part] for part in ("labelled", "train") if part in by_part), None)
-    return root if labeled is None else root / by_part.get("test", labeled)

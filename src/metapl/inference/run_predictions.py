@@ -12,7 +12,7 @@ from metapl.data.images.scan import shown
 from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
 from metapl.errors import UserError
-from metapl.inference.predict import HEADER, Problem, predict_folder, predict_source, write_predictions
+from metapl.inference.predict import HEADER, Problem, predict_source, write_predictions
 from metapl.inference.stored_run import Tell, open_model, silent
 from metapl.runs.folder import csv_text
 from metapl.runs.model_folder import Predictor
@@ -66,8 +66,6 @@ def _check_any(count: int, problems: list[Problem], data: str) -> None:
 
 def _predictions(config: RunConfig, predictor: Predictor, ref: DataRef, tell: Tell) -> tuple[Any, list[Problem]]:
     """The answers, chunk by chunk, and the rows that could not even be opened."""
-    if ref.is_folder and ref.path is not None:
-        return predict_folder(predictor, ref.path), []
     rows = open_source(ref, config.source, like=predictor.input())
     for note in rows.notes:
         tell(note)

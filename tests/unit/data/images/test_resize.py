@@ -248,6 +248,8 @@ def test_a_model_of_images_says_so_of_other_rows(tmp_path: Path, size: int | str
     predictor = Predictor(torch.nn.Identity(), takes, ("u", "v"), torch.device("cpu"))
     (tmp_path / "labelled.csv").write_text("a,b,label\n" + "1,2.5,u\n3,1,v\n" * 10, encoding="utf-8")
     np.savez(tmp_path / "x.npz", X=np.ones((4, 3)), y=[0, 1, 0, 1])
-    for spec, words in ((tmp_path, "one column of image paths"), (tmp_path / "x.npz", "trained on images")):
+    file, arrays = tmp_path / "labelled.csv", tmp_path / "x.npz"
+    wanted = ((tmp_path, "there is no image"), (file, "one column of image paths"), (arrays, "trained on images"))
+    for spec, words in wanted:
         with pytest.raises(UserError, match=words):
             list(predict_source(predictor, spec))

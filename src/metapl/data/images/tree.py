@@ -1,0 +1,111 @@
+"""New images in a folder, as a trained model wants them: any tree of images, or class folders where labels are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from metapl.data.images.decode import SUFFIXES
+from metapl.data.images.options import ImageOptions
+from metapl.data.images.parts import is_passed_over, part_of, why_not_image
+from metapl.data.images.scan import clean, exists, missing, shown
+from metapl.data.images.source import ImageSource
+from metapl.data.images.store import Known
+from metapl.data.modalities import modality_of
+from metapl.errors import UserError, nearest
+from metapl.types import ModelInput
+from metapl.utils.own_folders import is_made
+
+
+def open_tree(path: Path, like: ModelInput, options: ImageOptions | None = None) -> ImageSource:
+    """A source over the images in a folder and the folders inside it, or over one image; none is decoded now.
+
+    Where labels are asked for, the images lie in class folders, ``<class>/**``; of a folder that holds a part
+    ``labelled``, its ``test`` part or else that one is read. What is passed over stands in ``problems``.
+
+    Raises:
+        UserError: no such path, no image, a class that the model does not know, or a model of other rows.
+    """
+    if not modality_of(like.takes.kind).sized:
+        what = f"this model was trained on {modality_of(like.takes.kind).rows}, not on images"
+        raise UserError(what, "Give a file of rows, such as new.csv.")
+    if not exists(path):
+        raise missing(path)
+    root = _classes_folder(path, like) if like.labels else path
+    files = list(_class_files(root, like) if like.labels else ((*found, -1) for found in image_files(root)))
+    images = [(row_id, file, label) for row_id, file, why, label in files if not why]
+    if not images:
+        remedy = f"Give a folder with images in it ({', '.join(sorted(SUFFIXES))}), or one image."
+        raise UserError("there is no image here", remedy, shown(root))
+    channels, height, width = like.takes.shape
+    source = ImageSource(
+        shown(root),
+        [str(file) for _, file, _ in images],
+        ids=[row_id for row_id, _, _ in images],
+        labels=np.array([label for _, _, label in images], dtype=np.int64),
+        class_names=like.class_names,
+        is_test=np.ones(len(images), dtype=bool),  # decoded when asked for, a chunk at a time
+        options=replace(options or ImageOptions(), resize=like.takes.resize, allow_bad=True, cache=False),
+        known=Known((channels, height, width), {}),
+    )
+    source.problems += [(row_id, why) for row_id, _, why, _ in files if why]
+    return source
+
+
+def _classes_folder(root: Path, like: ModelInput) -> Path:
+    """The folder that holds the class folders: ``root``, ``root/test`` or ``root/labelled``."""
+    if not root.is_dir():
+        raise UserError("this is a file, not a folder", "Give a folder <class>/<images>.", shown(root))
+    inside = {p.name for p in root.iterdir() if p.is_dir()} - set(like.class_names)
+    by_part = {part_of(name): name for name in sorted(inside, reverse=True)}
+    labeled = next((by_part[part] for part in ("labelled", "train") if part in by_part), None)
+    return root if labeled is None else root / by_part.get("test", labeled)
+
+
+def _class_files(root: Path, like: ModelInput) -> Iterator[tuple[str, Path, str, int]]:
+    """``image_files`` of each class folder, with the class's number; ids begin with its name."""
+    number = {name: k for k, name in enumerate(like.class_names)}
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_passed_over(p.name) and not is_made(p))
+    for folder in folders:
+        if clean(folder.name) not in number:
+            what = f"the model knows no class '{shown(folder.name)}'"
+            raise UserError(what, nearest(shown(folder.name), map(shown, number)), shown(folder))
+    for folder in folders:
+        name = clean(folder.name)
+        yield from ((f"{name}/{row_id}", file, why, number[name]) for row_id, file, why in image_files(folder))
+
+
+def image_files(path: Path) -> Iterator[tuple[str, Path, str]]:
+    """(id, file, why not) of everything in ``path``, folder by folder in sorted order; "" where it may be an image."""
+    if path.is_file():
+        yield clean(path.name), path, ""
+        return
+    denied: list[OSError] = []
+    for folder, inside, names in os.walk(path, onerror=denied.append):
+        here = Path(folder)
+        inside[:] = sorted((n for n in inside if not is_passed_over(n)), key=clean)
+        for name in inside:
+            if (here / name).is_symlink():
+                yield _id(here / name, path), here / name, "a linked folder is not entered"
+            elif is_made(here / name):
+                yield _id(here / name, path), here / name, "a folder that metapl wrote is not entered"
+        inside[:] = [name for name in inside if not is_made(here / name)]
+        for name in sorted((n for n in names if not is_passed_over(n)), key=clean):
+            yield _id(here / name, path), here / name, why_not_image(name)
+        while denied:
+            yield _denied(denied.pop(), path)
+    while denied:
+        yield _denied(denied.pop(), path)
+
+
+def _denied(error: OSError, root: Path) -> tuple[str, Path, str]:
+    folder = Path(error.filename or root)
+    return _id(folder, root), folder, f"folder cannot be opened ({error.strerror})"
+
+
+def _id(path: Path, root: Path) -> str:
+    return clean(path.relative_to(root).as_posix())
