@@ -6,8 +6,7 @@
 Each run is one line of JSON in the file; what is there already is not run again, so the study can be stopped and gone
 on with. At the end the table is printed as JSON: test accuracy in percent of supervised training, of the method without
 a guard and of the model that the guard returned (all three from one run), how often that was the baseline, and the mean
-paired difference returned - supervised, which should be at least -0.5 in every case. Which of the two is returned is
-worked out anew from each run's stored evidence and alarms, by the rule as it stands.
+paired difference returned - supervised, which should be at least -0.5 in every case.
 """
 
 from __future__ import annotations
@@ -100,35 +99,18 @@ def run_one(case: str, method: str, labels: int, seed: int, options: dict[str, A
             card = json.loads((result.folder / place / "model.json").read_text(encoding="utf-8"))
             judged = evaluate(load_model(result.folder / place), source, result.split.test)
             accuracy[card["method"]] = accuracy[place] = 100 * judged["accuracy"]
-        rows = (result.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        shift = [row["class_shift"] for row in map(json.loads, rows) if "class_shift" in row][-1]
     return {
         "case": case, "method": method, "labels": labels, "seed": seed, "options": options,
         "supervised": accuracy["supervised"], "unguarded": accuracy[method], "guarded": accuracy["model"],
-        "returned": verdict["returned"] != method, "guard": verdict, "class_shift": shift,
+        "returned": verdict["returned"] != method, "guard": verdict,
         "alarms": [a["name"] for a in result.summary["alarms"]], "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
-
-
-def decided(row: dict[str, Any]) -> dict[str, Any]:
-    """The run with what the present rule returns on its evidence."""
-    from metapl.training.alarms import DOUBT
-    from metapl.training.guard import DOUBTED, ERRORS, Answers, Evidence, better
-
-    found, (method, baseline) = row["guard"], (row["method"], "supervised")
-    wins, losses = found["only_method_right"], found["only_supervised_right"]
-    right = np.repeat([True, False], [wins, losses]) if wins + losses else np.array([True])
-    p = {side: np.full(len(right), np.exp(-found["log_loss"][side])) for side in (method, baseline)}
-    sides = (Answers(p[method], right), Answers(p[baseline], ~right if wins + losses else right))
-    doubt = row.get("class_shift", 0.0) > DOUBT or {"class_shift", "class_missing"} & set(row["alarms"])
-    kept = better(Evidence(*sides), DOUBTED if doubt else ERRORS)
-    return {**row, "returned": not kept, "guarded": row["unguarded"] if kept else row["supervised"]}
 
 
 def table(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line per case, method and number of labels, over its seeds."""
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-    for row in map(decided, rows):
+    for row in rows:
         groups.setdefault((row["case"], row["method"], row["labels"]), []).append(row)
     made = []
     for (case, method, labels), members in sorted(groups.items()):

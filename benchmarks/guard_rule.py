@@ -1,11 +1,12 @@
-"""How often does the guard keep a result, given the true difference and the number of judged rows? Simulated.
+"""How often does the guard keep a result of images, given the true difference and the number of judged rows? Simulated.
 
     python benchmarks/guard_rule.py
 
 Rows are independent; a tenth of them fall to each side alone (``--only`` / 2), plus the true difference to the better
-one. Prints Markdown: in each cell the share of 20,000 draws in which the method is kept, in percent, by the guard's
-rule and, in brackets, by more right rows alone. The last column is the largest expected loss of accuracy, in points,
-over all true differences below 0: how often a worse result is kept times how much worse it is.
+one. Prints Markdown: in each cell the share of 20,000 draws in which the method is kept, in percent, where the pool has
+the labelled rows' class shares and, in brackets, where it has others. The last two columns are largest expected losses
+of accuracy, in points: over true differences below 0, how often a worse result is kept times how much worse it is; and
+over those above 0, how often a better result is given away times how much better it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from metapl.training.guard import Answers, Evidence, better
+from metapl.training.guard import CREDIT, CREDIT_OTHER_SHARES, Pair
 
 ROWS = (10, 20, 40, 100)
 POINTS = (-20, -10, -5, -2, 0, 2, 5, 10, 15, 20, 25, 30)
@@ -25,17 +26,13 @@ Rule = Callable[[int, int], float]
 
 
 def rule(wins: int, losses: int) -> float:
-    """The guard's; a tie in every row goes either way by the log loss."""
-    if not wins + losses:
-        return 0.5
-    method = np.repeat([True, False], [wins, losses])
-    p = np.full(wins + losses, 0.5)
-    return float(better(Evidence(Answers(p, method), Answers(p, ~method))))
+    """The guard's, where the pool has the labelled rows' class shares."""
+    return float(Pair("method", "baseline", wins, losses, 0, wins + losses, CREDIT).score > 0)
 
 
-def more(wins: int, losses: int) -> float:
-    """Whoever is right more often; ties go either way."""
-    return 0.5 if wins == losses else float(wins > losses)
+def rule_other_shares(wins: int, losses: int) -> float:
+    """The guard's, where the pool has other class shares."""
+    return float(Pair("method", "baseline", wins, losses, 0, wins + losses, CREDIT_OTHER_SHARES).score > 0)
 
 
 def kept(decide: Rule, rows: int, points: float, only: float, draw: np.random.Generator) -> float:
@@ -51,15 +48,17 @@ def main() -> None:
     parser.add_argument("--only", type=float, default=0.2, help="share of rows on which one side alone is right")
     only = parser.parse_args().only
     draw: Any = np.random.default_rng(0)
-    print(f"| judged rows | {' | '.join(f'{p:+d}' for p in POINTS)} | largest expected loss |")
-    print("|---" * (len(POINTS) + 2) + "|")
+    print(f"| judged rows | {' | '.join(f'{p:+d}' for p in POINTS)} | a worse one kept | a better one given away |")
+    print("|---" * (len(POINTS) + 3) + "|")
     for rows in ROWS:
         cells = []
         for points in POINTS:
-            own, plain = (100 * kept(r, rows, points, only, draw) for r in (rule, more))
-            cells.append(f"{own:.0f} ({plain:.0f})")
-        losses = [max(p * kept(r, rows, -p, only, draw) for p in range(1, 25)) for r in (rule, more)]
-        print(f"| {rows} | {' | '.join(cells)} | {losses[0]:.2f} ({losses[1]:.2f}) |")
+            own, other = (100 * kept(r, rows, points, only, draw) for r in (rule, rule_other_shares))
+            cells.append(f"{own:.0f} ({other:.0f})")
+        worse = [max(p * kept(r, rows, -p, only, draw) for p in range(1, 25)) for r in (rule, rule_other_shares)]
+        better = [max(p * (1 - kept(r, rows, p, only, draw)) for p in range(1, 25)) for r in (rule, rule_other_shares)]
+        cells += [f"{worse[0]:.1f} ({worse[1]:.1f})", f"{better[0]:.1f} ({better[1]:.1f})"]
+        print(f"| {rows} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

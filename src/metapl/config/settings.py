@@ -42,17 +42,17 @@ class LoopConfig(Settings, group="loop"):
 
 @dataclass(frozen=True)
 class GuardConfig(Settings, group="guard"):
-    """Whether the result is compared with supervised training on the same labels, and what follows: docs/guard.md."""
+    """Whether the result is compared with models learnt from the labels alone, and what follows: docs/guard.md."""
 
-    mode: Annotated[Literal["off", "warn", "return"], "no comparison; only say so; give the baseline back"] = "return"
+    mode: Annotated[Literal["off", "warn", "return"], "no comparison; only say so; give the best choice back"] = (
+        "return"
+    )
     share: Annotated[
         float, "share of the run's steps, for each training of the cross-fitting", Range(0, 1, above=True)
-    ] = 0.5
+    ] = 0.33
     least_steps: Annotated[
-        int,
-        Help("of such a training at least, as far as the run itself has them: a short one shows little", "steps"),
-        AT_LEAST_ONE,
-    ] = 600
+        int, Help("of such a training at least, as far as the run itself has them", "steps"), AT_LEAST_ONE
+    ] = 1
     folds: Annotated[
         int, "parts of the labelled rows in the cross-fitting; its cost grows with their number", Range(2)
     ] = 2

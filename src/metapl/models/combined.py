@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PLAIN = "model"  # in a description: the network that the factory builds
+FITTED = frozenset({"linear", "tfidf"})  # networks that may stand beside another in a ``Blend``
 
 
 class Average(nn.Module):
@@ -28,6 +29,25 @@ class Average(nn.Module):
         """Return log-probabilities [B, C], which are also logits."""
         log_p = torch.stack([F.log_softmax(member(x), -1) for member in self.members])
         return torch.logsumexp(log_p, 0) - math.log(len(self.members))
+
+
+class Blend(nn.Module):
+    """Two networks as one: its softmax is the normalised geometric mean of their probabilities.
+
+    Args:
+        network: a trained network.
+        other: another one with the same classes.
+        name: what ``build_model`` takes for ``other``; ``PLAIN`` where it is built as ``network`` is.
+    """
+
+    def __init__(self, network: nn.Module, other: nn.Module, name: str) -> None:
+        super().__init__()
+        self.members, self.name = nn.ModuleList([network, other]), name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, C]: the mean of both log-probabilities."""
+        one, other = (F.log_softmax(member(x), -1) for member in self.members)
+        return (one + other) / 2
 
 
 class Masked(nn.Module):
@@ -54,11 +74,20 @@ def describe(model: nn.Module) -> Any:
     """Return the structure of ``model`` as JSON: ``PLAIN``, ``{"average": [...]}`` or ``{"masked": ...}``."""
     if isinstance(model, Average):
         return {"average": [describe(member) for member in model.members]}
+    if isinstance(model, Blend):
+        return {"blend": [describe(model.members[0]), model.name]}
     return {"masked": describe(model.model)} if isinstance(model, Masked) else PLAIN
 
 
-def assemble(description: Any, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
+def assemble(
+    description: Any,
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    named: Callable[[str], nn.Module] | None = None,
+) -> nn.Module:
     """Build the structure that ``describe`` returned, with networks from ``build`` and masks of a row's ``shape``.
+
+    ``named`` builds the second network of a ``Blend`` by its name.
 
     Raises:
         ValueError: ``description`` is not one of its results.
@@ -69,6 +98,12 @@ def assemble(description: Any, build: Callable[[], nn.Module], shape: tuple[int,
         ((kind, inner),) = description.items()
         if kind == "average" and isinstance(inner, list) and inner:
             return Average([assemble(member, build, shape) for member in inner])
+        if kind == "blend" and isinstance(inner, list) and len(inner) == 2 and isinstance(inner[1], str):
+            first = assemble(inner[0], build, shape, named)
+            if inner[1] == PLAIN:
+                return Blend(first, build(), PLAIN)
+            if named is not None and inner[1] in FITTED:
+                return Blend(first, named(inner[1]), inner[1])
         if kind == "masked":
             return Masked(assemble(inner, build, shape), torch.ones(shape, dtype=torch.bool))
     raise ValueError(f"no such combination of networks: {description!r}")

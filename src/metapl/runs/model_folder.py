@@ -167,7 +167,8 @@ def load_model(
         files = {str(key): str(value) for key, value in dict(card.get("files", {})).items()}
         if "encoder" in card:
             check_trusted(str(card["encoder"]["name"]), trust_code or encoder is not None, str(folder))
-        model = assemble(card.get("combine", PLAIN), build, shape)
+        fitted = partial(rebuild, shape=shape, num_classes=len(names), tokens=preprocessing.tokens, architecture=None)
+        model = assemble(card.get("combine", PLAIN), build, shape, fitted)
         model.load_state_dict(load_file(folder / WEIGHTS))
         if bad := non_finite(model):
             raise ValueError(f"'{bad}' holds numbers that are not finite")

@@ -29,7 +29,6 @@ from metapl.training.job import Job
 
 SAMPLE = 1000  # unlabelled rows looked at: about 1 % of a run's time, shares within 3 points
 SHIFT, LEAST = 0.5, 0.2  # A1
-DOUBT = 0.3  # class_shift at the end from which the guard asks for more
 EXPECTED = 10  # rows of a class expected in the sample, below which its absence says nothing (chance: 0.0005)
 MASK_LOW, MASK_HIGH = 0.005, 0.995  # A2
 AGREEMENT = 0.5  # A3
@@ -107,22 +106,6 @@ def find(
         for name, value, text in raised:
             found.setdefault(name, {"name": name, "step": int(row["step"]), "value": round(value, 4), "text": text})
     return list(found.values())
-
-
-def doubt(rows: Sequence[Row], found: Sequence[Mapping[str, Any]]) -> str:
-    """Why the pool may not be of the labelled rows' classes, or some of them lost; empty where nothing says so.
-
-    Args:
-        rows: as ``Metrics.read`` gives them.
-        found: the alarms raised.
-    """
-    shift = next((row["class_shift"] for row in reversed(rows) if "class_shift" in row), 0.0)
-    if shift > DOUBT:
-        return (
-            f"on the unlabelled rows {100 * shift:.0f} % of its answers would have to move to match the labels' shares"
-        )
-    raised = [alarm["name"] for alarm in found if alarm["name"] in ("class_shift", "class_missing")]
-    return f"it raised the alarm {raised[0]}" if raised else ""
 
 
 def _collapse(row: Row, previous: Row | None, names: Sequence[str]) -> list[Raised]:

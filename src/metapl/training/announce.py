@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metapl.data.modalities import modality_of
 from metapl.data.traits import traits
-from metapl.training.guard import Plan
+from metapl.training.evidence import Plan
 from metapl.training.job import Job
 from metapl.types import Source
 from metapl.utils.progress import clock

@@ -1,168 +1,145 @@
-"""A guard against harm: is a semi-supervised result better than supervised training on the same labels?
+"""A guard against harm: which model does a run give back, the method's own or one learnt from the labels alone?
 
-G1  baseline = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps
-G2  evidence = rows whose labels neither side was taught or chosen by, each judged by both: each half of the validation
-    rows by the baseline and the candidate that the other half chooses; where these are fewer than ``min_validation``,
-    also the labelled rows, fold by fold, by models trained on the other folds and the validation rows for ``share`` of
-    the steps, or ``least_steps`` if that is more (the held-out rows are then unlabelled ones); of the method's
-    candidates there the one that the validation rows choose in the run. Where a class has a single labelled row,
-    labelled and validation rows are dealt out together
-G3  keep the result if it is right on at least two more rows and by at least one standard error:
-    wins - losses >= max(2, errors * sqrt(wins + losses)), errors = 1, or 3 where classes seem lost or the pool seems to
-    have others (``alarms.doubt``); where no row tells them apart, the lower log loss
-G4  interval of the difference of two paired shares: Newcombe (1998), method 10
+G1  baselines = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps, and,
+    for tables, features and texts, the linear model
+G2  evidence = labelled rows that each side judges (``training.evidence``)
+G3  images: of method and baseline the one that would be right more often on new rows, as far as is known. On rows that
+    the two judge differently the method is right with a chance of q ~ Beta(a, b), so that it is kept where
+        a + wins > b + losses,   or   wins - losses + credit > 0 with credit = a - b
+    wins, losses: judged rows on which only the method, only the baseline is right. The credit is what earlier studies
+    say; it is another where the pool has other class shares than the labelled rows (``training.pool``)
+G3' tables, features, texts: so few labelled rows cannot tell the sides apart, and studies know none that is always
+    the better one. What is returned is the mean of both: logits = (log p_method + log p_baseline) / 2. The baseline is
+    the linear model, or supervised training where it is right on more than ``AHEAD`` rows more
+G4  refusal = a class lost on the pool, student and teacher apart, no better than chance, or behind a baseline on rows
+    that the method learnt from and the baseline did not: the baseline is returned
+G5  interval of the difference of two paired shares: Newcombe (1998), method 10; it is reported and decides nothing
 
-``docs/guard.md`` has the reasons, the rule's error rates and what it costs.
+``docs/guard.md`` has the reasons, the studies behind the numbers and what the guard costs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from metapl.config.settings import RunConfig
-from metapl.data.batches.folds import fold_splits
 from metapl.errors import UserError
-from metapl.inference.evaluate import best_of, probabilities, wilson
+from metapl.inference.evaluate import wilson
+from metapl.models.combined import PLAIN, Blend
 from metapl.runs.model_folder import Predictor
-from metapl.training.in_memory import run_trial
+from metapl.training import evidence as ev
+from metapl.training.evidence import Answers, fold_steps, make_plan
 from metapl.training.job import Job, build_job
-from metapl.training.prepared import Prepared
+from metapl.training.pool import PoolView, look, lost_class, shift, training_shares
 from metapl.training.timing import seconds_per_step
-from metapl.types import Calibrated, Source, Split
 from metapl.utils.progress import Progress, clock
 
-Array = np.ndarray[Any, Any]
-BASELINE = "supervised baseline"
-ERRORS, DOUBTED = 1, 3  # standard errors to be ahead by, and in doubt
-LEAST_ROWS = 10  # judged rows below which no verdict is given
+SUPERVISED, LINEAR = "supervised", "linear"
+NAMES = {SUPERVISED: "supervised baseline", LINEAR: "linear baseline"}
 PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
+# Rows; docs/guard.md has the studies.
+CREDIT, CREDIT_OTHER_SHARES = 3.0, -6.0  # G3: a pool of the labelled rows' class shares, and of others
+AHEAD = 4  # G3'
+OTHER_SHARES = 0.3  # of the pool's rows would have to change class to match the labelled rows' shares
+ALIKE = 0.02  # share of the pool on which method and baseline differ, up to which the choice hardly matters
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One part of the cross-fitting: the rows that both sides train on, and those that they then judge."""
-
-    split: Split
-    held: Array
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be compared.
+class Pair:
+    """Two sides and the rows that tell them apart.
 
     Attributes:
-        validation: rows to be judged by the two results.
-        folds: the cross-fitting; none where the validation rows are enough.
-        none: why there is no guard; empty where there is one.
+        first, second: names of the sides.
+        wins, losses: judged rows on which only the first, only the second side is right.
+        both: judged rows on which both are right.
+        rows: judged rows in all.
+        credit: rows that prior knowledge adds to the wins.
     """
 
-    validation: Array
-    folds: tuple[Fold, ...] = ()
-    none: str = ""
+    first: str
+    second: str
+    wins: int
+    losses: int
+    both: int
+    rows: int
+    credit: float = 0.0
 
     @property
-    def rows(self) -> int:
-        return len(self.validation) + sum(len(fold.held) for fold in self.folds)
+    def score(self) -> float:
+        """Above 0: the first side is to be chosen (G3)."""
+        return self.wins - self.losses + self.credit
 
-    def steps(self, config: RunConfig, extra: int = 0) -> tuple[int, int]:
-        """Steps of the method (each training with up to ``extra`` ones) and of supervised training, in all."""
-        if self.none:
-            return 0, 0
-        each = fold_steps(config)
-        return len(self.folds) * (each + extra), config.steps + len(self.folds) * each
+    @property
+    def difference(self) -> float:
+        """Accuracy of the first minus that of the second."""
+        return (self.wins - self.losses) / self.rows
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference (G5)."""
+        return paired_interval(self.wins, self.losses, self.both, self.rows)
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model says of some rows: the probability of the true class, and whether it was named; [n] each."""
+class Case:
+    """What is known before any labelled row is judged.
 
-    p: Array
-    right: Array
+    Attributes:
+        method: its name.
+        baselines: their names.
+        averaged: whether the mean of both sides is what a good result ends in (G3').
+        apart: share of the pool on which the method and each baseline name different classes.
+        shift: share of the pool's rows that would have to change class to match the labelled rows' shares, by what
+            supervised training says (``training.pool``).
+        refusal: why the method's model cannot be returned; empty where nothing speaks against it (G4).
+    """
 
-    def at(self, rows: Array) -> Answers:
-        """Those of some of the rows."""
-        return Answers(self.p[rows], self.right[rows])
-
-    @property
-    def figures(self) -> tuple[float, float]:
-        """Accuracy and log loss."""
-        return float(self.right.mean()), log_loss(self.p)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Both sides' answers about the same rows."""
-
-    method: Answers
-    baseline: Answers
+    method: str
+    baselines: tuple[str, ...]
+    averaged: bool
+    apart: Mapping[str, float]
+    shift: float
+    refusal: str = ""
 
     @property
-    def wins(self) -> int:
-        return int((self.method.right & ~self.baseline.right).sum())
+    def settled(self) -> bool:
+        """Whether labelled rows need not be judged: there is one baseline, and it is returned or as good."""
+        return len(self.baselines) == 1 and (bool(self.refusal) or max(self.apart.values()) <= ALIKE)
 
     @property
-    def losses(self) -> int:
-        return int((self.baseline.right & ~self.method.right).sum())
+    def credit(self) -> float:
+        """Credit of the method against a baseline, in rows (G3)."""
+        return CREDIT_OTHER_SHARES if self.shift > OTHER_SHARES else CREDIT
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the guard found; ``baseline`` is None where there was no comparison."""
+    """What the guard found.
+
+    Attributes:
+        summary: what ``results.json`` holds.
+        baseline: the baseline that the method was compared with; None where there was no comparison.
+        network: the name of its network.
+        mean: the mean of method and baseline, where that is returned.
+    """
 
     summary: dict[str, Any]
     baseline: Predictor | None = None
+    network: str = ""
+    mean: Predictor | None = None
 
     @property
     def returned(self) -> bool:
-        """Whether the baseline takes the result's place."""
-        return self.summary.get("returned") == BASELINE
+        """Whether another model takes the result's place."""
+        return self.baseline is not None and self.summary["returned"] != self.summary["method"]
 
-
-def make_plan(job: Job) -> Plan:
-    """Which rows the guard will judge and how; ``Plan.none`` says why it cannot."""
-    rows, g = job.split.validation, job.config.guard
-    if g.mode == "off":
-        return Plan(rows, none="guard.mode=off")
-    if job.config.method == "supervised":
-        return Plan(rows, none="the method is the baseline itself")
-    if len(rows) >= g.min_validation:
-        return Plan(rows)
-    try:
-        plan, why = _cross_fitting(job), ""
-    except UserError as error:
-        plan, why = Plan(rows), error.what
-    if plan.rows < LEAST_ROWS:
-        return Plan(rows, none=why or f"only {plan.rows} rows could be judged, fewer than {LEAST_ROWS}")
-    return plan
-
-
-def _cross_fitting(job: Job) -> Plan:
-    """The folds, and the validation rows where they need not be dealt out too.
-
-    Raises:
-        UserError: too few rows for the folds.
-    """
-    source, split, none = job.source, job.split, job.split.validation[:0]
-    fitted = isinstance(job.method, Calibrated) and job.method.needs_validation  # then they cannot teach as well
-    single = np.bincount(source.labels[split.labeled], minlength=len(source.class_names)).min() < 2
-    together = single and len(split.validation) > 0 and not fitted
-    dealt = split if together else replace(split, validation=none)
-    folds = []
-    for fold in fold_splits(source, dealt, job.config.guard.folds, job.config.seed):
-        taught = fold.labeled if together or fitted else np.union1d(fold.labeled, split.validation)
-        # The run's own validation rows go along: a method may be fitted on them, and ends with as many candidates.
-        folds.append(Fold(replace(fold, labeled=taught, validation=split.validation), fold.validation))
-    return Plan(none if together else split.validation, tuple(folds))
-
-
-def fold_steps(config: RunConfig) -> int:
-    """Steps of each training of the cross-fitting."""
-    return min(config.steps, max(config.guard.least_steps, round(config.guard.share * config.steps)))
+    @property
+    def name(self) -> str:
+        """What is returned, in words."""
+        return str(self.summary.get("returned", ""))
 
 
 def check(
@@ -171,109 +148,199 @@ def check(
     progress: Progress,
     before_step: Callable[[], None] | None = None,
     pace: float | None = None,
-    doubt: str = "",
+    alarms: Sequence[Mapping[str, Any]] = (),
+    chosen: str = "",
 ) -> Verdict:
-    """Train the baseline, gather the evidence and decide; the same again from the same job.
+    """Train the baselines, gather the evidence and decide; the same again from the same job.
 
     Args:
         candidates: what the method ended with, preferred first.
         before_step: called before each step; what it raises ends the guard.
         pace: seconds per step of the method where they are known.
-        doubt: why more than usual is asked for, if it is.
+        alarms: raised by the run.
+        chosen: the candidate that would be returned; by default the preferred one.
     """
     plan, mode = make_plan(job), job.config.guard.mode
     if plan.none:
-        if mode != "off" and job.config.method != "supervised":
+        if mode != "off" and job.config.method not in NAMES:
             progress.note(f"no guard: {plan.none}")
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {plan.none}"})
+    own = candidates[chosen or next(iter(candidates))]
     _announce(job, plan, pace, progress)
     try:
-        baseline = _train(_supervised(job.config), job.prepared, before_step)
-        evidence = _evidence(job, plan, candidates, baseline, progress, before_step)
+        baselines = {
+            name: ev.train(job, ev.baseline_config(job, name), job.split, before_step) for name in baseline_names(job)
+        }
+        case, answers = _look(job, own, baselines, alarms), dict[str, Answers]()
+        if not case.settled:
+            report = _reporter(plan, progress)
+            answers = ev.gather(job, plan, candidates, baselines, report, before_step, None if plan.retrained else own)
     except UserError as error:  # a training of the guard's that diverged
         progress.note(f"no guard: {error.what}")
         return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
-    summary = _summary(job, plan, evidence, doubt)
+    summary = decide(case, answers, job.config, plan)
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
-    return Verdict(summary, baseline)
+    best = str(summary["baseline"])
+    network = ev.baseline_config(job, best).model
+    mean = None
+    if summary["returned"] == mean_of(case.method, best):
+        mean = replace(own, model=Blend(own.model, baselines[best].model, PLAIN if best == SUPERVISED else network))
+    return Verdict(summary, baselines[best], network, mean)
 
 
-def _supervised(config: RunConfig) -> RunConfig:
-    """The run as supervised training with its default settings (G1)."""
-    return replace(config, method="supervised", settings=None)
+def baseline_names(job: Job) -> list[str]:
+    """Return the baselines of a run (G1); a linear model of raw pixels is not one."""
+    return [SUPERVISED] if ev.judged_in_folds(job) else [SUPERVISED, LINEAR]
 
 
-def _train(
-    config: RunConfig, prepared: Prepared, before_step: Callable[[], None] | None, wanted: str = ""
-) -> Predictor:
-    """Train and return the candidate ``wanted``, or the preferred one where there is none of that name."""
-    trained = run_trial(config, prepared, before_step, wanted)
-    return trained.get(wanted, next(iter(trained.values())))
+def mean_of(method: str, baseline: str) -> str:
+    """Return what the mean of both is called."""
+    return f"mean of {method} and the {NAMES[baseline]}"
 
 
-def _evidence(
-    job: Job,
-    plan: Plan,
-    candidates: Mapping[str, Predictor],
-    baseline: Predictor,
-    progress: Progress,
-    before_step: Callable[[], None] | None,
-) -> Evidence:
-    """G2: both sides' answers about the validation rows, then about each fold."""
-    source, rows, first = job.source, job.split.validation, next(iter(candidates))
-    judged = {name: _answers(source, rows, model) for name, model in candidates.items()}
-    sides = list[tuple[Answers, Answers]]()
-    if len(plan.validation):  # all of the run's, or none: they are dealt into the folds
-        sides.append((_answers(source, rows, baseline), crossed(judged, source.labels[rows])))
-    for number, fold in enumerate(plan.folds, 1):
-        others = np.flatnonzero(~np.isin(rows, fold.held))
-        wanted = best_of({name: a.at(others).figures for name, a in judged.items()}) if len(others) else first
-        shorter = [replace(c, steps=fold_steps(c)) for c in (_supervised(job.config), job.config)]
-        rows_of_fold = job.prepared.with_split(fold.split)
-        trained = [_train(config, rows_of_fold, before_step, wanted) for config in shorter]
-        sides.append((_answers(source, fold.held, trained[0]), _answers(source, fold.held, trained[1])))
-        progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
-    both = [Answers(np.concatenate([a.p for a in s]), np.concatenate([a.right for a in s])) for s in zip(*sides)]
-    return Evidence(method=both[1], baseline=both[0])
+def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor], alarms: Sequence[Mapping[str, Any]]) -> Case:
+    """Return what the pool, the alarms and the labelled rows that it was trained on say about the method's model."""
+    mine = look(job, own.model)
+    others = {name: look(job, baseline.model) for name, baseline in baselines.items()}
+    known = ev.answers(job.source, job.source.readable(job.split.labeled), own)
+    return Case(
+        method=job.config.method,
+        baselines=tuple(baselines),
+        averaged=LINEAR in baselines,
+        apart={name: mine.differs(view) for name, view in others.items()},
+        shift=shift(others[SUPERVISED].shares, training_shares(job)),
+        refusal=_refusal(job, mine, others, float(known.right.mean()), alarms),
+    )
 
 
-def _answers(source: Source, rows: Array, model: Predictor) -> Answers:
-    y, p = source.labels[rows], probabilities(model, source, rows).numpy()
-    return Answers(p[np.arange(len(rows)), y], p.argmax(1) == y)
+def _refusal(
+    job: Job, mine: PoolView, others: Mapping[str, PoolView], known: float, alarms: Sequence[Mapping[str, Any]]
+) -> str:
+    """G4, as far as no baseline is judged: why the method's model cannot be returned; empty where nothing speaks so."""
+    names, method = job.source.class_names, job.config.method
+    lost = [lost_class(mine, view.shares) for view in others.values()]
+    if lost[0] is not None and None not in lost:
+        share = 100 * float((mine.named == lost[0]).double().mean())
+        expected = 100 * float(others[SUPERVISED].shares[lost[0]])
+        return (
+            f"{method} names class '{names[lost[0]]}' on {share:.1f} % of the unlabelled rows, where about "
+            f"{expected:.0f} % are expected"
+        )
+    if known <= 1 / len(names):
+        return f"{method} is right on {100 * known:.0f} % of the labelled rows, which is no more than chance"
+    if any(alarm["name"] == "gap" for alarm in alarms):
+        return f"{method} raised the alarm gap: who labels and who learns do not agree"
+    return ""
 
 
-def crossed(candidates: Mapping[str, Answers], y: Array) -> Answers:
-    """Each half of the rows as the candidate answers that is the best on the other half.
-
-    The best of several on some rows looks better on them than it is. Both halves have the same classes.
+def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: ev.Plan) -> dict[str, Any]:
+    """Return the summary of the verdict: G3, G3' and G4.
 
     Args:
-        candidates: answers of each about the same rows, preferred first.
-        y: [n] the rows' classes.
+        answers: of each side about the same rows; empty where the case is settled.
+        plan: the rows behind them.
     """
-    order, first = np.argsort(y, kind="stable"), next(iter(candidates.values()))
-    p, right = first.p.copy(), first.right.copy()
-    for own, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        if len(other):
-            best = candidates[best_of({name: a.at(other).figures for name, a in candidates.items()})]
-            p[own], right[own] = best.p[own], best.right[own]
-    return Answers(p, right)
+    method, best, pairs, refusal = case.method, case.baselines[-1], list[Pair](), case.refusal
+    if len(case.baselines) > 1 and answers:
+        pairs.append(_pair(SUPERVISED, LINEAR, answers, -AHEAD))
+        best = SUPERVISED if pairs[0].score > 0 else LINEAR
+    if answers:
+        pairs.append(_pair(method, best, answers, 0.0 if case.averaged else case.credit))
+    if case.averaged and pairs and pairs[-1].score < 0 and not refusal:
+        refusal = _behind(pairs[-1], plan)
+    kept = not refusal and (case.averaged or not answers or pairs[-1].score > 0)
+    choice = (mean_of(method, best) if case.averaged else method) if kept else NAMES[best]
+    rows = pairs[-1].rows if pairs else 0
+    summary: dict[str, Any] = {
+        "mode": config.guard.mode,
+        "way": "pool" if not rows else "cross-fitting" if plan.folds else "validation rows",
+        "method": method,
+        "rows": rows,
+        "validation_rows": len(plan.validation) if rows else 0,
+        "folds": len(plan.folds) if rows else 0,
+        "steps_per_fold": fold_steps(config) if rows and plan.folds else 0,
+        "baseline": best,
+        "baselines": list(case.baselines),
+        "accuracy": {name: float(a.right.mean()) for name, a in answers.items()},
+        "log_loss": {name: ev.log_loss(a.p) for name, a in answers.items()},
+        "pairs": [_plain(pair) for pair in pairs],
+        "pool_differs": dict(case.apart),
+        "pool_shift": case.shift,
+        "refusal": refusal,
+        "better": kept,
+        "returned": method if config.guard.mode == "warn" else choice,
+    }
+    return {**summary, "text": _text(case, summary, pairs, choice)}
 
 
-def better(e: Evidence, errors: float = ERRORS) -> bool:
-    """G3: whether the method is to be kept; ``errors``: how many standard errors it must be ahead."""
-    if not e.wins + e.losses:
-        return log_loss(e.method.p) < log_loss(e.baseline.p)
-    return e.wins - e.losses >= max(2.0, errors * math.sqrt(e.wins + e.losses))
+def _pair(first: str, second: str, answers: Mapping[str, Answers], credit: float) -> Pair:
+    """Return how two sides did on the judged rows."""
+    one, other = answers[first].right, answers[second].right
+    wins, losses, both = (int(rows.sum()) for rows in (one & ~other, other & ~one, one & other))
+    return Pair(first, second, wins, losses, both, len(one), credit)
 
 
-def log_loss(p: Array) -> float:
-    """Mean of -log of the true class' probabilities [n]."""
-    return float(-np.log(np.clip(p, 1e-12, 1)).mean())
+def _plain(pair: Pair) -> dict[str, Any]:
+    figures = {"only_first_right": pair.wins, "only_second_right": pair.losses, "credit": pair.credit}
+    head = {"first": pair.first, "second": pair.second, **figures}
+    return {**head, "difference": pair.difference, "difference_95": list(pair.interval)}
+
+
+def _behind(pair: Pair, plan: ev.Plan) -> str:
+    learnt = "which it learnt from and the other did not" if plan.folds else "which neither learnt from"
+    return (
+        f"{pair.first} is right on {pair.wins + pair.both} of {pair.rows} labelled rows and the {NAMES[pair.second]} "
+        f"on {pair.losses + pair.both}, {learnt}"
+    )
+
+
+def _text(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair], choice: str) -> str:
+    """Return the verdict in plain words: what is returned, which rule decided, and its figures."""
+    method, returned = case.method, str(summary["returned"])
+    if returned != choice:
+        head = f"guard: the {choice} would be the better choice, but guard.mode=warn keeps {method}"
+    elif returned == method:
+        head = f"guard: {method} is kept and stands in model"
+    else:
+        head = f"guard: the {returned} is returned and stands in model, {method} alone in model-not-chosen"
+    return f"{head}. {_reason(case, summary, pairs)}" + ("" if summary["better"] else f" {_ADVICE}")
+
+
+_ADVICE = (
+    "Check that the unlabelled rows are of the same classes and kind as the labelled ones, or label more rows; "
+    "guard.mode=warn keeps the method's model."
+)
+
+
+def _reason(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
+    """Return the sentence about the rule that decided."""
+    method, best = case.method, str(summary["baseline"])
+    if summary["refusal"]:
+        return f"{summary['refusal']}."
+    if not pairs:
+        most = 100 * max(case.apart.values())
+        return f"It names the same classes as the {NAMES[best]} on all but {most:.1f} % of the unlabelled rows."
+    pair = pairs[-1]
+    if case.averaged:
+        return (
+            f"{pair.rows} labelled rows cannot tell the two apart, and in earlier studies their mean was right more "
+            f"often than either. They name different classes on {100 * case.apart[best]:.0f} % of the unlabelled rows."
+        )
+    low, high = (100 * bound for bound in pair.interval)
+    side, sign = ("for", "+") if pair.credit >= 0 else ("against", "-")
+    ground = "images"
+    if case.shift > OTHER_SHARES:
+        ground = f"pools of other class shares ({100 * case.shift:.0f} % of the rows would have to change class)"
+    return (
+        f"Of {pair.rows} judged rows {method} alone is right on {pair.wins} and the {NAMES[best]} alone on "
+        f"{pair.losses} ({100 * pair.difference:+.0f} points, 95 % interval {low:+.0f} to {high:+.0f}). Earlier "
+        f"studies on {ground} count as {abs(pair.credit):g} rows {side} {method}: {pair.wins} - {pair.losses} {sign} "
+        f"{abs(pair.credit):g} = {pair.score:g}, {'above' if pair.score > 0 else 'not above'} 0."
+    )
 
 
 def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[float, float]:
-    """95 % interval of the difference of two shares of the same ``count`` rows (G4).
+    """Return the 95 % interval of the difference of two shares of the same ``count`` rows (G5).
 
     Args:
         wins, losses: rows on which only the first, only the second side is right.
@@ -292,72 +359,24 @@ def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[floa
     return p1 - p2 - low, p1 - p2 + high
 
 
-def _summary(job: Job, plan: Plan, e: Evidence, doubt: str) -> dict[str, Any]:
-    g, name, rows = job.config.guard, job.config.method, plan.rows
-    shares = {name: float(e.method.right.mean()), "supervised": float(e.baseline.right.mean())}
-    both, errors = int((e.method.right & e.baseline.right).sum()), DOUBTED if doubt else ERRORS
-    interval, kept = paired_interval(e.wins, e.losses, both, rows), better(e, errors)
-    found = {
-        "mode": g.mode,
-        "way": "cross-fitting" if plan.folds else "validation rows",
-        "rows": rows,
-        "validation_rows": len(plan.validation),
-        "folds": len(plan.folds),
-        "steps_per_fold": fold_steps(job.config) if plan.folds else 0,
-        "accuracy": shares,
-        "log_loss": {name: log_loss(e.method.p), "supervised": log_loss(e.baseline.p)},
-        "only_method_right": e.wins,
-        "only_supervised_right": e.losses,
-        "difference": shares[name] - shares["supervised"],
-        "difference_95": list(interval),
-        "interval": "Newcombe (1998), method 10",
-        "standard_errors": errors,
-        "doubt": doubt,
-        "better": kept,
-        "returned": name if kept or g.mode == "warn" else BASELINE,
-    }
-    return {**found, "text": _text(found, name)}
+def _reporter(plan: ev.Plan, progress: Progress) -> Callable[[int], None]:
+    return lambda number: progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
 
 
-def _text(found: dict[str, Any], name: str) -> str:
-    """The verdict in plain words."""
-    accuracy, rows, (low, high) = found["accuracy"], found["rows"], found["difference_95"]
-    way = f"{found['folds']}-fold cross-fitting" if found["folds"] else "the validation rows"
-    if found["folds"] and found["validation_rows"]:
-        way += f" and {found['validation_rows']} validation rows"
-    figures = (
-        f"{name} is right on {100 * accuracy[name]:.0f} % and supervised training on "
-        f"{100 * accuracy['supervised']:.0f} % of {rows} rows, by {way}: {100 * found['difference']:+.0f} points, "
-        f"95 % interval {100 * low:+.0f} to {100 * high:+.0f}"
-    )
-    if found["better"]:
-        asked = "three standard errors" if found["doubt"] else "one standard error"
-        beyond = "" if low > 0 else f", which chance alone may give: the rule asks for two rows and {asked}"
-        return f"guard: {name} is kept and stands in model. {figures}{beyond}"
-    if found["doubt"]:
-        figures += f". Three standard errors are asked for instead of one: {found['doubt']}"
-    advice = (
-        "Check that the unlabelled rows are of the same classes and kind as the labelled ones, train longer, try "
-        "another method or threshold, or label more rows; guard.mode=warn keeps the model all the same"
-    )
-    if found["returned"] == BASELINE:
-        where = f"stands in model, {name} in model-not-chosen"
-        return f"guard: the supervised baseline is returned and {where}. {figures}. {advice}"
-    return f"guard: {name} is not clearly better than supervised training. {figures}. {advice.partition(';')[0]}"
-
-
-def _announce(job: Job, plan: Plan, pace: float | None, progress: Progress) -> None:
+def _announce(job: Job, plan: ev.Plan, pace: float | None, progress: Progress) -> None:
     each = pace or seconds_per_step(_copy(job, job.config), PACE)
     method_steps, supervised_steps = plan.steps(job.config, job.extra_steps)
     seconds = each * method_steps + baseline_pace(job, PACE) * supervised_steps
-    folds = f" and {len(plan.folds)}-fold cross-fitting of both ({fold_steps(job.config)} steps each)"
-    what = f"supervised training for comparison{folds if plan.folds else ''}, {plan.rows} rows to judge"
-    progress.note(f"guard: {what}, about {clock(seconds)}; guard.mode=off leaves it out")
+    folds = f" and {len(plan.folds)}-fold cross-fitting ({fold_steps(job.config)} steps each)" if plan.folds else ""
+    names = " and ".join(NAMES[name] for name in baseline_names(job))
+    progress.note(
+        f"guard: {names}{folds}, {plan.rows} rows to judge, at most {clock(seconds)}; guard.mode=off leaves it out"
+    )
 
 
 def baseline_pace(job: Job, limit: float) -> float:
-    """Seconds per step of the run's supervised baseline, timed for ``limit`` seconds on a copy."""
-    return seconds_per_step(_copy(job, _supervised(job.config)), limit)
+    """Return the seconds per step of the run's supervised baseline, timed for ``limit`` seconds on a copy."""
+    return seconds_per_step(_copy(job, ev.baseline_config(job, SUPERVISED)), limit)
 
 
 def _copy(job: Job, config: RunConfig) -> Job:

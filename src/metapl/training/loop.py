@@ -28,7 +28,7 @@ from metapl.runs import checkpoint
 from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
-from metapl.training import alarms, guard
+from metapl.training import alarms, evidence, guard
 from metapl.training.announce import forecast, found_text, plan_text
 from metapl.training.job import Job, build_job, diverged, due, resolved, sound
 from metapl.training.prepared import prepare
@@ -182,7 +182,7 @@ def _loop(job: Job, start: int, store: Recorder, progress: Progress, observe: Ob
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
             if not timed and done - start >= TIMED and (passed := time.monotonic() - began) > TIMED_SECONDS:
                 timed = True
-                progress.note(forecast(job, guard.make_plan(job), passed / (done - start), total - done))
+                progress.note(forecast(job, evidence.make_plan(job), passed / (done - start), total - done))
             stopping = bool(stop)  # read once: a signal from here on is served after the next step
             look, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
             log = look or save or done % loop.log_every == 0
@@ -224,18 +224,18 @@ def _finish(
     split, config = job.split, job.config
     made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
     pace, raised = seconds / (job.total - start) if job.total > start else None, _alarms(job, store)
-    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace, alarms.doubt(store.rows(), raised))
+    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace, raised, chosen)
     summary = {
         "data": config.data,
         "method": config.method,
-        "model": config.model,
+        "model": verdict.network if verdict.returned and verdict.mean is None else config.model,
         "seed": config.seed,
         "steps": job.config.steps,
         "extra_steps": job.extra_steps,
         "seconds": round(seconds, 2),
         "resumed_at": start,
         "rows": {p: len(getattr(split, p)) for p in ("labeled", "unlabeled", "validation", "test")},
-        "chosen": guard.BASELINE if verdict.returned else chosen,
+        "chosen": verdict.name if verdict.returned else chosen,
         "chosen_by": "guard" if verdict.returned else "validation rows" if judged else "default (no validation rows)",
         "candidate": chosen,
         "validation": {n: {k: j[k] for k in ("accuracy", "log_loss")} for n, j in judged.items()},
@@ -247,16 +247,25 @@ def _finish(
     return Result(store.folder, predictor, job.source, split, summary, store)
 
 
-def _keep(job: Job, store: Recorder, chosen: str, model: Predictor, verdict: guard.Verdict) -> Predictor:
-    """Store the run's model, and beside it the one that the guard compared it with; gives the former."""
-    made = [(model, {"method": job.config.method, "network": chosen})]
+def _keep(job: Job, store: Recorder, chosen: str, own: Predictor, verdict: guard.Verdict) -> Predictor:
+    """Store the run's model, and beside it one that the guard compared it with; return the former."""
+    method = TrainedModel("model", own, job.config.model, {"method": job.config.method, "network": chosen})
+    models = [method]
     if verdict.baseline is not None:
-        made.append((verdict.baseline, {"method": "supervised", "network": guard.BASELINE}))
-    if verdict.returned:
-        made.reverse()
-    for place, (predictor, card) in zip(("model", "model-not-chosen"), made):
-        store.keep_model(TrainedModel(place, predictor, job.config.model, {**card, "split_sha": job.split.sha}))
-    return made[0][0]
+        baseline = str(verdict.summary["baseline"])
+        card = {"method": baseline, "network": guard.NAMES[baseline]}
+        models.append(TrainedModel("model-not-chosen", verdict.baseline, verdict.network, card))
+    if verdict.mean is not None:
+        card = {"method": job.config.method, "network": verdict.name}
+        models = [
+            TrainedModel("model", verdict.mean, job.config.model, card),
+            replace(method, place="model-not-chosen"),
+        ]
+    elif verdict.returned:
+        models = [replace(models[1], place="model"), replace(method, place="model-not-chosen")]
+    for model in models:
+        store.keep_model(replace(model, card={**model.card, "split_sha": job.split.sha}))
+    return models[0].predictor
 
 
 def _judged(job: Job, store: Recorder, done: int, observe: Observer | None) -> dict[str, float]:
@@ -293,15 +302,15 @@ def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
 def _sized(job: Job, progress: Progress) -> RunConfig:
     """``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and saving."""
     budget, began = job.config.minutes * 60, time.monotonic()
-    plan, limit = guard.make_plan(job), min(CALIBRATION, 0.05 * budget)
+    plan, limit = evidence.make_plan(job), min(CALIBRATION, 0.05 * budget)
     pace = measure_pace(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (time.monotonic() - began))
-    left -= pace.extra * job.extra_steps * (1 + len(plan.folds))
+    left -= pace.extra * job.extra_steps * (1 + plan.trainings)
 
     def cost(steps: int) -> float:
         config = replace(job.config, steps=steps)
-        folds = len(plan.folds) * pace.seconds(guard.fold_steps(config))
+        folds = plan.trainings * pace.seconds(evidence.fold_steps(config))
         return pace.seconds(steps) + folds + baseline * plan.steps(config)[1]
 
     steps = max(1, bisect.bisect_right(range(1, max(2, int(left / pace.step))), left, key=cost))

@@ -273,12 +273,3 @@ def test_the_gap_alarm_speaks_of_the_method_that_runs() -> None:
     assert "co_training.views=nets" not in words["co_training"]
     halves = METHODS["co_training"].Config(views="features")
     assert "co_training.views=nets" in alarms.gap_words("co_training", halves)[1]
-
-
-def test_doubt_begins_below_the_alarm_and_at_the_end() -> None:
-    rows = [{"step": 10.0, "class_shift": 0.6}, {"step": 20.0, "class_shift": 0.31}, {"step": 21.0, "loss": 1.0}]
-    assert alarms.doubt(rows, []).startswith("on the unlabelled rows 31 % of its answers would have to move")
-    rows[1]["class_shift"] = 0.29
-    assert alarms.doubt(rows, [{"name": "gap"}]) == ""
-    assert alarms.doubt(rows, [{"name": "gap"}, {"name": "class_missing"}]) == "it raised the alarm class_missing"
-    assert alarms.doubt([], []) == ""

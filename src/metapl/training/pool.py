@@ -1,0 +1,86 @@
+"""What models say about the unlabelled rows: the classes they name, and the class shares that this speaks for.
+
+P1  q <- mean_i w_i, w_i[c] = p_i[c] q[c] / t[c], rows of w sum to 1: the shares that explain the probabilities p of a
+    model that was trained on shares t (Saerens, Latinne, Decaestecker 2002)
+P2  the estimate is drawn towards t, as if ``SHRINK`` times as many rows had the shares t: a model with few labels is
+    too sure of itself
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metapl.training.alarms import pool_answers
+from metapl.training.job import Job
+
+ROUNDS = 100  # of P1; it has settled long before
+SHRINK = 0.25
+EXPECTED = 10  # rows of a class in the sample below which its absence says nothing (chance: 0.0005)
+LOST = 0.2  # a class that is named less often than this share of what is expected is lost
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """What one model says about a sample of the unlabelled rows.
+
+    Attributes:
+        named: [n] the class that it names for each row.
+        shares: [C] the pool's class shares by P1 and P2.
+    """
+
+    named: Tensor
+    shares: Tensor
+
+    def differs(self, other: PoolView) -> float:
+        """Return the share of rows for which the two name different classes: a bound on how far accuracies differ."""
+        return float((self.named != other.named).double().mean()) if len(self.named) else 1.0
+
+
+def look(job: Job, model: nn.Module) -> PoolView:
+    """Return what ``model`` says about the sample, the same rows at every call."""
+    p = torch.softmax(pool_answers(job, model).double(), -1)
+    return PoolView(p.argmax(-1), estimate_shares(p, training_shares(job)))
+
+
+def training_shares(job: Job) -> Tensor:
+    """Return the class shares [C] of the labelled rows."""
+    labels = torch.from_numpy(job.source.labels[job.split.labeled])
+    counts = torch.bincount(labels, minlength=len(job.source.class_names)).double()
+    return counts / counts.sum()
+
+
+def estimate_shares(p: Tensor, trained: Tensor, shrink: float = SHRINK) -> Tensor:
+    """Return the class shares [C] of rows with the probabilities p [n, C]: P1 and P2.
+
+    Args:
+        trained: [C] class shares of the rows that the model was trained on.
+        shrink: weight of ``trained`` beside the rows.
+    """
+    if not len(p):
+        return trained
+    shares, prior = trained.clone(), trained.clamp_min(1e-6)
+    for _ in range(ROUNDS):
+        weighted = p * (shares / prior)
+        weighted = weighted / weighted.sum(1, keepdim=True).clamp_min(1e-12)
+        shares = (weighted.mean(0) + shrink * trained) / (1 + shrink)
+    return shares
+
+
+def shift(shares: Tensor, trained: Tensor) -> float:
+    """Return the share of rows that would have to change class to bring one to the other (total variation)."""
+    return float((shares - trained).abs().sum() / 2)
+
+
+def lost_class(view: PoolView, expected: Tensor) -> int | None:
+    """Return the class that ``view`` hardly names although the shares ``expected`` [C] speak for it; None: none.
+
+    The class furthest below its share is returned. Classes of fewer than 10 expected rows are not judged.
+    """
+    rows = expected * len(view.named)
+    counts = torch.bincount(view.named, minlength=len(expected)).double()
+    ratio = torch.where(rows >= EXPECTED, counts / rows.clamp_min(1e-12), torch.inf)
+    least = int(ratio.argmin())
+    return least if ratio[least] < LOST else None
