@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_guard import Notes, config_of, table
+from test_guard import Notes, config_of
+from test_guard import features as table
 
 from metapl.config.settings import GuardConfig, LoopConfig
 from metapl.data.batches.split import SplitConfig

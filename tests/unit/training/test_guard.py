@@ -45,7 +45,7 @@ def table(rows: int = 700) -> MemorySource:
 
 def features(rows: int = 700) -> MemorySource:
     """The same as rows of 64 numbers."""
-    data = open_digits().data[:rows].flatten(1).float()
+    data = open_digits().data[:rows].flatten(1).float() / 255
     return MemorySource("table", "table", data, open_digits().labels[:rows], open_digits().class_names)
 
 
@@ -280,10 +280,14 @@ def test_the_interval_covers(count: int) -> None:
 @pytest.fixture
 def rows_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a few steps every student is refused for a lost class; here labelled rows are judged all the same."""
-    monkeypatch.setattr(guard, "_refusal", lambda *rest: "")
-    monkeypatch.setattr(guard, "ALIKE", -1.0)
-    monkeypatch.setattr(guard, "CREDIT", 0.0)
-    monkeypatch.setattr(guard, "CREDIT_OTHER_SHARES", 0.0)
+    let_rows_decide(monkeypatch)
+
+
+def let_rows_decide(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(guard, "_refusal", lambda *rest: "")
+    patch.setattr(guard, "ALIKE", -1.0)
+    patch.setattr(guard, "CREDIT", 0.0)
+    patch.setattr(guard, "CREDIT_OTHER_SHARES", 0.0)
 
 
 def test_a_student_that_names_few_classes_is_refused_without_judging_a_row(tmp_path: Path) -> None:
@@ -512,7 +516,7 @@ def test_a_training_of_the_guards_that_diverges_costs_nothing(bad: int, tmp_path
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "_refusal", lambda *rest: "")
+        let_rows_decide(patch)
         return train(config_of("mpl"), tmp_path_factory.mktemp("unbroken") / "run", source=table()).folder
 
 
