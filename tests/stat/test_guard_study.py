@@ -30,10 +30,10 @@ def test_the_rule_keeps_gains_and_turns_away_large_losses(only):
     """What studies say weighs three rows for the method, and six against it where the pool has other shares."""
     study, draw = _benchmark("guard_rule"), np.random.default_rng(1)
     for rows in (20, 40, 100):
-        assert study.kept(study.rule, rows, 5, only, draw) > 0.85
+        assert study.kept(study.rule, rows, 5, only, draw) > 0.8
         assert study.kept(study.rule, rows, -60, only, draw) < 0.01
         assert study.kept(study.rule_other_shares, rows, -5, only, draw) < 0.05
-    assert study.kept(study.rule, 100, -10, only, draw) < 0.1
+    assert study.kept(study.rule, 100, -10, only, draw) < 0.2
     assert study.kept(study.rule_other_shares, 100, 20, only, draw) > 0.95
     assert study.kept(study.rule_other_shares, 20, 50, only, draw) > 0.8
 

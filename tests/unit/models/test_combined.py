@@ -21,7 +21,7 @@ from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate
 from metapl.methods import METHODS
 from metapl.models import build_model
-from metapl.models.combined import PLAIN, Average, Masked, assemble, describe
+from metapl.models.combined import PLAIN, Average, Blend, Masked, assemble, describe
 from metapl.optim import OptimConfig
 from metapl.runs import checkpoint
 from metapl.runs.model_folder import load_model
@@ -184,3 +184,25 @@ def test_a_damaged_description_is_told(run: Result, damage: str, tmp_path: Path)
     file.write_text(json.dumps(card))
     with pytest.raises(UserError, match=r"cannot be loaded|is damaged"):
         load_model(tmp_path / "model")
+
+
+def test_a_blend_is_the_geometric_mean_and_is_built_again() -> None:
+    torch.manual_seed(0)
+    mlp, linear = build_model("mlp", (5,), 3), build_model("linear", (5,), 3)
+    blend, x = Blend(mlp, linear, "linear"), torch.randn(7, 5)
+    one, other = (torch.softmax(network(x), -1) for network in (mlp, linear))
+    mean = (one * other).sqrt()
+    assert torch.allclose(torch.softmax(blend(x), -1), mean / mean.sum(-1, keepdim=True), atol=1e-6)
+    assert describe(blend) == {"blend": [PLAIN, "linear"]}
+
+    def named(name: str) -> nn.Module:
+        return build_model(name, (5,), 3)
+
+    again = assemble(describe(blend), lambda: build_model("mlp", (5,), 3), (5,), named)
+    again.load_state_dict(blend.state_dict())
+    assert torch.equal(again(x), blend(x))
+    twin = Blend(mlp, build_model("mlp", (5,), 3), PLAIN)
+    assert isinstance(assemble(describe(twin), lambda: build_model("mlp", (5,), 3), (5,)), Blend)
+    for wrong in ({"blend": [PLAIN, "mlp"]}, {"blend": [PLAIN]}, {"blend": [PLAIN, "package.module:run"]}):
+        with pytest.raises(ValueError, match="combination"):
+            assemble(wrong, lambda: build_model("mlp", (5,), 3), (5,), named)
