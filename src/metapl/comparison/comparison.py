@@ -288,7 +288,7 @@ def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | Non
 
 def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> list[Row]:
     """Every run of the plan, in its order: what is stored, and what is made now."""
-    names = _folder_names(plan.labels)
+    names = folder_names(plan.labels)
     found: dict[tuple[str, int], Row] = {}
     missing: list[tuple[str, int]] = []
     for seed in plan.seeds:
@@ -367,7 +367,7 @@ def _count(workers: int | None, jobs: Sequence[tuple[Any, ...]]) -> int:
     return default_workers(len(jobs), device)
 
 
-def _folder_names(labels: Sequence[str]) -> dict[str, str]:
+def folder_names(labels: Sequence[str]) -> dict[str, str]:
     """A name that any file system takes, each its own."""
     names: dict[str, str] = {}
     for label in labels:

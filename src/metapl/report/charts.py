@@ -72,7 +72,8 @@ def render(planned: Sequence[tuple[str, str, str, str, Draw]], folder: Path | No
         "svg.fonttype": "none",
         "svg.hashsalt": "metapl",
         "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
-        "font.size": 9,
+        "font.size": 10,
+        "figure.constrained_layout.w_pad": 0.1,  # the page's font may be wider than the one measured
         "text.color": LIGHT["ink"],
         "axes.labelcolor": LIGHT["soft"],
         "axes.edgecolor": LIGHT["soft"],
@@ -199,7 +200,7 @@ def _classes(record: Record, material: dict[str, Any]) -> list[tuple[str, str, s
         bar.spines[["left", "bottom"]].set_visible(False)
         bar.tick_params(length=0)
         handles, texts = axes.get_legend_handles_labels()
-        figure.legend(handles[::-1], texts[::-1], loc="outside right center", frameon=False, fontsize=7.5)
+        figure.legend(handles[::-1], texts[::-1], loc="outside right center", frameon=False, fontsize=9)
 
     told = ", ".join(f"{word} {share[-1]:.2f}" for word, share in zip(words, stack))
     about = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metapl.comparison.comparison import RESULTS, is_comparison
+from metapl.comparison.comparison import RESULTS, folder_names, is_comparison
 from metapl.errors import UserError
 from metapl.report.charts import Draw
 from metapl.report.charts import render as draw
@@ -122,7 +122,13 @@ def report_comparison(folder: Path, out: Path | None = None) -> Path:
         "facts": cut(f"{plan['facts']['labels']} · seeds {', '.join(map(str, plan['seeds']))}", 300),
         "headline": found["verdict"],
         "notes": [cut(note) for note in plan["facts"].get("notes", [])],
-        "charts": draw([*_seeds(ordered, runs), *_curves(_mean_curves(ordered, runs, folder))], None),
+        "charts": draw(
+            [
+                *_seeds(ordered, runs),
+                *_curves(_mean_curves(ordered, runs, folder / "runs", folder_names(list(asked["rows"])))),
+            ],
+            None,
+        ),
         "header": header,
         "table": lines,
         "failed": [cut(line) for line in failed],
@@ -262,18 +268,22 @@ def _seeds(table: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
         axes.set_xlim(min(every) - margin, max(every) + margin)
         axes.set_xlabel("test accuracy, %")
 
-    about = "Dots are seeds, diamonds are means, bars are 95 % intervals of the means."
+    about = (
+        "Dots are seeds, diamonds are means, bars are 95 % intervals of the means. Orange: methods of the mpl family."
+    )
     return [("top", "seeds", "Every seed of every method", about, drawn)]
 
 
-def _mean_curves(table: Sequence[Row], runs: Sequence[Row], folder: Path) -> list[tuple[str, list[int], list[float]]]:
+def _mean_curves(
+    table: Sequence[Row], runs: Sequence[Row], place: Path, names: Mapping[str, str]
+) -> list[tuple[str, list[int], list[float]]]:
     """Validation accuracy over time, the mean over the seeds that were judged at the same steps."""
     curves = []
     for row in table[:MOST_CURVES]:
         found: list[dict[int, float]] = []
         for run in runs:
-            if run["method"] == row["method"] and run.get("folder"):
-                rows = Metrics(folder / run["folder"]).read()
+            if run["method"] == row["method"] and not run.get("error"):
+                rows = Metrics(place / f"{names[row['method']]}-{run['seed']}").read()
                 found.append({r["step"]: r["validation_accuracy"] for r in rows if "validation_accuracy" in r})
         steps = sorted(set.intersection(*map(set, found))) if found else []
         if steps:

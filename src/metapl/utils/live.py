@@ -60,7 +60,7 @@ def numbers(curves: Mapping[str, list[float]]) -> Table:
     shown = [name for name in WORDS if curves.get(name)][:ROWS]
     for name in shown:
         values = curves[name]
-        last = f"{100 * values[-1]:.1f} %" if name in SHARES else f"{values[-1]:.3g}"
+        last = f"{100 * values[-1]:.1f} %" if name in SHARES else f"{values[-1]:#.3g}"
         best = f"best {100 * max(values):.1f} %" if name == "validation_accuracy" and len(values) > 1 else ""
         table.add_row(WORDS[name], last, f"[cyan]{sparkline(values)}[/cyan]", best)
     return table

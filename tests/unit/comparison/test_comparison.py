@@ -20,7 +20,7 @@ from torch import nn
 from metapl._version import __version__
 from metapl.comparison import figure
 from metapl.comparison.budget import Cost, cost, measure, share_out
-from metapl.comparison.comparison import _folder_names, compare
+from metapl.comparison.comparison import compare, folder_names
 from metapl.comparison.paired import against_best, estimate, holm, paired, seeds_needed
 from metapl.comparison.passes import RowCounter, RowCounts, count_run
 from metapl.comparison.plan import Plan, going_on, load_plan, make_plan
@@ -720,7 +720,7 @@ def test_a_damaged_plan_is_told(tmp_path: Path, content: str) -> None:
 
 
 def test_every_row_has_a_folder_of_its_own() -> None:
-    names = _folder_names(["mpl:a=1", "mpl:a=+1", "MPL-a-1", "mpl", "../x"])
+    names = folder_names(["mpl:a=1", "mpl:a=+1", "MPL-a-1", "mpl", "../x"])
     assert len({n.lower() for n in names.values()}) == 5
     assert all("/" not in n and not n.startswith(".") for n in names.values())
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from metapl.comparison import compare
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
 from metapl.data.batches.stream import BatchConfig
@@ -18,7 +19,7 @@ from metapl.errors import UserError
 from metapl.methods import METHODS
 from metapl.report import gather, write
 from metapl.report.charts import draw_all
-from metapl.report.many import report_runs
+from metapl.report.many import report_runs, several
 from metapl.report.record import read_record
 from metapl.report.svg import inline
 from metapl.report.verdict import against_supervised, verdict, weakest
@@ -240,3 +241,15 @@ def test_precision_is_of_the_validation_rows_above_the_threshold(result: Result)
 def test_no_numbers_no_figures(result: Result) -> None:
     record = replace(read_record(result.folder), metrics=[], snapshots=[])  # type: ignore[arg-type]
     assert draw_all(record, {}, None) == []
+
+
+def test_a_comparison_has_a_page(tmp_path: Path) -> None:
+    config = config_of("supervised", steps=4)
+    made = compare(config, ["supervised", "fixmatch"], 2, out=tmp_path / "both", workers=1)
+    page = several([made.folder], None)
+    text = page.read_text(encoding="utf-8")
+    assert page == made.folder / "report.html"
+    assert made.verdict[:20] in text
+    assert text.count("<svg") == 2, "every seed, and the curves"
+    with pytest.raises(UserError, match="page of its own"):
+        several([made.folder, made.folder], tmp_path / "x.html")
