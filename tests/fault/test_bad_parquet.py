@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from metapl import open_source
-from metapl.data.tables.parquet import ParquetFile
+from metapl.data.tables.readers.parquet import ParquetFile
 from metapl.errors import UserError
 
 
@@ -57,7 +57,7 @@ def test_zeroed_pages_are_told_or_read(tmp_path: Path, whole: bytes) -> None:
 CHANGED = """
 import random, sys
 from pathlib import Path
-from metapl.data.tables.parquet import ParquetFile
+from metapl.data.tables.readers.parquet import ParquetFile
 from metapl.errors import UserError
 
 path, draw, told = Path(sys.argv[1]), random.Random(1), 0

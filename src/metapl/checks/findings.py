@@ -10,7 +10,7 @@ from metapl.checks.outliers import Strange
 from metapl.checks.reading import LABELED, TEST, UNLABELED, CheckedRows
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
-from metapl.data.tables.rules import SYSTEMATIC, fault_of, systematic_remedy
+from metapl.data.tables.readers.rules import SYSTEMATIC, fault_of, systematic_remedy
 from metapl.errors import Doubt
 from metapl.types import Source
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from metapl.data.images.scan import exists
 from metapl.data.memory.numpy_files import SUFFIXES as ARRAYS
 from metapl.data.memory.numpy_files import is_numpy
-from metapl.data.tables.files import READERS as TABLES
-from metapl.data.tables.files import is_table
+from metapl.data.tables.readers.files import READERS as TABLES
+from metapl.data.tables.readers.files import is_table
 from metapl.utils.names import last_part, split_name
 
 PUBLISHED = ("torchvision", "hf")  # the name of a data set follows, or a folder that holds it

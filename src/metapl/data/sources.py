@@ -21,8 +21,8 @@ from metapl.data.modalities import modality_of
 from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.options import SourceOptions as SourceOptions
 from metapl.data.ref import DataRef
-from metapl.data.tables.files import READERS, is_table, tables_in
 from metapl.data.tables.label_values import read_rule
+from metapl.data.tables.readers.files import READERS, is_table, tables_in
 from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
 from metapl.types import ModelInput, Source

@@ -16,7 +16,7 @@ from metapl.config.settings import RunConfig
 from metapl.data.modalities import modality_of
 from metapl.data.sources import open_source
 from metapl.data.tables.columns import matching
-from metapl.data.tables.files import tables_in
+from metapl.data.tables.readers.files import tables_in
 from metapl.errors import UserError
 from metapl.runs.folder import load_split
 from metapl.runs.model_folder import Predictor

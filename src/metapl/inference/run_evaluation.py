@@ -17,7 +17,7 @@ from metapl.data.images.store import Known
 from metapl.data.modalities import modality_of
 from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
-from metapl.data.tables.files import tables_in
+from metapl.data.tables.readers.files import tables_in
 from metapl.errors import UserError
 from metapl.inference.evaluate import class_numbers, evaluate, judge
 from metapl.inference.leakage import seen_rows

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metapl.data.images.scan import folded
 from metapl.data.tables.doubts import are_dates, is_mixed, mixed
-from metapl.data.tables.frame import (
+from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
+from metapl.data.tables.readers.frame import (
     MARKERS,
     Array,
     Texts,
@@ -22,7 +23,6 @@ from metapl.data.tables.frame import (
     one_group,
     short,
 )
-from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
 from metapl.data.tables.roles import hint, listing
 from metapl.data.tables.spelling import Spellings, one_spelling, told_merged
 from metapl.errors import Doubt, UserError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metapl.data.tables.columns import Decision, decide, none_known
 from metapl.data.tables.doubts import is_mixed, mixed
-from metapl.data.tables.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
+from metapl.data.tables.readers.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
 from metapl.data.tables.spelling import Spellings
 from metapl.errors import UserError, nearest
 from metapl.types import Column

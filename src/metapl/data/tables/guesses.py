@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from metapl.data.tables.frame import parsed, short
-from metapl.data.tables.join import Joined
 from metapl.data.tables.options import AUTO, TableOptions
+from metapl.data.tables.readers.frame import parsed, short
+from metapl.data.tables.readers.join import Joined
 from metapl.data.tables.roles import Roles
 
 

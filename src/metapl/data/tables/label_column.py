@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 
 from metapl.data.images.scan import folded
-from metapl.data.tables.frame import MARKERS, Array, Texts, Values, counted, parsed, short
 from metapl.data.tables.label_values import LabelRule, check_doubtful, several_labels
 from metapl.data.tables.labels import CLASSES, doubt
+from metapl.data.tables.readers.frame import MARKERS, Array, Texts, Values, counted, parsed, short
+from metapl.data.tables.readers.rules import Refusal, odd_levels
 from metapl.data.tables.roles import LABELS, listing
-from metapl.data.tables.rules import Refusal, odd_levels
 from metapl.data.tables.spelling import Spellings, merged_numbers, told_merged
 from metapl.errors import UserError, closest, nearest
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from metapl.data.tables.frame import Texts, short
+from metapl.data.tables.readers.frame import Texts, short
 from metapl.data.tables.spelling import doubtful, plain, renamed
 from metapl.errors import Doubt, UserError
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from metapl.data.images.scan import folded, shown
 from metapl.data.tables.dataframe import as_array, is_missing
-from metapl.data.tables.frame import COMMA, parsed
+from metapl.data.tables.readers.frame import COMMA, parsed
 from metapl.errors import UserError, nearest
 
 Array = np.ndarray[Any, Any]

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from metapl.data.images.scan import UNLABELED
-from metapl.data.tables.frame import counted, short
 from metapl.data.tables.options import AUTO, NONE, TableOptions
+from metapl.data.tables.readers.frame import counted, short
 from metapl.errors import UserError
 from metapl.types import Kind, ModelInput, Preprocessing
 

@@ -22,10 +22,7 @@ from metapl.data.images.store import Known
 from metapl.data.memory.source import MemorySource
 from metapl.data.options import SourceOptions
 from metapl.data.tables.columns import MOST_LEVELS, Told, described, encode_column, fit_column, too_many
-from metapl.data.tables.files import PARTS, open_file, open_new_file
-from metapl.data.tables.frame import Array, Form, TableFile, Texts, counted, short
 from metapl.data.tables.guesses import only_numbers, without_failed
-from metapl.data.tables.join import Joined, read_joined
 from metapl.data.tables.label_column import (
     POOL,
     TESTING,
@@ -39,8 +36,10 @@ from metapl.data.tables.label_column import (
 from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.options import NONE
 from metapl.data.tables.paths import LOOKED_AT, check_there
-from metapl.data.tables.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, model_roles
-from metapl.data.tables.rules import (
+from metapl.data.tables.readers.files import PARTS, open_file, open_new_file
+from metapl.data.tables.readers.frame import Array, Form, TableFile, Texts, counted, short
+from metapl.data.tables.readers.join import Joined, read_joined
+from metapl.data.tables.readers.rules import (
     SYSTEMATIC,
     Refusal,
     fault_of,
@@ -49,6 +48,7 @@ from metapl.data.tables.rules import (
     repeated,
     systematic_remedy,
 )
+from metapl.data.tables.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, model_roles
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.errors import BadRow, UserError
 from metapl.types import Column, ModelInput, Source
@@ -91,7 +91,7 @@ def open_table(
     """A source over files of rows.
 
     Args:
-        paths: the file of each of ``tables.files.PARTS``; "labeled" must be there.
+        paths: the file of each of ``readers.files.PARTS``; "labeled" must be there.
         name: of the source; by default the file's.
         suffix: read the files as if their names ended so.
         like: new rows: what a trained model asks of them. ``options`` are then those of its training.

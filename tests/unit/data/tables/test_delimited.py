@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metapl.data.tables import delimited, encodings
-from metapl.data.tables.delimited import DelimitedFile
-from metapl.data.tables.frame import ColumnBuilder, Frame, Texts, to_numbers
-from metapl.data.tables.jsonl import JsonLinesFile
+from metapl.data.tables.readers import delimited, encodings
+from metapl.data.tables.readers.delimited import DelimitedFile
+from metapl.data.tables.readers.frame import ColumnBuilder, Frame, Texts, to_numbers
+from metapl.data.tables.readers.jsonl import JsonLinesFile
 from metapl.errors import UserError
 
 

@@ -20,8 +20,8 @@ from metapl.data import sources
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.memory.arrays import from_arrays
 from metapl.data.sources import SourceOptions, read_ref
-from metapl.data.tables.frame import Texts
-from metapl.data.tables.parquet import ParquetFile
+from metapl.data.tables.readers.frame import Texts
+from metapl.data.tables.readers.parquet import ParquetFile
 from metapl.errors import UserError
 from metapl.types import ModelInput
 
@@ -125,7 +125,7 @@ def test_files_that_cannot_serve(tmp_path: Path, table: pa.Table, words: str) ->
 def test_a_column_too_large_for_memory_is_refused_early(tmp_path: Path, monkeypatch: Any) -> None:
     table = pa.table({"image": [bytes(500)] * 6, "other": range(6)})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
-    monkeypatch.setattr("metapl.data.tables.parquet.MAX_BYTES", 1200)
+    monkeypatch.setattr("metapl.data.tables.readers.parquet.MAX_BYTES", 1200)
     read = []
     whole = pq.ParquetFile.read_row_group
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *a, **k: (read.append(1), whole(*a, **k))[1])

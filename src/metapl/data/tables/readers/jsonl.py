@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from metapl.data.images.scan import shown
-from metapl.data.tables.delimited import CHUNK, check_names, read_columns
-from metapl.data.tables.encodings import AUTO, find_encoding, open_text
-from metapl.data.tables.frame import POINT, SKIP, Form, Frame, short
+from metapl.data.tables.readers.delimited import CHUNK, check_names, read_columns
+from metapl.data.tables.readers.encodings import AUTO, find_encoding, open_text
+from metapl.data.tables.readers.frame import POINT, SKIP, Form, Frame, short
 from metapl.errors import BadRow, UserError
 
 

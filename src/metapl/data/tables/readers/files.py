@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from metapl.data.images.scan import LABELED, TEST, UNLABELED, exists, shown
-from metapl.data.tables.delimited import DelimitedFile
-from metapl.data.tables.frame import TableFile
-from metapl.data.tables.jsonl import JsonLinesFile
 from metapl.data.tables.options import AUTO, WRITTEN, TableOptions
-from metapl.data.tables.parquet import ParquetFile
+from metapl.data.tables.readers.delimited import DelimitedFile
+from metapl.data.tables.readers.frame import TableFile
+from metapl.data.tables.readers.jsonl import JsonLinesFile
+from metapl.data.tables.readers.parquet import ParquetFile
 from metapl.errors import UnclearDelimiter, UserError
 from metapl.utils.own_folders import is_made
 

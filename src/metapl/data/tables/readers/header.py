@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from metapl.data.tables.frame import decimal_comma, parsed, short
+from metapl.data.tables.readers.frame import decimal_comma, parsed, short
 from metapl.data.tables.roles import LABELS, PATHS, TEXTS, unnamed
 from metapl.errors import UserError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metapl.data.tables.frame import SKIP, Array, Form, Frame, TableFile, Texts, Values, join, take
-from metapl.data.tables.rules import Refusal
+from metapl.data.tables.readers.frame import SKIP, Array, Form, Frame, TableFile, Texts, Values, join, take
+from metapl.data.tables.readers.rules import Refusal
 from metapl.errors import BadRow, UserError
 
 

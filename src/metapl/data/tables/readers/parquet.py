@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metapl.data.images.scan import missing, shown
-from metapl.data.tables.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
+from metapl.data.tables.readers.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
 from metapl.data.tables.roles import PATHS
 from metapl.errors import UserError
 

@@ -13,8 +13,8 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from metapl.data.images.scan import shown
-from metapl.data.tables.encodings import AUTO, find_encoding, open_text
-from metapl.data.tables.frame import (
+from metapl.data.tables.readers.encodings import AUTO, find_encoding, open_text
+from metapl.data.tables.readers.frame import (
     COMMA,
     POINT,
     SKIP,
@@ -25,7 +25,7 @@ from metapl.data.tables.frame import (
     counted,
     short,
 )
-from metapl.data.tables.header import ROWS, holds_values, read_header
+from metapl.data.tables.readers.header import ROWS, holds_values, read_header
 from metapl.errors import BadRow, UnclearDelimiter, UserError
 
 _SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # what Excel may write into the first line
