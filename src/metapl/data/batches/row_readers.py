@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.batches.prefetch import Ahead
+from metapl.data.batches.prefetch import Prefetch
 from metapl.data.traits import traits
 from metapl.types import Source, Split
 from metapl.utils.chunks import rows_at_once
@@ -61,7 +61,7 @@ class LazyRows:
         self.shape = tuple(source.rows(self.at_l[:1]).shape[1:])
         few = len(self.at_l) * math.prod(self.shape) <= LABELED_BYTES
         self.labeled = source.rows(self.at_l).to(device) if few else None
-        self.ahead = Ahead(source.rows)
+        self.ahead = Prefetch(source.rows)
 
     def want(self, steps: Mapping[Key, Picks]) -> None:
         """Read the rows of ``steps`` in the background."""
@@ -83,7 +83,7 @@ class LazyRows:
 
     def pool(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All ``count`` unlabelled rows once, in order: chunks of (positions, rows); one chunk is read ahead."""
-        ahead = Ahead(self.source.rows)
+        ahead = Prefetch(self.source.rows)
         chunks = torch.split(torch.arange(count), rows_at_once(self.shape, POOL_CHUNK, POOL_VALUES))
         for k, positions in enumerate(chunks):
             if self.prefetch and k + 1 < len(chunks):
