@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metapl.data.batches.views import ViewConfig
+from metapl.data.batches.views import Scaler, ViewConfig, below
 from metapl.data.modality import Array, Modality
-from metapl.data.tables.views import TableViews
 from metapl.types import Preprocessing, Source
 
 
@@ -36,11 +35,35 @@ class Features(Modality):
         return Preprocessing(self.kind, shape, tuple(moments.mean.tolist()), (spread,) * shape[0])
 
 
-class FeatureViews(TableViews):
-    """The views of tables, of rows brought to unit length; ``views.noise`` is in units of the common spread."""
+class FeatureViews:
+    """Views of features [B, D], brought to unit length, centred and scaled.
+
+    Weak: normal noise, in units of the common spread. Strong: a weak view of its own, in which each column is taken
+    from one other row of the batch with probability ``swap``, then hidden (set to its mean) with probability ``mask``.
+    """
+
+    def __init__(self, config: ViewConfig, preprocessing: Preprocessing) -> None:
+        self.config = config
+        self._scaler = Scaler(preprocessing, (-1,))
 
     def plain(self, x: Tensor) -> Tensor:
-        return super().plain(F.normalize(x.to(torch.float32), dim=1))
+        """The rows themselves, as the network sees them."""
+        return self._scaler.forward(F.normalize(x.to(torch.float32), dim=1))
 
-    def _noisy(self, x: Tensor, generator: Generator) -> Tensor:
-        return super()._noisy(F.normalize(x.to(torch.float32), dim=1), generator)
+    def weak(self, x: Tensor, generator: Generator) -> Tensor:
+        """One weak view of each row."""
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        return self.plain(x).add_(noise, alpha=self.config.noise)
+
+    def strong(self, x: Tensor, generator: Generator) -> Tensor:
+        """One strong view of each row."""
+        view = self.weak(x, generator)
+        drawn = torch.rand(x.shape, generator=generator, device=x.device)
+        places = torch.rand(len(x), generator=generator, device=x.device)
+        n = len(x)
+        if n >= 2 and self.config.swap:  # a lone row has nobody to swap with
+            other = (torch.arange(n, device=x.device) + 1 + below(places, n - 1)) % n
+            view = torch.where(drawn < self.config.swap, view[other], view)
+        if self.config.mask:
+            view = view.masked_fill(torch.rand(x.shape, generator=generator, device=x.device) < self.config.mask, 0.0)
+        return view

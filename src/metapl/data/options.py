@@ -29,7 +29,7 @@ class EncoderOptions(Settings, group="source.encoder"):
     """A frozen network whose features stand for the rows."""
 
     name: Annotated[
-        str, "timm:NAME, torchvision:NAME, hf:FOLDER or package.module:factory; empty: rows as they are"
+        str, "lite0, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:factory; empty: rows as they are"
     ] = ""
     weights: Annotated[str, "a file of its weights, .safetensors or .pth"] = ""
     size: Annotated[

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from metapl.errors import UserError
 from metapl.models import huggingface, own, vision, weights
+from metapl.models.lite0 import LITE0, NETWORK, build_lite0
 from metapl.models.probe import probe_rows, sketch
 from metapl.models.vision import InputSpec as InputSpec
 from metapl.types import Preprocessing, Resize, Tokens
@@ -28,7 +29,7 @@ from metapl.utils.names import split_name
 BATCH = 64  # rows per forward
 PAD_LEVEL = 128  # middle grey, beside images that do not fill their square
 BEGIN = 2  # number of words that are a text's beginning
-KINDS = ("timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
+KINDS = (LITE0, "timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
 
 
 class FrozenEncoder:
@@ -79,7 +80,7 @@ class FrozenEncoder:
     def versions(self) -> str:
         """The libraries of the network with their versions."""
         versions = [f"torch {torch.__version__}"]
-        if (library := _LIBRARIES.get(split_name(self.name).prefix or "")) is not None:
+        if (library := _LIBRARIES.get(split_name(self.name).prefix or self.name)) is not None:
             versions.append(f"{library} {metadata.version(library)}")
         return ", ".join(versions)
 
@@ -165,7 +166,7 @@ def at_size(x: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
     return whole
 
 
-_LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
+_LIBRARIES = {LITE0: "timm", "timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
 REMEDY = "Set source.image.size or source.encoder.size to what it takes, or choose another encoder."
 
 
@@ -231,8 +232,10 @@ def build_encoder(
                 "encoder.weights does not go with an hf: encoder", "Its folder has them.", "source.encoder.weights"
             )
         return _hf(rest, takes, spec, normalize, pooling)
-    if takes.tokens is not None and kind in ("timm", "torchvision"):
+    if takes.tokens is not None and (kind in ("timm", "torchvision") or encoder == LITE0):
         raise UserError(f"the encoder '{name}' takes images, these rows are texts", "Use hf:FOLDER.", "encoder")
+    if encoder == LITE0 and weights_file:
+        raise UserError("encoder.weights does not go with lite0", "It brings its own.", "source.encoder.weights")
     spec = spec or own_input_spec(name) or InputSpec()
     with torch.random.fork_rng():
         torch.manual_seed(0)  # weights that no file has are the same every time
@@ -249,7 +252,7 @@ def own_input_spec(name: str) -> InputSpec | None:
     Raises:
         UserError: an unknown name.
     """
-    kind, rest = split_name(name)
+    kind, rest = split_name(f"timm:{NETWORK}" if name == LITE0 else name)
     if kind == "timm":
         return vision.timm_input_spec(rest)
     if kind == "torchvision":
@@ -262,6 +265,8 @@ def own_input_spec(name: str) -> InputSpec | None:
 def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
     if isinstance(encoder, nn.Module):
         return _copied(encoder, name)
+    if isinstance(encoder, str) and encoder == LITE0:
+        return build_lite0()
     kind, rest = split_name(name)
     if isinstance(encoder, str) and kind == "timm":
         return vision.build_timm(rest, shape, 0, False)

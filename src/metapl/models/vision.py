@@ -101,6 +101,20 @@ def build_torchvision(name: str, shape: Shape, num_classes: int, download: bool)
     return network
 
 
+def with_own_classes(kind: str, name: str, download: bool = False) -> nn.Module:
+    """Build a network of ``timm`` or ``torchvision`` as its library's weights are for: with their classes and channels.
+
+    Raises:
+        UserError: as ``build_timm`` and ``build_torchvision``.
+    """
+    if kind == "torchvision":
+        return build_torchvision(name, (3, 224, 224), 1000, False)
+    spec = timm_input_spec(name)
+    assert spec.size is not None  # timm notes one for each of its networks
+    classes = library("timm").models.get_pretrained_cfg(name).num_classes
+    return build_timm(name, (spec.channels, *spec.size), classes, download)
+
+
 def _as_rgb(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Repeat a grey image three times."""
     return (given[0].expand(-1, 3, -1, -1),)

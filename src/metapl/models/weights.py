@@ -23,6 +23,8 @@ INSIDE = (
     "model_ema",
 )  # keys under which training programs store the weights
 WRAPPED = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile add to each name
+COUNTER = "num_batches_tracked"
+ROLES = frozenset(("weight", "bias", "running_mean", "running_var", COUNTER))
 SHOWN = 5
 
 
@@ -83,12 +85,63 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
     if wrong or len(taken) == 0:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         problem = f"the weights do not fit the network: {'; '.join(wrong[:SHOWN])}{more}"
-        raise UserError(problem, f"The file has {', '.join(list(tensors)[:3])}, ... Is it another network's?", where)
+        raise UserError(problem, _remedy(own, tensors), where)
     model.load_state_dict({**own, **taken})
     extra = len([n for n in tensors if n not in own])
     notes += [f"new head ({', '.join(skipped)})"] if skipped else []
     notes += [f"{extra} unused tensors in the file"] if extra else []
     return [f"weights from {where}: {len(taken)} tensors{''.join(f'; {n}' for n in notes)}"]
+
+
+def _remedy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Say what to do about a file that does not fit: its names may be all that is wrong."""
+    counted = [t for name, t in own.items() if not name.endswith(COUNTER)]
+    given = [t for name, t in tensors.items() if not name.endswith(COUNTER)]
+    if len(given) >= len(counted) and all(g.shape == o.shape for g, o in zip(given, counted)):
+        return (
+            "The shapes fit, the names do not: metapl models fetch NAME --from FILE --out NEW.safetensors renames them."
+        )
+    return f"The file has {', '.join(list(tensors)[:3])}, ... Is it another network's?"
+
+
+def in_order(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return ``tensors`` by the names of ``own``: a network's state, in order. Other names are matched by position.
+
+    At each position the shapes must be equal, and what the tensor is (weight, bias, running_mean, running_var) where
+    both names say it. Counters of BatchNorm may be missing: a trained network does not use them.
+
+    Raises:
+        UserError: another number of tensors, a tensor of another shape or another meaning, or a file without an order.
+    """
+    if set(tensors) != set(own):
+        tensors = _by_position(own, tensors, where)
+    for name, value in tensors.items():
+        if value.shape != own[name].shape:
+            raise _other_network(f"'{name}' has the shape {list(value.shape)}", own[name], where)
+    return {name: tensors.get(name, value).detach().clone().contiguous() for name, value in own.items()}
+
+
+def _by_position(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    if where.endswith(".safetensors"):  # they are stored by type and name
+        what = "its names are not the network's, and a .safetensors file does not keep the order of tensors"
+        raise UserError(what, "Give the file of this network, or the .pth file that this one was made from.", where)
+    names, given = list(own), list(tensors)
+    if len(given) != len(names):
+        names, given = ([name for name in side if not name.endswith(COUNTER)] for side in (names, given))
+    if len(given) != len(names):
+        what = f"it holds {len(tensors)} tensors, the network has {len(own)}"
+        raise UserError(what, "It is another network's, or not whole. Give the file of this network.", where)
+    for position, (name, other) in enumerate(zip(names, given), 1):
+        meant, found = (text.rpartition(".")[2] for text in (name, other))
+        if tensors[other].shape != own[name].shape or (meant != found and {meant, found} <= ROLES):
+            what = f"tensor {position} is '{other}' with the shape {list(tensors[other].shape)}"
+            raise _other_network(f"{what}; '{name}' has its place", own[name], where)
+    return {name: tensors[other] for name, other in zip(names, given)}
+
+
+def _other_network(what: str, own: Tensor, where: str) -> UserError:
+    remedy = "It is another network's. Give the file of this network."
+    return UserError(f"{what}, in the network {list(own.shape)}", remedy, where)
 
 
 def _heads(model: nn.Module, num_classes: int) -> set[str]:
