@@ -79,16 +79,15 @@ def parse(methods: str | Iterable[str]) -> list[Spec]:
 def _rows(word: str) -> list[Spec]:
     if word == ALL:
         return [Spec(name, name) for name in METHODS]
-    name, colon, text = word.partition(":")
-    if name not in METHODS and text and "=" not in text.partition(":")[0]:
-        own, colon, text = text.partition(":")  # package.module:Class, perhaps with settings behind one more colon
-        name = f"{name}:{own}"
+    name, *parts = word.split(":", 2)
+    if name not in METHODS and parts and parts[0] and "=" not in parts[0]:
+        name = f"{name}:{parts.pop(0)}"  # package.module:Class, perhaps with settings behind one more colon
         if find_peer(name) is not None:
-            return [Spec(word, CARRIER, peer=make_peer(name, _settings(text)))]
+            return [Spec(word, CARRIER, peer=make_peer(name, _settings(":".join(parts))))]
         method_class(name)
     elif name not in METHODS:
         raise UserError(f"unknown method '{name}'", nearest(name, [*METHODS, ALL]), "--methods")
-    settings = _settings(text) if colon else []
+    settings = _settings(":".join(parts)) if parts else []
     if ABLATE not in settings:
         return [_spec(name, settings)]
     if name not in ABLATIONS:

@@ -22,6 +22,7 @@ from metapl.report.svg import LIGHT, SERIES
 from metapl.report.verdict import against_supervised, judged, percent
 from metapl.runs.folder import Metrics
 from metapl.utils.files import write_text
+from metapl.utils.names import last_part
 
 MOST_CURVES = 10
 Row = dict[str, Any]
@@ -116,7 +117,7 @@ def report_comparison(folder: Path, out: Path | None = None) -> Path:
         for row in ordered
     ]
     failed = [f"{row['method']}, seed {seed}: {why}" for row in table for seed, why in row["errors"].items()]
-    data = Path(str(asked["data"]).rpartition(":")[2]).name
+    data = Path(last_part(str(asked["data"]))).name
     values = {
         "title": f"Comparison on {cut(data, 80)}",
         "facts": cut(f"{plan['facts']['labels']} · seeds {', '.join(map(str, plan['seeds']))}", 300),
@@ -255,7 +256,7 @@ def _seeds(table: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
         axes = figure.add_subplot()
         axes.grid(axis="x")
         for k, row in enumerate(shown):
-            colour = SERIES[1] if "mpl" in row["method"].partition(":")[0] else SERIES[0]
+            colour = SERIES[1] if "mpl" in row["method"].split(":")[0] else SERIES[0]
             values = [r["test_accuracy"] for r in runs if r["method"] == row["method"] and not r.get("error")]
             axes.plot(values, [k - 0.2] * len(values), "o", color=colour, alpha=0.45, markersize=4.5, markeredgewidth=0)
             if row["low"] is not None:

@@ -16,6 +16,7 @@ from metapl.report.charts import Chart
 from metapl.report.display import cut
 from metapl.report.record import Record
 from metapl.report.verdict import judged, percent, verdict
+from metapl.utils.names import last_part
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 25  # in a confusion matrix on the page
@@ -44,7 +45,7 @@ def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> s
     results, config = record.results, record.config
     figures, judged_on = judged(record, material)
     names = material.get("classes", [])
-    source = material.get("source") or Path(str(config["data"]).rpartition(":")[2]).name
+    source = material.get("source") or Path(last_part(str(config["data"]))).name
     run = shlex.quote(str(record.folder))
     rows = results["rows"]
     facts = [

@@ -12,6 +12,7 @@ import yaml
 from metapl.errors import UserError
 from metapl.runs.folder import Metrics, left_out
 from metapl.runs.recorder import SNAPSHOT_FILE
+from metapl.utils.names import last_part
 
 Row = dict[str, Any]
 
@@ -45,7 +46,7 @@ class Record:
     @property
     def method(self) -> str:
         """The method's name, without the module of a method of one's own."""
-        return str(self.results["method"]).rpartition(":")[2]
+        return last_part(str(self.results["method"]))
 
     @property
     def settings(self) -> Row:
