@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from metapl.config.settings import RunConfig
     from metapl.models import Factory
-    from metapl.training.result import PseudoLabeledRows, Result
+    from metapl.training.result import PseudoLabeledPool, Result
 
 Array = np.ndarray[Any, Any]
 CARD = "estimator.json"
@@ -90,7 +90,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         Number of features; ``feature_names_in_`` : their names, where ``X`` is a DataFrame with names of text.
     transduction_ : ndarray of shape (n_samples,)
         For every row of ``X`` its label, or where it has none the predicted one.
-    pseudo_labels_ : PseudoLabeledRows
+    pseudo_labels_ : PseudoLabeledPool
         ``index``, ``labels`` and ``probabilities`` of the rows without a label, those of ``X_unlabeled`` last.
     history_ : list of dict
         The logged numbers.
@@ -182,7 +182,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         self.result_, self.predictor_, self.history_ = result, result.predictor, result.history
         self.model_name_ = result.summary["model"]
         found = result.pseudo_labels()
-        pseudo: PseudoLabeledRows = replace(found, labels=self.classes_[found.probabilities.argmax(1)])
+        pseudo: PseudoLabeledPool = replace(found, labels=self.classes_[found.probabilities.argmax(1)])
         transduction = self.classes_[codes]
         inside = pseudo.index < len(codes)
         transduction[pseudo.index[inside]] = pseudo.labels[inside]

@@ -16,7 +16,7 @@ from metapl.data.modality import Array, Modality
 from metapl.types import Preprocessing, Source
 
 
-class Features(Modality):
+class FeatureModality(Modality):
     """``mean`` is that of the rows of unit length, ``std`` one number for all columns: their root mean variance."""
 
     kind, row, rows = "features", "row of features", "features"

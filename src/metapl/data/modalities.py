@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from metapl.data.batches.views import ViewConfig, Views
-from metapl.data.features import Features
-from metapl.data.images.modality import Images
+from metapl.data.features import FeatureModality
+from metapl.data.images.modality import ImageModality
 from metapl.data.modality import Modality
-from metapl.data.tables.modality import Tables
-from metapl.data.texts.modality import Texts
+from metapl.data.tables.modality import TableModality
+from metapl.data.texts.modality import TextModality
 from metapl.errors import UserError
 from metapl.types import Kind, Preprocessing
 
-MODALITIES: dict[Kind, Modality] = {record.kind: record for record in (Images(), Tables(), Texts(), Features())}
+MODALITIES: dict[Kind, Modality] = {
+    record.kind: record for record in (ImageModality(), TableModality(), TextModality(), FeatureModality())
+}
 
 
 def register_modality(modality: Modality) -> None:

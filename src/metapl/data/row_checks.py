@@ -37,7 +37,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Features:
+class Likeness:
     """Numbers that say what rows are like, float32 [n, D].
 
     Attributes:
@@ -80,9 +80,9 @@ class RowChecks:
         """Return pairs of rows that are nearly the same; positions in ``first``, which has one of each exact copy."""
         return no_pairs()
 
-    def likeness(self, kept: Kept, source: Source) -> list[Features]:
+    def likeness(self, kept: Kept, source: Source) -> list[Likeness]:
         """Return what tells rows from elsewhere: groups of features, each with its own scale."""
-        return [Features(kept["summary"], scaled=True)]
+        return [Likeness(kept["summary"], scaled=True)]
 
     def repeats_by_nature(self, kept: Kept) -> bool:
         """Whether rows hold so few different values that equal rows say nothing."""

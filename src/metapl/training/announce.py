@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metapl.data.modalities import modality_of
 from metapl.data.traits import traits
-from metapl.training.evidence import Plan
+from metapl.training.evidence import GuardPlan
 from metapl.training.job import Job
 from metapl.types import Source
 from metapl.utils.progress import clock
@@ -25,7 +25,7 @@ def plan_text(job: Job) -> str:
     return f"training {config.method} with the network {config.model}: {steps}{fine}"
 
 
-def forecast(job: Job, plan: Plan, pace: float, left: int) -> str:
+def forecast(job: Job, plan: GuardPlan, pace: float, left: int) -> str:
     """How long the rest takes at ``pace`` seconds per step: ``left`` steps, then at most the guard's trainings.
 
     A step of supervised training takes less than a step of any other method, so the guard ends sooner than it says.

@@ -42,7 +42,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GuardPlan:
     """Which rows will be judged.
 
     Attributes:
@@ -96,25 +96,25 @@ def log_loss(p: Array) -> float:
     return float(-np.log(np.clip(p, 1e-12, 1)).mean())
 
 
-def make_plan(job: Job) -> Plan:
-    """Return which rows the guard will judge and how; ``Plan.none`` says why it cannot."""
+def plan_guard(job: Job) -> GuardPlan:
+    """Return which rows the guard will judge and how; ``GuardPlan.none`` says why it cannot."""
     rows, g = job.split.validation, job.config.guard
     if g.mode == "off":
-        return Plan(rows, none="guard.mode=off")
+        return GuardPlan(rows, none="guard.mode=off")
     if job.config.method == "supervised" or fits_once(job.config.method):
-        return Plan(rows, none="the method is a baseline itself")
+        return GuardPlan(rows, none="the method is a baseline itself")
     if len(rows) >= g.min_validation:
-        return Plan(rows)
+        return GuardPlan(rows)
     try:
         plan, why = _cross_fitting(job), ""
     except UserError as error:
-        plan, why = Plan(rows), error.what
+        plan, why = GuardPlan(rows), error.what
     if plan.rows < LEAST_ROWS:
-        return Plan(rows, none=why or f"only {plan.rows} rows could be judged, fewer than {LEAST_ROWS}")
+        return GuardPlan(rows, none=why or f"only {plan.rows} rows could be judged, fewer than {LEAST_ROWS}")
     return plan
 
 
-def _cross_fitting(job: Job) -> Plan:
+def _cross_fitting(job: Job) -> GuardPlan:
     """Return the folds, and the validation rows where they need not be dealt out too.
 
     Raises:
@@ -130,7 +130,7 @@ def _cross_fitting(job: Job) -> Plan:
         taught = fold.labeled if together or fitted else np.union1d(fold.labeled, split.validation)
         # The run's own validation rows go along: a method may be fitted on them, and ends with as many candidates.
         folds.append(Fold(replace(fold, labeled=taught, validation=split.validation), fold.validation))
-    return Plan(none if together else split.validation, tuple(folds), retrained=judged_in_folds(job))
+    return GuardPlan(none if together else split.validation, tuple(folds), retrained=judged_in_folds(job))
 
 
 def judged_in_folds(job: Job) -> bool:
@@ -149,7 +149,7 @@ def baseline_config(job: Job, name: str) -> RunConfig:
     return resolved(replace(job.config, method=name, settings=None, model=model), job.prepared.preprocessing)
 
 
-def train(
+def train_candidate(
     job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None, wanted: str = ""
 ) -> Predictor:
     """Train in memory; return the candidate ``wanted``, or the preferred one where there is none of that name."""
@@ -158,9 +158,9 @@ def train(
     return trained.get(wanted, next(iter(trained.values())))
 
 
-def gather(
+def gather_evidence(
     job: Job,
-    plan: Plan,
+    plan: GuardPlan,
     candidates: Mapping[str, Predictor],
     baselines: Mapping[str, Predictor],
     report: Callable[[int], None],
@@ -193,7 +193,9 @@ def gather(
                 continue
             config = job.config if name == method else baseline_config(job, name)
             shorter = config if fits_once(name) else replace(config, steps=fold_steps(config))
-            parts[name].append(answers(source, fold.held, train(job, shorter, fold.split, before_step, wanted)))
+            parts[name].append(
+                answers(source, fold.held, train_candidate(job, shorter, fold.split, before_step, wanted))
+            )
         report(number)
     return {name: _joined(some) for name, some in parts.items()}
 

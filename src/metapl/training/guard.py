@@ -31,7 +31,7 @@ from metapl.inference.evaluate import wilson
 from metapl.models.combined import PLAIN, Blend
 from metapl.runs.model_folder import Predictor
 from metapl.training import evidence as ev
-from metapl.training.evidence import Answers, fold_steps, make_plan
+from metapl.training.evidence import Answers, fold_steps, plan_guard
 from metapl.training.job import Job, build_job
 from metapl.training.pool import PoolView, look, lost_class, shift, training_shares
 from metapl.training.timing import seconds_per_step
@@ -116,7 +116,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GuardVerdict:
     """What the guard found.
 
     Attributes:
@@ -142,7 +142,7 @@ class Verdict:
         return str(self.summary.get("returned", ""))
 
 
-def check(
+def run_guard(
     job: Job,
     candidates: Mapping[str, Predictor],
     progress: Progress,
@@ -150,7 +150,7 @@ def check(
     pace: float | None = None,
     alarms: Sequence[Mapping[str, Any]] = (),
     chosen: str = "",
-) -> Verdict:
+) -> GuardVerdict:
     """Train the baselines, gather the evidence and decide; the same again from the same job.
 
     Args:
@@ -160,24 +160,27 @@ def check(
         alarms: raised by the run.
         chosen: the candidate that would be returned; by default the preferred one.
     """
-    plan, mode = make_plan(job), job.config.guard.mode
+    plan, mode = plan_guard(job), job.config.guard.mode
     if plan.none:
         if mode != "off" and job.config.method not in NAMES:
             progress.note(f"no guard: {plan.none}")
-        return Verdict({"mode": mode, "way": "none", "text": f"no guard: {plan.none}"})
+        return GuardVerdict({"mode": mode, "way": "none", "text": f"no guard: {plan.none}"})
     own = candidates[chosen or next(iter(candidates))]
     _announce(job, plan, pace, progress)
     try:
         baselines = {
-            name: ev.train(job, ev.baseline_config(job, name), job.split, before_step) for name in baseline_names(job)
+            name: ev.train_candidate(job, ev.baseline_config(job, name), job.split, before_step)
+            for name in baseline_names(job)
         }
         case, answers = _look(job, own, baselines, alarms), dict[str, Answers]()
         if not case.settled:
             report = _reporter(plan, progress)
-            answers = ev.gather(job, plan, candidates, baselines, report, before_step, None if plan.retrained else own)
+            answers = ev.gather_evidence(
+                job, plan, candidates, baselines, report, before_step, None if plan.retrained else own
+            )
     except UserError as error:  # a training of the guard's that diverged
         progress.note(f"no guard: {error.what}")
-        return Verdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
+        return GuardVerdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
     summary = decide(case, answers, job.config, plan)
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
     best = str(summary["baseline"])
@@ -185,7 +188,7 @@ def check(
     mean = None
     if summary["returned"] == mean_of(case.method, best):
         mean = replace(own, model=Blend(own.model, baselines[best].model, PLAIN if best == SUPERVISED else network))
-    return Verdict(summary, baselines[best], network, mean)
+    return GuardVerdict(summary, baselines[best], network, mean)
 
 
 def baseline_names(job: Job) -> list[str]:
@@ -233,7 +236,7 @@ def _refusal(
     return ""
 
 
-def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: ev.Plan) -> dict[str, Any]:
+def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: ev.GuardPlan) -> dict[str, Any]:
     """Return the summary of the verdict: G3, G3' and G4.
 
     Args:
@@ -286,7 +289,7 @@ def _plain(pair: Pair) -> dict[str, Any]:
     return {**head, "difference": pair.difference, "difference_95": list(pair.interval)}
 
 
-def _behind(pair: Pair, plan: ev.Plan) -> str:
+def _behind(pair: Pair, plan: ev.GuardPlan) -> str:
     learnt = "which it learnt from and the other did not" if plan.folds else "which neither learnt from"
     return (
         f"{pair.first} is right on {pair.wins + pair.both} of {pair.rows} labelled rows and the {NAMES[pair.second]} "
@@ -359,11 +362,11 @@ def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[floa
     return p1 - p2 - low, p1 - p2 + high
 
 
-def _reporter(plan: ev.Plan, progress: Progress) -> Callable[[int], None]:
+def _reporter(plan: ev.GuardPlan, progress: Progress) -> Callable[[int], None]:
     return lambda number: progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
 
 
-def _announce(job: Job, plan: ev.Plan, pace: float | None, progress: Progress) -> None:
+def _announce(job: Job, plan: ev.GuardPlan, pace: float | None, progress: Progress) -> None:
     each = pace or seconds_per_step(_copy(job, job.config), PACE)
     method_steps, supervised_steps = plan.steps(job.config, job.extra_steps)
     seconds = each * method_steps + baseline_pace(job, PACE) * supervised_steps

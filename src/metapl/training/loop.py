@@ -182,7 +182,7 @@ def _loop(job: Job, start: int, store: Recorder, progress: Progress, observe: Ob
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
             if not timed and done - start >= TIMED and (passed := time.monotonic() - began) > TIMED_SECONDS:
                 timed = True
-                progress.note(forecast(job, evidence.make_plan(job), passed / (done - start), total - done))
+                progress.note(forecast(job, evidence.plan_guard(job), passed / (done - start), total - done))
             stopping = bool(stop)  # read once: a signal from here on is served after the next step
             look, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
             log = look or save or done % loop.log_every == 0
@@ -224,7 +224,7 @@ def _finish(
     split, config = job.split, job.config
     made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
     pace, raised = seconds / (job.total - start) if job.total > start else None, _alarms(job, store)
-    model, verdict = made[chosen], guard.check(job, made, progress, halt, pace, raised, chosen)
+    model, verdict = made[chosen], guard.run_guard(job, made, progress, halt, pace, raised, chosen)
     summary = {
         "data": config.data,
         "method": config.method,
@@ -247,7 +247,7 @@ def _finish(
     return Result(store.folder, predictor, job.source, split, summary, store)
 
 
-def _keep(job: Job, store: Recorder, chosen: str, own: Predictor, verdict: guard.Verdict) -> Predictor:
+def _keep(job: Job, store: Recorder, chosen: str, own: Predictor, verdict: guard.GuardVerdict) -> Predictor:
     """Store the run's model, and beside it one that the guard compared it with; return the former."""
     method = TrainedModel("model", own, job.config.model, {"method": job.config.method, "network": chosen})
     models = [method]
@@ -302,7 +302,7 @@ def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
 def _sized(job: Job, progress: Progress) -> RunConfig:
     """``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and saving."""
     budget, began = job.config.minutes * 60, time.monotonic()
-    plan, limit = evidence.make_plan(job), min(CALIBRATION, 0.05 * budget)
+    plan, limit = evidence.plan_guard(job), min(CALIBRATION, 0.05 * budget)
     pace = measure_pace(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (time.monotonic() - began))

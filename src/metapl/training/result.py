@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class PseudoLabeledRows:
+class PseudoLabeledPool:
     """What the chosen network says about the rows that came without a label.
 
     Attributes:
@@ -98,11 +98,11 @@ class Result:
             raise UserError("this run has no test rows", remedy, self.source.name)
         return evaluate(self.predictor, self.source, self.split.test)
 
-    def pseudo_labels(self) -> PseudoLabeledRows:
+    def pseudo_labels(self) -> PseudoLabeledPool:
         """The chosen network's answers for the unlabelled rows; those that trained with their label are left out."""
         index = self.source.readable(np.setdiff1d(self.split.unlabeled, self.split.labeled))
         p = probabilities(self.predictor, self.source, index).numpy()
-        return PseudoLabeledRows(index, tuple(self.source.ids[k] for k in index.tolist()), self.predictor.names(p), p)
+        return PseudoLabeledPool(index, tuple(self.source.ids[k] for k in index.tolist()), self.predictor.names(p), p)
 
     def save(self, folder: str | Path) -> Path:
         """Write a run folder, without checkpoints, into ``folder``, which must be new or empty.

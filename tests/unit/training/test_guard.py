@@ -88,14 +88,14 @@ def results(folder: Path) -> dict[str, Any]:
 # ---- the plan --------------------------------------------------------------------------------------------------
 
 
-def plan_of(config: RunConfig, source: MemorySource | None = None) -> tuple[evidence.Plan, Job]:
+def plan_of(config: RunConfig, source: MemorySource | None = None) -> tuple[evidence.GuardPlan, Job]:
     source = source or table()
     split = make_split(source, config.split, config.seed)
     job = build_job(config, prepare(source, split, torch.device("cpu")))
-    return evidence.make_plan(job), job
+    return evidence.plan_guard(job), job
 
 
-def held(plan: evidence.Plan) -> list[int]:
+def held(plan: evidence.GuardPlan) -> list[int]:
     return sorted(np.concatenate([fold.held for fold in plan.folds]).tolist())
 
 
@@ -196,7 +196,7 @@ def against(wins: int, losses: int, both: int = 20, neither: int = 3) -> dict[st
 
 CASE = guard.Case("mpl", ("supervised",), averaged=False, apart={"supervised": 0.2}, shift=0.1)
 MEAN = guard.Case("mpl", ("supervised", "linear"), True, {"supervised": 0.2, "linear": 0.25}, 0.1)
-PLAN = evidence.Plan(np.arange(0), (evidence.Fold(None, np.arange(20)),) * 2)  # type: ignore[arg-type]
+PLAN = evidence.GuardPlan(np.arange(0), (evidence.Fold(None, np.arange(20)),) * 2)  # type: ignore[arg-type]
 
 
 def decided(case: guard.Case, answers: dict[str, evidence.Answers], mode: Any = "return") -> dict[str, Any]:
@@ -422,9 +422,9 @@ def test_a_fold_is_judged_by_the_candidate_that_validation_rows_outside_it_choos
         return evidence.Answers(np.full(len(rows), 0.5), right)
 
     monkeypatch.setattr(evidence, "answers", answers)
-    monkeypatch.setattr(evidence, "train", lambda *rest: wanted.append(rest[-1]) or "trained")
+    monkeypatch.setattr(evidence, "train_candidate", lambda *rest: wanted.append(rest[-1]) or "trained")
     made: Any = {"inside": "inside", "outside": "outside"}
-    evidence.gather(job, plan, made, {"supervised": "baseline"}, lambda number: None)  # type: ignore[dict-item]
+    evidence.gather_evidence(job, plan, made, {"supervised": "baseline"}, lambda number: None)  # type: ignore[dict-item]
     assert wanted == ["outside", "outside", "inside", "inside"], "each side's training, fold by fold"
 
 
@@ -621,7 +621,7 @@ def test_the_folds_stop_at_the_end_of_the_main_phase() -> None:
     assert job.extra_steps == 3
     counted = list[int]()
     made = {name: job.predictor(model) for name, model in job.method.candidates().items()}  # all alike: the first
-    guard.check(job, made, Notes(), lambda: counted.append(1), pace=0.1)
+    guard.run_guard(job, made, Notes(), lambda: counted.append(1), pace=0.1)
     assert len(counted) == sum(plan.steps(job.config)) == job.config.steps + 4 * evidence.fold_steps(job.config)
 
 

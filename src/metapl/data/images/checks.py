@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.likeness import apart_of, codes_of, pairs_of, usual_distance
-from metapl.data.row_checks import LOOK, Array, Contents, Features, Finding, Kept, Pairs, RowChecks, no_pairs, share
+from metapl.data.row_checks import LOOK, Array, Contents, Finding, Kept, Likeness, Pairs, RowChecks, no_pairs, share
 from metapl.types import Source
 
 SIDE = 32  # of the thumbnails that images are compared by
@@ -35,9 +35,9 @@ class ImageChecks(RowChecks):
     def near_pairs(self, kept: Kept, first: Array, source: Source) -> Pairs:
         return _near_images(kept["thumbs"], kept.get("hues"), first)
 
-    def likeness(self, kept: Kept, source: Source) -> list[Features]:
+    def likeness(self, kept: Kept, source: Source) -> list[Likeness]:
         thumbs = kept["thumbs"]
-        return [Features(_fields(thumbs)), Features(_appearance(thumbs, kept.get("hues")), scaled=True)]
+        return [Likeness(_fields(thumbs)), Likeness(_appearance(thumbs, kept.get("hues")), scaled=True)]
 
     def contents(self, kept: Kept, source: Source, parts: Sequence[Array]) -> Contents:
         flat = np.flatnonzero(kept["flat"]).tolist()

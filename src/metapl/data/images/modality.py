@@ -23,7 +23,7 @@ from metapl.types import RESIZES, Preprocessing, Source
 STD_FLOOR = 1.0 / 255.0  # one grey level
 
 
-class Images(Modality):
+class ImageModality(Modality):
     """Mean and spread are per channel, on the 0..1 scale; a spread is at least one grey level."""
 
     kind, row, rows = "image", "image", "images"

@@ -13,9 +13,9 @@ from metapl.data.row_checks import (
     LOOK,
     Array,
     Contents,
-    Features,
     Finding,
     Kept,
+    Likeness,
     Pairs,
     RowChecks,
     no_pairs,
@@ -40,8 +40,8 @@ class TableChecks(RowChecks):
     def near_pairs(self, kept: Kept, first: Array, source: Source) -> Pairs:
         return _near_rows(kept["table"], first, source)
 
-    def likeness(self, kept: Kept, source: Source) -> list[Features]:
-        return [Features(_spread(kept["table"], source))]
+    def likeness(self, kept: Kept, source: Source) -> list[Likeness]:
+        return [Likeness(_spread(kept["table"], source))]
 
     def repeats_by_nature(self, kept: Kept) -> bool:
         table = kept["table"]

@@ -32,7 +32,7 @@ from metapl.types import Column, Preprocessing, Source
 from metapl.utils.warnings import warn
 
 
-class Tables(Modality):
+class TableModality(Modality):
     """Mean and spread are per column, over the values that are there; a category has mean 0 and std 1."""
 
     kind, row, rows = "table", "table row", "a table"

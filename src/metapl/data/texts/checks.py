@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from metapl.data.likeness import pairs_of
-from metapl.data.row_checks import LOOK, Array, Contents, Features, Finding, Kept, Pairs, RowChecks, share
+from metapl.data.row_checks import LOOK, Array, Contents, Finding, Kept, Likeness, Pairs, RowChecks, share
 from metapl.types import Source
 
 JACCARD = 0.8  # shared share of words and word pairs
@@ -29,9 +29,9 @@ class TextChecks(RowChecks):
     def near_pairs(self, kept: Kept, first: Array, source: Source) -> Pairs:
         return _near_texts(kept["ids"], first, source)
 
-    def likeness(self, kept: Kept, source: Source) -> list[Features]:
+    def likeness(self, kept: Kept, source: Source) -> list[Likeness]:
         counts = _counts(kept["ids"], source)
-        return [Features(_topics(counts)), Features(_style(counts), scaled=True)]
+        return [Likeness(_topics(counts)), Likeness(_style(counts), scaled=True)]
 
     def contents(self, kept: Kept, source: Source, parts: Sequence[Array]) -> Contents:
         words, findings = words_of(source, kept["ids"]), list[Finding]()

@@ -22,7 +22,7 @@ from metapl.utils.printing import cut
 TEXT_LOST = "The text of this row is not kept in memory."
 
 
-class Texts(Modality):
+class TextModality(Modality):
     """Ids are not normalised, so there is nothing to fit but the tokenizer, which the source has."""
 
     kind, row, rows = "text", "text", "texts"
