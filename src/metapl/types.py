@@ -10,7 +10,7 @@ Shapes: b labelled rows and B unlabelled rows in a batch, C classes. Rows as a s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,10 +24,15 @@ RESIZES: tuple[Resize, ...] = ("cover", "stretch", "pad")
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: numbers, or one of ``levels`` (then its values are 0, 1, ... into them)."""
+    """One column of a table: numbers, or one of ``levels`` (then its values are 0, 1, ... into them).
+
+    Attributes:
+        offset: what is subtracted from numbers before they become float32, so that no digit of long ones is lost.
+    """
 
     name: str
     levels: tuple[str, ...] = ()
+    offset: float = field(default=0.0, repr=False)  # fingerprints of 0.1.0 do not know it
 
 
 @dataclass(frozen=True)

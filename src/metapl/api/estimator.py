@@ -23,9 +23,12 @@ from metapl.api.estimator_inputs import (
     check_left_out,
     check_rows,
     find_missing,
+    holds_long_numbers,
+    in_order,
     named_columns,
     numbered,
     read_targets,
+    warn_of_no_pool,
 )
 from metapl.errors import UserError
 from metapl.utils.files import write_json
@@ -147,11 +150,12 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             ValueError: data or settings that cannot make a run, or a loss that is no longer finite.
         """
         from metapl.data.embedded import for_encoder
-        from metapl.data.memory.arrays import from_arrays
+        from metapl.data.memory.arrays import check_order, from_arrays
         from metapl.data.tables.dataframe import is_frame
         from metapl.runs.recorder import Recorder
         from metapl.training.loop import start
 
+        check_order(X, y, "y")
         config, network = self._config()
         features = config.source.table.named("features")
         frames = [part for part in (X, X_unlabeled) if is_frame(part)]
@@ -159,10 +163,15 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         rows = check_rows(self, X, reset=True, named=named)
         codes, classes = read_targets(y, self.unlabeled_marker)
         check_consistent_length(rows, codes)
+        warn_of_no_pool(codes, X_unlabeled, self.method)
+        self._columns = [str(name) for name in getattr(X, "columns", ())]
         self._names = [str(name) for name in getattr(rows, "columns", ())]
         more = None if X_unlabeled is None else check_rows(self, X_unlabeled, reset=False, named=named)
         if self._names and all_numbers(rows):  # arrays go by position
             more = named_columns(more, self._names)
+        if holds_long_numbers(rows):
+            self._names = self._names or [str(k) for k in range(rows.shape[1])]
+            rows, more = named_columns(rows, self._names), named_columns(more, self._names)
         suited = for_encoder(config.source)
         source = from_arrays(
             rows,
@@ -229,6 +238,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
 
         check_is_fitted(self)
         takes = self.predictor_.takes
+        X = in_order(X, getattr(self, "_columns", []))
         names = getattr(self, "_names", []) if takes.columns else []
         check_left_out(X, names, [column.name for column in takes.columns])
         given = check_rows(self, X, reset=False, named=bool(takes.columns))
@@ -281,6 +291,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             "n_features_in": getattr(self, "n_features_in_", None),
             "feature_names_in": None if names is None else names.tolist(),
             "names": self._names,
+            "columns": self._columns,
         }
         write_json(folder / CARD, card)
         return folder
@@ -309,6 +320,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             card = json.loads((Path(folder).expanduser() / CARD).read_text(encoding="utf-8"))
             made = cls(**card["params"])
             made._names = [str(name) for name in card.get("names", [])]
+            made._columns = [str(name) for name in card.get("columns", [])]
             made.classes_ = np.array(card["classes"]["values"], dtype=np.dtype(card["classes"]["dtype"]))
             if card["n_features_in"] is not None:
                 made.n_features_in_ = int(card["n_features_in"])

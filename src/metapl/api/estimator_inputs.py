@@ -13,6 +13,7 @@ from sklearn.utils import validation
 from sklearn.utils.multiclass import check_classification_targets
 
 from metapl.errors import UserError
+from metapl.utils.warnings import warn
 
 Array = np.ndarray[Any, Any]
 
@@ -33,12 +34,67 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, named: bool = False) -> A
 
     if is_texts(X):
         return X
+    if hasattr(X, "toarray") and hasattr(X, "nnz"):
+        remedy = "Give X.toarray(), or reduce its columns first (TruncatedSVD in scikit-learn, say)."
+        raise UserError("sparse data are not read", remedy, "X")
+    if _is_column_of_texts(X):
+        raise UserError(f"it holds texts in a second dimension, {np.shape(X)}", "Give a list of texts: X[:, 0].", "X")
     if is_frame(X) and (named or not all_numbers(X)):
         _check_names(estimator, X, reset)
         return X
     dtype = getattr(X, "dtype", None)
+    _check_finite(X)
     kind = "numeric" if getattr(dtype, "kind", "") in ("u", "i", "f") else (np.float64, np.float32)
     return _validate(estimator, X, reset=reset, dtype=kind, allow_nd=True)
+
+
+def _is_column_of_texts(X: Any) -> bool:
+    array = np.asarray(X) if isinstance(X, np.ndarray | list) and np.ndim(X) == 2 else None
+    return array is not None and array.size > 0 and array.shape[1] == 1 and isinstance(array[0, 0], str)
+
+
+def _check_finite(X: Any) -> None:
+    """Refuse infinite values by row and column; NaN says that a value is missing.
+
+    Raises:
+        UserError: a value is infinite.
+    """
+    array = X.to_numpy() if hasattr(X, "to_numpy") else X
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim == 2:
+        bad = np.argwhere(np.isinf(array))
+        if len(bad):
+            row, column = bad[0].tolist()
+            name = f"'{X.columns[column]}'" if hasattr(X, "columns") else column
+            raise UserError(f"row {row}, column {name} is infinite (inf)", "Fill or remove such values.", "X")
+
+
+def in_order(X: Any, names: Sequence[str]) -> Any:
+    """A DataFrame with its columns in the order of ``names``, those of the training; anything else as it is.
+
+    scikit-learn compares names that are text; columns called by whole numbers would go by their position.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    columns = list(getattr(X, "columns", ()))
+    own = [str(name) for name in columns]
+    if not names or own == list(names) or len(set(own)) < len(own) or all(isinstance(c, str) for c in columns):
+        return X
+    if not hasattr(X, "iloc") or len(own) != len(names):
+        return X
+    for name in names:
+        if name not in own:
+            raise UserError(f"there is no column '{name}'", f"Its columns are {', '.join(own[:8])}.", "X")
+    return X.iloc[:, [own.index(name) for name in names]]
+
+
+def warn_of_no_pool(codes: Array, X_unlabeled: Any, method: str) -> None:
+    """Say so where no row is without a label: a mark may have been swallowed, by a LabelEncoder say."""
+    if X_unlabeled is None and method != "supervised" and (codes >= 0).all():
+        warn(
+            "every row of y has a label, so the same rows also serve without theirs; if a label says that a row has "
+            "none, name it with unlabeled_marker"
+        )
 
 
 def all_numbers(X: Any) -> bool:
@@ -50,6 +106,7 @@ def all_numbers(X: Any) -> bool:
 def numbered(frames: Sequence[Any]) -> bool:
     """Whether a column of DataFrames of numbers numbers or names their rows beyond doubt: it is then known by name."""
     from metapl.data.tables.dataframe import column_names, read_frame
+    from metapl.data.tables.digits import offset_of
     from metapl.data.tables.id_columns import numbers_rows
 
     names = column_names(frames[0]) if frames else []
@@ -58,7 +115,16 @@ def numbered(frames: Sequence[Any]) -> bool:
     if not names or any(column_names(part) != names for part in frames):
         return False
     tables = [read_frame(part, "X") for part in frames]
-    return any(numbers_rows(name, [table[name] for table in tables])[1] for name in names)
+    columns = {name: [table[name] for table in tables] for name in names}
+    return any(numbers_rows(name, own)[1] or offset_of(np.concatenate(own)) for name, own in columns.items())
+
+
+def holds_long_numbers(rows: Any) -> bool:
+    """Whether a column of an array needs its offset, which is known by the column's name."""
+    from metapl.data.tables.digits import offset_of
+
+    fits = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype != np.float32
+    return fits and any(offset_of(rows[:, k].astype(np.float64)) for k in range(rows.shape[1]))
 
 
 def named_columns(rows: Any, names: Sequence[str]) -> Any:
@@ -152,9 +218,17 @@ def find_missing(y: Any, marker: Any) -> tuple[Array, Array]:
         )
         warnings.warn(text, DataConversionWarning, stacklevel=3)
         array = array.ravel()
+    if (
+        array.ndim == 2
+        and array.dtype.kind in "buif"
+        and (np.sort(array, 1)[:, :-1] == 0).all()
+        and (array.max(1) == 1).all()
+    ):
+        what = f"it has the shape {array.shape}, one-hot"
+        raise UserError(what, "Give class numbers, y should be a 1d array: y.argmax(axis=1).", "y")
     if array.ndim != 1:
         raise ValueError(f"y should be a 1d array, got an array of shape {array.shape} instead.")
-    if array.dtype.kind == "U" and marker == -1 and "-1" in array:
+    if array.dtype.kind in "UO" and marker == -1 and any(isinstance(v, str) and v == "-1" for v in array.tolist()):
         what = "the text '-1', which NumPy makes of -1 beside text, is no label"
         raise UserError(what, "Build y with dtype=object and mark rows without a label by None or -1.", "y")
     gone = [is_missing(value) or _is(value, "") or _is(value, marker) for value in array.tolist()]
@@ -227,11 +301,14 @@ class LabeledKFold:
         Raises:
             ValueError: a class has fewer labels than there are folds, or too few labels in all.
         """
-        codes, _ = read_targets(y, self.unlabeled_marker)
+        codes, classes = read_targets(y, self.unlabeled_marker)
         labeled, pool = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
-        rarest = int(np.bincount(codes[labeled]).min())
+        counts = np.bincount(codes[labeled])
+        rarest = int(counts.min())
         if rarest < self.n_splits:
-            raise UserError(f"{self.n_splits} folds need as many labels of each class, one has {rarest}", "", "y")
+            what = f"{self.n_splits} folds need as many labels of each class, '{classes[counts.argmin()]}' has {rarest}"
+            remedy = f"Label more rows of it, or take n_splits={rarest}." if rarest > 1 else "Label more rows of it."
+            raise UserError(what, remedy, "y")
         folds = StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=self.random_state)
         for taught, scored in folds.split(labeled, codes[labeled]):
             yield np.sort(np.concatenate([labeled[taught], pool])), labeled[scored]

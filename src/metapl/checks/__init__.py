@@ -98,7 +98,7 @@ def _findings(
     made = about_copies(rows, copies)
     made += about_problems(source, rows, stops)
     made += about_reading(source)
-    made += about_classes(source, per_class)
+    made += about_classes(source, per_class, bool((rows.part == LABELED).all()))
     made += about_names(twins(names), empty_names(names))
     made += about_parts(rows)
     strange = find_strange(rows)

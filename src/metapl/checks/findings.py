@@ -8,6 +8,7 @@ from typing import Any
 from metapl.checks.duplicates import Copies
 from metapl.checks.outliers import Strange
 from metapl.checks.reading import LABELED, TEST, UNLABELED, CheckedRows
+from metapl.data.batches.split import SplitConfig
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
 from metapl.data.tables.readers.rules import SYSTEMATIC, fault_of, systematic_remedy
@@ -107,8 +108,12 @@ def _own_copies(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> li
     return [Finding(LOOK, "labelled_copies", text, remedy, total)]
 
 
-def about_classes(source: Source, per_class: list[int]) -> list[Finding]:
-    """Too few classes or labels, and skew. ``per_class``: readable labelled training rows."""
+def about_classes(source: Source, per_class: list[int], draws_test: bool = False) -> list[Finding]:
+    """Too few classes or labels, and skew.
+
+    Args:
+        per_class: readable labelled training rows. draws_test: test rows are still to be drawn from these.
+    """
     names, made = source.class_names, []
     if not sum(per_class):
         made.append(Finding(UNUSABLE, "no_labels", "no row has a label", "Label a few rows of each class."))
@@ -128,16 +133,22 @@ def about_classes(source: Source, per_class: list[int]) -> list[Finding]:
     if few:
         text = f"{plural(len(few), 'class has', 'classes have')} fewer than 5 labelled rows: {some(few)}"
         remedy = (
-            f"Label more, or ask for at most --labels {min(c for c in per_class if c)}; validation takes one of each."
+            f"Label more, or ask for at most --labels {_left(min(c for c in per_class if c), draws_test)}; validation "
+            "takes one of each."
         )
         made.append(Finding(LOOK, "few_labels", text, remedy, len(few)))
     low, high = min(c for c in per_class if c), max(per_class)
     if high > SKEW * low:
         rare, common = names[per_class.index(low)], names[per_class.index(high)]
         text = f"the labels are uneven: '{common}' has {high:,}, '{rare}' {low:,} (1 to {high / low:.0f})"
-        remedy = f"Label more of the rare ones, or draw evenly: --labels {low} or fewer."
+        remedy = f"Label more of the rare ones, or draw evenly: --labels {_left(low, draws_test)} or fewer."
         made.append(Finding(LOOK, "skew", text, remedy, high))
     return made
+
+
+def _left(count: int, draws_test: bool) -> int:
+    """Labels of a class that a training may ask for, once a fifth is set aside for testing."""
+    return count - max(1, round(SplitConfig().test * count)) if draws_test and count > 1 else count
 
 
 def about_parts(rows: CheckedRows) -> list[Finding]:

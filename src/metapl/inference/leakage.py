@@ -55,7 +55,8 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
     if not count:
         return ""
     labels = sum(digest in with_label for digest in found)
-    told = f"{count:,} of these {len(found):,} rows stand among the rows that the model was trained on"
+    stand = "stands" if count == 1 else "stand"
+    told = f"{count:,} of these {len(found):,} rows {stand} among the rows that the model was trained on"
     return f"{told} ({labels:,} with their label): they make the figures too good"
 
 

@@ -19,7 +19,7 @@ from metapl.data.images.tree import open_tree
 from metapl.data.sources import SourceOptions, open_source, read_ref
 from metapl.data.tables.columns import matching
 from metapl.data.tables.options import WRITTEN, TableOptions
-from metapl.runs.model_folder import Predictor
+from metapl.runs.model_folder import NotFinite, Predictor
 from metapl.types import Source
 from metapl.utils.chunks import rows_at_once
 from metapl.utils.files import guarded
@@ -95,11 +95,17 @@ def _source_chunks(
     for start in range(0, len(index), step):
         known = len(source.problems)
         rows = source.readable(index[start : start + step])
-        p = predictor.probabilities(fit(source.rows(rows))) if len(rows) else nothing(predictor)
+        try:
+            p = predictor.probabilities(fit(source.rows(rows))) if len(rows) else nothing(predictor)
+        except NotFinite as error:
+            source.problems.extend((source.ids[k], NO_ANSWER) for k in rows[error.rows].tolist())
+            rows = np.delete(rows, error.rows)
+            p = predictor.probabilities(fit(source.rows(rows))) if len(rows) else nothing(predictor)
         ids = tuple(source.ids[k] for k in rows.tolist())
         yield Predictions(ids, _names(predictor, p), p, tuple(source.problems[known:]))
 
 
+NO_ANSWER = "the network has no finite answer: a value lies too far from those of the training"
 HEADER = ["id", "label", "probability"]
 
 

@@ -87,7 +87,28 @@ class Predictor:
         chunks = [self.model(views.plain(chunk.to(self.device))) for chunk in torch.split(rows, size)]
         self.model.train(was_training)
         logits = torch.cat(chunks) if chunks else torch.zeros(0, len(self.class_names))
-        return torch.softmax(logits.float(), dim=-1).cpu()
+        return _finite(torch.softmax(logits.float(), dim=-1).cpu(), rows)
+
+
+def _finite(p: Tensor, rows: Tensor) -> Tensor:
+    """The probabilities, all of them finite.
+
+    Raises:
+        NotFinite: some are not: a value lies so far from those of the training that the network cannot answer.
+    """
+    bad = torch.nonzero(~torch.isfinite(p).all(1)).flatten().tolist()
+    if bad:
+        raise NotFinite(bad, float(rows[bad[0]].abs().nan_to_num(0.0).max()))
+    return p
+
+
+class NotFinite(UserError):
+    """The network has no finite answer for some rows, whose positions are ``rows``."""
+
+    def __init__(self, rows: list[int], value: float) -> None:
+        self.rows = rows
+        what = f"row {rows[0]} has no finite answer: its largest value, {value:g}, lies too far from the training's"
+        super().__init__(what, "Mend or leave out such rows.", "X")
 
 
 def non_finite(model: nn.Module) -> str:

@@ -46,6 +46,13 @@ class Silent:
         return None
 
 
+class Notes(Silent):
+    """Shows notes, which a user should see in any case, and no progress."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
 class Plain(Silent):
     """One line per ``interval`` seconds: for logs and pipes."""
 
@@ -68,9 +75,9 @@ class Plain(Silent):
 
 
 def make_progress(quiet: bool = False) -> Progress:
-    """Return a live view on a terminal, plain lines elsewhere, silence if ``quiet``."""
+    """Return a live view on a terminal, plain lines elsewhere, notes alone if ``quiet``."""
     if quiet:
-        return Silent()
+        return Notes()
     if not sys.stderr.isatty():
         return Plain()
     from metapl.utils.live import Live

@@ -18,6 +18,7 @@ from metapl.errors import UserError
 from metapl.types import Kind, Resize
 
 Array = np.ndarray[Any, Any]
+NARROW = 16  # side below which images are rarely three times as long as wide
 PREFIX = {"X": "", "X_unlabeled": "unlabeled/", "X_test": "test/"}
 
 
@@ -94,6 +95,8 @@ def assemble(
         raise UserError(f"features is {features!r}, not a list of names", f"Write [{features!r}].", "features")
     parts = {part: given[part] for part in PREFIX if given.get(part) is not None}
     modality = modality_of(kind_of(X, kind))
+    if modality.kind == "image" and kind == "auto":
+        _check_signals(X)
     check_sized(images, modality.kind)
     options = ArrayOptions(tokenizer, max_tokens, images, tuple(str(name) for name in features), copy)
     raw = modality.read(parts, options)
@@ -101,8 +104,8 @@ def assemble(
         raise UserError("features names columns, and X has none", "Give a DataFrame.", "features")
     tensors, notes = raw.tensors, raw.notes
     counts = {part: len(tensor) for part, tensor in tensors.items()}
-    _check_order(X, y, "y")
-    _check_order(X_test, y_test, "y_test")
+    check_order(X, y, "y")
+    check_order(X_test, y_test, "y_test")
     test_rows = counts.get("X_test", 0)
     labels, class_names = encode_labels(y, counts["X"], y_test, test_rows, class_names, notes, unlabeled, learnt)
     counts_u, counts_t = counts.get("X_unlabeled", 0), counts.get("X_test", 0)
@@ -119,6 +122,20 @@ def assemble(
         notes=tuple(notes),
         **raw.facts,
     )
+
+
+def _check_signals(X: Any) -> None:
+    """Refuse [N, T, C] that is hardly a stack of images: long and narrow.
+
+    Raises:
+        UserError: one side is short and the other three times as long.
+    """
+    shape = tuple(np.shape(X))
+    if len(shape) != 3 or min(shape[1:]) >= NARROW or max(shape[1:]) < 3 * min(shape[1:]):
+        return
+    what = f"its shape is {list(shape)}: signals of {max(shape[1:])} steps, or images of {shape[1]} x {shape[2]}?"
+    remedy = "For signals, give X.reshape(len(X), -1); for images, X[:, None], or kind='image'."
+    raise UserError(what.rstrip("?"), remedy, "X")
 
 
 def kind_of(X: Any, kind: str = "auto") -> Kind:
@@ -156,7 +173,7 @@ def _index(part: Any) -> Any:
     return None if callable(index) or not hasattr(index, "equals") else index
 
 
-def _check_order(X: Any, y: Any, name: str) -> None:
+def check_order(X: Any, y: Any, name: str) -> None:
     """Rows and labels are matched by position: refuse an index that says otherwise."""
     ours, theirs = _index(X), _index(y)
     if ours is None or theirs is None or len(ours) != len(theirs) or ours.equals(theirs):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from metapl.data.images.decode import Unreadable, pixels_of
 from metapl.data.images.options import GIB, ImageOptions
@@ -114,7 +114,12 @@ def read_dataset(
         made[PARTS[part][0]] = data
     notes = rows.notes
     names = _class_names(parts[0], made["y"]) if class_names is None else None
-    if names and not published and (idle := set(range(len(names))) - set(made["y"])):
+    if (
+        names
+        and not published
+        and not _numbered_so(parts[0], names)
+        and (idle := set(range(len(names))) - set(made["y"]))
+    ):
         notes += (f"{len(idle)} of {len(names)} class names do not occur, so classes go by number: give class_names",)
         names = None
     if names:
@@ -183,8 +188,11 @@ def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
     """
     if any(type(y) is not int for y in labels if y is not None):
         return None
-    while isinstance(dataset, Subset) and not hasattr(dataset, "classes"):
-        dataset = dataset.dataset
+    if isinstance(dataset, ConcatDataset) and not hasattr(dataset, "classes"):
+        found = [_class_names(part, labels) for part in dataset.datasets]
+        return found[0] if all(names == found[0] for names in found) else None
+    if isinstance(dataset, Subset) and not hasattr(dataset, "classes"):
+        return _class_names(dataset.dataset, labels)
     if getattr(dataset, "target_transform", None) is not None:
         return None
     names = getattr(dataset, "classes", None)
@@ -198,6 +206,21 @@ def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
         str(name[0] if isinstance(name, list | tuple) and name else name) for name in names
     ]  # of several, the first
     return plain if len(set(plain)) == len(plain) else None
+
+
+def _numbered_so(dataset: Any, names: Sequence[str]) -> bool:
+    """Whether a data set says itself that class k is called ``names[k]``, as ``ImageFolder`` does.
+
+    Names that no label uses then take nothing from the others.
+    """
+    if isinstance(dataset, ConcatDataset):
+        return all(_numbered_so(part, names) for part in dataset.datasets)
+    if isinstance(dataset, Subset) and not hasattr(dataset, "class_to_idx"):
+        return _numbered_so(dataset.dataset, names)
+    numbers = getattr(dataset, "class_to_idx", None)
+    return isinstance(numbers, Mapping) and {str(k): v for k, v in numbers.items()} == {
+        n: k for k, n in enumerate(names)
+    }
 
 
 def _named(y: Any, names: Sequence[str]) -> Any:

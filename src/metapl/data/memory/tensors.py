@@ -13,6 +13,7 @@ from metapl.data.tables.dataframe import as_array, is_missing
 from metapl.errors import UserError
 
 Array = np.ndarray[Any, Any]
+TWICE = 1.5 / 255  # highest value of float images below which all but one or two grey levels are lost
 PIECE = 65536  # rows looked at together: a table may lie on disk
 MAX_SPARSE = 2**30  # bytes that a sparse table may have once it is written out
 
@@ -91,6 +92,12 @@ def planes(values: Array, name: str, channels_first: bool) -> Array:
     if values.ndim != 4:
         raise UserError(f"its shape is {values.shape}, which is no stack of images", "Reshape it like X.", name)
     fits_first, fits_last = values.shape[1] in (1, 3), values.shape[3] in (1, 3)
+    if not fits_first and not fits_last and 4 in (values.shape[1], values.shape[3]):
+        what, cut = (
+            f"its shape is {values.shape}: images with 4 channels",
+            "[..., :3]" if values.shape[3] == 4 else "[:, :3]",
+        )
+        raise UserError(what, f"If these are RGBA, leave the transparency out: X{cut}.", name)
     if not fits_first and not fits_last:
         raise UserError(
             f"its shape is {values.shape}: no dimension holds 1 or 3 channels",
@@ -118,6 +125,9 @@ def pixels(stacks: Mapping[str, Array], notes: list[str], copy: bool = True) -> 
         raise UserError(f"{one} is on the scale 0..{a} but {other} on 0..{b}", "Bring all images to one scale.", other)
     scale = next(iter(known.values()), 255)
     high = max(float(values.max()) for values in stacks.values())
+    if scale == 1 and 0 < high <= TWICE and any(stack.dtype.kind == "f" for stack in stacks.values()):
+        what = f"the images' highest value is {high:.4g}, as if they had been divided by 255 twice"
+        raise UserError(what, "Give 0..1 or 0..255.", next(iter(stacks)))
     if scale == 255 and 0 < high <= 64:
         notes.append(f"the images' highest value is {high:g} of 255: is 0..255 their scale?")
     floats = any(stacks[name].dtype.kind == "f" for name in known)

@@ -34,7 +34,16 @@ def _cells(columns: tuple[Column, ...], row: Tensor, order: list[int]) -> list[l
     for k in order:
         name = columns[k].name if columns else f"column {k + 1}"
         levels, value = columns[k].levels if columns else (), float(row[k])
-        text = "missing" if math.isnan(value) else levels[int(value)] if levels else f"{value:.4g}"
+        offset = columns[k].offset if columns else 0.0
+        text = (
+            "missing"
+            if math.isnan(value)
+            else levels[int(value)]
+            if levels
+            else f"{value + offset:.17g}"
+            if offset
+            else f"{value:.4g}"
+        )
         cells.append([cut(name, 40), cut(text, 60)])
     left = len(row) - len(order)
     return [*cells, ["and", f"{left} more column{'s' * (left > 1)}"]] if left else cells

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.images.scan import folded
+from metapl.data.tables.digits import offset_of
 from metapl.data.tables.doubts import are_dates, is_mixed, mixed
 from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
 from metapl.data.tables.readers.frame import (
@@ -97,7 +98,7 @@ def decide(
         if not numbers or all(np.isnan(part).all() for part in numbers):
             return Decision(None, "has no value in any training row")
         reason, sure = NO_REASON if keep else numbers_rows(name, numbers)
-        return Decision(None if sure else Column(name), reason)
+        return Decision(None if sure else Column(name, offset=offset_of(np.concatenate(list(numbers)))), reason)
     if not (keep or category):
         if nearly_all_differ(len(levels), texts):
             why = "has another text in nearly every row (an id or free text?)"
@@ -147,6 +148,8 @@ def fit_column(
     elif decision.reason:
         remedy = f"to leave it out, source.table.ignore={short(name)}"
         told.notes.append(f"column '{short(name)}' {decision.reason}: {remedy}")
+    if decision.column is not None and decision.column.offset:
+        told.notes.append(f"column '{short(name)}' holds long numbers: {decision.column.offset:.17g} is subtracted")
     own = values[train]
     if decision.column is not None and not np.isnan(own).any() and own.min() == own.max():
         told.constant.append(name)
@@ -299,7 +302,7 @@ def encode_column(column: Column, values: Values, where: Where, told: Told) -> A
         numbers = values if not isinstance(values, Texts) else _numbers(column.name, values, where)
         if missing := int(np.isnan(numbers).sum()):
             told.missing[column.name] = missing
-        return numbers
+        return (numbers - column.offset if column.offset else numbers).astype(np.float32, copy=False)
     if not isinstance(values, Texts):
         what = f"column '{short(column.name)}' holds numbers, and the model knows categories"
         raise UserError(what, "Read the file by its path, so that they are kept as they are written.", where(0))
@@ -348,7 +351,7 @@ def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> C
     if not given or not wanted or tuple(given) == tuple(wanted):
         return lambda rows: rows
     position = {column.name: k for k, column in enumerate(given)}
-    places, tables = list[int](), dict[int, Tensor]()
+    places, tables, shifts = list[int](), dict[int, Tensor](), dict[int, float]()
     for k, column in enumerate(wanted):
         if column.name not in position:
             remedy = f"The model needs it. {hint(column.name, list(position))}"
@@ -358,6 +361,8 @@ def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> C
             what = f"column '{short(column.name)}' is numbers in the one and categories in the other"
             raise UserError(f"{what} of data and model", "Give the path of the file instead of a source.", where)
         places.append(position[column.name])
+        if own.offset != column.offset:
+            shifts[k] = own.offset - column.offset
         if own.levels != column.levels:
             known = Spellings(column.levels)
             found = [known.find(level) for level in own.levels]
@@ -365,6 +370,8 @@ def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> C
 
     def change(rows: Tensor) -> Tensor:
         made = rows[:, places]
+        for k, shift in shifts.items():
+            made[:, k] = (made[:, k].double() + shift).float()
         for k, table in tables.items():
             code = made[:, k]
             made[:, k] = table[code.nan_to_num(len(table) - 1).long()]

@@ -215,7 +215,11 @@ def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tenso
     for k, column in enumerate(columns):
         values = column_of(table, column.name, where)
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
-            made[:, k] = _levels(values, column.levels) if column.levels else _numbers(values, column.name, where)
+            made[:, k] = (
+                _levels(values, column.levels)
+                if column.levels
+                else _numbers(values, column.name, where) - column.offset
+            )
         bad = np.flatnonzero(np.isinf(made[:, k]))
         if len(bad):
             what = f"row {bad[0]}, column '{column.name}' is {values[bad[0]]}, not a finite float32 number"

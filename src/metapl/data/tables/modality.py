@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +26,10 @@ from metapl.data.tables.dataframe import (
     lost_columns,
     read_frame,
 )
+from metapl.data.tables.digits import offset_of
 from metapl.data.tables.id_columns import numbers_rows
 from metapl.data.tables.views import TableViews
-from metapl.errors import UserError
+from metapl.errors import Doubt, UserError
 from metapl.types import Column, Preprocessing, Source
 from metapl.utils.warnings import warn
 
@@ -49,9 +51,11 @@ class TableModality(Modality):
             tensors, columns = _frames(parts, notes, options.features)
             check_one_shape(tensors)
             return RawRows(tensors, notes, {"columns": columns})
-        tensors = {k: table_rows(read_numbers(part, k), k, options.copy) for k, part in parts.items()}
+        arrays = {k: read_numbers(part, k) for k, part in parts.items()}
+        tensors = {k: table_rows(array, k, options.copy) for k, array in arrays.items()}
         check_one_shape(tensors)
-        return RawRows(tensors, _numbering([tensors[k].numpy() for k in tensors if k != "X_test"]))
+        notes = _blurred([arrays[k] for k in arrays if k != "X_test"])
+        return RawRows(tensors, notes + _numbering([tensors[k].numpy() for k in tensors if k != "X_test"]))
 
     def read_new(self, X: Any, preprocessing: Preprocessing, name: str, tell: Callable[[str], None]) -> Tensor:
         columns = preprocessing.columns
@@ -81,7 +85,10 @@ class TableModality(Modality):
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         card = super().to_dict(preprocessing)
         if preprocessing.columns:
-            card["columns"] = [{"name": c.name, "levels": list(c.levels)} for c in preprocessing.columns]
+            card["columns"] = [
+                {"name": c.name, "levels": list(c.levels), **({"offset": c.offset} if c.offset else {})}
+                for c in preprocessing.columns
+            ]
         if preprocessing.missing:
             card["missing"] = list(preprocessing.missing)
         return card
@@ -89,7 +96,10 @@ class TableModality(Modality):
     def from_dict(self, stored: Mapping[str, Any]) -> Preprocessing:
         return replace(
             super().from_dict(stored),
-            columns=tuple(Column(str(c["name"]), tuple(map(str, c["levels"]))) for c in stored.get("columns", ())),
+            columns=tuple(
+                Column(str(c["name"]), tuple(map(str, c["levels"])), float(c.get("offset", 0.0)))
+                for c in stored.get("columns", ())
+            ),
             missing=tuple(int(k) for k in stored.get("missing", ())),
         )
 
@@ -97,6 +107,21 @@ class TableModality(Modality):
         p = preprocessing
         fits = len(p.columns) in (0, *p.shape) and all(0 <= k < p.shape[0] for k in p.missing)
         return super().is_sound(p) and fits
+
+
+def _blurred(parts: Sequence[Array]) -> list[str]:
+    """A note, and a warning, on columns of an array that lose digits as float32: they have no name to go by."""
+    if all(part.dtype in (np.float32, np.float16, np.uint8, bool) for part in parts):
+        return []
+    columns = [k for k in range(parts[0].shape[1]) if offset_of(np.concatenate([p[:, k] for p in parts]).astype(float))]
+    if not columns:
+        return []
+    what = f"column {columns[0]} of X holds long numbers, of which float32 keeps seven digits"
+    note = Doubt(
+        what, "Subtract what they share first, or give a DataFrame, whose columns are centred.", "long_numbers"
+    )
+    warn(note)
+    return [note]
 
 
 def _numbering(parts: Sequence[Array]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from metapl.data.images.scan import shown
+from metapl.data.tables.digits import too_coarse
 from metapl.data.tables.doubts import is_mixed, mixed
 from metapl.errors import UserError
 
@@ -65,7 +66,7 @@ class Texts:
 
 
 Blobs = list[bytes | None]  # as a Parquet file may hold images
-Values = Array | Texts | Blobs  # an array is float32 [N], NaN where the value is missing
+Values = Array | Texts | Blobs  # an array is float32 [N], NaN where the value is missing; float64 for long numbers
 
 
 @dataclass
@@ -254,11 +255,13 @@ def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
 
 
 def _narrow(numbers: Array) -> Array | int:
-    """float32, or the position of the first number that is too large for it."""
+    """float32 (float64 where that would blur them), or the position of the first number that is too large for it."""
     with np.errstate(over="ignore"):
         narrow = numbers.astype(np.float32)
     over = np.isinf(narrow)
-    return int(over.argmax()) if over.any() else narrow
+    if over.any():
+        return int(over.argmax())
+    return numbers if too_coarse(numbers) else narrow
 
 
 def parsed(value: str, decimal: str = POINT) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from metapl.data.images.scan import missing, shown
+from metapl.data.tables.digits import too_coarse
 from metapl.data.tables.readers.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
 from metapl.data.tables.roles import PATHS
 from metapl.errors import UserError
@@ -99,7 +100,7 @@ class ParquetFile:
             return self._parsed(texts, name) if form == "number" else texts
 
     def _numbers(self, values: Any, name: str) -> Array:
-        """float32, NaN for a null.
+        """float32, or float64 where that would blur them; NaN for a null.
 
         Raises:
             UserError: a value that is infinite as float32.
@@ -110,7 +111,7 @@ class ParquetFile:
         bad = np.flatnonzero(np.isinf(made))
         if len(bad):
             raise not_a_number(shown(name), repr(float(exact[bad[0]])), self._place(int(bad[0])))
-        return made
+        return exact if too_coarse(exact) else made
 
     def _parsed(self, texts: Texts, name: str) -> Array:
         listed = texts.tolist()
