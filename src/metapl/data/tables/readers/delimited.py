@@ -26,6 +26,7 @@ from metapl.data.tables.readers.frame import (
     short,
 )
 from metapl.data.tables.readers.header import ROWS, holds_values, read_header
+from metapl.data.tables.readers.rules import Fault
 from metapl.errors import BadRow, UnclearDelimiter, UserError
 
 _SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # what Excel may write into the first line
@@ -35,7 +36,6 @@ CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's ca
 LONGEST = 1 << 23  # characters of one field
 SAMPLE = 20  # rows that must agree with the header where its delimiter is not clear
 MOST_LEVELS = 1000  # different texts of a column that nobody asked for
-_BETWEEN = "something stands between a closing quote and the"
 _CLOSE = 'Close it, or write "" for a quote inside a quoted field'
 _NO_QUOTES = "or set source.table.quotes=none if quotes mean nothing in this file."
 
@@ -157,7 +157,7 @@ class DelimitedFile:
     def _broken(self, error: csv.Error, line: int, last: int) -> str:
         """What a mistake in the quotes is called; one after which rows cannot be told apart is never skipped."""
         if "expected after" in str(error):
-            return f"{_BETWEEN} {_word(self.delimiter)}"
+            return Fault(f"something stands between a closing quote and the {_word(self.delimiter)}", "quotes")
         if "unexpected end" in str(error):
             what = "the quote that is opened here is never closed"
         elif "field limit" in str(error):
@@ -169,7 +169,8 @@ class DelimitedFile:
     def _bad(self, reason: str, line: int, last: int, bad: list[tuple[str, str]]) -> None:
         """Enter a bad row, or refuse it."""
         place = self._place(line, last)
-        if reason.startswith(_BETWEEN) and (last > line or not self.skip_bad):
+        in_quotes = isinstance(reason, Fault) and reason.source == "quotes"
+        if in_quotes and (last > line or not self.skip_bad):
             raise (UserError if last > line else BadRow)(reason, _CLOSE, place, _NO_QUOTES)
         if not self.skip_bad:
             raise BadRow(reason, "Mend the row.", place, SKIP)
@@ -179,7 +180,7 @@ class DelimitedFile:
         if self.odd and self._is_odd(row):
             is_nul, codec = "\0" in "".join(row), self.encoding.codec.upper()
             return "the row holds a NUL byte" if is_nul else f"the row is not valid {codec}"
-        return f"the row has {len(row)} fields where {self._wanted} {self.header.width}"
+        return Fault(f"the row has {len(row)} fields where {self._wanted} {self.header.width}", "header")
 
     @property
     def _wanted(self) -> str:

@@ -18,6 +18,22 @@ SYSTEMATIC = 1 / 3  # share of rows with one fault from which it is a fault of t
 _VARYING = re.compile(r"'[^']*'|\d+")
 
 
+class Fault(str):
+    """Why a row cannot serve.
+
+    Attributes:
+        source: what is at fault where many rows share the reason: "header" (or the delimiter), "quotes", "paths"; "" if
+            the reason does not say.
+    """
+
+    source: str
+
+    def __new__(cls, reason: str, source: str) -> Fault:
+        fault = super().__new__(cls, reason)
+        fault.source = source
+        return fault
+
+
 def fault_of(reason: str) -> str:
     """A reason without the values in it: what rows with the same fault share."""
     return _VARYING.sub("#", reason)
@@ -25,9 +41,10 @@ def fault_of(reason: str) -> str:
 
 def systematic_remedy(reason: str, remedy: str) -> str:
     """What to do where many rows share one reason: leaving them out would hide the fault of the file."""
-    if "fields where" in reason:
+    source = reason.source if isinstance(reason, Fault) else ""
+    if source == "header":
         return "Look at the header and the delimiter (source.table.delimiter): one of the two does not fit these rows."
-    if "looks like base64" in reason or "closing quote" in reason:
+    if source in ("quotes", "paths"):
         return remedy
     return f"{remedy} So many are no slip: is the right column named, and the file written as its settings say?"
 
@@ -77,7 +94,8 @@ def odd_paths(texts: Texts, part: Array, roots: Sequence[str]) -> Iterator[Refus
     def encoded(value: str) -> str | None:
         if not value.startswith("data:") and (len(value) <= LONG or os.path.splitext(value)[1]):
             return None
-        return f"the path is a text of {len(value)} characters, '{short(value)}', which looks like base64"
+        what = f"the path is a text of {len(value)} characters, '{short(value)}', which looks like base64"
+        return Fault(what, "paths")
 
     def outside(value: str) -> str | None:
         if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] != "..":
