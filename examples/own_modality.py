@@ -1,4 +1,4 @@
-"""A kind of rows of one's own in 60 lines: signals, float32 [channels, length], read from a folder CLASS/*.npy.
+"""A kind of rows of one's own in 70 lines: signals, float32 [channels, length], read from a folder CLASS/*.npy.
 
     python examples/own_modality.py
 

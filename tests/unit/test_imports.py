@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,11 @@ def test_a_method_is_found_by_its_class() -> None:
     assert MPL is METHODS["mpl"]
     with pytest.raises(AttributeError):
         metapl.methods.Nothing  # noqa: B018
+
+
+def test_only_readers_of_rows_ask_for_the_kind_by_its_name() -> None:
+    """All else asks the kind's ``Modality``, so that a new kind of rows is one folder and one record."""
+    allowed = {"data.tables.source", "data.tables.roles", "data.memory.arrays"}
+    by_name = re.compile(r"kind\)? (==|!=|in|not in) [({]?\"(image|table|text)\"|\"image\": .*\[.*kind\]")
+    asking = {name_of(path) for path in files() if by_name.search(path.read_text(encoding="utf-8"))}
+    assert asking == allowed
