@@ -161,3 +161,10 @@ def test_the_readme_is_short_and_shows_a_report() -> None:
 def test_pictures_of_the_pages_are_small() -> None:
     for picture in (ROOT / "docs" / "img").glob("report-*.png"):
         assert picture.stat().st_size < 250_000, picture.name
+
+
+def test_every_page_stands_in_the_sites_navigation() -> None:
+    """One that is missing there can be found by nobody: add it to ``nav`` in mkdocs.yml."""
+    listed = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)

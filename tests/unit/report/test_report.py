@@ -253,3 +253,13 @@ def test_a_comparison_has_a_page(tmp_path: Path) -> None:
     assert text.count("<svg") == 2, "every seed, and the curves"
     with pytest.raises(UserError, match="page of its own"):
         several([made.folder, made.folder], tmp_path / "x.html")
+
+
+def test_tensorboard_gets_the_logged_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    config = config_of("supervised", steps=10, loop=LoopConfig(log_every=5, tensorboard=True))
+    made = train(config, tmp_path / "run")
+    assert made.folder is not None
+    events = list((made.folder / "tensorboard").iterdir())
+    assert len(events) == 1
+    assert b"supervised" in events[0].read_bytes()
