@@ -232,13 +232,14 @@ def _reliability(material: dict[str, Any]) -> list[tuple[str, str, str, str, Dra
         return []
 
     def draw(figure: Any) -> None:
+        figure.set_size_inches(6.4, 3.4)
         for k, (axes, name) in enumerate(zip(figure.subplots(1, 2, sharey=True), ("before", "after"))):
             confidence, right, count = np.array(found[name]["bins"]).T
             axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linestyle="--", linewidth=1)
             axes.plot(confidence, right, color=SERIES[k], linewidth=1, alpha=0.6)
             axes.scatter(confidence, right, 12 + 160 * count / count.sum(), color=SERIES[k], alpha=0.85, linewidths=0)
             axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", aspect="equal")
-            axes.set_title(f"{name}: off by {100 * found[name]['error']:.1f} points", fontsize=9)
+            axes.set_title(f"{name}: off by {100 * found[name]['error']:.1f} points", fontsize=10)
             axes.grid(True)
         figure.axes[0].set_ylabel("share that is right")
 

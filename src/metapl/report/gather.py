@@ -32,7 +32,7 @@ SHOWN = 12  # rows in each grid
 LABELED = 2000  # labelled rows asked about, at most
 SURE = 0.8  # confidence in another class from which a label is suspected
 CHECKED = 5000  # rows up to which the data check is made again for the report
-BINS = 10  # of the reliability diagram
+BINS, LEAST = 10, 40  # of the reliability diagram, and rows for one at least
 
 Card = dict[str, Any]
 
@@ -102,11 +102,11 @@ def _pool(record: Record, predictor: Predictor, source: Source, split: Split) ->
 
 
 def calibration(p: Tensor, y: Tensor) -> dict[str, Any] | None:
-    """Confidence against accuracy, before and after temperature scaling; None for fewer than 20 rows.
+    """Confidence against accuracy, before and after temperature scaling; None for fewer than ``LEAST`` rows.
 
     The temperature of each half of the rows is fitted on the other half, so the picture is of rows it has not seen.
     """
-    if len(y) < 20:
+    if len(y) < LEAST:
         return None
     logits, halves = p.clamp_min(1e-12).log(), (torch.arange(len(y)) % 2).bool()
     scaled = p.clone()

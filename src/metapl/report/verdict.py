@@ -128,10 +128,9 @@ def model(record: Record) -> Answer:
         return Answer(question, "supervised", text + "The other one stands in model-not-chosen.", "open")
     reason = "by accuracy on the validation rows" if results.get("validation") else "by the method's order"
     others = len(results.get("validation", {}))
-    text = f"{str(results['chosen']).replace('_', ' ')}, of {others} networks, {reason}."
-    if others < 2:
-        text = f"{str(results['chosen']).replace('_', ' ')}."
-    return Answer(question, record.method, text[:1].upper() + text[1:])
+    name = str(results["chosen"]).replace("_", " ")
+    text = f"The network “{name}”"
+    return Answer(question, record.method, f"{text}, chosen among {others} {reason}." if others > 1 else f"{text}.")
 
 
 def next_steps(record: Record, material: Material) -> list[Step]:

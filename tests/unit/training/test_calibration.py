@@ -19,7 +19,7 @@ from metapl.data.batches.stream import BatchConfig
 from metapl.data.memory.digits import open_digits
 from metapl.errors import UserError
 from metapl.methods import METHODS
-from metapl.thresholds import COLDEST, HOTTEST, SPREAD, Precision, check, fit_temperature, make
+from metapl.thresholds import COLDEST, HOTTEST, SPREAD, Precision, check_threshold, fit_temperature, make_threshold
 from metapl.training.in_memory import run_trial
 from metapl.training.job import build_job
 from metapl.training.loop import Stopped, resume, train
@@ -191,9 +191,9 @@ def test_what_is_no_precision_is_told(method: str, text: str, word: str) -> None
 def test_a_target_precision_goes_with_no_other_kind() -> None:
     for kind in ("curriculum", "adaptive", "soft"):
         with pytest.raises(UserError, match=kind):
-            check(kind, "precision=0.9", 0.9, "here")  # type: ignore[arg-type]
+            check_threshold(kind, "precision=0.9", 0.9, "here")  # type: ignore[arg-type]
     assert isinstance(
-        make("fixed", " precision = 0.9 ", 0.9, Context(lambda: torch.nn.Identity(), C, None, 1)), Precision
+        make_threshold("fixed", " precision = 0.9 ", 0.9, Context(lambda: torch.nn.Identity(), C, None, 1)), Precision
     )
 
 
