@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import random
 from pathlib import Path
@@ -318,3 +319,19 @@ def test_a_doubtful_column_of_labels_is_told_before_the_run_stops(call: Call) ->
     wanted = f"{told}. Name the column of classes with source.table.label; few different values are in 'size', 'sick'"
     assert any(wanted in line for line in lines[:-1]), done
     assert lines[-1].startswith("error: ")
+
+
+def test_rows_from_stdin_and_answers_as_parquet(
+    call: Call, people: Path, people_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    wanted = table(call("predict", people_run, people / "new.csv", "--top", "2").out)
+    text = (people / "new.csv").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text))))
+    assert table(call("predict", people_run, "-", "--top", "2").out) == wanted
+    done = call("predict", people_run, people / "new.csv", "--top", "2", "--out", "p.parquet")
+    assert done.code == 0, done.err
+    rows = parquet.read_table("p.parquet").to_pylist()
+    assert [(r["id"], r["label"], r["label_2"]) for r in rows] == [(r["id"], r["label"], r["label_2"]) for r in wanted]
+    refused(call("predict", people_run, people / "new.csv", "--out", "p.parquet"), "exists already")
+    assert call("predict", people_run, people / "new.csv", "--out", "p.parquet", "--overwrite").code == 0

@@ -69,7 +69,7 @@ def test_a_finished_run_gives_the_same_answers(stored: Path, call: Call, kind: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_goes_on_as_it_would_have(stored: Path, call: Call, kind: str) -> None:
     run, expected = stored / f"{kind}-stopped", answers()[f"{kind}-stopped"]
-    good(call("resume", run, "--quiet"))
+    good(call("resume", run, "--quiet", "--trust-code"))
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in log] == [row["step"] for row in expected["metrics"]]
     for row, before in zip(log, expected["metrics"], strict=True):

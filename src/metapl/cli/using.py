@@ -52,9 +52,13 @@ def predict(
     run: Run,
     input: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="A folder of images, one image, a file of rows, or a source."),
+        typer.Argument(metavar="INPUT", help="A folder of images, an image, a file of rows, a source, or - (stdin)."),
     ],
-    out: Annotated[str, typer.Option(metavar="FILE", help="The CSV file to write; - prints it.")] = "-",
+    out: Annotated[str, typer.Option(metavar="FILE", help="The file to write, CSV or .parquet; - prints CSV.")] = "-",
+    top: Annotated[int, typer.Option(metavar="K", help="Write the K most probable classes of each row.")] = 1,
+    abstain_below: Annotated[
+        float, typer.Option(metavar="P", help="Leave the label empty where its probability is below P.")
+    ] = 0.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE, an earlier one.")] = False,
     device: Device = None,
     trust_code: TrustCode = False,
@@ -62,19 +66,23 @@ def predict(
 ) -> None:
     """Label new rows with a trained model.
 
-    The answer is CSV: id, label, probability. A folder may hold folders in folders; no class folders are needed. Images
-    that cannot be read are skipped, named on the screen and listed in problems.csv beside FILE. A file of rows needs
-    the columns that the model was trained on, in any order; its ids are those of the column id, or line numbers.
+    The answer has the columns id, label and probability, and with --top 3 also label_2, probability_2 and so on. A
+    folder may hold folders in folders; no class folders are needed. Rows that cannot be read are skipped, named on the
+    screen and listed in problems.csv beside FILE. A file of rows needs the columns that the model was trained on, in
+    any order; its ids are those of the column id, or line numbers.
 
     \b
     Examples:
       metapl predict runs/photos-mpl-0 holiday --out predictions.csv
-      metapl predict runs/people-mpl-0 new.csv --out predictions.csv
+      metapl predict runs/people-mpl-0 new.csv --top 3 --abstain-below 0.8 --out predictions.parquet
     """
+    from metapl.inference.answers import AnswerForm
     from metapl.inference.run_predictions import predict_to
 
     State.folder = run
-    count, found, listed = predict_to(run, input, out, overwrite, device, _note, trust_code)
+    count, found, listed = predict_to(
+        run, input, out, overwrite, device, _note, trust_code, AnswerForm(top, abstain_below)
+    )
     say(printing.problems(found, listed))
     say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {printing.one_line(out)}'}")
 

@@ -5,8 +5,7 @@ Memory does not grow with the number of rows: each chunk is read, judged and han
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from metapl.data.tables.options import WRITTEN, TableOptions
 from metapl.runs.model_folder import NotFinite, Predictor
 from metapl.types import Source
 from metapl.utils.chunks import rows_at_once
-from metapl.utils.files import guarded
 
 CHUNK = 256  # images decoded and judged at a time
 ROWS = 4096  # rows of a source at a time
@@ -107,24 +105,6 @@ def _source_chunks(
 
 NO_ANSWER = "the network has no finite answer: a value lies too far from those of the training"
 HEADER = ["id", "label", "probability"]
-
-
-def write_predictions(chunks: Iterable[Predictions], file: Any) -> tuple[int, list[Problem]]:
-    """Write ``id,label,probability`` to an open text file; the number of rows written, and the problems.
-
-    A text that a spreadsheet would compute gets an apostrophe in front (see ``files.guarded``).
-    """
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(HEADER)
-    count, problems = 0, list[Problem]()
-    for chunk in chunks:
-        confidence = chunk.probabilities.amax(-1).tolist()
-        writer.writerows(
-            [guarded(i), guarded(c), f"{p:.6f}"] for i, c, p in zip(chunk.ids, chunk.labels, confidence, strict=True)
-        )
-        count += len(chunk.ids)
-        problems += chunk.problems
-    return count, problems
 
 
 def _names(predictor: Predictor, p: Tensor) -> tuple[str, ...]:

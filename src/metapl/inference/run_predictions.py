@@ -1,18 +1,31 @@
-"""Label new rows with a stored run, and write the labels as CSV."""
+"""Label new rows with a stored run, and write the answers."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from metapl.config.settings import RunConfig
 from metapl.data.images.scan import shown
 from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
 from metapl.errors import UserError
-from metapl.inference.predict import HEADER, Problem, predict_source, write_predictions
+from metapl.inference.answers import (
+    PARQUET,
+    AnswerFile,
+    AnswerForm,
+    CsvAnswers,
+    ParquetAnswers,
+    is_own_file,
+    write_answers,
+)
+from metapl.inference.predict import Predictions, Problem, predict_source
 from metapl.inference.stored_run import Tell, open_model, silent
 from metapl.runs.folder import csv_text
 from metapl.runs.model_folder import Predictor
@@ -27,10 +40,16 @@ def predict_to(
     device: str | None,
     tell: Tell = silent,
     trust_code: bool = False,
+    form: AnswerForm | None = None,
 ) -> tuple[int, list[Problem], Path | None]:
-    """Label ``data`` (images, a file of rows, or a source) and write a CSV file, or to stdout for ``-``.
+    """Label ``data`` (images, a file of rows, or a source) and write CSV or Parquet, or CSV to stdout for ``-``.
 
-    The file appears when it is whole. Unreadable images go to ``problems.csv`` beside it.
+    The file appears when it is whole. Rows that cannot be read go to ``problems.csv`` beside it.
+
+    Args:
+        data: what to label; ``-`` reads CSV or JSON Lines from stdin.
+        out: the file; a name that ends with ``.parquet`` is written as Parquet.
+        form: what is written for each row; by default the class and its probability.
 
     Returns:
         The number of rows written, the problems, and the file that lists them.
@@ -38,24 +57,55 @@ def predict_to(
     Raises:
         UserError: no finished run, nothing to label, or a file that exists already.
     """
-    target = None if out == "-" else Path(out).expanduser()
+    target, form = None if out == "-" else Path(out).expanduser(), form or AnswerForm()
     _check_target(target, overwrite)
-    chunks, early = _predictions(*open_model(run, device, trust_code), read_ref(data), tell)
-    if target is None:
-        count, problems = write_predictions(chunks, sys.stdout)
-        problems[:0] = early
-        _check_any(count, problems, data)
-        return count, problems, None
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            count, problems = write_predictions(chunks, file)
-        problems[:0] = early
-        _check_any(count, problems, data)
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
+    config, predictor = open_model(run, device, trust_code)
+    with _named_input(data) as name:
+        chunks, early = _predictions(config, predictor, read_ref(name), tell)
+        if target is None:
+            count, problems = _write(chunks, sys.stdout, form, predictor)
+            problems[:0] = early
+            _check_any(count, problems, data)
+            return count, problems, None
+        aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            count, problems = _write(chunks, aside, form, predictor, target.suffix.lower() == PARQUET)
+            problems[:0] = early
+            _check_any(count, problems, data)
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
     return count, problems, _list_problems(target, problems)
+
+
+def _write(
+    chunks: Iterable[Predictions], place: Path | TextIO, form: AnswerForm, predictor: Predictor, parquet: bool = False
+) -> tuple[int, list[Problem]]:
+    header = form.header(len(predictor.class_names))
+    with ExitStack() as stack:
+        file: AnswerFile
+        if isinstance(place, Path) and parquet:
+            file = ParquetAnswers(place, header)
+        elif isinstance(place, Path):
+            file = CsvAnswers(stack.enter_context(open(place, "w", encoding="utf-8", newline="")), header)
+        else:
+            file = CsvAnswers(place, header)
+        stack.callback(file.close)
+        return write_answers(chunks, file, form, predictor.class_names)
+
+
+@contextmanager
+def _named_input(data: str) -> Iterator[str]:
+    """Give ``data``, or for ``-`` the name of a temporary file with everything that stdin holds."""
+    if data != "-":
+        yield data
+        return
+    rows: Any = sys.stdin.buffer  # a buffered reader, which can look ahead
+    start = rows.peek(1).lstrip()[:1]
+    with tempfile.NamedTemporaryFile(prefix="stdin-", suffix=".jsonl" if start == b"{" else ".csv") as file:
+        shutil.copyfileobj(rows, file)
+        file.flush()
+        yield file.name
 
 
 def _check_any(count: int, problems: list[Problem], data: str) -> None:
@@ -93,16 +143,9 @@ def _check_target(target: Path | None, overwrite: bool) -> None:
     if target is None:
         return
     if target.is_dir() or not target.parent.is_dir():
-        raise UserError("the CSV file cannot be written there", "Name a file in an existing folder.", str(target))
+        raise UserError("the file cannot be written there", "Name a file in an existing folder.", str(target))
     if target.exists() and not overwrite:
         raise UserError("the file exists already", "Name another, or add --overwrite.", str(target))
-    if target.exists() and not _is_ours(target):
+    if target.exists() and not is_own_file(target):
         what = "the file holds no predictions of an earlier call, so it is not written over"
         raise UserError(what, "Name another file, or move this one away.", str(target))
-
-
-def _is_ours(target: Path) -> bool:
-    """Whether ``write_predictions`` may have made the file; an empty one has nothing to lose."""
-    head = ",".join(HEADER).encode()
-    with open(target, "rb") as file:
-        return file.readline(len(head) + 2).rstrip(b"\r\n") in (head, b"")
