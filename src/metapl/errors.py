@@ -19,7 +19,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, what: str, remedy: str = "", where: str = "", setting: str = "") -> None:
-        self.what, self.where, self._plain = what, where, remedy
+        self.what, self.where, self.setting, self._plain = what, where, setting, remedy
         self.remedy = f"{remedy.removesuffix('.')}, {setting}" if setting else remedy
         super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + self.remedy if self.remedy else ''}")
 

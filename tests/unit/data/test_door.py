@@ -99,6 +99,14 @@ def test_new_arrays(tmp_path: Path) -> None:
     assert rows.labels.tolist() == [-1, -1, -1, 0, 1]
 
 
+def test_labels_of_new_arrays_mean_what_they_meant_in_training(tmp_path: Path) -> None:
+    source = from_arrays(np.arange(40.0).reshape(20, 2) % 7, ["no", "yes"] * 10)
+    np.savez(tmp_path / "new.npz", X=np.ones((3, 2)), y=["yes", "?", "ja"])
+    options = SourceOptions(no_label="?", label_map="ja:yes")
+    rows = open_source(read_ref(str(tmp_path / "new.npz")), options, like=trained(source))
+    assert [rows.class_names[k] if k >= 0 else "" for k in rows.labels] == ["yes", "", "yes"]
+
+
 def test_new_images_in_any_tree(tmp_path: Path) -> None:
     root = photos(tmp_path / "train", *(f"{name}/{k}.png" for name in ("cat", "dog") for k in range(3)))
     like = trained(metapl.open_source(str(root)))

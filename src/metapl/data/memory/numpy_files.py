@@ -91,18 +91,17 @@ def open_numpy(
     """
     name, parts, notes = _parts(Path(path).expanduser(), labels)
     if like is not None:
-        return _new_rows(parts, like, name, notes)
+        return _new_rows(_by_rule(parts, rule), like, name, notes)
     if "y" not in parts:
         remedy = "Name a file of labels with source.labels=FILE, one per row."
         raise UserError("there are no labels in this file", remedy, name)
     _add(parts, unlabeled, {"X": "X_unlabeled"}, "source.unlabeled")
     _add(parts, test, {"X": "X_test", "y": "y_test"}, "source.test")
     classes = _class_names(parts.pop("class_names", None), name)
-    for key in ("y", "y_test"):
-        if key in parts and (rule.marks or rule.names):
-            parts[key] = [_by_rule(value, rule) for value in list(parts[key])]
     with _located(name):
-        source = assemble(parts, classes, "auto", "", tokenizer, max_tokens, name, copy=False, images=images)
+        source = assemble(
+            _by_rule(parts, rule), classes, "auto", "", tokenizer, max_tokens, name, copy=False, images=images
+        )
     source.notes += tuple(notes)
     return source
 
@@ -130,11 +129,17 @@ def _new_rows(parts: dict[str, Any], like: Preprocessing, name: str, notes: list
     )
 
 
-def _by_rule(value: Any, rule: LabelRule) -> Any:
-    """A label with what its text means; None where it means that there is none."""
-    text = str(value.item() if isinstance(value, np.generic) else value)
-    named = rule(text)
-    return None if not named else value if named == text else named
+def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
+    """The arrays, each label with what its text means; None where it means that there is none."""
+
+    def meaning(value: Any) -> Any:
+        text = str(value.item() if isinstance(value, np.generic) else value)
+        named = rule(text)
+        return None if not named else value if named == text else named
+
+    if not (rule.marks or rule.names):
+        return parts
+    return parts | {key: [meaning(value) for value in parts[key]] for key in ("y", "y_test") if key in parts}
 
 
 def _parts(path: Path, labels: str) -> tuple[str, dict[str, Any], list[str]]:

@@ -37,7 +37,7 @@ from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.options import NONE
 from metapl.data.tables.paths import LOOKED_AT, check_there
 from metapl.data.tables.readers.files import PARTS, open_file, open_new_file
-from metapl.data.tables.readers.frame import Array, Form, TableFile, Texts, counted, short
+from metapl.data.tables.readers.frame import SKIP, Array, Form, TableFile, Texts, counted, short
 from metapl.data.tables.readers.join import Joined, read_joined
 from metapl.data.tables.readers.rules import (
     SYSTEMATIC,
@@ -122,16 +122,18 @@ def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, su
     """The error at a first bad row, with the share of rows that have the same fault where that is not a slip."""
     if options.table.skip_bad_rows:
         return error
+    better = "" if error.setting == SKIP else error.setting  # another setting than to leave rows out
     try:
         rows = _read(paths, replace(options, table=replace(options.table, skip_bad_rows=True)), "", suffix).rows
     except UserError:
-        return error.without_setting()
+        return error if better else error.without_setting()
     same = sum(fault_of(reason) == fault_of(error.what) for _, reason in rows.problems)
     total = rows.rows + len(rows.problems)
     if same < 2 or same < SYSTEMATIC * total:
         return error
     what = f"{error.what}, and {same:,} of {total:,} rows have this fault"
-    return BadRow(what, systematic_remedy(error.what, error.without_setting().remedy), error.where)
+    plain = error.without_setting().remedy
+    return BadRow(what, plain if better else systematic_remedy(error.what, plain), error.where, better)
 
 
 def _new_rows(paths: Mapping[str, Path], options: SourceOptions, name: str, suffix: str, like: ModelInput) -> Source:
