@@ -59,7 +59,7 @@ def fit(
         unlabeled: a further mark of a row without a label, or several as a tuple.
         labels: keep so many labels per class, drawn by seed, and hide the others.
         validation: labelled rows that judge and do not teach: "auto" (a fifth), a share, a number per class, "none".
-        steps: length of the run, by default 1000. minutes: as many steps as fit.
+        steps: length of the run, by default 1000, for tables and texts 300. minutes: as many steps as fit.
         seed: of the split, the weights, the batches and the views; the global random numbers are left alone.
         guard: "return", "warn" or "off": docs/guard.md.
         options: any other setting by its key, such as ``{"optim.lr": 0.1, "mpl.uda_threshold": 0.8}``.

@@ -91,7 +91,10 @@ class TrainOptions:
         typer.Option(metavar="SHARE", help="Labelled rows kept for choosing: auto, none, a share, or rows per class."),
     ] = None
     steps: Annotated[
-        Whole, typer.Option(metavar="N", help="Updates of each training, before fine-tuning; by default 1000.")
+        Whole,
+        typer.Option(
+            metavar="N", help="Updates of each training, before fine-tuning; by default 1000, 300 for tables and texts."
+        ),
     ] = None
     seed: Annotated[
         Whole,

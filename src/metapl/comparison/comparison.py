@@ -25,6 +25,7 @@ from metapl.config.settings import RunConfig, known_keys
 from metapl.data.sources import open_source
 from metapl.errors import UserError, nearest
 from metapl.methods import fits_once
+from metapl.training.job import with_steps
 from metapl.training.loop import Stopped
 from metapl.training.workers import JobsStopped, Outcome, default_workers, run_jobs
 from metapl.types import Source
@@ -123,13 +124,14 @@ def compare(
     specs = parse(methods)
     check_base(base, specs)
     configs = {spec: anchored(configure(base, spec, _guard_off(spec.method))) for spec in specs}
-    trained = [config for config in configs.values() if not fits_once(config.method)]
-    wanted = _budget(budget, minutes, next(iter(trained or configs.values())))
     chosen = _reference(reference, specs)
     numbers = _seeds(seeds, next(iter(configs.values())).seed)
     progress, kept = progress or Silent(), source
     first = next(iter(configs.values()))
     source = open_source(first.ref if source is None else source, first.source, progress=progress.note)
+    configs = {spec: with_steps(config, source) for spec, config in configs.items()}
+    trained = [config for config in configs.values() if not fits_once(config.method)]
+    wanted = _budget(budget, minutes, next(iter(trained or configs.values())))
     plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.comparison(...)")
     out = Path(out).expanduser() if out is not None else _free_folder(first.ref.stem)
     stored = load_plan(out)

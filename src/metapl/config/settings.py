@@ -73,7 +73,9 @@ class RunConfig(Settings):
     teacher_model: Annotated[str, "mpl and mpl_reduced: another network for the teacher; empty = as model"] = ""
     teacher_weights: Annotated[str, "first weights of teacher_model"] = ""
     seed: Annotated[int, "random seed for split, weights, batches and views"] = 0
-    steps: Annotated[int, Help("updates in the main phase", "steps"), AT_LEAST_ONE] = 1000
+    steps: Annotated[
+        int, Help("updates in the main phase; 0 = 1000, and 300 for tables and texts", "steps"), NOT_NEGATIVE
+    ] = 0
     minutes: Annotated[
         float, Help("as many steps as fit into this time on this machine; 0 = as steps says", "minutes"), NOT_NEGATIVE
     ] = 0.0

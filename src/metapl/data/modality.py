@@ -93,6 +93,8 @@ class Modality:
         has_form: whether ``from_arrays`` tells such rows from others by their dimensions; others are asked for by name.
         checks: what ``metapl check`` asks of such rows.
         model: the network that ``model=auto`` means; "auto" chooses by the shape of a row.
+        steps: the length of a run that ``steps=0`` means.
+        few_labels: labelled rows of a class below which ``split.validation=auto`` lets all of them teach.
     """
 
     kind: Kind = ""
@@ -106,6 +108,8 @@ class Modality:
     has_form: bool = False
     checks: RowChecks = RowChecks()
     model: str = "auto"
+    steps: int = 1000
+    few_labels: int = 0
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> Views:
         """Return what makes plain, weak and strong views of raw rows."""

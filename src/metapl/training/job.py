@@ -101,6 +101,11 @@ class Job:
         return logits, torch.from_numpy(self.source.labels[index].astype(np.int64)).to(self.device)
 
 
+def with_steps(config: RunConfig, source: Source) -> RunConfig:
+    """Return the config with the number of steps that ``steps=0`` means for these rows."""
+    return replace(config, steps=config.steps or modality_of(source.kind).steps)
+
+
 def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
     """Return the config with the network and the optimiser that ``auto`` means for these rows.
 
@@ -121,6 +126,7 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
     Raises:
         UserError: settings or data that cannot make a run.
     """
+    config = with_steps(config, prepared.source)
     notes, asked = list[str](), list[str]()
     source, split, preprocessing = prepared.source, prepared.split, prepared.preprocessing
 

@@ -30,7 +30,7 @@ from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import alarms, evidence, guard
 from metapl.training.announce import forecast, found_text, plan_text
-from metapl.training.job import Job, build_job, diverged, due, resolved, sound
+from metapl.training.job import Job, build_job, diverged, due, resolved, sound, with_steps
 from metapl.training.prepared import prepare
 from metapl.training.result import Result as Result
 from metapl.training.timing import measure_pace
@@ -110,7 +110,7 @@ def start(
             progress.note(note)
         raise
     prepared = prepare(source, split, device, network)
-    config = resolved(config, prepared.preprocessing)  # stored as it is run
+    config = resolved(with_steps(config, source), prepared.preprocessing)  # stored as it is run
     with own_generator(device):
         job = build_job(config, prepared)  # before any writing
         with progress:

@@ -18,7 +18,7 @@ from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.runs.folder import write_csv
-from metapl.training.job import resolved
+from metapl.training.job import resolved, with_steps
 from metapl.training.workers import Outcome, run_jobs
 from metapl.tuning.figure import draw
 from metapl.tuning.material import Material, check_start, gather, train_fold
@@ -91,7 +91,7 @@ def tune(
     source = open_source(config.ref if source is None else source, config.source)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     material = gather(source, split, folds, config.seed)
-    config = resolved(config, material.preprocessing)
+    config = resolved(with_steps(config, source), material.preprocessing)
     axes = make_space(config, space)
     search = make_search(sampler, config, axes, trials, config.seed)
     if sampler != "optuna" and search.cost <= 1:

@@ -119,7 +119,7 @@ WRONG = [
     ("steps=ten", "a whole number"),
     ("steps=2.5", "a whole number"),
     ("steps=true", "a whole number"),
-    ("steps=0", "at least 1"),
+    ("steps=-1", "at least 0"),
     ("steps=", "a whole number"),
     ("minutes=-1", "Give at least 0 (minutes)"),
     ("optim.lr=fast", "a number"),
@@ -311,7 +311,7 @@ def test_old_and_new_keys_together(tmp_path: Path) -> None:
     [
         ("source.image.memory=-1", "source.image.memory: memory is -1.0. Give at least 0 (GiB)."),
         ("source.image.prefetch=-1", "source.image.prefetch: prefetch is -1. Give at least 0."),
-        ("steps=0", "steps: steps is 0. Give at least 1 (steps)."),
+        ("steps=-1", "steps: steps is -1. Give at least 0 (steps)."),
         ("guard.share=0", "guard.share: share is 0.0. Give above 0 and at most 1."),
         ("optim.ema=1", "optim.ema: ema is 1.0. Give at least 0 and below 1."),
         ("views.cutout=2", "views.cutout: cutout is 2.0. Give at least 0 and at most 1."),

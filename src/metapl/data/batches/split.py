@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from metapl.data.batches.seeds import generator
+from metapl.data.modalities import modality_of
 from metapl.data.tables.spelling import doubtful
 from metapl.errors import UserError
 from metapl.types import Source, Split
@@ -37,7 +38,8 @@ class SplitConfig(Settings, group="split"):
     ] = None
     validation: Annotated[
         str | float | int,
-        '"auto" (20 % of the labelled rows of each class, at least one where a class has two or more), a fraction '
+        '"auto" (20 % of the labelled rows of each class, at least one where a class has two or more; none for tables '
+        "and texts where every class has fewer than 50), a fraction "
         'below 1, a whole number per class, or 0 / "none"',
     ] = "auto"
     test: Annotated[
@@ -72,7 +74,7 @@ def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabe
     test = _test_rows(source, config, seed, notes)
     rest = np.setdiff1d(np.flatnonzero(~source.is_test), test)
     drawn = _draw_labels(source, rest, config, seed)
-    validation = _validation_rows(source, drawn, config.validation, seed, notes)
+    validation = _validation_rows(source, drawn, _wanted(source, drawn, config.validation), seed, notes)
     labeled = np.setdiff1d(_join(drawn), validation)
     unlabeled = np.setdiff1d(rest, _join(drawn))
     if require_unlabeled and not len(unlabeled):
@@ -235,6 +237,7 @@ def _validation_rows(source: Source, drawn: ByClass, wanted: str | float | int, 
     take = {k: _validation_count(source.class_names[k], len(rows), wanted) for k, rows in drawn.items()}
     if not sum(take.values()):
         why = "as asked" if wanted in (0, "none") else "no class has two labelled rows"
+        why = "all labels teach, since they are few (--validation 0.2 holds a fifth back)" if wanted == "few" else why
         notes.append(f"no validation rows: {why}")
     elif wanted in (0, "none"):
         notes.append("no validation rows: as asked")
@@ -246,6 +249,12 @@ def _validation_rows(source: Source, drawn: ByClass, wanted: str | float | int, 
     return _join({k: _shuffled(np.sort(drawn[k]), seed, "validation", names[k])[:n] for k, n in take.items()})
 
 
+def _wanted(source: Source, drawn: ByClass, wanted: str | float | int) -> str | float | int:
+    """Return ``wanted``, with ``"few"`` for ``"auto"`` where so few rows are labelled that all of them are to teach."""
+    few = modality_of(source.kind).few_labels
+    return "few" if wanted == "auto" and max(map(len, drawn.values())) < few else wanted
+
+
 def _validation_count(name: str, count: int, wanted: str | float | int) -> int:
     """How many of a class's ``count`` labelled rows become validation rows.
 
@@ -254,7 +263,7 @@ def _validation_count(name: str, count: int, wanted: str | float | int) -> int:
     """
     if wanted == "auto":
         return _share(count, 0.2)
-    if wanted == "none" or (wanted == 0 and not isinstance(wanted, bool)):
+    if wanted in ("none", "few") or (wanted == 0 and not isinstance(wanted, bool)):
         return 0
     if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
         if wanted >= count:

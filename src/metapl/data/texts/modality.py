@@ -26,6 +26,7 @@ class TextModality(Modality):
     """Ids are not normalised, so there is nothing to fit but the tokenizer, which the source has."""
 
     kind, row, rows = "text", "text", "texts"
+    steps, few_labels = 300, 50
     dtype, dimensions = torch.int32, 1
     has_tokens = encodable = True
     checks = TextChecks()

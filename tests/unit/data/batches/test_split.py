@@ -13,17 +13,19 @@ from metapl.data.batches.split import SplitConfig, from_json, make_split, to_jso
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.source import MemorySource
 from metapl.errors import UserError
-from metapl.types import Source, Split
+from metapl.types import Kind, Source, Split
 
 
-def source_of(counts: list[int], unlabeled: int = 0, test: int = 0, shift: float = 0.0) -> MemorySource:
-    """A table with ``counts[k]`` rows of class k, then unlabelled rows, then test rows of classes 0, 1, 0, 1 ..."""
+def source_of(
+    counts: list[int], unlabeled: int = 0, test: int = 0, shift: float = 0.0, kind: Kind = "features"
+) -> MemorySource:
+    """Rows of one number, with ``counts[k]`` rows of class k, then unlabelled rows, then test rows of classes 0, 1, 0, 1 ..."""
     labels = [k for k, n in enumerate(counts) for _ in range(n)] + [-1] * unlabeled
     labels += [k % len(counts) for k in range(test)]
     rows = torch.arange(len(labels), dtype=torch.float32).unsqueeze(1) + shift
     return MemorySource(
         name="toy",
-        kind="table",
+        kind=kind,
         data=rows,
         labels=np.array(labels),
         class_names=tuple("abcdefghij"[: len(counts)]),
@@ -136,6 +138,15 @@ def test_validation_rule(counts: list[int], validation: Any, expected: list[int]
     assert per_class(source, split.validation) == expected
     assert any("no validation rows" in note for note in split.notes) == (sum(expected) == 0)
     assert any("too few" in note for note in split.notes) == (0 in expected and sum(expected) > 0)
+
+
+def test_few_labels_of_a_table_all_teach() -> None:
+    few, many = (make_split(source_of([n, 9], 5, kind="table"), SplitConfig(), 0) for n in (49, 50))
+    assert (len(few.validation), len(few.labeled)) == (0, 58)
+    assert any("all labels teach" in note for note in few.notes)
+    assert len(many.validation) == 10 + 2
+    asked = make_split(source_of([10, 10], 5, kind="table"), SplitConfig(validation=0.2), 0)
+    assert len(asked.validation) == 4
 
 
 @pytest.mark.parametrize(
