@@ -79,7 +79,7 @@ class TrainOptions:
         Text,
         typer.Option(
             metavar="NAME",
-            help="Train a head on a frozen network's features: lite0, timm:NAME, torchvision:NAME, hf:FOLDER.",
+            help="Train a head on a frozen network's features: lite0, minilm, timm:NAME, torchvision:NAME, hf:FOLDER.",
         ),
     ] = None
     labels: Annotated[

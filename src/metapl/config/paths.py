@@ -8,6 +8,7 @@ from typing import Any
 
 from metapl.config.settings import RunConfig
 from metapl.data.options import SourceOptions
+from metapl.utils.minilm import SPEC
 from metapl.utils.names import split_name
 
 IN_MEMORY = "arrays"  # what stands for data that only Python can bring again
@@ -31,9 +32,9 @@ def anchored(config: RunConfig, spec: bool = True) -> RunConfig:
 
 
 def _absolute_name(name: str) -> str:
-    """``hf:FOLDER`` with an absolute path; any other name as it is."""
+    """``hf:FOLDER`` with an absolute path; any other name as it is, and ``hf:minilm``, which is not a folder."""
     prefix, path = split_name(name)
-    return f"hf:{_absolute(path)}" if prefix == "hf" else name
+    return f"hf:{_absolute(path)}" if prefix == "hf" and name != SPEC else name
 
 
 def _source(options: SourceOptions) -> SourceOptions:

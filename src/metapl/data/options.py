@@ -10,6 +10,7 @@ from metapl.data.memory.published import PublishedOptions
 from metapl.data.tables.options import AUTO, NONE, TableOptions
 from metapl.errors import nearest
 from metapl.utils.fields import Help, Settings
+from metapl.utils.minilm import MINILM, SPEC
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class EncoderOptions(Settings, group="source.encoder"):
     """A frozen network whose features stand for the rows."""
 
     name: Annotated[
-        str, "lite0, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:factory; empty: rows as they are"
+        str,
+        "lite0, minilm, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:factory; empty: rows as they are",
     ] = ""
     weights: Annotated[str, "a file of its weights, .safetensors or .pth"] = ""
     size: Annotated[
@@ -40,6 +42,11 @@ class EncoderOptions(Settings, group="source.encoder"):
         "texts: mean (over all words), cls, begin (the first two: for questions and the like), or auto "
         "(as its folder says)",
     ] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.name == MINILM:  # its tokenizer and its network come out of one folder, as with any hf: encoder
+            object.__setattr__(self, "name", SPEC)
+        super().__post_init__()
 
     @property
     def sides(self) -> tuple[int, int] | None:

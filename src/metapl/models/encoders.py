@@ -24,12 +24,13 @@ from metapl.models.lite0 import LITE0, NETWORK, build_lite0
 from metapl.models.probe import probe_rows, sketch
 from metapl.models.vision import InputSpec as InputSpec
 from metapl.types import Preprocessing, Resize, Tokens
+from metapl.utils.minilm import MINILM, SPEC
 from metapl.utils.names import split_name
 
 BATCH = 64  # rows per forward
 PAD_LEVEL = 128  # middle grey, beside images that do not fill their square
 BEGIN = 2  # number of words that are a text's beginning
-KINDS = (LITE0, "timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
+KINDS = (LITE0, MINILM, "timm:NAME", "torchvision:NAME", "hf:FOLDER", "package.module:factory")
 
 
 class FrozenEncoder:
@@ -221,6 +222,7 @@ def build_encoder(
     Raises:
         UserError: the name is unknown, the weights do not fit, or it cannot take these rows.
     """
+    encoder = SPEC if encoder == MINILM else encoder
     name = encoder if isinstance(encoder, str) else own.given_name(encoder)
     kind, rest = split_name(name)
     if pooling != "auto" and not (kind == "hf" and takes.tokens is not None):
@@ -298,6 +300,7 @@ def _hf(
     if pooling not in ("auto", "mean", "cls", "begin"):
         raise UserError(f"unknown pooling '{pooling}'", "Use auto, mean, cls or begin.", "source.encoder.pooling")
     path = Path(os.path.abspath(huggingface.model_folder(folder)))
+    name = SPEC if folder == MINILM else f"hf:{path}"  # the package may lie elsewhere on the next machine
     huggingface.check_kind(huggingface.read_config(path), takes.tokens, path)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -306,7 +309,7 @@ def _hf(
     noted, unit = huggingface.sentence_settings(path)
     return FrozenEncoder(
         HFBody(network, takes.tokens),
-        f"hf:{path}",
+        name,
         takes,
         None if takes.tokens is not None else spec or huggingface.input_spec(path),
         normalize=unit if normalize is None else normalize,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metapl.errors import UserError
 from metapl.models.vision import InputSpec, library
 from metapl.types import Tokens
+from metapl.utils.minilm import local_folder
 
 Shape = tuple[int, ...]
 INSTALL = 'Install it: pip install "metapl[text]".'
@@ -133,9 +134,9 @@ def model_folder(folder: str) -> Path:
     """Return the folder's path if it may hold a network.
 
     Raises:
-        UserError: it holds none, or it is a name on a hub.
+        UserError: it holds none, or it is a name on a hub; ``minilm``: see ``utils.minilm``.
     """
-    path = Path(folder).expanduser()
+    path = local_folder(folder)
     if not (path / "config.json").is_file():
         remedy = "Give a folder on this machine with config.json and model.safetensors; nothing is downloaded here."
         raise UserError("this folder holds no network of transformers", remedy, f"hf:{folder}")

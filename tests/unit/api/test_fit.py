@@ -27,7 +27,11 @@ from metapl.inference.run_evaluation import judge_own
 from metapl.runs.recorder import Recorder, RunFolder
 from metapl.utils.progress import Silent
 
-SHORT: dict[str, Any] = {"steps": 12, "options": {"loop.log_every": 4, "batch.labeled": 8, "batch.unlabeled": 12}}
+SHORT: dict[str, Any] = {
+    "steps": 12,
+    "validation": 0.2,
+    "options": {"loop.log_every": 4, "batch.labeled": 8, "batch.unlabeled": 12},
+}
 
 
 def table(rows: int = 60, labeled: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -353,7 +357,7 @@ def test_a_network_given_as_an_object(tmp_path: Path) -> None:
     X, y = table()
     net = Net((3,), 2)
     before, built = {k: v.clone() for k, v in net.state_dict().items()}, Net.built
-    result = metapl.fit(X, y, model=net, **SHORT)
+    result = metapl.fit(X, y, model=net, guard="warn", **SHORT)
     assert Net.built == built, "copied, not built"
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert isinstance(result.predictor.model, Net)

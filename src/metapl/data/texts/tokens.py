@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from metapl.errors import UserError
 from metapl.types import Tokens
+from metapl.utils.minilm import local_folder
 
 WORDS = "words"
 HF = "hf:"
@@ -221,7 +221,7 @@ def _digest(inner: Any) -> str:
 @functools.lru_cache(maxsize=4)
 def _load(folder: str) -> tuple[Any, str]:
     """The tokenizer in ``folder``, and its digest."""
-    if not folder or not Path(folder).expanduser().is_dir():
+    if not folder or not local_folder(folder).is_dir():
         remedy = "Give hf:FOLDER, a folder that holds a tokenizer; nothing is downloaded."
         raise UserError(f"there is no folder '{folder}'", remedy, "source.text.tokenizer")
     try:
@@ -230,7 +230,7 @@ def _load(folder: str) -> tuple[Any, str]:
         remedy = "pip install 'metapl[text]', or use source.text.tokenizer=words."
         raise UserError(f"hf:FOLDER needs transformers ({error})", remedy, "source.text.tokenizer") from error
     try:
-        path = str(Path(folder).expanduser())
+        path = str(local_folder(folder))
         made = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         return made, _digest(made)
     except Exception as error:  # whatever transformers raises for a folder it cannot use

@@ -19,7 +19,7 @@ from metapl.types import Kind, Source, Split
 def source_of(
     counts: list[int], unlabeled: int = 0, test: int = 0, shift: float = 0.0, kind: Kind = "features"
 ) -> MemorySource:
-    """Rows of one number, with ``counts[k]`` rows of class k, then unlabelled rows, then test rows of classes 0, 1, 0, 1 ..."""
+    """``counts[k]`` rows of class k, then unlabelled rows, then test rows of classes 0, 1, 0, 1 ..., of one number."""
     labels = [k for k, n in enumerate(counts) for _ in range(n)] + [-1] * unlabeled
     labels += [k % len(counts) for k in range(test)]
     rows = torch.arange(len(labels), dtype=torch.float32).unsqueeze(1) + shift
