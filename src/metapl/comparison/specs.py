@@ -83,7 +83,7 @@ def _rows(word: str) -> list[Spec]:
     if name not in METHODS and parts and parts[0] and "=" not in parts[0]:
         name = f"{name}:{parts.pop(0)}"  # package.module:Class, perhaps with settings behind one more colon
         if find_peer(name) is not None:
-            return [Spec(word, CARRIER, peer=make_peer(name, _settings(":".join(parts))))]
+            return [Spec(word, CARRIER, peer=make_peer(name, _settings(":".join(parts)) if parts else []))]
         method_class(name)
     elif name not in METHODS:
         raise UserError(f"unknown method '{name}'", nearest(name, [*METHODS, ALL]), "--methods")
@@ -99,7 +99,7 @@ def _rows(word: str) -> list[Spec]:
 
 def _settings(text: str) -> list[str]:
     """``a=1+b=2`` cut at its plus signs; a plus sign may also stand in a number such as 1e+3."""
-    return [s.strip() for s in re.split(r"\+(?=[A-Za-z_])", text)] if text else []
+    return [s.strip() for s in re.split(r"\+(?=[A-Za-z_])", text)]
 
 
 def _spec(method: str, settings: Sequence[str]) -> Spec:

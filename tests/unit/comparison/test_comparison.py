@@ -43,7 +43,7 @@ from metapl.data.batches.split import make_split
 from metapl.data.memory.digits import open_digits
 from metapl.errors import UserError
 from metapl.feedback import _load_forward_rules
-from metapl.methods import METHODS
+from metapl.methods import METHODS, fits_once
 from metapl.training.job import build_job
 from metapl.training.prepared import prepare
 from metapl.types import PoolPasses
@@ -219,7 +219,7 @@ def counted(label: str, model: str = "linear", **options: Any) -> tuple[RunConfi
     return config, count_run(job, counter), job.stream.pool_size
 
 
-@pytest.mark.parametrize("label", [*METHODS, *OVER_THE_POOL])
+@pytest.mark.parametrize("label", [*(name for name in METHODS if not fits_once(name)), *OVER_THE_POOL])
 def test_a_few_steps_tell_what_a_whole_run_costs(label: str) -> None:
     config, truth, _ = counted(label, "small_cnn" if label in METHODS else "linear")
     found = cost(json.loads(json.dumps(measure(config, None, 0)))).rows(30)
