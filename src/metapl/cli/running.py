@@ -141,8 +141,9 @@ def resume(
 
 
 def _finish(work: Any, json: str | None, report: bool) -> None:
-    """Train, write the report, and print the end; a stop is reported with the command that goes on."""
+    """Train, write pseudo labels and report, and print the end; a stop is reported with the command that goes on."""
     from metapl.config.settings import stored_code
+    from metapl.report.pseudo_labels import try_pseudo_labels
     from metapl.report.write import try_report
     from metapl.training.loop import Stopped
 
@@ -155,6 +156,7 @@ def _finish(work: Any, json: str | None, report: bool) -> None:
         raise typer.Exit(128 + stopped.signal_number) from None
     assert result.folder is not None  # a command's run is never in memory
     page, problem = try_report(result) if report else (None, "")
-    say(f"note: {printing.one_line(problem)}" if problem else "")
+    for text in filter(None, (try_pseudo_labels(result), problem)):
+        say(f"note: {printing.one_line(text)}")
     text = printing.training(result.folder, result.summary, page)
     printing.give({**result.summary, "folder": str(result.folder)}, json, text)
