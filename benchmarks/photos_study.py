@@ -4,6 +4,7 @@
     python benchmarks/photos_study.py run photos.npz --labels 3 10 30 --seeds 0:5 --out runs.jsonl
     python benchmarks/photos_study.py run photos.npz --labels 10 --seeds 1000:1004 --out dev.jsonl
     python benchmarks/photos_study.py table runs.jsonl
+    python benchmarks/photos_study.py plot runs.jsonl photos.png
 
 ``run`` appends one JSON line per training. Seeds below 1000 judge by the rows of ``test``; from 1000 on (development)
 by a fifth of the rows of ``train``, which the training does not see. All rows teach, none validate: the method's own
@@ -20,6 +21,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy import stats
@@ -117,12 +119,40 @@ def run(file: Path, a: argparse.Namespace) -> None:
                     out.write(json.dumps({**row, "accuracy": round(100 * one, 2), "cpu_seconds": seconds}) + "\n")
 
 
-def table(file: Path) -> None:
-    """Markdown: means, spread, worst seed, and differences to the probe and to no feedback, seed by seed."""
-    found: dict[int, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+Runs = dict[int, dict[str, dict[int, dict[str, Any]]]]
+
+
+def read(file: Path) -> Runs:
+    """The runs by labels, method and seed."""
+    found: Runs = defaultdict(lambda: defaultdict(dict))
     for line in file.read_text().splitlines():
         r = json.loads(line)
         found[r["labels"]][r["method"]][r["seed"]] = r
+    return found
+
+
+def plot(file: Path, out: Path) -> None:
+    """One panel per number of labels: a line per method, a dot per seed, the mean as a bar."""
+    found = read(file)
+    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.4), squeeze=False)
+    for axis, (labels, methods) in zip(axes[0], sorted(found.items())):
+        values = {m: [r["accuracy"] for r in rows.values()] for m, rows in methods.items()}
+        order = sorted(values, key=lambda m: np.mean(values[m]))
+        for place, m in enumerate(order):
+            colour = "tab:red" if m == "mpl" else "black" if m in PEERS else "tab:blue"
+            axis.plot(values[m], [place] * len(values[m]), "o", color=colour, alpha=0.4, markersize=4)
+            axis.plot([np.mean(values[m])], [place], "|", color=colour, markersize=16, markeredgewidth=2)
+        axis.set_yticks(range(len(order)), order, fontsize=8)
+        axis.set_title(f"{labels} labels per class", fontsize=10)
+        axis.set_xlabel("test accuracy, %", fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
+def table(file: Path) -> None:
+    """Markdown: means, spread, worst seed, and differences to the probe and to no feedback, seed by seed."""
+    found = read(file)
     for labels, methods in sorted(found.items()):
         print(f"\n{labels} labels per class\n")
         print("| method | seeds | mean | sd | worst | to the probe, 95 % | to mpl:feedback=none, 95 % | CPU time |")
@@ -161,13 +191,18 @@ def main() -> None:
     study.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings, such as steps=300")
     study.add_argument("--out", type=Path, required=True)
     commands.add_parser("table").add_argument("file", type=Path)
+    picture = commands.add_parser("plot")
+    picture.add_argument("file", type=Path)
+    picture.add_argument("out", type=Path)
     a = parser.parse_args()
     if a.command == "encode":
         encode(a.folder, a.out, a.encoder)
     elif a.command == "run":
         run(a.file, a)
-    else:
+    elif a.command == "table":
         table(a.file)
+    else:
+        plot(a.file, a.out)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from metapl.checks.findings import (
     about_headers,
     about_names,
     about_parts,
+    about_photographs,
     about_problems,
     about_reading,
     about_strange,
@@ -98,6 +99,7 @@ def _findings(
     made = about_copies(rows, copies)
     made += about_problems(source, rows, stops)
     made += about_reading(source)
+    made += about_photographs(source)
     made += about_classes(source, per_class, bool((rows.part == LABELED).all()))
     made += about_names(twins(names), empty_names(names))
     made += about_parts(rows)

@@ -8,6 +8,7 @@ from typing import Any
 from metapl.checks.duplicates import Copies
 from metapl.checks.outliers import Strange
 from metapl.checks.reading import LABELED, TEST, UNLABELED, CheckedRows
+from metapl.config.photographs import CLAIM, advice, are_photographs
 from metapl.data.batches.split import SplitConfig
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
@@ -201,6 +202,13 @@ def about_reading(source: Source) -> list[Finding]:
     """What the source itself doubts of how it was read."""
     doubts = [note for note in source.notes if isinstance(note, Doubt)]
     return [Finding(HURT if note.harmful else LOOK, note.kind, note.what, note.remedy) for note in doubts]
+
+
+def about_photographs(source: Source) -> list[Finding]:
+    """What is usually worth more than any method, where the rows are photographs."""
+    if not are_photographs(source):
+        return []
+    return [Finding(LOOK, "photographs", CLAIM, advice())]
 
 
 def about_strange(rows: CheckedRows, strange: Strange | None) -> list[Finding]:

@@ -36,6 +36,7 @@ from metapl.utils.cache import LIMIT, cache_folder, has_room, locked_cache, tidy
 from metapl.utils.device import pick_device
 from metapl.utils.files import write_with
 from metapl.utils.names import split_name
+from metapl.utils.progress import clock
 
 Array = np.ndarray[Any, Any]
 PIECE = 1024  # rows encoded before they are stored
@@ -81,6 +82,7 @@ class EmbeddedSource:
         self._cache, self._read = cache, set[str]()
         self._of_row: dict[bytes, Tensor] = {}  # stored features of test rows by the digest of the raw row
         self._tell, self._told = tell or _silent, 0.0  # when it was last told something
+        self._began, self._at_first = 0.0, 0  # when the encoding began, and the rows it had before it
 
     def rows(self, index: Array) -> Tensor:
         """float32 [n, D]; what has not been encoded yet is encoded now."""
@@ -120,7 +122,7 @@ class EmbeddedSource:
             stored = self._stored(some, rows)
             new = np.flatnonzero(~stored)
             if len(new):
-                self._say(len(new))
+                self._say(len(new), len(missing) - start)
                 made = self.encoder.encode(rows[torch.from_numpy(new)])
                 self._features[torch.from_numpy(some[new])] = made
                 if folder is not None:
@@ -135,13 +137,17 @@ class EmbeddedSource:
                 self._features[int(index[k])], found[k] = features, True
         return found
 
-    def _say(self, coming: int) -> None:
-        now, done = time.monotonic(), int(self._done.sum())
+    def _say(self, coming: int, left: int) -> None:
+        """Tell how far the encoding is: ``coming`` rows are next, ``left`` rows in all, these included."""
+        now = time.monotonic()
         if not self._told and coming >= FEW:
             kept = f"; features are kept in {cache_folder() / 'features'}" if self._cache else ""
-            self._tell(f"encoding rows with {self.encoder.name}, once{kept}")
+            self._tell(f"encoding {left} rows with {self.encoder.name}, once{kept}")
+            self._began, self._at_first = now, left
         elif self._told and now - self._told > SECONDS:
-            self._tell(f"{done} rows are encoded")
+            done = self._at_first - left
+            wait = clock((now - self._began) / done * left) if done > 0 else "?"
+            self._tell(f"{done} of {self._at_first} rows are encoded, about {wait} to go")
         else:
             return
         self._told = now

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metapl.config.photographs import with_encoder
 from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
 from metapl.data.sources import open_source
@@ -101,7 +102,7 @@ def start(
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """
     progress, device = progress or Silent(), pick_device(config.device)
-    source = open_source(config.ref if source is None else source, config.source, progress=progress.note)
+    source, config = _opened(config, source, progress)
     required = require_unlabeled and bool(method_class(config.method).needs)
     try:
         split = make_split(source, config.split, config.seed, require_unlabeled=required)
@@ -133,6 +134,19 @@ def start(
                 store.begin(RunStart(config, device, source, split))
                 store.keep_state(0, job.method.state_dict(), config.loop.keep)  # a kill in step 1 can be resumed, too
                 return _loop(job, 0, store, progress, observe)
+
+
+def _opened(config: RunConfig, source: Source | None, progress: Progress) -> tuple[Source, RunConfig]:
+    """Open the rows; photographs as the features of a pretrained encoder, where the run leaves that open."""
+    if source is not None:
+        return open_source(source, config.source, progress=progress.note), config
+    source = open_source(config.ref, config.source, progress=progress.note)
+    config, note = with_encoder(config, source)
+    if note:
+        progress.note(note)
+    if config.source.encoder.name and source.kind == "image":
+        source = open_source(config.ref, config.source, progress=progress.note)
+    return source, config
 
 
 def resume(

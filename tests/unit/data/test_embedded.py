@@ -129,9 +129,9 @@ def test_encoding_says_what_it_does(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert told == []
     made.rows(np.arange(50))
     assert told == [
-        f"encoding rows with given:Means, once; features are kept in {cache / 'features'}",
-        "25 rows are encoded",
-        "45 rows are encoded",
+        f"encoding 45 rows with given:Means, once; features are kept in {cache / 'features'}",
+        "20 of 45 rows are encoded, about 0:00 to go",
+        "40 of 45 rows are encoded, about 0:00 to go",
     ]
 
 
