@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from metapl.config.settings import RunConfig
+from metapl.data.modalities import modality_of
 from metapl.models.lite0 import INSTALL, LITE0, is_installed
 from metapl.types import Source
 
@@ -15,7 +16,7 @@ CLAIM = "on photographs a pretrained network is usually worth more than any meth
 def are_photographs(source: Source) -> bool:
     """Whether the rows are images in colour, at least ``SIDE`` pixels high and wide as they are read."""
     labeled = (source.labels >= 0) & ~source.is_test
-    if source.kind != "image" or not labeled.any():
+    if not modality_of(source.kind).sized or not labeled.any():
         return False
     channels, height, width = source.rows(labeled.nonzero()[0][:1]).shape[1:]
     return bool(channels == 3 and min(height, width) >= SIDE)

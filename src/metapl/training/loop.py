@@ -20,6 +20,7 @@ from torch import nn
 from metapl.config.photographs import with_encoder
 from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
+from metapl.data.embedded import EmbeddedSource
 from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.inference.evaluate import answers, best_of, evaluate, judge
@@ -144,7 +145,7 @@ def _opened(config: RunConfig, source: Source | None, progress: Progress) -> tup
     config, note = with_encoder(config, source)
     if note:
         progress.note(note)
-    if config.source.encoder.name and source.kind == "image":
+    if config.source.encoder.name and not isinstance(source, EmbeddedSource):
         source = open_source(config.ref, config.source, progress=progress.note)
     return source, config
 
@@ -175,7 +176,7 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
     source = open_source(config.ref if source is None else source, config.source)
-    if source.kind == "features" and is_of_0_1_0(folder):
+    if isinstance(source, EmbeddedSource) and is_of_0_1_0(folder):
         what = "this run stands on features that 0.1.0 scaled in another way, so it cannot go on"
         raise UserError(what, "Start it again, or resume it with metapl 0.1.0.", str(folder))
     split = load_split(folder, source)
