@@ -253,11 +253,11 @@ def check_threshold(selection: Selection, threshold: float | str, decay: float, 
     if by_precision and selection != "fixed":
         raise UserError(f"a target precision does not go with {selection}", "Leave one of the two out.", where)
     if not 0 <= value < math.inf:
-        raise UserError("threshold must be at least 0", "", where)
+        raise UserError("threshold is below 0", "Give 0 or more.", where)
     if selection == "curriculum" and value > 1:
         raise UserError("a threshold above 1 leaves curriculum nothing to learn from", "Give one in 0..1.", where)
     if not 0 <= decay < 1:
-        raise UserError("selection_decay must be at least 0 and below 1", "", where)
+        raise UserError("selection_decay is not from 0 up to 1", "Give at least 0 and less than 1.", where)
 
 
 def read_threshold(threshold: float | str, where: str = "") -> tuple[bool, float]:

@@ -294,7 +294,7 @@ READ = [
         "a,label\n"
         + "".join(f"{k}.5,{n}\n" for k, n in enumerate(("NA", "None", "null", "1", "01", "2.0", "?", "-1"))),
         ["NA", "None", "null", "1", "01", "2.0", "?", "-1"],
-        "taken for class names",
+        "are taken for classes",
     ),
     Read("names that a spreadsheet computes", "a,label\n1.5,=1+1\n2,@x\n", ["=1+1", "@x"]),
     Read("true and false", "a,label\n1.5,TRUE\n2,FALSE\n3,\n", ["TRUE", "FALSE", None]),
@@ -334,7 +334,7 @@ READ = [
         "JSON with NaN",
         '{"a": 1, "label": "u"}\n{"a": NaN, "label": "NaN"}\n{"a": 2, "label": NaN}\n',
         ["u", "NaN", None],
-        "'NaN' taken for class names",
+        "'NaN' is taken for a class",
         file="x.jsonl",
     ),
     Read(

@@ -108,7 +108,7 @@ def test_unlabelled_folders_beside_classes(tmp_path: Path, name: str) -> None:
     assert counts(open_source(str(plain))) == {"cat": 2, "dog": 2, "": 3, "test": 0}
     source = open_source(str(tree))
     assert counts(source) == {"cat": 2, "dog": 2, "": 3, "test": 4}
-    assert f"the 3 images in '{name}' are taken for unlabelled" in source.notes
+    assert f"folder '{name}' holds unlabelled images by its name (3 images)" in source.notes
 
 
 @pytest.mark.parametrize(

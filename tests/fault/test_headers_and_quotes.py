@@ -93,6 +93,15 @@ def test_r_writes_one_field_more_than_the_header_has(tmp_path: Path) -> None:
     assert "R writes the names of rows so" in notes(source)
 
 
+def test_a_field_more_in_each_row_is_no_row_name_where_it_repeats(tmp_path: Path) -> None:
+    rows = "".join(f"{k % 5},{k * 7 % 11},1,{'uv'[k % 2]}\n" for k in range(20))
+    with pytest.raises(UserError, match="the row has 4 fields where the header has 3"):
+        opened(write(tmp_path / "x.csv", "a,b,label\n" + rows))
+    ends = "".join(f"{k % 5},{k * 7 % 11},{'uv'[k % 2]},\n" for k in range(20))
+    source = opened(write(tmp_path / "y.csv", "a,b,label\n" + ends))
+    assert source.data[:2].tolist() == [[0, 0], [1, 7]]  # type: ignore[attr-defined]
+
+
 QUOTE = '"'
 SENTENCES = [
     f"{QUOTE * (k % 4 == 0)}sentence {k} is {('poor', 'fine')[k % 2]}{QUOTE * (k % 7 == 0)}\t{'uv'[k % 2]}"

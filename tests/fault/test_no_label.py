@@ -28,7 +28,7 @@ def test_a_mark_in_most_rows_is_asked_about_and_the_answers_work(tmp_path: Path,
     path = marked(tmp_path / "x.csv", mark)
     with pytest.raises(UserError, match=r"stands in 180 of 200 labelled rows\. If .* set source.no_label=") as error:
         opened(path)
-    assert f"source.no_label={mark}; if it is a class, =empty" in str(error.value)
+    assert f"source.no_label={mark}; if it is a class, to empty" in str(error.value)
     source = opened(path, no_label=mark)
     assert source.class_names == ("a", "b")
     assert int((source.labels < 0).sum()) == 180
@@ -47,7 +47,7 @@ def test_a_mark_in_few_rows_is_told_and_found_by_check(tmp_path: Path) -> None:
     path = write(
         tmp_path / "x.csv", "x,label\n" + "".join(f"{k * 37 % 11},{'abc'[k % 3]}\n" for k in range(40)) + "7,unknown\n"
     )
-    assert "if they mean that a row has no label, set source.no_label=unknown" in notes(opened(path))
+    assert "if it means that a row has no label, set source.no_label=unknown" in notes(opened(path))
     found = metapl.check(str(path))
     assert any(f.kind == "class_without_name" and "source.no_label=unknown" in f.remedy for f in found.findings)
     assert opened(path, no_label="unknown").class_names == ("a", "b", "c")

@@ -389,7 +389,7 @@ def _write(out: Path, plan: Plan, runs: list[Row]) -> Comparison:
         UserError: not one run finished.
     """
     if all(run.get("error") for run in runs):
-        raise UserError(f"no run finished; the first says: {runs[0]['error']}", "", str(out))
+        raise UserError(f"no run finished; the first says: {runs[0]['error']}", "Mend that first.", str(out))
     table = make_table(plan, runs)
     result = Comparison(out, plan, table, runs, verdict(plan, table))
     write_json(out / RESULTS, result.to_dict())

@@ -188,7 +188,11 @@ def run_peer(peer: Peer, config: RunConfig, source: Source, split: Split) -> dic
         seconds = time.monotonic() - began
         answers = _probabilities(classifier, _taken(classifier, features(test)), len(source.class_names))
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{peer.name} failed ({' '.join(str(error).split())[:200]})", "", peer.name) from error
+        raise UserError(
+            f"{peer.name} failed ({' '.join(str(error).split())[:200]})",
+            "Leave it out, or change its settings.",
+            peer.name,
+        ) from error
     truth = torch.from_numpy(source.labels[test].astype(np.int64))
     return {"seconds": round(seconds, 3), **judge(torch.from_numpy(answers), truth, source.class_names)}
 

@@ -289,7 +289,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read the file ({error.strerror})", "Check the path.", str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"not valid YAML ({' '.join(str(error).split())})", "", str(path)) from error
+        raise UserError(f"not valid YAML ({' '.join(str(error).split())})", "Mend the file.", str(path)) from error
     if not isinstance(tree, dict):
         raise UserError("the file holds no settings", "Write lines such as 'method: mpl'.", str(path))
     return tree

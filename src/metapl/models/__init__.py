@@ -214,7 +214,7 @@ def _by_name(name: str, shape: Shape, num_classes: int, tokens: Tokens | None) -
 def _checked(model: object, name: str, shape: Shape, num_classes: int, tokens: Tokens | None = None) -> nn.Module:
     """Check the network by two rows of zeros (texts: hidden tokens) and return it in the mode it was in."""
     if not isinstance(model, nn.Module):
-        raise UserError(f"'{name}' gave a {type(model).__name__}, not an nn.Module", "", "model")
+        raise UserError(f"'{name}' gave a {type(model).__name__}, not an nn.Module", "Let it return one.", "model")
     modes = [(m, m.training) for m in model.modules()]
     parameter = next(model.parameters(), torch.zeros(()))
     x = torch.zeros(2, *shape, device=parameter.device)

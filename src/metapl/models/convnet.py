@@ -25,7 +25,9 @@ class ConvNet(nn.Module):
         super().__init__()
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(height, width) < 4:
-            raise UserError(f"ConvNet needs images of at least 4 x 4 pixels, got {height} x {width}")
+            raise UserError(
+                f"ConvNet got images of {height} x {width}", "Give at least 4 x 4 pixels (source.image.size).", "model"
+            )
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),

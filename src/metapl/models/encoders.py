@@ -281,7 +281,7 @@ def _network(encoder: Any, name: str, shape: tuple[int, ...]) -> nn.Module:
         raise UserError(problem, "Give it again: load_model(folder, encoder=...).", "encoder")
     network = own.call(own.imported(name) if isinstance(encoder, str) else encoder, name, shape, 0)
     if not isinstance(network, nn.Module):
-        raise UserError(f"'{name}' gave a {type(network).__name__}, not an nn.Module", "", "encoder")
+        raise UserError(f"'{name}' gave a {type(network).__name__}, not an nn.Module", "Let it return one.", "encoder")
     return network
 
 

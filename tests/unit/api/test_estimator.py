@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from metapl import LabeledKFold, SemiSupervisedClassifier, UserError, load_model
 from metapl.api.estimator_inputs import read_targets
 
+pytestmark = pytest.mark.filterwarnings("ignore:every row of y has a label:UserWarning")
+
 QUICK: dict[str, Any] = {"steps": 15, "batch_labeled": 8, "batch_unlabeled": 12, "random_state": 0, "device": "cpu"}
 
 
@@ -247,7 +249,7 @@ def test_missing_values() -> None:
     model = quick().fit(X, y)
     assert np.isfinite(model.predict_proba(np.full((1, 2), np.nan))).all()
     X[0, 0] = np.inf
-    with pytest.raises(ValueError, match="infinity"):
+    with pytest.raises(ValueError, match="infinite"):
         quick().fit(X, y)
 
 
@@ -319,7 +321,7 @@ def test_what_does_not_fit_is_refused() -> None:
     X, y = table()
     with pytest.raises(ValueError, match="inconsistent"):
         quick().fit(X, y[:-1])
-    with pytest.raises(TypeError, match=r"[Ss]parse"):
+    with pytest.raises(ValueError, match="sparse"):
         quick().fit(__import__("scipy.sparse").sparse.csr_array(X), y)
     with pytest.raises(NotFittedError):
         quick().predict(X)

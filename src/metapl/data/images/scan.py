@@ -244,7 +244,8 @@ def _classes(folder: Path, found: Found, test: bool = False) -> dict[str, list[s
         if not test and (found.no_label(path.name) or part_of(path.name) == "unlabelled"):
             images = _images(path, found)
             found.unlabeled = sorted([*found.unlabeled, *images], key=clean)
-            found.notes.append(f"the {len(images)} images in '{shown(path.name)}' are taken for unlabelled")
+            count = f"{len(images)} image{'s' * (len(images) != 1)}"
+            found.notes.append(f"folder '{shown(path.name)}' holds unlabelled images by its name ({count})")
         else:
             classes[path.name] = _images(path, found)
     return classes

@@ -92,10 +92,11 @@ def planes(values: Array, name: str, channels_first: bool) -> Array:
     if values.ndim != 4:
         raise UserError(f"its shape is {values.shape}, which is no stack of images", "Reshape it like X.", name)
     fits_first, fits_last = values.shape[1] in (1, 3), values.shape[3] in (1, 3)
-    if not fits_first and not fits_last and 4 in (values.shape[1], values.shape[3]):
+    last = values.shape[3] == 4 and min(values.shape[1:3]) > 4
+    if not fits_first and not fits_last and (last or (values.shape[1] == 4 and min(values.shape[2:]) > 4)):
         what, cut = (
             f"its shape is {values.shape}: images with 4 channels",
-            "[..., :3]" if values.shape[3] == 4 else "[:, :3]",
+            "[..., :3]" if last else "[:, :3]",
         )
         raise UserError(what, f"If these are RGBA, leave the transparency out: X{cut}.", name)
     if not fits_first and not fits_last:

@@ -96,13 +96,14 @@ def check_doubtful(names: Sequence[str], counts: Mapping[str, int], rule: LabelR
         if 2 * counts[name] > total and len(names) > 2:
             what = f"the label '{short(name)}' stands in {counts[name]:,} of {total:,} labelled rows"
             remedy = (
-                f"If it means that a row has no label, set source.no_label={short(name)}; if it is a class, ={EMPTY}."
+                f"If it means that a row has no label, set source.no_label={short(name)}; if it is a class, to {EMPTY}."
             )
             raise UserError(what, remedy, where)
     if not odd:
         return []
+    taken = "is taken for a class; if it means" if len(odd) == 1 else "are taken for classes; if they mean"
     listed, marks = ", ".join(f"'{short(name)}'" for name in odd), ",".join(odd)
-    return [f"{listed} taken for class names; if they mean that a row has no label, set source.no_label={marks}"]
+    return [f"{listed} {taken} that a row has no label, set source.no_label={marks}"]
 
 
 def several_labels(names: Sequence[str], counts: Mapping[str, int]) -> list[str]:

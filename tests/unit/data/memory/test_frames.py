@@ -22,6 +22,8 @@ from metapl.data.memory.new_rows import rows_for
 from metapl.errors import UserError
 from metapl.types import Column, Preprocessing
 
+pytestmark = pytest.mark.filterwarnings("ignore:every row of y has a label:UserWarning")
+
 NAN = float("nan")
 
 

@@ -18,6 +18,8 @@ from metapl.data.tables.id_columns import named_id, numbers_rows
 from metapl.errors import UserError
 from metapl.types import Source
 
+pytestmark = pytest.mark.filterwarnings("ignore:every row of y has a label:UserWarning")
+
 DRAW = np.random.default_rng(0)
 OUT, TOLD, KEPT = "is left out", "to leave it out", ""
 COLUMNS = {

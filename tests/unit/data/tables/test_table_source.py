@@ -49,7 +49,7 @@ def test_class_names_are_taken_verbatim(tmp_path: Path) -> None:
     source = table(tmp_path, "x,label\n" + rows)
     assert set(source.class_names) == set(names)
     assert [source.class_names[k] if k >= 0 else "" for k in source.labels] == [*names, ""]
-    assert told(source, "taken for class names; if they mean that a row has no label, set source.no_label=")
+    assert told(source, "are taken for classes; if they mean that a row has no label, set source.no_label=")
 
 
 def test_whole_numbers_stand_in_their_own_order(tmp_path: Path) -> None:
@@ -285,10 +285,10 @@ def test_a_prefix_says_what_a_file_holds(tmp_path: Path) -> None:
 
 
 def test_the_table_of_the_data_page_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[4] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "data" / "csv.md").read_text(encoding="utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "cancer.csv" in block)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "data.md", "exec"), {})
+    exec(compile(code, "csv.md", "exec"), {})
     source = open_source("cancer.csv", SourceOptions(label="diagnosis"))
     train = source.labels[~source.is_test]
     assert np.bincount(train[train >= 0]).tolist() == [10, 10]

@@ -63,7 +63,10 @@ def _named(names: list[str], rows: Rows, where: str) -> Header:
     """The columns that ``names`` name, as far as each has one."""
     file, notes, used, width = where.rpartition(", line")[0], list[str](), list(range(len(names))), len(names)
     lengths = {len(row) for row in rows if row}
-    if lengths == {width + 1}:
+    if lengths == {width + 1} and not any(row[-1].strip() for row in rows if row):
+        notes.append(f"{file}: the delimiter at the end of each row is passed over")
+        return Header(_checked(names, where), tuple(used), width + 1, notes=tuple(notes))
+    if lengths == {width + 1} and _numbers_rows([row[0] for row in rows if row]):
         notes.append(f"{file}: the first field of each row has no name and is not used (R writes the names of rows so)")
         return Header(_checked(names, where), tuple(k + 1 for k in used), width + 1, notes=tuple(notes))
     while len(used) > 1 and not names[used[-1]] and not any(row[used[-1]].strip() for row in rows if len(row) == width):
