@@ -20,9 +20,9 @@ QUICK = (
     "batch.labeled=8",
     "batch.unlabeled=16",
     "mpl.finetune_steps=2",
+    "--no-report",
     "--guard",
     "off",
-    "--no-report",
 )
 
 

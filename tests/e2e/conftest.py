@@ -62,6 +62,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "--out",
                 str(out),
                 "--quiet",
+                "--no-report",
             ]
         )
         == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from metapl.methods import METHODS
 from metapl.report import gather, write
 from metapl.report.charts import draw_all
 from metapl.report.many import report_runs, several
+from metapl.report.page import TEMPLATES
 from metapl.report.record import read_record
 from metapl.report.svg import inline
 from metapl.report.verdict import against_supervised, verdict, weakest
@@ -263,3 +265,21 @@ def test_tensorboard_gets_the_logged_numbers(tmp_path: Path) -> None:
     events = list((made.folder / "tensorboard").iterdir())
     assert len(events) == 1
     assert b"supervised" in events[0].read_bytes()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#rrggbb`` (WCAG 2.1)."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
+    """WCAG AA asks for a contrast of 4.5 for texts of this size."""
+    css = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    colours = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root {(.*?)}", css, re.S)]
+    for text in ("ink", "soft", "link", "good", "bad", "open"):
+        for back in ("page", "card"):
+            pair = sorted(luminance(colours[theme][name]) for name in (text, back))
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (text, back)
