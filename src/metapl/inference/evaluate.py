@@ -18,6 +18,7 @@ from metapl.runs.model_folder import Predictor
 from metapl.types import Source
 from metapl.utils.chunks import rows_at_once
 
+UNEVEN = 0.02  # from which difference on the balanced accuracy is worth a word
 ROWS, VALUES = 4096, 2**28  # raw rows in memory at a time, and numbers in them
 
 
@@ -142,8 +143,10 @@ def _share(part: Tensor, whole: Tensor) -> float | None:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """One line for people."""
+    """Return one line for people; the mean over classes stands beside the accuracy where the two differ."""
     if not result["rows"]:
         return "no rows"
-    low, high = 100 * result["accuracy_low"], 100 * result["accuracy_high"]
-    return f"{100 * result['accuracy']:.2f} % of {result['rows']} rows (95 % interval {low:.1f} to {high:.1f})"
+    low, high, balanced = (100 * result[f"{name}"] for name in ("accuracy_low", "accuracy_high", "balanced_accuracy"))
+    text = f"{100 * result['accuracy']:.2f} % of {result['rows']} rows (95 % interval {low:.1f} to {high:.1f})"
+    apart = abs(result["balanced_accuracy"] - result["accuracy"]) >= UNEVEN
+    return f"{text}, {balanced:.2f} % as the mean over classes" if apart else text

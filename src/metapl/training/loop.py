@@ -260,7 +260,7 @@ def _finish(
         "chosen": verdict.name if verdict.returned else chosen,
         "chosen_by": "guard" if verdict.returned else "validation rows" if judged else "default (no validation rows)",
         "candidate": chosen,
-        "validation": {n: {k: j[k] for k in ("accuracy", "log_loss")} for n, j in judged.items()},
+        "validation": {n: {k: j[k] for k in ("accuracy", "balanced_accuracy", "log_loss")} for n, j in judged.items()},
         "guard": verdict.summary,
         "alarms": raised,
     }

@@ -110,6 +110,10 @@ def test_empty() -> None:
     assert empty == {"rows": 0}
     assert summary(empty) == "no rows"
     assert summary(judge(torch.tensor([[0.4, 0.6]]), torch.tensor([1]), ("n", "y"))).startswith("100.00 % of 1 rows")
+    p = torch.tensor([[0.9, 0.1]] * 9 + [[0.9, 0.1]])
+    uneven = summary(judge(p, torch.tensor([0] * 9 + [1]), ("n", "y")))
+    assert uneven.startswith("90.00 % of 10 rows")
+    assert uneven.endswith(", 50.00 % as the mean over classes")
 
 
 class Parity(nn.Module):
