@@ -70,6 +70,10 @@ def train(
     out: Annotated[
         OptionalPath, typer.Option(metavar="DIR", help="The run folder, new or empty; by default a free one in runs/.")
     ] = None,
+    corrections: Annotated[
+        OptionalPath,
+        typer.Option(metavar="FILE", help="CSV with id and label: labels laid over those of DATA, as review writes."),
+    ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
 ) -> None:
     """Train a classifier and store it in a new run folder.
@@ -93,7 +97,9 @@ def train(
     if options.steps is not None and minutes is not None:
         raise UserError("--steps and --minutes are both given", "Give one of the two.")
     data, pairs = options.data_and_pairs
-    keys = options.keys(method=method, minutes=minutes, **{"guard.mode": guard})
+    labels = None if corrections is None else str(corrections)
+    given = {"guard.mode": guard, "source.corrections": labels}
+    keys = options.keys(method=method, minutes=minutes, **given)
     made = make_config(data, file=options.config, options=keys, overrides=pairs)
     State.folder = out
     _finish(lambda: run(anchored(made), out, progress=make_progress(options.quiet)), options.json, report)

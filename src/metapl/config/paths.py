@@ -38,7 +38,7 @@ def _absolute_name(name: str) -> str:
 
 
 def _source(options: SourceOptions) -> SourceOptions:
-    more = ("unlabeled", "test", "root", "labels")
+    more = ("unlabeled", "test", "root", "labels", "corrections")
     files: dict[str, Any] = {key: _absolute(path) for key in more if (path := getattr(options, key))}
     encoder, text = options.encoder, options.text
     weights = _absolute(encoder.weights) if encoder.weights else ""

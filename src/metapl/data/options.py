@@ -78,6 +78,11 @@ class SourceOptions(Settings, group="source"):
         "auto: an empty cell alone, and a label that may mean none is asked about; empty: an empty cell alone",
     ] = AUTO
     label_map: Annotated[str, "labels that are one class, as text:class between commas, such as <=50K.:<=50K"] = ""
+    corrections: Annotated[
+        str,
+        "a CSV file with the columns id and label: labels that are laid over those of the data; an empty one takes the "
+        "label away",
+    ] = ""
     download: Annotated[bool, "torchvision: and hf:, fetch the data where they are not on this machine"] = False
 
     def __init__(
@@ -93,6 +98,7 @@ class SourceOptions(Settings, group="source"):
         root: str = "",
         no_label: str = AUTO,
         label_map: str = "",
+        corrections: str = "",
         download: bool = False,
         **flat: Any,
     ) -> None:
@@ -114,7 +120,7 @@ class SourceOptions(Settings, group="source"):
             group, _, key = FLAT[name].partition(".")
             groups[group] = replace(groups[group], **{key: value})
         more: dict[str, Any] = {"unlabeled": unlabeled, "test": test, "labels": labels, "root": root}
-        more |= {"no_label": no_label, "label_map": label_map, "download": download}
+        more |= {"no_label": no_label, "label_map": label_map, "corrections": corrections, "download": download}
         for name, value in (groups | more).items():
             object.__setattr__(self, name, value)
         self.__post_init__()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from metapl.data.corrections import CorrectedSource, with_corrections
 from metapl.data.embedded import as_features, check_encoder, check_size, for_encoder
 from metapl.data.images.folder import FolderSource
 from metapl.data.images.scan import exists, missing, near_path, shown
@@ -204,8 +205,10 @@ def open_source(
         check_sized(options.image, source.kind)
     else:
         source = ref
-        check_size(source, options.image)
-    return as_features(source, options, progress)
+        check_size(source.uncorrected if isinstance(source, CorrectedSource) else source, options.image)
+        if isinstance(source, CorrectedSource):
+            return source
+    return with_corrections(as_features(source, options, progress), options.corrections)
 
 
 def _new_rows(ref: DataRef, options: SourceOptions, like: ModelInput, progress: Callable[[str], None]) -> Source:

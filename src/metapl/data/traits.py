@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -28,6 +28,8 @@ class Traits:
         held: gives all rows but test rows in one CPU tensor, row k of it being row k of the source; or None.
         texts: texts as they were written, one per row, for people to read; () where they are not at hand.
         inner: the source of images or texts whose features these rows are.
+        uncorrected: the source before labels of a file were laid over its own.
+        corrections: these labels: class name by id, "" for none.
     """
 
     lazy: bool = False
@@ -40,6 +42,8 @@ class Traits:
     held: Callable[[], Tensor | None] = _nothing_held
     texts: Sequence[str] = ()
     inner: Any = None
+    uncorrected: Any = None
+    corrections: Mapping[str, str] | None = None
 
 
 def traits(source: Source) -> Traits:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from metapl.types import Source, Split
 from metapl.utils.files import guarded, write_text
 from metapl.utils.names import last_part
 
+CORRECTIONS = "corrections-used.csv"  # in a run folder: the corrected labels that it was trained with
 LOCK = ".lock"  # in a run folder, while a process writes to it
 
 
@@ -56,7 +58,11 @@ def open_run(folder: Path, training: bool = True) -> RunConfig:
         raise UserError(
             "this is not a run folder (it has no config.yaml)", "Give a folder that train made.", str(folder)
         )
-    return load_config(folder / "config.yaml", training)
+    config = load_config(folder / "config.yaml", training)
+    own = folder / CORRECTIONS  # the file that was given may have grown since
+    if not config.source.corrections or not own.is_file():
+        return config
+    return replace(config, source=replace(config.source, corrections=str(own)))
 
 
 def load_split(folder: Path, source: Source) -> Split:

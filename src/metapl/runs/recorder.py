@@ -15,9 +15,10 @@ from torch import Tensor
 
 from metapl.config.settings import RunConfig, load_config, save_config
 from metapl.data.batches.split import to_json
+from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.runs import checkpoint
-from metapl.runs.folder import LOCK, Metrics, write_problems
+from metapl.runs.folder import CORRECTIONS, LOCK, Metrics, write_csv, write_problems
 from metapl.runs.model_folder import Predictor, save_model
 from metapl.types import Source, Split
 from metapl.utils.device import environment
@@ -178,6 +179,8 @@ class RunFolder(Recorder):
         write_json(self.folder / "env.json", {**environment(start.device), RUN_ID: uuid.uuid4().hex})
         write_json(self.folder / "split.json", to_json(start.split, start.source))
         write_problems(self.folder / "problems.csv", start.source.problems)
+        if (given := traits(start.source).corrections) is not None:
+            write_csv(self.folder / CORRECTIONS, ["id", "label"], [list(pair) for pair in given.items()])
 
     def listen(self) -> AbstractContextManager[list[int]]:
         return stop_signals()

@@ -13,6 +13,7 @@ import torch
 from metapl.data.batches.seeds import generator
 from metapl.data.modalities import modality_of
 from metapl.data.tables.spelling import doubtful
+from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.types import Source, Split
 from metapl.utils.fields import AT_LEAST_ONE, BELOW_ONE, Settings
@@ -61,7 +62,8 @@ class SplitConfig(Settings, group="split"):
 def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabeled: bool = True) -> Split:
     """Divide the rows of ``source``: test first, then the labels, then validation out of the labelled rows.
 
-    Labels are drawn from one permutation per class, so that a larger ``labels`` contains a smaller one.
+    Labels are drawn from one permutation per class, so that a larger ``labels`` contains a smaller one. Corrections
+    come after: the draw is that of the data without them, then corrected rows change their part.
 
     Args:
         require_unlabeled: refuse a split in which no row is left without its label.
@@ -69,6 +71,7 @@ def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabe
     Raises:
         UserError: the config contradicts itself or asks for more than the rows can give.
     """
+    corrected, source = source, traits(source).uncorrected or source
     _check(source, config)
     notes: list[str] = []
     test = _test_rows(source, config, seed, notes)
@@ -77,6 +80,9 @@ def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabe
     validation = _validation_rows(source, drawn, _wanted(source, drawn, config.validation), seed, notes)
     labeled = np.setdiff1d(_join(drawn), validation)
     unlabeled = np.setdiff1d(rest, _join(drawn))
+    if corrected is not source:
+        labeled, unlabeled, validation, test = _correct(corrected, (labeled, unlabeled, validation, test))
+        source = corrected
     if require_unlabeled and not len(unlabeled):
         remedy = (
             "Set --labels N (split.labels=N, rows per class) below the size of the classes, or add unlabelled rows."
@@ -91,6 +97,30 @@ def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabe
     _note_counts(source, labeled, unlabeled, validation, test, config, notes)
     sha = split_sha(source, labeled, unlabeled, validation, test)
     return Split(labeled, unlabeled, validation, test, seed, sha, tuple(notes))
+
+
+def _correct(source: Source, parts: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    """Move corrected rows between the parts (labelled, unlabelled, validation, test), as ``make_split`` drew them.
+
+    A pool row with a label becomes a labelled row. A labelled or validation row without its label becomes a pool row,
+    a test row without its label is left out. Validation and test rows with another label stay where they are.
+
+    Raises:
+        UserError: a class is left without a labelled row.
+    """
+    labeled, unlabeled, validation, test = parts
+    given = traits(source).corrections or {}
+    answered = np.flatnonzero([name in given for name in source.ids])
+    labels, none = answered[source.labels[answered] >= 0], answered[source.labels[answered] < 0]
+    added = np.intersect1d(unlabeled, labels)
+    dropped = np.intersect1d(np.concatenate([labeled, validation]), none)
+    labeled = np.setdiff1d(np.union1d(labeled, added), none)
+    unlabeled = np.union1d(np.setdiff1d(unlabeled, added), dropped)
+    for k, count in enumerate(np.bincount(source.labels[labeled], minlength=len(source.class_names)).tolist()):
+        if not count:
+            what = f"the corrections leave class '{source.class_names[k]}' no labelled row for training"
+            raise UserError(what, "Label at least one row of it.", source.name)
+    return labeled, unlabeled, np.setdiff1d(validation, none), np.setdiff1d(test, none)
 
 
 def split_sha(source: Source, labeled: Array, unlabeled: Array, validation: Array, test: Array) -> str:
