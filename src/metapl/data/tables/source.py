@@ -35,10 +35,10 @@ from metapl.data.tables.label_column import (
 )
 from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.options import NONE
-from metapl.data.tables.paths import LOOKED_AT, check_there
 from metapl.data.tables.readers.files import PARTS, open_file, open_new_file
 from metapl.data.tables.readers.frame import SKIP, Array, Form, TableFile, Texts, counted, short
 from metapl.data.tables.readers.join import Joined, read_joined
+from metapl.data.tables.readers.paths import LOOKED_AT, check_there
 from metapl.data.tables.readers.rules import (
     SYSTEMATIC,
     Refusal,
