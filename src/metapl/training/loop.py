@@ -177,8 +177,7 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
     source = open_source(config.ref if source is None else source, config.source)
     if isinstance(source, EmbeddedSource) and is_of_0_1_0(folder):
-        what = "this run stands on features that 0.1.0 scaled in another way, so it cannot go on"
-        raise UserError(what, "Start it again, or resume it with metapl 0.1.0.", str(folder))
+        source.kind = "table"  # 0.1.0 standardised features like the columns of a table
     split = load_split(folder, source)
     device = pick_device(config.device)
     prepared = prepare(source, split, device, network)

@@ -475,20 +475,19 @@ def test_a_run_on_features_predicts_on_images(photos: Path, tmp_path: Path, cach
         load_model(tmp_path / "run")
 
 
-def test_a_run_that_0_1_0_left_unfinished_on_features_is_not_resumed(tmp_path: Path) -> None:
-    source = embed(images(), Means())
-    made = metapl.train(make_config("x", options=OPTIONS), tmp_path / "run", source=source)
-    assert made.folder is not None
-    (made.folder / "results.json").unlink()
-    path = made.folder / "config.yaml"
-    now = path.read_text(encoding="utf-8")
-    tree = yaml.safe_load(now)
-    tree["source"] = {"encoder": "", "encoder_size": "auto"}
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    with pytest.raises(UserError, match="scaled in another way"):
-        metapl.resume(made.folder, source=source)
-    path.write_text(now, encoding="utf-8")
-    metapl.resume(made.folder, source=source)
+def test_a_run_that_0_1_0_left_unfinished_goes_on_with_the_scale_of_its_features(tmp_path: Path) -> None:
+    as_table = embed(images(), Means())
+    as_table.kind = "table"  # as 0.1.0 did
+    whole = metapl.train(make_config("x", options=OPTIONS), tmp_path / "run", source=as_table)
+    assert whole.folder is not None
+    (whole.folder / "results.json").unlink()
+    path = whole.folder / "config.yaml"
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**tree, "source": {"encoder": "", "encoder_size": "auto"}}), encoding="utf-8")
+    resumed = metapl.resume(whole.folder, source=embed(images(), Means()))
+    assert resumed.predictor.preprocessing == whole.predictor.preprocessing
+    for name, tensor in whole.predictor.model.state_dict().items():
+        assert torch.equal(resumed.predictor.model.state_dict()[name], tensor), name
 
 
 def test_an_encoder_from_python_is_given_again(tmp_path: Path) -> None:
