@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from metapl.models import WideResNet as WideResNet
     from metapl.pseudo_labels import filter_pseudo_labels as filter_pseudo_labels
     from metapl.pseudo_labels import generate_pseudo_labels as generate_pseudo_labels
+    from metapl.report.write import write_report as write_report
     from metapl.runs.model_folder import Predictor as Predictor
     from metapl.runs.model_folder import load_model as load_model
     from metapl.training.loop import Stopped as Stopped
@@ -93,6 +94,7 @@ _HOME = {
     "train": "metapl.training.loop",
     "train_mpl": "metapl.api.tutorial",
     "tune": "metapl.tuning",
+    "write_report": "metapl.report.write",
 }
 _MODULES = ("diagnostics",)
 

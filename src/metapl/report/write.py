@@ -51,6 +51,20 @@ def report_run(folder: str | Path, device: str | None = None, trust_code: bool =
     return _write(record, material)
 
 
+def write_report(run: Result | str | Path, device: str | None = None, trust_code: bool = False) -> Path:
+    """Write ``report.html`` into the folder of a run, as ``metapl train`` and ``metapl report`` do; gives the page.
+
+    Args:
+        run: what a training gave back, or its folder.
+        device: where the model runs if rows have to be asked again; None = auto.
+        trust_code: as in ``load_model``.
+
+    Raises:
+        UserError: a run in memory, no finished run, or data that are needed and have changed or gone.
+    """
+    return report_result(run) if isinstance(run, Result) else report_run(run, device, trust_code)
+
+
 def try_report(result: Result) -> tuple[Path | None, str]:
     """``report_result`` that never raises: gives the page, or None and what to say about the failure."""
     assert result.folder is not None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import metapl
 from metapl.comparison import compare
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
@@ -84,6 +85,16 @@ def test_a_run_without_stored_material_is_asked_again(result: Result) -> None:
     first = write.report_result(result).read_text(encoding="utf-8")
     (result.folder / gather.FILE).unlink()
     assert write.report_run(result.folder, "cpu").read_text(encoding="utf-8") == first
+
+
+def test_a_hidden_label_is_not_shown(result: Result) -> None:
+    assert metapl.write_report(result) == result.folder / "report.html"  # type: ignore[operator]
+    material = gather.stored(result.folder)  # type: ignore[arg-type]
+    assert material is not None
+    known = {result.source.ids[k] for part in (result.split.labeled, result.split.validation) for k in part.tolist()}
+    cards = [card for grid in material["grids"] for card in grid["rows"]]
+    assert {card["label"] is None for card in cards} == {True, False}
+    assert all((card["label"] is not None) == (card["id"] in known) for card in cards)
 
 
 def test_test_rows_stay_closed(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
