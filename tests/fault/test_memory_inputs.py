@@ -214,3 +214,15 @@ def test_quiet_silences_progress_and_no_notes(tmp_path: Path, capsys: pytest.Cap
         progress.note("column 'x' is not used")
         progress.update(1, 2, {"loss": 1.0})
     assert capsys.readouterr().err == "column 'x' is not used\n"
+
+
+@pytest.mark.parametrize(("bits", "found"), [(12, True), (10, True), (16, False)])
+def test_check_finds_16_bit_images_that_use_fewer(tmp_path: Path, bits: int, found: bool) -> None:
+    for name in ("u", "v"):
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            values = np.random.default_rng(k).integers(0, 2**bits, (8, 8)).astype(np.uint16)
+            values[0, 0] = 2**bits - 1
+            Image.fromarray(values).save(tmp_path / name / f"{k}.png")
+    remedies = [f.remedy for f in metapl.check(str(tmp_path)).findings if f.kind == "narrow_depth"]
+    assert remedies == [f"Multiply their values by {2 ** (16 - bits)}, or save them with 8 bits per value."] * found

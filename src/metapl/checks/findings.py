@@ -238,6 +238,11 @@ def about_headers(facts: dict[str, Any] | None) -> list[Finding]:
     if high_h * high_w > 64 * low_h * low_w:
         text = f"the images' sizes run from {low_w} x {low_h} to {high_w} x {high_h}"
         made.append(Finding(LOOK, "sizes", text, "Small ones are enlarged: check that they show what the others show."))
+    if facts["deep"] and 0 < facts["brightest"] < 2**15:
+        bits = int(facts["brightest"]).bit_length()
+        text = f"{plural(facts['deep'], 'image has', 'images have')} 16 bits and use {bits} of them: they become dark"
+        remedy = f"Multiply their values by {2 ** (16 - bits)}, or save them with 8 bits per value."
+        made.append(Finding(HURT, "narrow_depth", text, remedy, facts["deep"]))
     if facts["animated"]:
         text = f"{plural(facts['animated'], 'image moves', 'images move')}"
         made.append(Finding(LOOK, "animated", text, "Only the first frame is read.", facts["animated"]))

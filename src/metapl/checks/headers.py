@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from metapl.checks.reading import ReadProgress
@@ -15,6 +16,7 @@ from metapl.data.traits import traits
 from metapl.types import Source
 
 MOST = 20_000  # files looked at, evenly over the rows
+LOADED = 100  # images of more than 8 bits whose values are looked at
 _ORIENTATION = 0x0112
 
 
@@ -23,7 +25,8 @@ def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
 
     Keys: ``files`` looked at, ``sizes`` (how many different), ``smallest``, ``largest`` and ``commonest`` [height,
     width], ``aspects`` (different ratios, to two figures), ``modes`` and ``forms`` (counts by name), ``alpha``,
-    ``deep`` (more than 8 bits), ``animated``, ``turned`` (by their EXIF orientation).
+    ``deep`` (more than 8 bits), ``brightest`` (the highest value in some of these, 0 where there are none),
+    ``animated``, ``turned`` (by their EXIF orientation).
     """
     files = _files(source)
     if not files:
@@ -32,13 +35,16 @@ def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
     sizes: Counter[tuple[int, int]] = Counter()
     modes: Counter[str] = Counter()
     forms: Counter[str] = Counter()
+    brightest = 0
     for k, path in enumerate(files):
         try:
             with header(path) as image:
                 sizes[image.height, image.width] += 1
                 modes[image.mode] += 1
                 forms[image.format or "?"] += 1
-                counts.update(_marks(image))
+                counts.update(marks := _marks(image))
+                if "deep" in marks and counts["deep"] <= LOADED and image.mode.startswith("I"):
+                    brightest = max(brightest, int(np.asarray(image).max()))
         except Unreadable:
             counts["unreadable"] += 1
         told(k + 1, len(files))
@@ -55,6 +61,7 @@ def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
         "modes": dict(modes.most_common()),
         "forms": dict(forms.most_common()),
         **{name: counts[name] for name in ("alpha", "deep", "animated", "turned")},
+        "brightest": brightest,
     }
 
 
