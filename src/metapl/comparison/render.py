@@ -15,7 +15,17 @@ from metapl.utils.files import guarded
 WIDTH = 110  # of the text
 NAME, SHORT = 24, 12  # longest name that shares its line with the figures, and that stands in a header
 RUN_FIELDS = (
-    *("method", "seed", "test_accuracy", "test_rows", "test_log_loss", "steps", "extra_steps", "seconds"),
+    *(
+        "method",
+        "seed",
+        "test_accuracy",
+        "test_balanced",
+        "test_rows",
+        "test_log_loss",
+        "steps",
+        "extra_steps",
+        "seconds",
+    ),
     *("peak_memory", "resumed_at", "chosen", "split_sha", "error"),
 )
 
@@ -53,11 +63,11 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 def markdown(plan: Plan, rows: Sequence[Row], versions: Mapping[str, str]) -> str:
     """A section to paste: the table, the verdict, how to read it, the command and the versions."""
-    header = [*_header(plan), "steps", "rows forward", "rows backward"]
+    header = [*_header(plan), "balanced", "steps", "rows forward", "rows backward"]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for row in ranked(rows):
         passes = [f"{row[k]:,}" if row[k] is not None else "-" for k in ("rows_forward", "rows_backward")]
-        cells = [*_cells(row), f"{row['steps']:,}", *passes]
+        cells = [*_cells(row), _figure(row["balanced"]), f"{row['steps']:,}", *passes]
         lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
     made = [f"Data: `{plan.asked['data']}`, {plan.facts['labels']}.", "\n".join(lines), verdict(plan, rows)]
     made += ["\n".join(f"- {line}" for line in [*failures(rows), *footnotes(plan, rows), *plan.facts["notes"]])]

@@ -71,10 +71,14 @@ def _own(plan: Plan, accuracy: Mapping[int, float], runs: Sequence[Mapping[str, 
     errors = {run["seed"]: run["error"] for run in runs if run.get("error")}
     head = {"seeds": len(accuracy), "whole": len(accuracy) == len(plan.seeds)}
     if not accuracy:
-        return {**head, "mean": None, "sd": None, "low": None, "high": None, "worst": None, "errors": errors}
+        none = dict.fromkeys(("mean", "sd", "low", "high", "worst", "balanced"))
+        return {**head, **none, "errors": errors}
     found = _honest(plan, estimate(list(accuracy.values())))
     own = {"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}
-    return {**head, **own, "worst": min(accuracy.values()), "errors": errors}
+    finished = [run for run in runs if not run.get("error")]
+    known = [float(run["test_balanced"]) for run in finished if "test_balanced" in run]
+    mean = statistics.fmean(known) if len(known) == len(finished) else None  # runs of 0.1.0 do not have it
+    return {**head, **own, "worst": min(accuracy.values()), "balanced": mean, "errors": errors}
 
 
 def _honest(plan: Plan, found: Estimate) -> Estimate:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from metapl._version import __version__
 from metapl.comparison.peers import Peer, run_peer
 from metapl.comparison.versions import check_version, made_with
 from metapl.config.settings import RunConfig, load_config, save_config
@@ -27,7 +26,7 @@ from metapl.runs.model_folder import load_model
 from metapl.training.loop import Result, resume, train
 from metapl.training.workers import peak_memory
 from metapl.types import Source, Split
-from metapl.utils.device import pick_device
+from metapl.utils.device import environment, pick_device
 from metapl.utils.files import write_json
 from metapl.utils.locks import locked
 
@@ -94,6 +93,7 @@ def _peer_run(peer: Peer, config: RunConfig, folder: Path, source: Source | None
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     save_config(config, folder / "config.yaml")
+    write_json(folder / "env.json", environment(torch.device("cpu")))
     write_json(folder / "evaluation.json", {"data": config.data, "part": "test", **judged})
     write_problems(folder / "problems.csv", source.problems)
     row = {
@@ -101,6 +101,7 @@ def _peer_run(peer: Peer, config: RunConfig, folder: Path, source: Source | None
         "test_accuracy": 100 * judged["accuracy"],
         "test_rows": judged["rows"],
         "test_log_loss": judged["log_loss"],
+        "test_balanced": 100 * judged["balanced_accuracy"],
         "seconds": judged["seconds"],
         "resumed_at": 0,
         "steps": 0,
@@ -108,7 +109,7 @@ def _peer_run(peer: Peer, config: RunConfig, folder: Path, source: Source | None
         "chosen": peer.name,
         "split_sha": split.sha,
         "peak_memory": peak_memory(),
-        "versions": {**made_with(folder, torch.device("cpu")), "metapl": __version__},
+        "versions": made_with(folder),
     }
     write_json(folder / STORED, row)
     return row
@@ -120,6 +121,7 @@ def _figures(result: Result, judged: dict[str, Any]) -> dict[str, Any]:
         "test_accuracy": 100 * judged["accuracy"],
         "test_rows": judged["rows"],
         "test_log_loss": judged["log_loss"],
+        "test_balanced": 100 * judged["balanced_accuracy"],
         "seconds": summary["seconds"],
         "resumed_at": summary["resumed_at"],
         "steps": summary["steps"],

@@ -85,6 +85,8 @@ def test_a_comparison_with_peers(tmp_path: Path) -> None:
     assert list(rows) == methods
     assert rows["linear"]["mean"] == pytest.approx(rows["sklearn:LogisticRegression"]["mean"], abs=0.5)
     assert all(row["whole"] and row["steps"] == 1 and row["seconds"] is not None for row in found.table), found.runs
+    assert all(row["balanced"] == pytest.approx(row["mean"], abs=3) for row in found.table), "digits are even"
+    assert "unknown" not in found.to_markdown()
     assert len({run["split_sha"] for run in found.runs if run["seed"] == 0}) == 1
     folder = tmp_path / "c" / "runs" / "sklearn-LinearSVC-0"
     assert not (folder / "model").exists(), "a peer is not stored as a model"
