@@ -169,11 +169,9 @@ def test_predict_streams(call: Call, data: Path, tree_run: Path, monkeypatch: py
     seen: list[int] = []
     from metapl.inference import predict
 
-    decode = predict.decode_many
-    monkeypatch.setattr(predict, "CHUNK", 3)
-    monkeypatch.setattr(
-        predict, "decode_many", lambda paths, *a, **k: (seen.append(len(paths)), decode(paths, *a, **k))[1]
-    )
+    names = predict._names
+    monkeypatch.setattr(predict, "ROWS", 3)
+    monkeypatch.setattr(predict, "_names", lambda predictor, p: (seen.append(len(p)), names(predictor, p))[1])
     pieces = table(call("predict", tree_run, data / "new").out)
     assert seen == [3] * 6 + [2]
     for a, b in zip(table(whole), pieces, strict=True):

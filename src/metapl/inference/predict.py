@@ -22,9 +22,8 @@ from metapl.runs.model_folder import NotFinite, Predictor
 from metapl.types import Source
 from metapl.utils.chunks import rows_at_once
 
-CHUNK = 256  # images decoded and judged at a time
 ROWS = 4096  # rows of a source at a time
-VALUES = 2**26  # numbers in either, at most
+VALUES = 2**26  # numbers in them, at most
 Problem = tuple[str, str]
 
 
