@@ -31,6 +31,7 @@ ROOMS = (
     {"comparison"},
     {"tuning"},
     {"report"},
+    {"review"},
     {"api"},
     {"cli"},
     {"__main__"},

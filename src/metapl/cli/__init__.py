@@ -21,6 +21,7 @@ from metapl.cli import checking as checking
 from metapl.cli import comparing as comparing
 from metapl.cli import listing as listing
 from metapl.cli import reporting as reporting
+from metapl.cli import reviewing as reviewing
 from metapl.cli import running as running
 from metapl.cli import tuning as tuning
 from metapl.cli import using as using

@@ -1,0 +1,160 @@
+"""Which rows to ask about first: answers near a border, answers that changed, labels that the model contradicts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metapl.errors import UserError
+from metapl.inference.evaluate import Judged, answers
+from metapl.inference.run_evaluation import open_own
+from metapl.report.pseudo_labels import FILE, HEADER, pseudo_labels_of
+from metapl.report.record import read_record
+from metapl.training.result import Result
+from metapl.types import Source
+
+SURE = 0.8  # confidence in another class from which a label is suspected
+STABLE = 0.7  # agreement below which a row counts as changing
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row to ask about.
+
+    Attributes:
+        index: its number in the source.
+        id: its id.
+        guess: the class that the model names.
+        confidence: calibrated, of that class.
+        reason: why its answer helps, for people.
+        label: the label that it has; "" for an unlabelled row.
+    """
+
+    index: int
+    id: str
+    guess: str
+    confidence: float
+    reason: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Review:
+    """A run opened for review.
+
+    Attributes:
+        folder: the run folder.
+        source: the run's data.
+        class_names: C names, in the model's order.
+        questions: most useful first, each row once.
+        taught: the model's answers about labelled and validation rows.
+    """
+
+    folder: Path
+    source: Source
+    class_names: tuple[str, ...]
+    questions: tuple[Question, ...]
+    taught: Judged
+
+
+def open_review(folder: Path, device: str | None = None, trust_code: bool = False) -> Review:
+    """Open a finished run with its data. Test rows stay closed.
+
+    Raises:
+        UserError: no finished run, or data that have changed or gone.
+    """
+    folder = folder.expanduser()
+    summary = read_record(folder).results
+    _, predictor, source, split = open_own(folder, device, trust_code)
+    if not (folder / FILE).is_file():
+        pseudo_labels_of(Result(folder, predictor, source, split, summary))
+    taught = answers(predictor, source, np.concatenate([split.labeled, split.validation]))
+    number = {source.ids[k]: k for k in np.setdiff1d(split.unlabeled, split.labeled).tolist()}
+    pool = _pool(_table(folder / FILE), number)
+    questions = _mixed(_close(pool), _suspects(source, predictor.class_names, taught), _changing(pool))
+    return Review(folder, source, predictor.class_names, tuple(questions), taught)
+
+
+def _table(path: Path) -> list[Row]:
+    """The lines of ``pseudo_labels.csv``.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if rows and list(rows[0]) != HEADER:
+            raise ValueError("other columns")
+        [(float(row["confidence"]), float(row["margin"]), float(row["agreement"] or 1)) for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        remedy = "Remove the file: it is made again."
+        raise UserError(f"the pseudo labels cannot be read ({error})", remedy, str(path)) from error
+    return rows
+
+
+def _pool(rows: list[Row], number: dict[str, int]) -> list[tuple[int, Row]]:
+    """The rows of the table by their number in the source; ``number`` has the pool rows by id."""
+    plain = {row["id"]: row for row in rows}
+    return [(k, row) for name, k in number.items() if (row := plain.get(name) or plain.get(f"'{name}"))]
+
+
+def _close(pool: list[tuple[int, Row]]) -> list[Question]:
+    """All pool rows, the closest call first."""
+    return _questions(pool, lambda row: float(row["margin"]), _close_reason)
+
+
+def _changing(pool: list[tuple[int, Row]]) -> list[Question]:
+    """Pool rows whose class changed during the training, most often first."""
+    some = [(k, row) for k, row in pool if row["agreement"] and float(row["agreement"]) < STABLE]
+    return _questions(some, lambda row: float(row["agreement"]), _changing_reason)
+
+
+def _close_reason(row: Row) -> str:
+    return f"The two likeliest classes are {100 * float(row['margin']):.0f} points apart."
+
+
+def _changing_reason(row: Row) -> str:
+    return f"During the training the model named this class only {100 * float(row['agreement']):.0f} % of the time."
+
+
+def _questions(
+    pool: list[tuple[int, Row]], key: Callable[[Row], float], reason: Callable[[Row], str]
+) -> list[Question]:
+    ordered = sorted(pool, key=lambda pair: (key(pair[1]), pair[0]))
+    return [Question(k, row["id"], row["label"], float(row["confidence"]), reason(row)) for k, row in ordered]
+
+
+def _suspects(source: Source, names: tuple[str, ...], taught: Judged) -> list[Question]:
+    """Labelled rows whose label the model firmly contradicts, firmest first."""
+    if not len(taught.y):
+        return []
+    confidence, named = taught.p.max(-1)
+    own = torch.nonzero((named != taught.y) & (confidence >= SURE)).flatten()
+    own = own[confidence[own].argsort(descending=True, stable=True)]
+    found = []
+    for k in own.tolist():
+        label, guess, sure = names[int(taught.y[k])], names[int(named[k])], float(confidence[k])
+        reason = f"The label is {label}, the model is {100 * sure:.0f} % sure of {guess}. One of them is wrong."
+        row = int(taught.index[k])
+        found.append(Question(row, source.ids[row], guess, sure, reason, label))
+    return found
+
+
+def _mixed(*lists: list[Question]) -> list[Question]:
+    """The lists in turn, one row of each; a row comes once."""
+    seen, mixed = set[int](), list[Question]()
+    for turn in zip_longest(*lists):
+        for question in turn:
+            if question is not None and question.index not in seen:
+                seen.add(question.index)
+                mixed.append(question)
+    return mixed
