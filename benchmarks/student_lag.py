@@ -2,9 +2,11 @@
 
     python benchmarks/student_lag.py --task fashion --seeds 1000 1001 --set steps=500
     python benchmarks/student_lag.py --task fashion --seeds 1000 1001 --set steps=500 'mpl.feedback="none"'
+    python benchmarks/student_lag.py --task digits20 --seeds 0 1 2 3 4 5 6 7 8 9 --last
 
 Tasks are those of ``feedback_study.py``. One JSON line per look (ten per run): accuracy in percent, on at most 3000
-unlabelled rows, of both averages; after the last step also of the student fine-tuned for 100 steps at several rates.
+unlabelled rows, of both averages and of the mean of their probabilities; after the last step also of the student
+fine-tuned for 100 steps at several rates.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import nn
 
 from metapl.inference.evaluate import evaluate
 from metapl.methods.mpl import MPL
+from metapl.models.combined import Average
 from metapl.optim import descend
 from metapl.training.job import build_job
 from metapl.training.prepared import prepare
@@ -28,8 +31,8 @@ from metapl.training.prepared import prepare
 ROWS, FINETUNE, RATES = 3000, 100, (0.001, 0.01, 0.05)
 
 
-def follow(task: str, seed: int, options: dict[str, Any]) -> None:
-    """One run, printed as it goes."""
+def follow(task: str, seed: int, options: dict[str, Any], last: bool) -> None:
+    """One run, printed as it goes; ``last``: only its end, without fine-tuning."""
     torch.set_num_threads(1)
     config, shown, truth, split = task_data(TASKS[task], seed, {"method": "mpl", **options})
     job = build_job(config, prepare(shown, split, torch.device("cpu")))
@@ -45,10 +48,12 @@ def follow(task: str, seed: int, options: dict[str, Any]) -> None:
 
     for t in range(config.steps):
         job.step(t)
-        if (t + 1) % max(1, config.steps // 10) == 0:
+        at_end = t + 1 == config.steps
+        if at_end or (not last and (t + 1) % max(1, config.steps // 10) == 0):
             found: dict[str, Any] = {"task": task, "options": options, "seed": seed, "step": t + 1}
             found |= {"student": judged(method.student.ema.model), "teacher": judged(method.teacher.ema.model)}
-            if t + 1 == config.steps:
+            found["mean"] = judged(Average([method.student.ema.model, method.teacher.ema.model]))
+            if at_end and not last:
                 found["finetuned"] = {rate: judged(_finetuned(job, rate)) for rate in RATES}
             print(json.dumps(found), flush=True)
 
@@ -65,9 +70,10 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings, such as steps=500")
+    parser.add_argument("--last", action="store_true", help="only the end of each run, without fine-tuning")
     a = parser.parse_args()
     for seed in a.seeds:
-        follow(a.task, seed, {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in a.set)})
+        follow(a.task, seed, {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in a.set)}, a.last)
 
 
 if __name__ == "__main__":
