@@ -17,6 +17,7 @@ from metapl.utils.names import last_part, split_name
 
 PUBLISHED = ("torchvision", "hf")  # the name of a data set follows, or a folder that holds it
 FOLDER = "folder"
+OF_FILES = (FOLDER, "idx")  # besides the readers of tables and arrays
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,16 @@ class DataRef:
 
     @property
     def path(self) -> Path | None:
-        """The file or folder behind it; None where there is none, as for a published data set by its name."""
+        """The file or folder behind it; None where there is none, as for a published data set by its name.
+
+        What follows the name of any other source is a path only if something is there: ``blobs:60`` names 60 points.
+        """
         if not self.argument or not self.source:
             return None
         path = Path(self.argument).expanduser()
-        return None if self.source in PUBLISHED and not path.is_dir() else path
+        if self.is_published:
+            return path if path.is_dir() else None
+        return path if self.source in OF_FILES or self.is_table or self.is_arrays or exists(path) else None
 
     @property
     def stem(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from metapl.data.corrections import CorrectedSource, with_corrections
@@ -21,37 +21,15 @@ from metapl.data.memory.published import PublishedOptions, open_hf, open_torchvi
 from metapl.data.modalities import modality_of
 from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.options import SourceOptions as SourceOptions
-from metapl.data.ref import DataRef
+from metapl.data.ref import DataRef as DataRef
+from metapl.data.request import Opener, silent
+from metapl.data.request import Request as Request
 from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.readers.files import READERS, is_table, tables_in
 from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
 from metapl.types import ModelInput, Source
 from metapl.utils.names import split_name
-
-
-def _silent(text: str) -> None:
-    """Say nothing."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """How a source is to be opened.
-
-    Attributes:
-        options: how rows are read.
-        like: new rows: what a trained model asks of them, so that nothing is learnt from them; None: training rows.
-        known: what a finished run knows of its images, so that they need not be decoded again.
-        progress: called with a line on how far the opening is.
-    """
-
-    options: SourceOptions
-    like: ModelInput | None = None
-    known: Known | None = None
-    progress: Callable[[str], None] = _silent
-
-
-Opener = Callable[[DataRef, Request], Source]
 
 
 def _digits(ref: DataRef, request: Request) -> Source:
@@ -194,7 +172,7 @@ def open_source(
         UserError: an unknown name or path (with the nearest name), rows that do not fit the model, or whatever the
             source finds wrong.
     """
-    options, progress = options or SourceOptions(), progress or _silent
+    options, progress = options or SourceOptions(), progress or silent
     if like is not None:
         assert isinstance(ref, DataRef)  # an open source is matched to a model by ``matching``
         return _new_rows(ref, options, like, progress)

@@ -37,7 +37,7 @@ def photos(root: Path, *names: str) -> Path:
     return root
 
 
-def test_a_source_of_ones_own_is_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_of_ones_own_is_a_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def waves(ref: DataRef, request: Request) -> Source:
         assert isinstance(request.options, SourceOptions)
         X = np.sin(np.arange(float(ref.argument))[:, None] * np.arange(1, 4))
@@ -48,6 +48,10 @@ def test_a_source_of_ones_own_is_a_line_in_the_table(monkeypatch: pytest.MonkeyP
     assert source.rows(np.arange(20)).shape == (20, 3)
     with pytest.raises(UserError, match="Did you mean 'waves'"):
         metapl.open_source("wave:20")
+    assert read_ref("waves:20").absolute() == read_ref("waves:20"), "a run stores it as it was written"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.bin").touch()
+    assert read_ref("waves:rows.bin").absolute().text == f"waves:{tmp_path / 'rows.bin'}"
 
 
 def test_a_source_that_is_open_stays_what_it_is() -> None:
