@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_settings", ROOT / "docs" / "make_settings.py")
+    spec = importlib.util.spec_from_file_location("make_pages", ROOT / "docs" / "make_pages.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,9 +27,13 @@ def maker() -> ModuleType:
     return module
 
 
-def test_the_settings_page_is_up_to_date(maker: ModuleType) -> None:
-    stored = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert stored == maker.page(), "run: python docs/make_settings.py"
+def test_the_pages_made_from_the_code_are_up_to_date(maker: ModuleType) -> None:
+    for file, text in maker.pages().items():
+        assert file.read_text(encoding="utf-8") == text, "run: python docs/make_pages.py"
+
+
+def test_every_method_has_its_page() -> None:
+    assert {p.stem for p in (ROOT / "docs" / "methods").glob("*.md")} == {"index", *METHODS}
 
 
 def test_every_key_is_on_the_page_and_explained() -> None:
