@@ -10,6 +10,7 @@ from pathlib import Path
 from metapl.data.corrections import check_corrections, read_corrections
 from metapl.runs.folder import CORRECTIONS, write_csv
 from metapl.types import Source
+from metapl.utils.files import guarded
 
 FILE = "corrections.csv"
 LABEL, UNSURE, NONE = "label", "unsure", "none"
@@ -82,7 +83,7 @@ def read_answers(path: Path, source: Source) -> dict[str, Answer]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         kinds = [(row["id"], row.get("answer") or "") for row in csv.DictReader(file)]
     none = {row for row, kind in kinds if kind == NONE}
-    return {row: as_answer(label, NONE if row in none else UNSURE) for row, label in labels.items()}
+    return {row: as_answer(label, NONE if {row, guarded(row)} & none else UNSURE) for row, label in labels.items()}
 
 
 def checked(path: Path, pairs: list[tuple[int, str, str]], source: Source) -> dict[str, Answer]:

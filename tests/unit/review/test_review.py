@@ -15,10 +15,11 @@ import pytest
 
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
+from metapl.data.memory.arrays import from_arrays
 from metapl.data.options import SourceOptions
 from metapl.errors import UserError
 from metapl.methods import METHODS
-from metapl.review.answers import Answer, Answers
+from metapl.review.answers import Answer, Answers, read_answers, write_answers
 from metapl.review.exchange import export_to, import_from
 from metapl.review.queue import Review, open_review
 from metapl.review.server import Session, keys_of, serve
@@ -178,6 +179,16 @@ def test_label_studio_and_csv_come_back_as_they_went(review: Review, tmp_path: P
     (tmp_path / "bad.json").write_text(json.dumps(tasks), encoding="utf-8")
     with pytest.raises(UserError, match="no class 'eleven'"):
         import_from(review, answers, tmp_path / "bad.json")
+
+
+def test_ids_that_a_spreadsheet_would_compute_come_back(tmp_path: Path) -> None:
+    rows = np.zeros((3, 2), dtype=np.float32)
+    source = from_arrays(rows, ["=a", "b", "=a"])
+    source.ids = ("=1+1", "-x", "c")
+    given = {"=1+1": Answer("=a"), "-x": Answer("", "none"), "c": Answer("", "unsure")}
+    write_answers(tmp_path / "a.csv", given)
+    assert "'=1+1,'=a,label" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+    assert read_answers(tmp_path / "a.csv", source) == given
 
 
 def test_cleanlab_gets_arrays_without_pickle(review: Review, tmp_path: Path) -> None:
