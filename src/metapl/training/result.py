@@ -11,7 +11,7 @@ import numpy as np
 
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate, probabilities
-from metapl.runs.folder import new_folder
+from metapl.runs.folder import LOCK, new_folder
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder
 from metapl.types import Source, Split
@@ -119,4 +119,4 @@ class Result:
 
 
 def _no_checkpoints(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if name == "checkpoints"]
+    return [name for name in names if name == "checkpoints" or name.startswith(LOCK)]

@@ -18,6 +18,7 @@ from metapl.inference.run_evaluation import judge_other, judge_own
 from metapl.inference.run_predictions import predict_to
 from metapl.models.own import is_code
 from metapl.runs.model_folder import load_model
+from metapl.utils.files import seal
 
 OPTIONS = {
     "method": "supervised",
@@ -67,10 +68,13 @@ def forget(ran: Path) -> None:
 
 
 def put(file: Path, **changes: object) -> None:
-    """Change a stored card or config."""
+    """Change a stored card or config, and seal the card again, as whoever plants a name can do."""
     text = file.read_text()
-    found = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    file.write_text(json.dumps({**found, **changes}))
+    facts = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    facts = {**facts, **changes}
+    if facts.pop("seal", None):
+        facts["seal"] = seal(facts)
+    file.write_text(json.dumps(facts))
 
 
 @pytest.mark.parametrize("name", ["of_another:net", "of_another:Mine", "of_another:NOTE", "of_another:gone"])
