@@ -216,8 +216,9 @@ def embed(
 
     Args:
         source: images or texts.
-        encoder: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``package.module:factory``, or a module or factory
-            that gives [B, D] for images [B, channels, height, width] (0..1, or as mean and std make them) or ids.
+        encoder: ``lite0``, ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``package.module:factory``, or a module
+            or factory that gives [B, D] for images [B, channels, height, width] (0..1, or as mean and std make them)
+            or ids.
         weights: a file of its weights (not for ``hf:``).
         size: side or (height, width) that images are brought to; None = what the encoder was made for.
         mean, std: per channel; None = the encoder's own.
