@@ -476,7 +476,7 @@ def test_networks_of_ones_own(tmp_path: Path) -> None:
     X, y = table()
     net = Net((2,), 2)
     model = quick(model=net).fit(X, y)
-    assert isinstance(model.predictor_.model, Net)
+    assert all(isinstance(member, Net) for member in model.predictor_.model.members), "student and teacher"
     assert isinstance(clone(quick(model=net)).model, Net)
     model.save(tmp_path / "own")
     with pytest.raises(UserError, match="Python object"):
