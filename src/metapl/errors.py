@@ -63,7 +63,7 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the known word closest to ``word``, or the whole list when none is close."""
+    """Return a hint naming the known word closest to ``word``, or the whole list when none is close."""
     known = sorted(known)
     if inside := [name for name in known if name.rpartition(".")[2] == word != name]:
         return f"Did you mean {' or '.join(repr(name) for name in inside[:3])}?"

@@ -87,11 +87,11 @@ class Source(Protocol):
     notes: tuple[str, ...]
 
     def rows(self, index: np.ndarray[Any, Any]) -> Tensor:
-        """The raw rows at ``index``, one tensor [n, ...] on the CPU."""
+        """Return the raw rows at ``index``, one tensor [n, ...] on the CPU."""
         ...
 
     def readable(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Those of ``index`` whose rows can be read; the others are entered in ``problems``."""
+        """Return those of ``index`` whose rows can be read; the others are entered in ``problems``."""
         ...
 
     def fingerprint(self) -> str:
@@ -228,7 +228,7 @@ class PoolPasses:
         return min(self.rounds, max(0, steps - 1)) + (-(-steps // self.every) if self.every else 0)
 
     def last(self, steps: int) -> int:
-        """A step that makes one, if it is the first after step 0."""
+        """Return a step that makes one, if it is the first after step 0."""
         return (steps - 1) // self.every * self.every if self.every else steps - 1
 
 
@@ -286,15 +286,15 @@ class Method(Protocol):
         ...
 
     def eval_model(self) -> nn.Module:
-        """The network to judge at this moment."""
+        """Return the network to judge at this moment."""
         ...
 
     def candidates(self) -> dict[str, nn.Module]:
-        """The networks that training ends with, preferred first; validation rows choose where there are any."""
+        """Return the networks that training ends with, preferred first; validation rows choose where there are any."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """Return all that the next step depends on."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

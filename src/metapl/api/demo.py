@@ -89,7 +89,7 @@ def run_rows(
 
 
 def label(row: dict[str, Any]) -> str:
-    """``mpl/exact``, or the method's name alone."""
+    """Return ``mpl/exact``, or the method's name alone."""
     return f"{row['method']}/{row['feedback']}" if row["feedback"] else str(row["method"])
 
 
@@ -115,7 +115,7 @@ def table(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def demo_config(method: str, feedback: str | None, seed: int, options: dict[str, Any] | None = None) -> Any:
-    """The run config of one row; also what the benchmarks run."""
+    """Return the run config of one row; also what the benchmarks run."""
     from metapl.config.settings import make_config
 
     views = STRONG if method == "mpl" else MILD

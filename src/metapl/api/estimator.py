@@ -198,7 +198,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         self.pseudo_labels_, self.transduction_ = pseudo, transduction
 
     def _config(self) -> tuple[RunConfig, Factory | None]:
-        """The run's settings, and what makes its networks where they were given as objects."""
+        """Return the run's settings, and what makes its networks where they were given as objects."""
         from metapl.config.settings import make_config
         from metapl.models import as_factory, given_name
 
@@ -250,7 +250,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         return p / total
 
     def predict(self, X: Any) -> Array:
-        """The most probable class of each row; see ``predict_proba``."""
+        """Return the most probable class of each row; see ``predict_proba``."""
         chosen = self.predict_proba(X).argmax(1)
         named: Array = self.classes_[chosen]
         return named
@@ -305,7 +305,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         network: nn.Module | Factory | None = None,
         trust_code: bool = False,
     ) -> Self:
-        """What ``save`` wrote, ready to predict.
+        """Return what ``save`` wrote, ready to predict.
 
         Args:
             network: the ``nn.Module`` or factory that was given as ``model``, where it was no name.
@@ -371,7 +371,7 @@ class _Noted(Silent):
 
 
 def _threshold_key(method: str) -> str:
-    """The key of the method's setting whose name ends with "threshold".
+    """Return the key of the method's setting whose name ends with "threshold".
 
     Raises:
         UserError: it has none.
@@ -385,7 +385,7 @@ def _threshold_key(method: str) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON brings it back as it is."""
+    """Return whether JSON brings it back as it is."""
     try:
         return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
     except (TypeError, ValueError):

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 
 def check_rows(estimator: Any, X: Any, *, reset: bool, named: bool = False) -> Any:
-    """``X`` by scikit-learn's rules; missing values may stay.
+    """Return ``X`` by scikit-learn's rules; missing values may stay.
 
     Texts, DataFrames with other columns than numbers and, with ``named`` (what is fitted has categories), any DataFrame
     are given back as they are, all else as an array. With ``reset`` the estimator notes number and names of the
@@ -69,7 +69,7 @@ def _check_finite(X: Any) -> None:
 
 
 def in_order(X: Any, names: Sequence[str]) -> Any:
-    """A DataFrame with its columns in the order of ``names``, those of the training; anything else as it is.
+    """Return a DataFrame with its columns in the order of ``names``, those of the training; anything else as it is.
 
     scikit-learn compares names that are text; columns called by whole numbers would go by their position.
 
@@ -98,13 +98,15 @@ def warn_of_no_pool(codes: Array, X_unlabeled: Any, method: str) -> None:
 
 
 def all_numbers(X: Any) -> bool:
-    """Whether every column of a DataFrame holds numbers by its type."""
+    """Return whether every column of a DataFrame holds numbers by its type."""
     kinds = [getattr(dtype, "kind", "O") for dtype in getattr(X, "dtypes", ["O"])]
     return all(kind in "uif" for kind in kinds)
 
 
 def numbered(frames: Sequence[Any]) -> bool:
-    """Whether a column of DataFrames of numbers numbers or names their rows beyond doubt: it is then known by name."""
+    """Return whether a column of DataFrames of numbers numbers or names their rows beyond doubt: it is then known by
+    name.
+    """
     from metapl.data.tables.dataframe import column_names, read_frame
     from metapl.data.tables.digits import offset_of
     from metapl.data.tables.id_columns import numbers_rows
@@ -120,7 +122,7 @@ def numbered(frames: Sequence[Any]) -> bool:
 
 
 def holds_long_numbers(rows: Any) -> bool:
-    """Whether a column of an array needs its offset, which is known by the column's name."""
+    """Return whether a column of an array needs its offset, which is known by the column's name."""
     from metapl.data.tables.digits import offset_of
 
     fits = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype != np.float32
@@ -128,7 +130,7 @@ def holds_long_numbers(rows: Any) -> bool:
 
 
 def named_columns(rows: Any, names: Sequence[str]) -> Any:
-    """The columns of an array [n, len(names)] by name; anything else as it is."""
+    """Return the columns of an array [n, len(names)] by name; anything else as it is."""
     fits = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[1] == len(names)
     return dict(zip(names, rows.T, strict=True)) if fits else rows
 
@@ -202,7 +204,7 @@ def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
 
 
 def find_missing(y: Any, marker: Any) -> tuple[Array, Array]:
-    """The labels as a 1-D array, and where there is none, [N] bool.
+    """Return the labels as a 1-D array, and where there is none, [N] bool.
 
     Raises:
         ValueError: y is None or has two dimensions.
@@ -258,7 +260,7 @@ def _one_kind(labels: Array) -> Array:
 
 
 def agreement(truth: Array, predicted: Array) -> Array:
-    """[n] bool: where a label equals the predicted one; labels keep their type, so that no two become one.
+    """Return [n] bool: where a label equals the predicted one; labels keep their type, so that no two become one.
 
     Raises:
         UserError: labels of several kinds, or text where the classes are none, or the other way round.
@@ -292,7 +294,7 @@ class LabeledKFold:
         self.unlabeled_marker = unlabeled_marker
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """The number of folds."""
+        """Return the number of folds."""
         return self.n_splits
 
     def split(self, X: Any, y: Any, groups: Any = None) -> Iterator[tuple[Array, Array]]:

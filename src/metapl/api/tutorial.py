@@ -208,7 +208,7 @@ class _Loop:
         return {name: value.detach() for name, value in parts.items()} | {"rows": len(z_l)}
 
     def validate(self, loader: Iterable[Any] | None) -> dict[str, Any]:
-        """The averaged weights on the labelled rows of ``loader``."""
+        """Return the averaged weights on the labelled rows of ``loader``."""
         rows, loss, right = 0, 0.0, 0
         with judging(self.ema.model, self.device):
             for x, y in () if loader is None else map(self._moved, _labeled(loader)):
@@ -273,7 +273,8 @@ def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Pai
 
 
 def _refilled(parts: Iterable[LoadedRows]) -> Iterator[Pair]:
-    """(rows, positions) in batches as large as the loader's; what a stream's batches leave waits for the next ones.
+    """Yield (rows, positions) in batches as large as the loader's; what a stream's batches leave waits for the next
+    ones.
 
     Fewer rows wait than a batch has. Rows of another shape or type begin a new batch.
     """
@@ -321,7 +322,7 @@ def _labeled(loader: Iterable[Any]) -> Iterator[Pair]:
 
 
 def _right(z: Tensor, y: Tensor) -> Tensor:
-    """How many rows are right; y [n] class numbers, or [n, C] shares of the classes."""
+    """Return how many rows are right; y [n] class numbers, or [n, C] shares of the classes."""
     return (z.argmax(-1) == (y if y.ndim == 1 else y.argmax(-1))).sum()
 
 

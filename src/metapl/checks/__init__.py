@@ -71,7 +71,7 @@ def check(
 
 
 def _open_without_bad_rows(ref: DataRef, options: SourceOptions) -> tuple[Source, bool]:
-    """The source without its bad rows, and whether a training with these options would stop at one."""
+    """Return the source without its bad rows, and whether a training with these options would stop at one."""
     try:
         return open_source(ref, options), False
     except BadRow as first:
@@ -126,7 +126,7 @@ def _findings(
 
 
 def _counts(source: Source, rows: CheckedRows) -> dict[str, Any]:
-    """The source, its rows by part, and its classes by part."""
+    """Return the source, its rows by part, and its classes by part."""
     by_part = {name: int((rows.part == part).sum()) for part, name in PART_NAMES.items()}
     classes = {
         name: {

@@ -34,7 +34,7 @@ class Copies:
 
 
 def find_copies(rows: CheckedRows) -> Copies:
-    """All copies among the rows."""
+    """Return all copies among the rows."""
     pairs, alike = near_pairs(rows)
     found = Copies()
     members = _members(rows.group)
@@ -112,7 +112,7 @@ def _of_part(rows: CheckedRows, members: dict[int, Array], group: int, part: int
 def _partner(
     rows: CheckedRows, members: dict[int, Array], others: list[tuple[int, float]], part: int
 ) -> tuple[int, float] | None:
-    """The row of ``part`` that is most alike, among near groups."""
+    """Return the row of ``part`` that is most alike, among near groups."""
     for group, how in sorted(others, key=lambda other: -other[1]):
         found = _of_part(rows, members, group, part)
         if len(found):
@@ -164,7 +164,7 @@ def _conflicts(rows: CheckedRows, members: dict[int, Array], near: Near, problem
 def _other_class(
     rows: CheckedRows, members: dict[int, Array], row: int, others: list[tuple[int, float]]
 ) -> tuple[int, float] | None:
-    """A labelled near copy of another class than the row's, and how much alike it is."""
+    """Return a labelled near copy of another class than the row's, and how much alike it is."""
     for group, how in others:
         for other in _rows_of(rows, members, group).tolist():
             if rows.labels[row] >= 0 and rows.labels[other] >= 0 and rows.labels[row] != rows.labels[other]:

@@ -66,7 +66,7 @@ def _leaks(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> list[Fi
 
 
 def _chance(rows: CheckedRows, copies: Copies) -> bool:
-    """Whether rows repeat by nature, as in tables of few values, not by mistake."""
+    """Return whether rows repeat by nature, as in tables of few values, not by mistake."""
     return len(rows.index) > 0 and modality_of(rows.source.kind).checks.repeats_by_nature(rows.kept)
 
 
@@ -199,7 +199,7 @@ def about_names(twins: list[tuple[str, str, str]], empty: list[str]) -> list[Fin
 
 
 def about_reading(source: Source) -> list[Finding]:
-    """What the source itself doubts of how it was read."""
+    """Return what the source itself doubts of how it was read."""
     doubts = [note for note in source.notes if isinstance(note, Doubt)]
     return [Finding(HURT if note.harmful else LOOK, note.kind, note.what, note.remedy) for note in doubts]
 

@@ -66,7 +66,7 @@ def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
 
 
 def _files(source: Source) -> list[Stored]:
-    """The files behind the rows, or what stands in them; at most ``MOST``, evenly over the rows."""
+    """Return the files behind the rows, or what stands in them; at most ``MOST``, evenly over the rows."""
     store = traits(source).store
     if not isinstance(store, ImageStore):
         return []

@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"[+\-]?[\d_]+([.,]\d*)?(e[+\-]?\d+)?(-\d+)*")  # also 1-2 
 
 
 def twins(names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(name, name, what they differ by) of classes that look like one: case, spaces, accents' encoding, plural.
+    """Return (name, name, what they differ by) of classes that look like one: case, spaces, accents' encoding, plural.
 
     Numbers are told apart by their sign and point: -1 and 1 are two classes.
     """

@@ -45,7 +45,7 @@ class CheckedRows:
         _, self.first = np.unique(self.group, return_index=True)
 
     def id(self, position: int) -> str:
-        """The id of the row at ``position``."""
+        """Return the id of the row at ``position``."""
         return self.source.ids[int(self.index[position])]
 
 
@@ -70,7 +70,7 @@ def read_rows(source: Source, told: ReadProgress) -> CheckedRows:
 
 
 def _groups(rows: torch.Tensor, seen: dict[bytes, int]) -> Array:
-    """A number per row, the same for rows of the same bytes (any NaN equals any other, 0 equals -0)."""
+    """Return a number per row, the same for rows of the same bytes (any NaN equals any other, 0 equals -0)."""
     values = rows.numpy()
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), np.float32("nan"), values + np.float32(0))

@@ -93,7 +93,8 @@ class Check:
 
 
 def check_place(folder: str | Path) -> Path:
-    """The folder, where a check can be stored without loss: there is none, or one whose files an earlier check wrote.
+    """Return the folder, where a check can be stored without loss: there is none, or one whose files an earlier check
+    wrote.
 
     Raises:
         UserError: it is a file, or a file in it would be replaced that is another's.
@@ -157,7 +158,7 @@ def _count(counts: dict[str, int], part: str) -> str:
 
 
 def _read_as(facts: dict[str, Any]) -> list[str]:
-    """What ``train`` would say of how the data were read: the roles of columns, what is left out, and why."""
+    """Return what ``train`` would say of how the data were read: the roles of columns, what is left out, and why."""
     notes = facts["notes"]
     more = [f"- and {len(notes) - NOTES} more, see check.json (--out DIR)"] if len(notes) > NOTES else []
     listed = [f"- {printing.one_line(note)}" for note in notes[:NOTES]]

@@ -91,7 +91,8 @@ def _failed(text: str, code: int) -> int:
 
 
 def _own_code(error: Exception) -> str:
-    """``FILE, line N`` of the user's innermost line on the way to ``error``; empty where only installed code ran.
+    """Return ``FILE, line N`` of the user's innermost line on the way to ``error``; empty where only installed code
+    ran.
 
     Methods, networks and factories of one's own run inside metapl: their mistakes are not its bugs.
     """
@@ -103,7 +104,7 @@ def _own_code(error: Exception) -> str:
 
 
 def _crashed(error: Exception) -> int:
-    """A bug: the traceback goes to a file, in the run folder if there is one, and its name to the screen."""
+    """Return a bug: the traceback goes to a file, in the run folder if there is one, and its name to the screen."""
     inside = State.folder if State.folder is not None and (State.folder / "config.yaml").is_file() else None
     with tempfile.NamedTemporaryFile(
         "w",

@@ -45,7 +45,7 @@ def _names(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _runs(folder: Path) -> list[tuple[str, str]]:
-    """What to do with the newest runs in ``runs`` and in the folder itself."""
+    """Return what to do with the newest runs in ``runs`` and in the folder itself."""
     places = [e for where in (folder / "runs", folder) for e in _names(where) if e.is_dir()]
     runs = [Path(e.path) for e in places if (Path(e.path) / "config.yaml").is_file()]
     runs.sort(key=lambda run: (run / "config.yaml").stat().st_mtime, reverse=True)
@@ -74,7 +74,7 @@ def _data(folder: Path) -> list[tuple[str, str]]:
 
 
 def _holds_images(folder: Path, depth: int = 3) -> bool:
-    """Whether an image stands in the folder or in one of its folders."""
+    """Return whether an image stands in the folder or in one of its folders."""
     entries = _names(folder)
     if any(os.path.splitext(e.name)[1].lower() in IMAGES for e in entries if e.is_file()):
         return True

@@ -172,7 +172,7 @@ def data_and_pairs(data: str | None, settings: list[str] | None) -> tuple[str | 
 
 
 def _parsed(value: str | None) -> Any:
-    """``0.2`` and ``2`` as numbers, ``auto`` and ``none`` as they are."""
+    """Return ``0.2`` and ``2`` as numbers, ``auto`` and ``none`` as they are."""
     import yaml
 
     try:

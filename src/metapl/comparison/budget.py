@@ -57,7 +57,7 @@ class Cost:
 
 
 def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[str, Any]:
-    """``Cost`` as plain values. With ``minutes`` the speed is measured too.
+    """Return ``Cost`` as plain values. With ``minutes`` the speed is measured too.
 
     Raises:
         UserError: a run of ``config`` cannot start.
@@ -81,7 +81,7 @@ def measure(config: RunConfig, source: Source | None, minutes: float) -> dict[st
 
 
 def cost(values: Mapping[str, Any]) -> Cost:
-    """The inverse of ``asdict``."""
+    """Return the inverse of ``asdict``."""
     rows = {name: RowCounts(**values[name]) for name in ("fixed", "each", "pool") if name in values}
     return Cost(**{**values, **rows, "passes": PoolPasses(**values.get("passes", {}))})
 
@@ -113,7 +113,7 @@ def share_out(by: By, costs: Mapping[str, Cost], first: str, steps: int, minutes
 
 
 def _most(allowed: float, spent: Callable[[int], float]) -> int:
-    """The most steps that spend no more than ``allowed``; ``spent`` rises with the steps."""
+    """Return the most steps that spend no more than ``allowed``; ``spent`` rises with the steps."""
     limit, allowed = 1, allowed * (1 + 1e-9)
     while spent(limit) <= allowed:
         limit *= 2
@@ -121,7 +121,7 @@ def _most(allowed: float, spent: Callable[[int], float]) -> int:
 
 
 def _nearest(allowed: float, spent: Callable[[int], float]) -> int:
-    """The steps that spend about ``allowed``; the fewer of two that are equally far."""
+    """Return the steps that spend about ``allowed``; the fewer of two that are equally far."""
     below = _most(allowed, spent)
     over = spent(below + 1) - allowed
     return below + 1 if below and over < allowed - spent(below) else below

@@ -64,12 +64,12 @@ class Comparison:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``results.json`` holds."""
+        """Return what ``results.json`` holds."""
         head = {"verdict": self.verdict, "unit": "percent", "table": self.table, "runs": self.runs}
         return {**head, "plan": self.plan.to_dict(), "versions": versions(self.runs)}
 
     def to_markdown(self) -> str:
-        """What ``table.md`` holds: the table, the verdict and how to read them, ready to paste."""
+        """Return what ``table.md`` holds: the table, the verdict and how to read them, ready to paste."""
         return markdown(self.plan, self.table, versions(self.runs))
 
     def __str__(self) -> str:
@@ -164,7 +164,7 @@ def resume_comparison(
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether ``folder`` holds one."""
+    """Return whether ``folder`` holds one."""
     return (folder / PLAN).is_file()
 
 
@@ -184,7 +184,7 @@ def _base(
 
 
 def _guard_off(method: str) -> dict[str, Any]:
-    """Each row shows the method itself, not what a guard makes of it."""
+    """Return each row shows the method itself, not what a guard makes of it."""
     return {"guard.mode": "off"} if "guard.mode" in known_keys(method) else {}
 
 
@@ -259,7 +259,7 @@ def _carry_on(out: Path, plan: Plan, source: Source | None, workers: int | None,
 
 
 def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> Plan:
-    """The plan with the steps of each method.
+    """Return the plan with the steps of each method.
 
     Raises:
         UserError: a method cannot be built, or its cost cannot be measured where the budget needs it.
@@ -370,7 +370,7 @@ def _count(workers: int | None, jobs: Sequence[tuple[Any, ...]]) -> int:
 
 
 def folder_names(labels: Sequence[str]) -> dict[str, str]:
-    """A name that any file system takes, each its own."""
+    """Return a name that any file system takes, each its own."""
     names: dict[str, str] = {}
     for label in labels:
         stem = re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")[:80]
@@ -383,7 +383,7 @@ def folder_names(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _write(out: Path, plan: Plan, runs: list[Row]) -> Comparison:
-    """The four files.
+    """Return the four files.
 
     Raises:
         UserError: not one run finished.

@@ -59,7 +59,7 @@ class RowCounter:
         model.register_forward_hook(count)
 
     def leave_out(self, chunks: Iterable[PoolChunk]) -> Iterator[PoolChunk]:
-        """The same chunks; the rows that pass while they are walked through are not counted."""
+        """Yield the same chunks; the rows that pass while they are walked through are not counted."""
         self.apart = True
         try:
             yield from chunks
@@ -67,7 +67,7 @@ class RowCounter:
             self.apart = False
 
     def take(self) -> RowCounts:
-        """The rows since the last call."""
+        """Return the rows since the last call."""
         taken, self.rows = self.rows, RowCounts()
         return taken
 
@@ -76,7 +76,7 @@ class RowCounter:
 
 
 def count_run(job: Job, counter: RowCounter) -> RowCounts:
-    """The rows of the whole of ``job``, whose networks ``counter`` watches; the job is spent by it."""
+    """Return the rows of the whole of ``job``, whose networks ``counter`` watches; the job is spent by it."""
     counter.take()
     for t in range(job.config.steps):
         job.step(t)

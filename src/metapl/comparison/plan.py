@@ -60,21 +60,23 @@ class Plan:
         return list(self.asked["rows"])
 
     def config(self, label: str, seed: int) -> RunConfig:
-        """The config of one run; before the budget is shared out, with the steps asked for."""
+        """Return the config of one run; before the budget is shared out, with the steps asked for."""
         steps = self.budget[label]["steps"] if self.budget else self.asked["budget"]["steps"] or DEFAULT_STEPS
         return from_dict({**_without(self.asked["rows"][label], (PEER,)), "seed": seed, "steps": steps})
 
     def peer(self, label: str) -> Peer | None:
-        """The classifier of a row that is not a method of this package."""
+        """Return the classifier of a row that is not a method of this package."""
         stored = self.asked["rows"][label].get(PEER)
         return None if stored is None else Peer.from_dict(stored)
 
     def trained(self, label: str) -> bool:
-        """Whether the row is trained in steps, and so has a budget; a linear model and a peer are fitted at once."""
+        """Return whether the row is trained in steps, and so has a budget; a linear model and a peer are fitted at
+        once.
+        """
         return not fits_once(str(self.asked["rows"][label]["method"]))
 
     def method(self, label: str) -> str:
-        """The name in METHODS, or that of a peer."""
+        """Return the name in METHODS, or that of a peer."""
         peer = self.peer(label)
         return peer.name if peer else str(self.asked["rows"][label]["method"])
 
@@ -87,7 +89,7 @@ class Plan:
 
 
 def load_plan(out: Path) -> Plan | None:
-    """The plan in ``out``; None where there is none.
+    """Return the plan in ``out``; None where there is none.
 
     Raises:
         UserError: it cannot be read, another version made it, or it lacks settings that there are now.
@@ -150,7 +152,8 @@ def make_plan(
     reference: str,
     command: str,
 ) -> Plan:
-    """A plan without its budget shared out. Every row of one seed gets the same split: the hashes are in the plan.
+    """Return a plan without its budget shared out. Every row of one seed gets the same split: the hashes are in the
+    plan.
 
     Raises:
         UserError: no test rows and too few labels to hold some out, or whatever a split finds wrong.
@@ -182,7 +185,7 @@ def make_plan(
 
 
 def _row(spec: Spec, config: RunConfig) -> dict[str, Any]:
-    """What the plan stores of one row."""
+    """Return what the plan stores of one row."""
     peer = {} if spec.peer is None else {PEER: spec.peer.to_dict()}
     return {**_without(to_dict(config), PER_RUN), **peer}
 
@@ -212,7 +215,7 @@ def _without_twins(
 
 
 def describe_split(source: Source, split: Split) -> str:
-    """``20 labels per class, 200 in all (40 of them validate), 1238 unlabelled rows, 359 test rows``."""
+    """Return ``20 labels per class, 200 in all (40 of them validate), 1238 unlabelled rows, 359 test rows``."""
     per_class = [0] * len(source.class_names)
     for part in (split.labeled, split.validation):
         for k in source.labels[part].tolist():
@@ -226,7 +229,7 @@ def describe_split(source: Source, split: Split) -> str:
 
 
 def going_on(stored: Plan, wanted: Plan, out: Path) -> Plan:
-    """The stored plan, with the wanted seeds added.
+    """Return the stored plan, with the wanted seeds added.
 
     Raises:
         UserError: the question is another one, or the data have changed; it names the first difference.

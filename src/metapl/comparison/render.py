@@ -46,7 +46,7 @@ def text_table(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def text(plan: Plan, rows: Sequence[Row]) -> str:
-    """All that the terminal shows: the table, what failed, the verdict, and how to read it."""
+    """Return all that the terminal shows: the table, what failed, the verdict, and how to read it."""
     parts = [f"{plan.asked['data']}: {plan.facts['labels']}", text_table(plan, rows)]
     parts += ["\n".join(_wrapped(line) for line in failures(rows))] if any(r["errors"] for r in rows) else []
     parts.append(_wrapped(verdict(plan, rows)))
@@ -62,7 +62,7 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 
 def markdown(plan: Plan, rows: Sequence[Row], versions: Mapping[str, str]) -> str:
-    """A section to paste: the table, the verdict, how to read it, the command and the versions."""
+    """Return a section to paste: the table, the verdict, how to read it, the command and the versions."""
     header = [*_header(plan), "balanced", "steps", "rows forward", "rows backward"]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for row in ranked(rows):
@@ -116,7 +116,7 @@ def _figure(value: float | None) -> str:
 
 
 def _interval(cell: Row | None) -> str:
-    """``+4.8 [+1.5, +8.1]``; ``+4.8 [-]`` where several seeds make no interval."""
+    """Return ``+4.8 [+1.5, +8.1]``; ``+4.8 [-]`` where several seeds make no interval."""
     if cell is None:
         return "-"
     between = " [-]" if cell["n"] > 1 else ""

@@ -61,7 +61,7 @@ class Base:
 
 
 def parse(methods: str | Iterable[str]) -> list[Spec]:
-    """The rows that ``methods`` names (one text with commas, or several); one that comes twice stands once.
+    """Return the rows that ``methods`` names (one text with commas, or several); one that comes twice stands once.
 
     Raises:
         UserError: an unknown method or setting, with the nearest known one, or nothing at all.
@@ -98,7 +98,7 @@ def _rows(word: str) -> list[Spec]:
 
 
 def _settings(text: str) -> list[str]:
-    """``a=1+b=2`` cut at its plus signs; a plus sign may also stand in a number such as 1e+3."""
+    """Return ``a=1+b=2`` cut at its plus signs; a plus sign may also stand in a number such as 1e+3."""
     return [s.strip() for s in re.split(r"\+(?=[A-Za-z_])", text)]
 
 
@@ -108,7 +108,7 @@ def _spec(method: str, settings: Sequence[str]) -> Spec:
 
 
 def _pair(method: str, setting: str, label: str) -> str:
-    """``feedback=none`` as ``mpl.feedback=none``; what belongs to the whole run stays as it is.
+    """Return ``feedback=none`` as ``mpl.feedback=none``; what belongs to the whole run stays as it is.
 
     Raises:
         UserError: not ``key=value``, an unknown key, or one that must be the same for all rows.
@@ -130,12 +130,12 @@ def _pair(method: str, setting: str, label: str) -> str:
 
 
 def based_on(config: RunConfig) -> Base:
-    """What ``config`` sets, for all rows; the settings of its method go to the rows of that method."""
+    """Return what ``config`` sets, for all rows; the settings of its method go to the rows of that method."""
     return Base(options=flatten(to_dict(config)))
 
 
 def configure(base: Base, spec: Spec, options: Mapping[str, Any] | None = None) -> RunConfig:
-    """The config of one row: the base, ``options`` on top, then what the row itself sets.
+    """Return the config of one row: the base, ``options`` on top, then what the row itself sets.
 
     Raises:
         UserError: what ``make_config`` finds wrong; for a row's own settings it names the row.

@@ -52,13 +52,13 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def best_baseline(plan: Plan, rows: Sequence[Row]) -> str | None:
-    """The baseline with the highest mean, or None where there is none that finished every seed."""
+    """Return the baseline with the highest mean, or None where there is none that finished every seed."""
     means = {r["method"]: r["mean"] for r in rows if r["whole"] and not in_family(plan, r["method"])}
     return max(means, key=lambda label: means[label]) if means else None
 
 
 def in_family(plan: Plan, label: str) -> bool:
-    """Whether the row is a kind of MPL."""
+    """Return whether the row is a kind of MPL."""
     return FAMILY in plan.method(label).split("_")
 
 
@@ -82,7 +82,7 @@ def _own(plan: Plan, accuracy: Mapping[int, float], runs: Sequence[Mapping[str, 
 
 
 def _honest(plan: Plan, found: Estimate) -> Estimate:
-    """``found`` as it is if it has every seed, else without what would speak for seeds that failed."""
+    """Return ``found`` as it is if it has every seed, else without what would speak for seeds that failed."""
     return found if found.n == len(plan.seeds) else replace(found, low=None, high=None, p=None)
 
 
@@ -134,7 +134,9 @@ def _adjust(cells: Sequence[Row | None]) -> None:
 
 
 def verdict(plan: Plan, rows: Sequence[Row]) -> str:
-    """A few sentences: who wins and by how much, where mpl stands, what failed, and how many seeds would tell."""
+    """Return a few sentences: who wins and by how much, where mpl stands, what failed, and how many seeds would
+    tell.
+    """
     order = [r for r in ranked(rows) if r["whole"]]
     if not any(r["seeds"] for r in rows):
         return "No run finished."
@@ -162,13 +164,13 @@ def verdict(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def _not_ranked(plan: Plan, rows: Sequence[Row]) -> list[str]:
-    """Which rows lack seeds, and that their means therefore count for nothing."""
+    """Return which rows lack seeds, and that their means therefore count for nothing."""
     lacking = [f"{r['method']} ({r['seeds']} of {len(plan.seeds)} seeds)" for r in ranked(rows) if not r["whole"]]
     return [f"Not ranked, since seeds failed: {', '.join(lacking)}."] if lacking else []
 
 
 def _seeds_asked(row: Row) -> list[str]:
-    """How many seeds would tell, where those at hand do not."""
+    """Return how many seeds would tell, where those at hand do not."""
     cell, number = row["to_best"], row["seeds_for_one_point"]
     if cell is None or number is None or not _open(cell) or number <= cell["n"]:
         return []
@@ -177,7 +179,7 @@ def _seeds_asked(row: Row) -> list[str]:
 
 
 def _gap(row: Row) -> str:
-    """The difference to the opponent, and whether the interval settles it."""
+    """Return the difference to the opponent, and whether the interval settles it."""
     cell = row["to_best"]
     if cell is None:
         return ""
@@ -193,18 +195,18 @@ def _gap(row: Row) -> str:
 
 
 def _open(cell: Row) -> bool:
-    """Whether the interval leaves open which of the two is better."""
+    """Return whether the interval leaves open which of the two is better."""
     return cell["low"] is not None and bool(cell["low"] <= 0 <= cell["high"])
 
 
 def signed(value: float) -> str:
-    """``+1.2``, ``-0.3``, and ``0.0`` without a sign."""
+    """Return ``+1.2``, ``-0.3``, and ``0.0`` without a sign."""
     rounded = round(value, 1)
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
 def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
-    """How to read the table."""
+    """Return how to read the table."""
     reference, best, several = plan.asked["reference"], best_baseline(plan, rows), len(plan.seeds) > 1
     tests = sum(1 for r in rows if r["to_reference"]) + sum(1 for r in rows if r["to_best"])
     notes = [f"Accuracy on test rows, %, over {len(plan.seeds)} seeds; each seed gives every method the same split."]
@@ -247,7 +249,7 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
 
 
 def budget_text(plan: Plan, rows: Sequence[Row]) -> str:
-    """What each method was given."""
+    """Return what each method was given."""
     budget = plan.asked["budget"]
     extra = [f"{r['method']} {r['extra_steps']}" for r in rows if r["extra_steps"]]
     after = f" Steps of fine-tuning come on top: {', '.join(extra)}." if extra else ""

@@ -19,7 +19,9 @@ UNKNOWN, AND = "unknown", " and "
 
 
 def made_with(folder: Path, device: torch.device | None = None) -> dict[str, str]:
-    """``KEPT`` of the run in ``folder``: as it began, and, with ``device``, as it ends here; both where they differ."""
+    """Return ``KEPT`` of the run in ``folder``: as it began, and, with ``device``, as it ends here; both where they
+    differ.
+    """
     try:
         began = json.loads((folder / "env.json").read_text(encoding="utf-8"))
         found = [{name: str(began.get(name, UNKNOWN)) for name in KEPT}]
@@ -29,7 +31,7 @@ def made_with(folder: Path, device: torch.device | None = None) -> dict[str, str
 
 
 def joined(found: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """``2.13.0 and 2.14.1`` where two stand; each once."""
+    """Return ``2.13.0 and 2.14.1`` where two stand; each once."""
     found = list(found)
     return {name: AND.join(dict.fromkeys(v for one in found for v in one[name].split(AND))) for name in KEPT}
 
@@ -46,7 +48,7 @@ def check_version(made: str, what: str, where: Path) -> None:
 
 
 def mixed(runs: Iterable[Mapping[str, Any]], device: torch.device) -> str:
-    """A warning if finished ``runs`` were made with another torch, or on another device, than those to come."""
+    """Return a warning if finished ``runs`` were made with another torch, or on another device, than those to come."""
     now, old = environment(device), joined(run["versions"] for run in runs)
     told = []
     for name in ("torch", "device"):
@@ -56,6 +58,6 @@ def mixed(runs: Iterable[Mapping[str, Any]], device: torch.device) -> str:
 
 
 def versions(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What the figures were made with, for the last line of the table."""
+    """Return what the figures were made with, for the last line of the table."""
     made = [run["versions"] for run in runs if not run.get("error")]
     return {**joined(made), "python": platform.python_version()}

@@ -35,12 +35,12 @@ FORMAT = 1
 
 
 def count_judges(split: Split) -> int:
-    """How many rows there are to judge."""
+    """Return how many rows there are to judge."""
     return len(split.test)
 
 
 def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """What an earlier call stored for the run, or None.
+    """Return what an earlier call stored for the run, or None.
 
     Raises:
         UserError: the run in ``folder`` is another one, or another version made it.
@@ -132,7 +132,7 @@ def _figures(result: Result, judged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Result, int | None]:
-    """The run's result and the bytes that training it held at most; None for one that was trained earlier."""
+    """Return the run's result and the bytes that training it held at most; None for one that was trained earlier."""
     if (folder / "results.json").is_file():
         _check_config(folder, config)
         source = open_source(config.ref if source is None else source, config.source)

@@ -25,7 +25,7 @@ class Setting:
 
 
 def groups() -> list[tuple[str, str, list[Setting]]]:
-    """(title, what the group is about, settings): the run itself, its groups, then one group per method."""
+    """Return (title, what the group is about, settings): the run itself, its groups, then one group per method."""
     top = [s for s in settings(RunConfig) if s.key != "settings"]
     rest = [
         (name, about(cls), settings(cls, f"{name}."))
@@ -38,7 +38,7 @@ def groups() -> list[tuple[str, str, list[Setting]]]:
 
 
 def settings(cls: Any, prefix: str = "") -> list[Setting]:
-    """The settings of one dataclass, without those of the groups in it."""
+    """Return the settings of one dataclass, without those of the groups in it."""
     hints, helps, ranges = typing.get_type_hints(cls), helps_of(cls), notes_of(cls, Range)
     return [
         Setting(
@@ -53,18 +53,18 @@ def settings(cls: Any, prefix: str = "") -> list[Setting]:
 
 
 def _inner(cls: Any, prefix: str) -> list[tuple[str, Any]]:
-    """(name, class) of every group inside a dataclass."""
+    """Return (name, class) of every group inside a dataclass."""
     hints = typing.get_type_hints(cls)
     return [(f"{prefix}.{f.name}", hints[f.name]) for f in fields(cls) if is_dataclass(hints[f.name])]
 
 
 def summary(method: str) -> str:
-    """The first line of the method's file."""
+    """Return the first line of the method's file."""
     return _first_line(sys.modules[method_class(method).__module__].__doc__)
 
 
 def about(cls: Any) -> str:
-    """The first paragraph of the class's text."""
+    """Return the first paragraph of the class's text."""
     return " ".join((inspect.getdoc(cls) or "").replace("``", "`").split("\n\n")[0].split())
 
 

@@ -15,7 +15,7 @@ IN_MEMORY = "arrays"  # what stands for data that only Python can bring again
 
 
 def anchored(config: RunConfig, spec: bool = True) -> RunConfig:
-    """The config with every path in it made absolute; data that were given as arrays stay what they are.
+    """Return the config with every path in it made absolute; data that were given as arrays stay what they are.
 
     Args:
         spec: whether ``config.data`` is what a user wrote for the data, and "arrays" a folder of that name.
@@ -32,7 +32,7 @@ def anchored(config: RunConfig, spec: bool = True) -> RunConfig:
 
 
 def _absolute_name(name: str) -> str:
-    """``hf:FOLDER`` with an absolute path; any other name as it is, and ``hf:minilm``, which is not a folder."""
+    """Return ``hf:FOLDER`` with an absolute path; any other name as it is, and ``hf:minilm``, which is not a folder."""
     prefix, path = split_name(name)
     return f"hf:{_absolute(path)}" if prefix == "hf" and name != SPEC else name
 

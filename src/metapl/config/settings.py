@@ -122,7 +122,7 @@ def make_config(
     options: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
 ) -> RunConfig:
-    """A config from a YAML file, options by dotted key (None = not given) and ``key=value`` strings.
+    """Return a config from a YAML file, options by dotted key (None = not given) and ``key=value`` strings.
 
     Raises:
         UserError: unknown key (with the nearest known one), value of the wrong type, unreadable file, no data.
@@ -148,14 +148,14 @@ def make_config(
 
 
 def _renamed(old: Sequence[str], most: int = 4) -> str:
-    """The note about keys of 0.1.0."""
+    """Return the note about keys of 0.1.0."""
     names = [f"{key} is now source.{FLAT[key.removeprefix('source.')]}" for key in old[:most]]
     more = f" and {len(old) - most} more (docs/settings.md)" if len(old) > most else ""
     return f"{', '.join(names)}{more}; the old name{'s' * (len(old) > 1)} still work{'s' * (len(old) == 1)}"
 
 
 def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
-    """The config that ``to_dict`` (or a YAML file) describes; what is left out takes its default.
+    """Return the config that ``to_dict`` (or a YAML file) describes; what is left out takes its default.
 
     The flat keys of 0.1.0, such as ``source.image_size``, are read as those that took their place.
     """
@@ -192,7 +192,7 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def load_config(path: Path, training: bool = True) -> RunConfig:
-    """What ``save_config`` wrote.
+    """Return what ``save_config`` wrote.
 
     Not ``training``: a method of one's own is not imported, since a trained model does without; its name and settings
     are left out.
@@ -218,7 +218,7 @@ def known_keys(method: str) -> list[str]:
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a tree by dotted key; a group without any stays as ``{}``."""
+    """Return the values of a tree by dotted key; a group without any stays as ``{}``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -227,7 +227,7 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def with_new_keys(tree: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The tree with every flat key of 0.1.0 replaced by the one that took its place, and the keys replaced.
+    """Return the tree with every flat key of 0.1.0 replaced by the one that took its place, and the keys replaced.
 
     Raises:
         UserError: a setting stands under both keys.
@@ -247,12 +247,12 @@ def with_new_keys(tree: Mapping[str, Any], where: str = "") -> tuple[dict[str, A
 
 
 def _is_flat(key: Any, value: Any) -> bool:
-    """Whether ``key`` below ``source`` is a flat one; text and encoder name groups, too."""
+    """Return whether ``key`` below ``source`` is a flat one; text and encoder name groups, too."""
     return key in FLAT and not (key in _GROUPS and (value is None or isinstance(value, Mapping)))
 
 
 def _new_key(key: str, value: Any, old: list[str]) -> str:
-    """The key of today; ``old`` gets the one of 0.1.0."""
+    """Return the key of today; ``old`` gets the one of 0.1.0."""
     group, dot, name = key.partition(".")
     if group != "source" or not dot or not _is_flat(name, value):
         return key
@@ -261,7 +261,7 @@ def _new_key(key: str, value: Any, old: list[str]) -> str:
 
 
 def _types(method: str) -> dict[str, Any]:
-    """The type of every key that a run of ``method`` takes."""
+    """Return the type of every key that a run of ``method`` takes."""
     own = {f"{settings_group(method)}.{k}": v for k, v in _types_of(method_class(method).Config).items()}
     found: dict[str, Any] = {}
     for key, hint in TYPES.items():

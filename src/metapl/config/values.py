@@ -14,7 +14,7 @@ from metapl.errors import UserError
 
 
 def convert(value: Any, hint: Any, key: str, where: str) -> Any:
-    """``value`` as ``hint`` wants it: YAML reads 1e-3 as text, 1 as a whole number, and off as false.
+    """Return ``value`` as ``hint`` wants it: YAML reads 1e-3 as text, 1 as a whole number, and off as false.
 
     Raises:
         UserError: a value of another type, or a number that is not finite.
@@ -42,7 +42,7 @@ def convert(value: Any, hint: Any, key: str, where: str) -> Any:
 
 
 def read_text(text: str, hint: Any, key: str) -> Any:
-    """The value that ``text`` stands for: itself where the setting takes text alone, else what YAML reads in it.
+    """Return the value that ``text`` stands for: itself where the setting takes text alone, else what YAML reads in it.
 
     Quotes around a text are taken off, so that one may begin or end with a space.
 
@@ -59,7 +59,7 @@ def read_text(text: str, hint: Any, key: str) -> Any:
 
 
 def describe(hint: Any) -> list[str]:
-    """What a setting takes, in words: the choices, or ``whole number``, ``number``, ``text``, ..."""
+    """Return what a setting takes, in words: the choices, or ``whole number``, ``number``, ``text``, ..."""
     words: list[str] = []
     for choice in _choices(hint):
         words += [str(v) for v in typing.get_args(choice)] if _is_literal(choice) else [WORDS.get(choice, str(choice))]

@@ -57,7 +57,7 @@ class CorrectedSource:
         return getattr(self.uncorrected, name)
 
     def rows(self, index: Array) -> Tensor:
-        """The rows at ``index``, as the source gives them."""
+        """Return the rows at ``index``, as the source gives them."""
         return self.uncorrected.rows(index)
 
     def readable(self, index: Array) -> Array:

@@ -130,7 +130,7 @@ class EmbeddedSource:
             self._done[some] = True
 
     def _stored(self, index: Array, rows: Tensor) -> Array:
-        """[n] bool: the test rows whose stored features were made of these very ``rows``; they are filled in."""
+        """Return [n] bool: the test rows whose stored features were made of these very ``rows``; they are filled in."""
         found = np.zeros(len(index), dtype=bool)
         for k in np.flatnonzero(self.is_test[index]).tolist() if self._of_row else []:
             if (features := self._of_row.get(_row_digest(rows[k]))) is not None:

@@ -47,7 +47,7 @@ class FeatureViews:
         self._scaler = Scaler(preprocessing, (-1,))
 
     def plain(self, x: Tensor) -> Tensor:
-        """The rows themselves, as the network sees them."""
+        """Return the rows themselves, as the network sees them."""
         return self._scaler.forward(F.normalize(x.to(torch.float32), dim=1))
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:

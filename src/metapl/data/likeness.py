@@ -77,7 +77,7 @@ def distance(one: Array, other: Array) -> Array:
 
 
 def pairs_of(codes: Array, far: int | None = FAR, window: int = WINDOW, most: int = MOST) -> Array:
-    """The different pairs of ``neighbours``, int64 [n, 2], smaller number first, sorted.
+    """Return the different pairs of ``neighbours``, int64 [n, 2], smaller number first, sorted.
 
     Of each smaller number the ``most`` pairs with the fewest differing bits, so that memory stays below some
     16 * (most + window) bytes per row however densely the rows lie.
@@ -95,7 +95,7 @@ def pairs_of(codes: Array, far: int | None = FAR, window: int = WINDOW, most: in
 
 
 def _closest(parts: list[Array], most: int) -> Array:
-    """Each pair once, and of each row the first ``most``."""
+    """Return each pair once, and of each row the first ``most``."""
     known = np.concatenate(parts)
     parts.clear()
     known.sort()
@@ -108,7 +108,8 @@ def _closest(parts: list[Array], most: int) -> Array:
 
 
 def usual_distance(vectors: Array, probes: int = PROBES) -> float:
-    """The median distance of a row to its ``NEIGHBOUR``-th nearest neighbour, over rows that stand evenly in the data.
+    """Return the median distance of a row to its ``NEIGHBOUR``-th nearest neighbour, over rows that stand evenly in
+    the data.
 
     Not to the nearest: where every row has a copy, that would be the distance of copies.
     """

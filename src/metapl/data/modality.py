@@ -209,7 +209,7 @@ class Modality:
         )
 
     def is_sound(self, preprocessing: Preprocessing) -> bool:
-        """Whether the parts of a preprocessing fit each other."""
+        """Return whether the parts of a preprocessing fit each other."""
         p = preprocessing
         if len(p.shape) != self.dimensions or not p.shape[0] == len(p.mean) == len(p.std):
             return False

@@ -85,7 +85,7 @@ class RowChecks:
         return [Likeness(kept["summary"], scaled=True)]
 
     def repeats_by_nature(self, kept: Kept) -> bool:
-        """Whether rows hold so few different values that equal rows say nothing."""
+        """Return whether rows hold so few different values that equal rows say nothing."""
         return False
 
     def contents(self, kept: Kept, source: Source, parts: Sequence[Array]) -> Contents:
@@ -99,16 +99,16 @@ def no_pairs() -> Pairs:
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """``1 row``, ``2 rows``."""
+    """Return ``1 row``, ``2 rows``."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def some(names: Sequence[str], most: int = 4) -> str:
-    """The first few names in quotes."""
+    """Return the first few names in quotes."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def share(count: int, of: int) -> str:
-    """``3 of 120 (2.5 %)``."""
+    """Return ``3 of 120 (2.5 %)``."""
     return f"{count:,} of {of:,} ({100 * count / max(1, of):.1f} %)"

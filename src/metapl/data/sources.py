@@ -61,7 +61,7 @@ def _folder(ref: DataRef, request: Request) -> Source:
 
 
 def _no_reader(path: Path) -> UserError:
-    """What to do with a file that nothing reads."""
+    """Return what to do with a file that nothing reads."""
     known = ", ".join([*READERS, *NUMPY])
     suffix = path.suffix.lower()
     if suffix in (".xlsx", ".xls", ".ods"):
@@ -75,7 +75,7 @@ def _no_reader(path: Path) -> UserError:
 
 
 def _file(ref: DataRef, request: Request) -> Source:
-    """A file of rows, and those that ``source.unlabeled`` and ``source.test`` name."""
+    """Return a file of rows, and those that ``source.unlabeled`` and ``source.test`` name."""
     if ref.path is None:
         raise UserError(f"'{ref.source}' needs a file", f"Write '{ref.source}:FILE'.", "data")
     return _table({"labeled": ref.path}, request, suffix=ref.suffix)
@@ -127,7 +127,7 @@ def _numpy(ref: DataRef, request: Request) -> Source:
 
 
 def _published(request: Request) -> PublishedOptions:
-    """The options of a published data set; the labels of new rows are those of a trained model."""
+    """Return the options of a published data set; the labels of new rows are those of a trained model."""
     published = request.options.published
     return replace(published, rows={**published.rows, "learnt": request.like is None})
 

@@ -23,7 +23,7 @@ ROWS, VALUES = 4096, 2**28  # raw rows in memory at a time, and numbers in them
 
 
 def probabilities(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Tensor:
-    """[n, C] probabilities of the rows at ``index``."""
+    """Return [n, C] probabilities of the rows at ``index``."""
     step = rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
     fit = matching(source.columns, predictor.takes.columns, source.name)
     parts = [predictor.probabilities(fit(source.rows(index[i : i + step]))) for i in range(0, len(index), step)]
@@ -73,7 +73,7 @@ def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) 
 
 
 def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:
-    """The model's number of each class of ``source``, int64.
+    """Return the model's number of each class of ``source``, int64.
 
     Raises:
         UserError: a class that the model does not know.
@@ -87,7 +87,7 @@ def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:
 
 
 def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """The figures of ``evaluate`` for probabilities p [n, C] and true classes y [n].
+    """Return the figures of ``evaluate`` for probabilities p [n, C] and true classes y [n].
 
     Raises:
         UserError: a probability that is no number, as from weights that have grown without bound.
@@ -118,7 +118,9 @@ def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def best_of(figures: Mapping[str, tuple[float, float]]) -> str:
-    """The name with the highest accuracy, then the lowest log loss, then the first; ``figures``: both, by name."""
+    """Return the name with the highest accuracy, then the lowest log loss, then the first; ``figures``: both, by
+    name.
+    """
     return min(figures, key=lambda name: (-figures[name][0], figures[name][1]))
 
 

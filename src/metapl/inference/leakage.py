@@ -29,7 +29,7 @@ ALIKE = 0.1  # share of training rows that repeat, from which an equal row says 
 
 
 def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, index: Array) -> str:
-    """What is to be said of rows of ``rows`` at ``index`` that the run learnt from; "" where there are none.
+    """Return what is to be said of rows of ``rows`` at ``index`` that the run learnt from; "" where there are none.
 
     Also "" where it is not known: images, runs with an encoder, large files, and files that are gone or have changed.
     """
@@ -61,7 +61,7 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
 
 
 def _is_quick(config: RunConfig) -> bool:
-    """Whether the run's data are files of rows, small enough to be read once more."""
+    """Return whether the run's data are files of rows, small enough to be read once more."""
     ref, files = config.ref, list[Path]()
     if ref.path is not None and (ref.is_table or ref.is_arrays):
         files = [ref.path]
@@ -76,7 +76,7 @@ def _is_quick(config: RunConfig) -> bool:
 
 
 def _digests(source: Source, index: Array, fit: Any) -> Iterator[bytes]:
-    """A digest of the contents of each row; any NaN is like any other, and -0 like 0."""
+    """Yield a digest of the contents of each row; any NaN is like any other, and -0 like 0."""
     for start in range(0, len(index), ROWS):
         values = fit(source.rows(index[start : start + ROWS])).numpy()
         if values.dtype.kind == "f":

@@ -58,7 +58,7 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
 
 
 def _told_first(problems: tuple[Problem, ...], chunks: Iterator[Predictions]) -> Iterator[Predictions]:
-    """The chunks, ``problems`` with the first of them."""
+    """Yield the chunks, ``problems`` with the first of them."""
     for chunk in chunks:
         yield replace(chunk, problems=(*problems, *chunk.problems))
         problems = ()
@@ -111,5 +111,5 @@ def _names(predictor: Predictor, p: Tensor) -> tuple[str, ...]:
 
 
 def nothing(predictor: Predictor) -> Tensor:
-    """The probabilities of no rows, [0, C]."""
+    """Return the probabilities of no rows, [0, C]."""
     return torch.zeros(0, len(predictor.class_names))

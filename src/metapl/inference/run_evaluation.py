@@ -81,7 +81,9 @@ def open_own(run: Path, device: str | None, trust_code: bool = False) -> tuple[R
 
 
 def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Source, Split]:
-    """The run's data and split. Training images are not decoded for it, if the run's list of bad ones still holds."""
+    """Return the run's data and split. Training images are not decoded for it, if the run's list of bad ones still
+    holds.
+    """
     if modality_of(predictor.takes.kind).sized:
         channels, height, width = predictor.takes.shape
         known = Known((channels, height, width), left_out(run))
@@ -147,7 +149,7 @@ def _judged_file(ref: DataRef) -> DataRef:
 
 
 def _trained_files(config: RunConfig) -> list[DataRef]:
-    """The files of rows that a run learnt from."""
+    """Return the files of rows that a run learnt from."""
     ref = config.ref
     inside = tables_in(ref.path) if ref.is_folder and ref.path is not None else {}
     files = [str(path) for part, path in inside.items() if part != "test"]

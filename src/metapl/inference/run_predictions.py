@@ -115,7 +115,7 @@ def _check_any(count: int, problems: list[Problem], data: str) -> None:
 
 
 def _predictions(config: RunConfig, predictor: Predictor, ref: DataRef, tell: Tell) -> tuple[Any, list[Problem]]:
-    """The answers, chunk by chunk, and the rows that could not even be opened."""
+    """Return the answers, chunk by chunk, and the rows that could not even be opened."""
     rows = open_source(ref, config.source, like=predictor.input())
     for note in rows.notes:
         tell(note)
@@ -123,7 +123,9 @@ def _predictions(config: RunConfig, predictor: Predictor, ref: DataRef, tell: Te
 
 
 def _list_problems(target: Path, problems: list[Problem]) -> Path | None:
-    """``problems.csv`` beside ``target``, or the next free name: another list is never replaced, it may be anyone's."""
+    """Return ``problems.csv`` beside ``target``, or the next free name: another list is never replaced, it may be
+    anyone's.
+    """
     if not problems:
         return None
     names = ["problems.csv", *(f"problems-{k}.csv" for k in range(2, 10_000))]
@@ -134,7 +136,7 @@ def _list_problems(target: Path, problems: list[Problem]) -> Path | None:
 
 
 def _holds(path: Path, text: str) -> bool:
-    """Whether the file is this very text, as where the same rows are labelled again."""
+    """Return whether the file is this very text, as where the same rows are labelled again."""
     whole = text.encode()
     return path.is_file() and path.stat().st_size == len(whole) and path.read_bytes() == whole
 

@@ -53,7 +53,7 @@ def fetch_weights(name: str, out: str | Path, source: str | Path | None = None) 
 
 
 def _network_and_weights(name: str, source: str | Path | None) -> tuple[nn.Module, dict[str, Tensor], str]:
-    """The network with its library's own classes, its weights, and where these come from."""
+    """Return the network with its library's own classes, its weights, and where these come from."""
     kind, rest = split_name(NETWORK if name == LITE0 else name)
     if name == LITE0:
         kind = "timm"

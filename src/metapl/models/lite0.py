@@ -24,7 +24,7 @@ HEAD = 2  # tensors at the end that only a classifier of ImageNet's classes need
 
 
 def is_installed() -> bool:
-    """Whether its weights and timm, which has its code, are on this machine; nothing is imported."""
+    """Return whether its weights and timm, which has its code, are on this machine; nothing is imported."""
     return weights_file() is not None and find_spec("timm") is not None
 
 

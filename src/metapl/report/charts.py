@@ -152,7 +152,7 @@ def _losses(record: Record) -> list[tuple[str, str, str, str, Draw]]:
 
 
 def _masks(record: Record, material: dict[str, Any]) -> list[tuple[str, str, str, str, Draw]]:
-    """How many pseudo labels count, and how many of these are right, as far as validation rows can tell."""
+    """Return how many pseudo labels count, and how many of these are right, as far as validation rows can tell."""
     threshold, planned = float(material.get("threshold") or 0), []
     steps, values = record.series("mask_rate")
     if values:
@@ -276,5 +276,5 @@ def _confusion(record: Record, material: dict[str, Any]) -> list[tuple[str, str,
 
 
 def safe(name: str) -> str:
-    """The name as a part of a file's name."""
+    """Return the name as a part of a file's name."""
     return "".join(c if c.isalnum() and c.isascii() else "-" for c in name)[:40]

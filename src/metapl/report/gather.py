@@ -69,7 +69,7 @@ def gather(record: Record, predictor: Predictor, source: Source, split: Split) -
 
 
 def stored(folder: Path) -> dict[str, Any] | None:
-    """What ``store`` wrote into a run folder; None where there is nothing that this version can use."""
+    """Return what ``store`` wrote into a run folder; None where there is nothing that this version can use."""
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -83,7 +83,7 @@ def store(folder: Path, material: dict[str, Any]) -> None:
 
 
 def threshold_of(record: Record) -> float:
-    """The confidence from which the method takes a pseudo label; 0 where it has no fixed one."""
+    """Return the confidence from which the method takes a pseudo label; 0 where it has no fixed one."""
     values = [v for k, v in record.settings.items() if k.endswith("threshold") and isinstance(v, int | float)]
     moving = any(v in ("adaptive", "soft") for k, v in record.settings.items() if k.endswith("selection"))
     usable = [float(v) for v in values if 0 < v < 1]
@@ -91,7 +91,7 @@ def threshold_of(record: Record) -> float:
 
 
 def _pool(record: Record, predictor: Predictor, source: Source, split: Split) -> tuple[Array, Tensor]:
-    """The unlabelled rows that the run looked at again and again, in its order, and the chosen model's answers.
+    """Return the unlabelled rows that the run looked at again and again, in its order, and the chosen model's answers.
 
     For supervised training, which saw no unlabelled row, there is none.
     """
@@ -141,7 +141,9 @@ class Shown:
 
 
 def known_labels(source: Source, split: Split) -> Array:
-    """[N] the labels that the run was given, -1 elsewhere: a label that it hides from training is not shown either."""
+    """Return [N] the labels that the run was given, -1 elsewhere: a label that it hides from training is not shown
+    either.
+    """
     labels = np.full(len(source.labels), -1, dtype=np.int64)
     for part in (split.labeled, split.validation):
         labels[part] = source.labels[part]
@@ -234,7 +236,7 @@ def _changed(shown: Shown, index: Array, snapshots: list[dict[str, Any]]) -> dic
 
 
 def _path(named: Array, names: Sequence[str]) -> list[str]:
-    """The classes one after the other, repeats left out; the last six."""
+    """Return the classes one after the other, repeats left out; the last six."""
     path = [int(named[0])]
     for k in named[1:].tolist():
         if k != path[-1]:
@@ -244,7 +246,7 @@ def _path(named: Array, names: Sequence[str]) -> list[str]:
 
 
 def _check(source: Source, split: Split) -> dict[str, Any]:
-    """The data check over the rows that the run trains and chooses on; for large sets only how to make it."""
+    """Return the data check over the rows that the run trains and chooses on; for large sets only how to make it."""
     from metapl.checks import check
 
     inner = traits(source).inner or source

@@ -142,7 +142,7 @@ def report_comparison(folder: Path, out: Path | None = None) -> Path:
 
 
 def several(folders: Sequence[Path], out: Path | None) -> Path:
-    """The page for what the user named: one comparison, or runs.
+    """Return the page for what the user named: one comparison, or runs.
 
     Raises:
         UserError: they cannot stand on one page.
@@ -173,7 +173,7 @@ def _head(path: Path) -> str:
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """The folders' names, with their parents where two are alike."""
+    """Return the folders' names, with their parents where two are alike."""
     short = [cut(record.folder.resolve().name, 60) for record in records]
     return [cut(str(r.folder), 80) if short.count(name) > 1 else name for r, name in zip(records, short)]
 
@@ -188,7 +188,7 @@ def _best(names: Sequence[str], figures: Sequence[tuple[Row | None, str]]) -> st
 
 
 def _unlike(records: Sequence[Record], rows: Sequence[str]) -> list[str]:
-    """Why the figures may not be comparable."""
+    """Return why the figures may not be comparable."""
     notes = []
     if len({record.split.get("sha") for record in records}) > 1:
         notes.append("The runs have different splits: they were not judged on the same rows.")

@@ -41,7 +41,7 @@ def render(template: str, values: dict[str, Any]) -> str:
 
 
 def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> str:
-    """The report of one run."""
+    """Return the report of one run."""
     results, config = record.results, record.config
     figures, judged_on = judged(record, material)
     names = material.get("classes", [])
@@ -84,7 +84,7 @@ _NO_CHECK: dict[str, Any] = {"verdict": None, "findings": [], "notes": []}
 
 
 def _mistakes(figures: dict[str, Any] | None, names: list[str]) -> list[dict[str, Any]]:
-    """The pairs of classes that are taken for each other most often."""
+    """Return the pairs of classes that are taken for each other most often."""
     found = []
     for k, counts in enumerate(figures["confusion"] if figures else []):
         for j, count in enumerate(counts):

@@ -52,7 +52,7 @@ def pseudo_labels_of_run(folder: Path, device: str | None = None, trust_code: bo
 
 
 def try_pseudo_labels(result: Result) -> str:
-    """``pseudo_labels_of`` that never raises: gives what to say about a failure, or ""."""
+    """Return ``pseudo_labels_of`` that never raises: gives what to say about a failure, or ""."""
     try:
         pseudo_labels_of(result)
     except Exception as error:
@@ -109,7 +109,7 @@ def _rule(record: Record) -> tuple[float, str]:
 
 
 def _agreement(record: Record, split: Split, index: Array, final: Tensor) -> Array:
-    """[n] share of the snapshots in which a row had the class ``final`` [n]; NaN outside the sample."""
+    """Return [n] share of the snapshots in which a row had the class ``final`` [n]; NaN outside the sample."""
     share = np.full(len(index), np.nan)
     drawn = pool_sample(len(split.unlabeled), int(record.results["seed"])).numpy()
     looks = [

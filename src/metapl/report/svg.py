@@ -34,14 +34,14 @@ _DROPPED = {"font", "font-family", "-webkit-user-select"}
 
 
 def svg_text(figure: Any) -> str:
-    """The whole SVG file of a figure."""
+    """Return the whole SVG file of a figure."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return file.getvalue()
 
 
 def inline(svg: str, prefix: str) -> str:
-    """The ``<svg>`` element for a page; ``prefix`` keeps the ids of several figures apart."""
+    """Return the ``<svg>`` element for a page; ``prefix`` keeps the ids of several figures apart."""
     ElementTree.register_namespace("", NAMESPACE)
     root = ElementTree.fromstring(svg)
     _clean(root, prefix)
@@ -77,7 +77,7 @@ def _clean(element: ElementTree.Element, prefix: str) -> None:
 
 
 def _attributes(style: str) -> dict[str, str]:
-    """``fill: #fff; stroke-width: 2`` as attributes; fonts are the page's, but for their size."""
+    """Return ``fill: #fff; stroke-width: 2`` as attributes; fonts are the page's, but for their size."""
     made = dict[str, str]()
     for part in style.split(";"):
         name, colon, value = part.partition(":")

@@ -46,19 +46,19 @@ def verdict(record: Record, material: Material) -> dict[str, Any]:
 
 
 def judged(record: Record, material: Material) -> tuple[dict[str, Any] | None, str]:
-    """The figures to go by, and the name of the rows that they are of: test rows where these were judged."""
+    """Return the figures to go by, and the name of the rows that they are of: test rows where these were judged."""
     if record.evaluation:
         return record.evaluation, "test rows"
     return material.get("validation"), "validation rows"
 
 
 def percent(share: float) -> str:
-    """``93.4 %``."""
+    """Return ``93.4 %``."""
     return f"{100 * share:.1f} %"
 
 
 def accuracy(record: Record, material: Material) -> Answer:
-    """How often the model is right, on which rows."""
+    """Return how often the model is right, on which rows."""
     question = "How good is the model?"
     figures, rows = judged(record, material)
     if not figures:
@@ -75,7 +75,7 @@ def accuracy(record: Record, material: Material) -> Answer:
 
 
 def against_supervised(record: Record) -> Answer:
-    """Whether the unlabelled rows helped: the guard's comparison with supervised training on the same labels."""
+    """Return whether the unlabelled rows helped: the guard's comparison with supervised training on the same labels."""
     question, guard = "Did the unlabelled rows help?", record.results.get("guard", {})
     if record.results["method"] == "supervised":
         return Answer(question, "not used", "This is supervised training: it learns from the labelled rows alone.")
@@ -105,7 +105,7 @@ def against_supervised(record: Record) -> Answer:
 
 
 def feedback(record: Record) -> Answer:
-    """Whether the labelled rows' feedback helped the teacher: one run cannot say."""
+    """Return whether the labelled rows' feedback helped the teacher: one run cannot say."""
     question, method = "Did the feedback help?", str(record.results["method"])
     if method not in FEEDBACK:
         return Answer(question, "none", "This method has no feedback from the labelled rows to the pseudo labels.")
@@ -121,7 +121,7 @@ def feedback(record: Record) -> Answer:
 
 
 def model(record: Record) -> Answer:
-    """Which network the folder ``model`` holds, and why."""
+    """Return which network the folder ``model`` holds, and why."""
     results, question = record.results, "Which model came out?"
     if results.get("chosen_by") == "guard":
         text = f"{record.method} was not better, so the run returned the model trained on the labels alone. "
@@ -134,7 +134,7 @@ def model(record: Record) -> Answer:
 
 
 def next_steps(record: Record, material: Material) -> list[Step]:
-    """What a colleague would do now, most useful first."""
+    """Return what a colleague would do now, most useful first."""
     steps, run = list[Step](), shlex.quote(str(record.folder))
     rows, data = record.results["rows"], shlex.quote(str(record.config["data"]))
     figures, _ = judged(record, material)
@@ -157,7 +157,7 @@ def next_steps(record: Record, material: Material) -> list[Step]:
 
 
 def _about_labels(material: Material) -> list[Step]:
-    """What the rows themselves ask for."""
+    """Return what the rows themselves ask for."""
     steps, grids = list[Step](), {grid["name"]: len(grid["rows"]) for grid in material.get("grids", [])}
     if material.get("check", {}).get("verdict") in ("WILL HURT", "CANNOT BE USED"):
         steps.append(Step("Mend the data first: the data check below found something that will hurt."))
@@ -172,7 +172,8 @@ def _about_labels(material: Material) -> list[Step]:
 
 
 def weakest(figures: dict[str, Any]) -> tuple[str, float, int, str] | None:
-    """The class that is surely below the overall accuracy and right least often: name, share, rows, its usual mistake.
+    """Return the class that is surely below the overall accuracy and right least often: name, share, rows, its usual
+    mistake.
 
     None where no class is: its interval must end below the accuracy of all rows.
     """

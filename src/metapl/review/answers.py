@@ -98,5 +98,5 @@ def checked(path: Path, pairs: list[tuple[int, str, str]], source: Source) -> di
 
 
 def as_answer(label: str, empty: str = UNSURE) -> Answer:
-    """An answer with that class; without one, of the kind ``empty``."""
+    """Return an answer with that class; without one, of the kind ``empty``."""
     return Answer(label) if label else Answer("", empty)

@@ -74,7 +74,7 @@ def _choice(label: str) -> list[dict[str, Any]]:
 
 
 def _read_label_studio(review: Review, path: Path) -> dict[str, Answer]:
-    """The newest annotation of each task; one without a choice is an answer without a class."""
+    """Return the newest annotation of each task; one without a choice is an answer without a class."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
         pairs = [

@@ -84,7 +84,7 @@ def open_review(folder: Path, device: str | None = None, trust_code: bool = Fals
 
 
 def _table(path: Path) -> list[Row]:
-    """The lines of ``pseudo_labels.csv``.
+    """Return the lines of ``pseudo_labels.csv``.
 
     Raises:
         UserError: it is damaged.
@@ -102,13 +102,13 @@ def _table(path: Path) -> list[Row]:
 
 
 def _pool(rows: list[Row], number: dict[str, int]) -> list[tuple[int, Row]]:
-    """The rows of the table by their number in the source; ``number`` has the pool rows by id."""
+    """Return the rows of the table by their number in the source; ``number`` has the pool rows by id."""
     plain = {row["id"]: row for row in rows}
     return [(k, row) for name, k in number.items() if (row := plain.get(name) or plain.get(f"'{name}"))]
 
 
 def _close(pool: list[tuple[int, Row]]) -> list[Question]:
-    """All pool rows, the closest call first."""
+    """Return all pool rows, the closest call first."""
     return _questions(pool, lambda row: float(row["margin"]), _close_reason)
 
 
@@ -150,7 +150,7 @@ def _suspects(source: Source, names: tuple[str, ...], taught: Judged) -> list[Qu
 
 
 def _mixed(*lists: list[Question]) -> list[Question]:
-    """The lists in turn, one row of each; a row comes once."""
+    """Return the lists in turn, one row of each; a row comes once."""
     seen, mixed = set[int](), list[Question]()
     for turn in zip_longest(*lists):
         for question in turn:

@@ -40,7 +40,7 @@ class Session:
         self._questions = {question.id: question for question in review.questions}
 
     def next(self) -> Question | None:
-        """The row to ask about now; None where all are answered."""
+        """Return the row to ask about now; None where all are answered."""
         if self._again in self._questions and self._again not in self.answers.given:
             return self._questions[self._again or ""]
         return next((q for q in self.review.questions if q.id not in self.answers.given), None)
@@ -66,7 +66,7 @@ class Session:
         return Answer(names[int(choice)]) if known else None
 
     def progress(self) -> tuple[int, int]:
-        """How many questions are answered, and how many there are."""
+        """Return how many questions are answered, and how many there are."""
         return sum(q.id in self.answers.given for q in self.review.questions), len(self.review.questions)
 
 
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.SEE_OTHER, "", {"Location": f"/{self._token}/"})
 
     def _allowed(self, page: str) -> bool:
-        """Whether the request comes from this page and asks for ``page``; else it is answered."""
+        """Return whether the request comes from this page and asks for ``page``; else it is answered."""
         host = f"127.0.0.1:{self.server.server_address[1]}"  # type: ignore[index]
         origin = self.headers.get("Origin")
         foreign = self.headers.get("Sec-Fetch-Site") not in (None, "same-origin", "none")

@@ -79,7 +79,7 @@ def load_split(folder: Path, source: Source) -> Split:
 
 
 def is_of_0_1_0(folder: Path) -> bool:
-    """Whether version 0.1.0 began the run: its settings of the source do not stand in groups."""
+    """Return whether version 0.1.0 began the run: its settings of the source do not stand in groups."""
     tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return not isinstance(tree["source"]["encoder"], dict)
 

@@ -53,11 +53,11 @@ class Predictor:
         return self.preprocessing if self.encoder is None else self.encoder.takes
 
     def input(self, labels: bool = False) -> ModelInput:
-        """What it asks of new rows; ``labels``: whether these are read, too."""
+        """Return what it asks of new rows; ``labels``: whether these are read, too."""
         return ModelInput(self.takes, self.class_names, labels)
 
     def predict_proba(self, X: Any) -> Array:
-        """[n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.
+        """Return [n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.
 
         Raises:
             UserError: rows of another kind or shape than those of the training.
@@ -66,16 +66,18 @@ class Predictor:
         return found
 
     def predict(self, X: Any) -> Array:
-        """[n] class names for new rows; see ``predict_proba``."""
+        """Return [n] class names for new rows; see ``predict_proba``."""
         return self.names(self.predict_proba(X))
 
     def names(self, p: Array) -> Array:
-        """[n] the name of the most probable class for each row of ``p`` [n, C]."""
+        """Return [n] the name of the most probable class for each row of ``p`` [n, C]."""
         return np.array(self.class_names, dtype=object)[p.argmax(1)] if len(p) else np.array([], dtype=object)
 
     @torch.no_grad()
     def probabilities(self, rows: Tensor) -> Tensor:
-        """[n, C] on the CPU for raw rows [n, ...], as ``types`` has them; with an encoder, or for its features."""
+        """Return [n, C] on the CPU for raw rows [n, ...], as ``types`` has them; with an encoder, or for its
+        features.
+        """
         if self.encoder is not None and not rows.is_floating_point():  # images and texts are whole numbers
             rows = self.encoder.encode(rows)
         if tuple(rows.shape[1:]) != self.preprocessing.shape:
@@ -91,7 +93,7 @@ class Predictor:
 
 
 def _finite(p: Tensor, rows: Tensor) -> Tensor:
-    """The probabilities, all of them finite.
+    """Return the probabilities, all of them finite.
 
     Raises:
         NotFinite: some are not: a value lies so far from those of the training that the network cannot answer.
@@ -160,7 +162,7 @@ def load_model(
     encoder: nn.Module | Factory | None = None,
     trust_code: bool = False,
 ) -> Predictor:
-    """What ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
+    """Return what ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
 
     ``network``: the ``nn.Module`` or factory that was trained, where it was given as an object; its weights are loaded.
 
@@ -245,7 +247,7 @@ def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:
 
 
 def _encoder_from_dict(stored: dict[str, Any], given: nn.Module | Factory | None) -> FrozenEncoder:
-    """The encoder that the card describes, built again.
+    """Return the encoder that the card describes, built again.
 
     Raises:
         UserError: its files are gone, or it has other weights, or makes something else of the same row now.

@@ -89,11 +89,11 @@ class Recorder:
         self._rows.append({"step": step, **values})
 
     def rows(self) -> list[dict[str, Any]]:
-        """All that was logged, oldest first."""
+        """Return all that was logged, oldest first."""
         return list(self._rows)
 
     def wants_snapshot(self, step: int, total: int) -> bool:
-        """Whether to record the answers at ``step`` of ``total``: about ``SNAPSHOTS`` times, and at the end."""
+        """Return whether to record the answers at ``step`` of ``total``: about ``SNAPSHOTS`` times, and at the end."""
         last = self._snapshots[-1]["step"] if self._snapshots else 0
         return step == total or step - last >= total / SNAPSHOTS
 
@@ -118,7 +118,7 @@ class Recorder:
         self._snapshots.append(row)
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """All that ``snapshot`` recorded, oldest first: step, pool and validation, see ``_kept``."""
+        """Return all that ``snapshot`` recorded, oldest first: step, pool and validation, see ``_kept``."""
         return list(self._snapshots)
 
     def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
@@ -230,7 +230,7 @@ class RunFolder(Recorder):
         return checkpoint.load_latest(self.folder / "checkpoints", self._id())
 
     def _id(self) -> str:
-        """The run's id; empty for runs of 0.1.0, which have none."""
+        """Return the run's id; empty for runs of 0.1.0, which have none."""
         try:
             return str(json.loads((self.folder / "env.json").read_text(encoding="utf-8")).get(RUN_ID, ""))
         except (OSError, ValueError, RecursionError, AttributeError):
@@ -249,6 +249,6 @@ class RunFolder(Recorder):
 
 
 def _kept(p: Tensor) -> dict[str, list[int]]:
-    """The class that each row of ``p`` [n, C] names, and its probability in per mille."""
+    """Return the class that each row of ``p`` [n, C] names, and its probability in per mille."""
     confidence, named = p.max(-1)
     return {"class": named.tolist(), "confidence": (1000 * confidence).round().int().tolist()}

@@ -79,7 +79,9 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def measure(shares: Tensor, prior: Tensor, rows: int) -> dict[str, float]:
-    """The measures of A1 for shares [C] among ``rows`` rows; classes too rare to judge have no ``class_least``."""
+    """Return the measures of A1 for shares [C] among ``rows`` rows; classes too rare to judge have no
+    ``class_least``.
+    """
     ratio = torch.where(prior * rows >= EXPECTED, shares / prior.clamp_min(1e-12), torch.inf)
     least = int(ratio.argmin())
     found = {"class_shift": float((shares - prior).abs().sum() / 2)}
@@ -91,7 +93,7 @@ def measure(shares: Tensor, prior: Tensor, rows: int) -> dict[str, float]:
 def find(
     rows: Sequence[Row], steps: int, method: str, settings: Any, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The alarms that the logged ``rows`` raise, each once: name, step, value and what to do.
+    """Return the alarms that the logged ``rows`` raise, each once: name, step, value and what to do.
 
     Args:
         rows: as ``Metrics.read`` gives them.
@@ -146,7 +148,7 @@ def _gap(rows: Sequence[Row], steps: int, method: str, settings: Any) -> list[Ra
 
 
 def threshold(settings: Any) -> float:
-    """The highest of the settings whose name ends with "threshold"; 0 where there is none or it is not used.
+    """Return the highest of the settings whose name ends with "threshold"; 0 where there is none or it is not used.
 
     A target precision stands for itself.
     """

@@ -13,14 +13,14 @@ from metapl.utils.progress import clock
 
 
 def found_text(source: Source) -> str:
-    """What the data are: how many rows of which kind, in how many classes."""
+    """Return what the data are: how many rows of which kind, in how many classes."""
     inner = traits(source).inner or source
     classes = len(source.class_names)
     return f"found {len(source.ids)} {modality_of(inner.kind).row}s in {classes} class{'es' * (classes != 1)}"
 
 
 def plan_text(job: Job) -> str:
-    """What will be done, in one sentence."""
+    """Return what will be done, in one sentence."""
     config, extra = job.config, job.extra_steps
     steps = f"{config.steps} steps" if not config.minutes else f"as many steps as fit into {config.minutes:g} minutes"
     fine = f" and {extra} of fine-tuning" if extra else ""
@@ -36,7 +36,7 @@ def encoder_hint(job: Job) -> list[str]:
 
 
 def forecast(job: Job, plan: GuardPlan, pace: float, left: int) -> str:
-    """How long the rest takes at ``pace`` seconds per step: ``left`` steps, then at most the guard's trainings.
+    """Return how long the rest takes at ``pace`` seconds per step: ``left`` steps, then at most the guard's trainings.
 
     A step of supervised training takes less than a step of any other method, so the guard ends sooner than it says.
     """

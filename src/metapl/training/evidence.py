@@ -82,7 +82,7 @@ class Answers:
     right: Array
 
     def at(self, rows: Array) -> Answers:
-        """Those of some of the rows."""
+        """Return those of some of the rows."""
         return Answers(self.p[rows], self.right[rows])
 
     @property

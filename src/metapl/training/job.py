@@ -88,7 +88,7 @@ class Job:
 
     @torch.no_grad()
     def judge(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """What ``types.Judge`` promises; the same views at every call."""
+        """Return what ``types.Judge`` promises; the same views at every call."""
         index, weak = self.source.readable(self.split.validation), self.stream.views.weak
         draws, was_training, parts = max(1, JUDGED_VIEWS // max(1, len(index))), model.training, list[Tensor]()
         model.eval()
@@ -170,7 +170,7 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
 
 
 def nothing_to_fit_on(method: str, why: str) -> UserError:
-    """The error of a method that is fitted on validation rows and has none."""
+    """Return the error of a method that is fitted on validation rows and has none."""
     return UserError(
         f"a target precision is kept by means of validation rows, and {why}",
         "Set --validation N (rows per class, out of the labelled ones), or give a plain number as the threshold.",
@@ -195,7 +195,7 @@ def _network(
 
 
 def due(done: int, every: int, total: int) -> bool:
-    """Whether something is to happen after ``done`` of ``total`` steps; ``every`` 0: a tenth of them."""
+    """Return whether something is to happen after ``done`` of ``total`` steps; ``every`` 0: a tenth of them."""
     return done == total or done % (every or max(1, math.ceil(total / 10))) == 0
 
 
@@ -204,7 +204,7 @@ class Diverged(UserError):
 
 
 def diverged(done: int, values: Mapping[str, Tensor]) -> Diverged:
-    """The error that names what is no longer finite."""
+    """Return the error that names what is no longer finite."""
     bad = [k for k, v in values.items() if not torch.isfinite(v)]
     bad = bad or ["a value since the last check" if values else "a weight"]
     remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
@@ -212,7 +212,7 @@ def diverged(done: int, values: Mapping[str, Tensor]) -> Diverged:
 
 
 def sound(method: Method, state: Any) -> bool:
-    """Whether ``state`` holds no NaN, and no network of the method an infinite parameter or buffer.
+    """Return whether ``state`` holds no NaN, and no network of the method an infinite parameter or buffer.
 
     A finite loss says nothing about the update that followed it.
     """

@@ -98,7 +98,7 @@ def start(
     network: Factory | None = None,
     require_unlabeled: bool = True,
 ) -> Result:
-    """``train``, into whatever ``open_store`` gives for the final config.
+    """Return ``train``, into whatever ``open_store`` gives for the final config.
 
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """
@@ -321,7 +321,9 @@ def _validation(job: Job, model: nn.Module) -> dict[str, Any]:
 
 
 def _sized(job: Job, progress: Progress) -> RunConfig:
-    """``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and saving."""
+    """Return ``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and
+    saving.
+    """
     budget, began = job.config.minutes * 60, time.monotonic()
     plan, limit = evidence.plan_guard(job), min(CALIBRATION, 0.05 * budget)
     pace = measure_pace(job, limit)

@@ -76,7 +76,7 @@ class Result:
         return self.predictor.class_names
 
     def predict_proba(self, X: Any) -> Array:
-        """[n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.
+        """Return [n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.
 
         Raises:
             UserError: rows of another kind or shape than those of the training.
@@ -84,11 +84,11 @@ class Result:
         return self.predictor.predict_proba(X)
 
     def predict(self, X: Any) -> Array:
-        """[n] class names for new rows; see ``predict_proba``."""
+        """Return [n] class names for new rows; see ``predict_proba``."""
         return self.predictor.predict(X)
 
     def evaluate(self) -> dict[str, Any]:
-        """The figures of ``metapl.evaluate`` on the test rows.
+        """Return the figures of ``metapl.evaluate`` on the test rows.
 
         Raises:
             UserError: there are none.
@@ -99,7 +99,9 @@ class Result:
         return evaluate(self.predictor, self.source, self.split.test)
 
     def pseudo_labels(self) -> PseudoLabeledPool:
-        """The chosen network's answers for the unlabelled rows; those that trained with their label are left out."""
+        """Return the chosen network's answers for the unlabelled rows; those that trained with their label are left
+        out.
+        """
         index = self.source.readable(np.setdiff1d(self.split.unlabeled, self.split.labeled))
         p = probabilities(self.predictor, self.source, index).numpy()
         return PseudoLabeledPool(index, tuple(self.source.ids[k] for k in index.tolist()), self.predictor.names(p), p)

@@ -44,7 +44,7 @@ class PoolClock:
         self.device, self.walks = device, list[float]()
 
     def __call__(self, chunks: Iterable[PoolChunk]) -> Iterator[PoolChunk]:
-        """The same chunks."""
+        """Yield the same chunks."""
         self._wait()
         began = time.monotonic()
         try:
@@ -59,7 +59,9 @@ class PoolClock:
 
 
 def spread(steps: int, count: int) -> list[int]:
-    """``count`` of the ``steps`` steps, or all of them, evenly over the main phase: each stands for as many others."""
+    """Return ``count`` of the ``steps`` steps, or all of them, evenly over the main phase: each stands for as many
+    others.
+    """
     count = min(count, steps)
     return [(2 * k + 1) * steps // (2 * count) for k in range(count)]
 
@@ -113,7 +115,7 @@ class _Timer:
         self.walks += [max(self.clock.walks)] if self.clock.walks else []
 
     def extra(self) -> float:
-        """A step after the main phase; the first of them, which may set something up, is left out."""
+        """Return a step after the main phase; the first of them, which may set something up, is left out."""
         for t in range(self.job.config.steps, self.job.total)[:EXTRA]:
             self.step(t)
         return self.steps[-1] if self.job.extra_steps else 0.0

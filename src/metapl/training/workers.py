@@ -63,7 +63,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
     def result(self) -> Any:
-        """The value.
+        """Return the value.
 
         Raises:
             UserError: the job was refused.

@@ -125,13 +125,13 @@ def judge_fold(material: Material, config: RunConfig, fold: int) -> Answer:
 
 
 def train_fold(material: Material, tree: dict[str, Any], fold: int) -> Answer:
-    """``judge_fold`` as a job: the run's settings as plain values, and the answer with its ``seconds``."""
+    """Return ``judge_fold`` as a job: the run's settings as plain values, and the answer with its ``seconds``."""
     began = time.monotonic()
     return {**judge_fold(material, from_dict(tree), fold), "seconds": round(time.monotonic() - began, 3)}
 
 
 def _job(material: Material, config: RunConfig, fold: int) -> Job:
-    """The run of a fold; its validation rows are never those that judge what is fitted on them."""
+    """Return the run of a fold; its validation rows are never those that judge what is fitted on them."""
     config, split = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31), material.folds[fold]
 
     device = pick_device(config.device)
@@ -148,7 +148,8 @@ def _is_fitted(method: Method) -> bool:
 
 
 def _with_rows_to_fit_on(material: Material, fold: Split, method: str) -> Split:
-    """The fold without its held-out rows: those of the run's own validation rows that teach in it are validation rows.
+    """Return the fold without its held-out rows: those of the run's own validation rows that teach in it are
+    validation rows.
 
     A class of which nothing else would teach keeps its own.
 

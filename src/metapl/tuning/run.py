@@ -134,7 +134,7 @@ def _check_numbers(config: RunConfig, minutes: float, workers: int) -> None:
 
 
 def free_folder(config: RunConfig) -> Path:
-    """The first free ``tuned/DATA-METHOD[-k]``."""
+    """Return the first free ``tuned/DATA-METHOD[-k]``."""
     base = f"{config.ref.stem}-{last_part(config.method)}"
     names = [base, *(f"{base}-{k}" for k in range(2, 10_000))]
     return next(p for n in names if not (p := Path("tuned") / n).exists())
@@ -178,7 +178,7 @@ class _Bench:
                 return
 
     def _judge(self, asks: Sequence[Ask]) -> list[Rank] | None:
-        """The ranks of ``asks``, or None if the time is up before all are done."""
+        """Return the ranks of ``asks``, or None if the time is up before all are done."""
         done: dict[int, Score] = {}
         for n, ask in enumerate(asks):
             self._note_if_done(n, ask, done, quiet=True)
@@ -256,7 +256,7 @@ class _Bench:
 
 
 def name(score: Score) -> str:
-    """``optim.lr=0.1 fixmatch.threshold=0.8``, or ``default``."""
+    """Return ``optim.lr=0.1 fixmatch.threshold=0.8``, or ``default``."""
     return " ".join(f"{key}={word(value)}" for key, value in score.setting.items()) or "default"
 
 
@@ -299,7 +299,7 @@ def _finish(folder: Path, plan: dict[str, Any], config: RunConfig, axes: Sequenc
 
 
 def explain(verdict: Choice, count: int) -> str:
-    """The decision in a sentence or two."""
+    """Return the decision in a sentence or two."""
     best, rows = name(verdict.best), verdict.best.rows
     if count == 1:
         return "only the default was judged, so it is kept"

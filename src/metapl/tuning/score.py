@@ -79,7 +79,7 @@ class Score:
 
 
 def make_score(setting: Setting, steps: int, answers: Sequence[Answer], seconds: float, choose: bool) -> Score:
-    """The score of a setting from the answers of its folds.
+    """Return the score of a setting from the answers of its folds.
 
     Args:
         choose: judge the candidate network that is best over all folds, as ``train`` chooses on validation rows;

@@ -44,7 +44,7 @@ class Search:
 
 
 def make_search(sampler: str, config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
-    """The search called ``sampler``, over at most ``trials`` settings beside the default.
+    """Return the search called ``sampler``, over at most ``trials`` settings beside the default.
 
     Raises:
         UserError: an unknown sampler, a number of trials that does not fit, or optuna is not installed.
@@ -152,7 +152,7 @@ def _suggest(trial: Any, axis: Axis) -> Any:
 
 
 def _distinct(config: RunConfig, picks: Sequence[dict[str, Any]]) -> list[Setting]:
-    """Each setting once, without the default."""
+    """Return each setting once, without the default."""
     made: list[Setting] = []
     for pick in picks:
         setting = resolve(config, pick)

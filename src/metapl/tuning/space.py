@@ -43,7 +43,7 @@ class Axis:
     whole: bool = False
 
     def at(self, share: float) -> Any:
-        """The value at ``share`` (0 to 1) of the way along the axis; uniform shares give uniform draws."""
+        """Return the value at ``share`` (0 to 1) of the way along the axis; uniform shares give uniform draws."""
         if self.values:
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
         if self.log:
@@ -53,30 +53,30 @@ class Axis:
         return self.rounded(value)
 
     def rounded(self, value: float) -> float:
-        """A value of a range as it is run: few digits, and still inside."""
+        """Return a value of a range as it is run: few digits, and still inside."""
         made = round(value) if self.whole else float(f"{value:.{DIGITS}g}")
         return min(max(made, self.low), self.high)
 
     def points(self) -> tuple[Any, ...]:
-        """The values, or evenly spaced ones of the range."""
+        """Return the values, or evenly spaced ones of the range."""
         if self.values:
             return self.values
         return tuple(dict.fromkeys(self.at(k / (POINTS - 1)) for k in range(POINTS)))
 
     def text(self) -> str:
-        """What would be typed for it."""
+        """Return what would be typed for it."""
         if self.values:
             return ",".join(f"x{v.factor:g}" if isinstance(v, Times) else word(v) for v in self.values)
         return f"{self.low:g}..{self.high:g}{':log' if self.log else ''}"
 
 
 def word(value: Any) -> str:
-    """A value as it is typed."""
+    """Return a value as it is typed."""
     return f"{value:g}" if isinstance(value, float) else yaml.safe_dump(value).removesuffix("\n...\n").strip()
 
 
 def make_space(config: RunConfig, space: Space | None = None) -> list[Axis]:
-    """The axes that ``space`` asks for, or the built-in ones of the method; thresholds first.
+    """Return the axes that ``space`` asks for, or the built-in ones of the method; thresholds first.
 
     Args:
         config: the run whose settings are varied.
@@ -106,13 +106,13 @@ def tunable(config: RunConfig) -> list[str]:
 
 
 def get(config: RunConfig, key: str) -> Any:
-    """The run's own value of a dotted key."""
+    """Return the run's own value of a dotted key."""
     group, _, name = key.partition(".")
     return getattr(_group(config, group), name)
 
 
 def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = None) -> Any:
-    """What the run's own value amounts to: a rate of 0 is the optimiser's own, a teacher's the shared one."""
+    """Return what the run's own value amounts to: a rate of 0 is the optimiser's own, a teacher's the shared one."""
     own = get(config, key)
     if own != 0 or not (key == "optim.lr" or key.endswith("teacher_lr")):
         return own
@@ -135,7 +135,7 @@ def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Setting:
 
 
 def with_setting(config: RunConfig, setting: Setting) -> RunConfig:
-    """The run with other settings.
+    """Return the run with other settings.
 
     Raises:
         UserError: a value that its setting does not take.
@@ -153,14 +153,14 @@ def _pair(text: str) -> tuple[str, str | None]:
 
 
 def _tries(config: RunConfig, key: str) -> Tries | None:
-    """What the setting itself says should be tried; a method's settings without it are not tuned by default."""
+    """Return what the setting itself says should be tried; a method's settings without it are not tuned by default."""
     group, _, name = key.partition(".")
     cls: Any = type(_group(config, group))
     return notes_of(cls, Tries).get(name)
 
 
 def _idle(config: RunConfig, key: str) -> bool:
-    """Whether the setting has no effect as another one of its group stands."""
+    """Return whether the setting has no effect as another one of its group stands."""
     tries = _tries(config, key)
     if tries is None or not tries.idle:
         return False
@@ -248,7 +248,7 @@ def _group(config: RunConfig, group: str) -> Any:
 
 
 def _kinds(config: RunConfig, key: str) -> tuple[Any, ...]:
-    """The types that a setting takes."""
+    """Return the types that a setting takes."""
     group, _, name = key.partition(".")
     cls = type(_group(config, group))
     assert name in {f.name for f in fields(cls)}

@@ -51,7 +51,7 @@ class Trials:
         self.spent = max((row["elapsed"] for row in self.rows.values()), default=0.0)  # seconds of earlier starts
 
     def get(self, setting: Setting, steps: int, fold: int) -> dict[str, Any] | None:
-        """The finished training, or None."""
+        """Return the finished training, or None."""
         return self.rows.get(_key(setting, steps, fold))
 
     def add(self, setting: Setting, steps: int, fold: int, answer: Answer, elapsed: float) -> None:
@@ -69,7 +69,7 @@ def _key(setting: Setting, steps: int, fold: int) -> Key:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """A whole line's training; None for a damaged line, which is then trained again."""
+    """Return a whole line's training; None for a damaged line, which is then trained again."""
     try:
         row: dict[str, Any] = json.loads(line)
         whole = isinstance(row["setting"], dict) and row["steps"] + row["fold"] + row["elapsed"] + row["seconds"] >= 0

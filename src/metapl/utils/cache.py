@@ -17,7 +17,7 @@ FREE_SHARE = 0.1  # of the disk's free space that one set may take
 
 
 def cache_folder() -> Path:
-    """``$METAPL_CACHE``, else ``$XDG_CACHE_HOME/metapl``, else ``~/.cache/metapl``; it need not exist."""
+    """Return ``$METAPL_CACHE``, else ``$XDG_CACHE_HOME/metapl``, else ``~/.cache/metapl``; it need not exist."""
     if own := os.environ.get("METAPL_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metapl"

@@ -44,7 +44,7 @@ class Range:
     below: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether ``value`` lies inside."""
+        """Return whether ``value`` lies inside."""
         return (
             math.isfinite(value)
             and (value > self.low if self.above else value >= self.low)

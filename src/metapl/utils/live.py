@@ -31,7 +31,9 @@ WORDS = {
 
 
 def sparkline(values: list[float], width: int = WIDTH) -> str:
-    """The values as a row of bars from their smallest to their largest, at most ``width`` of them, evenly taken."""
+    """Return the values as a row of bars from their smallest to their largest, at most ``width`` of them, evenly
+    taken.
+    """
     if len(values) > width:
         values = [values[round(k * (len(values) - 1) / (width - 1))] for k in range(width)]
     low, high = min(values, default=0.0), max(values, default=0.0)
@@ -51,7 +53,9 @@ class _Bars(Bar):
 
 
 def numbers(curves: Mapping[str, list[float]]) -> Table:
-    """A table of the numbers that ``WORDS`` has words for: name, last value, curve, and the best validation figure."""
+    """Return a table of the numbers that ``WORDS`` has words for: name, last value, curve, and the best validation
+    figure.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)

@@ -47,13 +47,13 @@ class LoadedRows:
     size: int
 
     def select(self, keep: Tensor) -> LoadedRows:
-        """The rows at ``keep`` [n] bool."""
+        """Return the rows at ``keep`` [n] bool."""
         x, y, ids = (t if t is None else t[keep.to(t.device)] for t in (self.x, self.y, self.ids))
         assert x is not None  # for the type checker
         return LoadedRows(self.positions[keep], x, y, ids, self.size)
 
     def without_label(self) -> LoadedRows:
-        """The rows whose y is below 0; all of them where the batch brought no y.
+        """Return the rows whose y is below 0; all of them where the batch brought no y.
 
         Raises:
             UserError: y is not whole numbers [n].
@@ -67,12 +67,12 @@ class LoadedRows:
 
 
 def whole(t: Tensor) -> bool:
-    """Whether ``t`` is whole numbers [n]."""
+    """Return whether ``t`` is whole numbers [n]."""
     return t.ndim == 1 and not t.is_floating_point() and not t.is_complex()
 
 
 def unpack(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(x, y or None, ids or None) of a batch in any of the forms at the top of this file.
+    """Return (x, y or None, ids or None) of a batch in any of the forms at the top of this file.
 
     Raises:
         UserError: none of these forms.
@@ -99,7 +99,7 @@ def check_loader(loader: Any) -> None:
 
 
 def indexed(loader: Any) -> bool:
-    """Whether single rows of the loader can be fetched again by their positions."""
+    """Return whether single rows of the loader can be fetched again by their positions."""
     return _order(loader) is not None
 
 
@@ -148,7 +148,7 @@ class _Chunks(Sampler[list[int]]):
 
 
 def _fetched(loader: DataLoader[Any], order: Sequence[int]) -> Iterator[LoadedRows]:
-    """The rows at ``order`` of the loader's data set, batched and collated as the loader would."""
+    """Yield the rows at ``order`` of the loader's data set, batched and collated as the loader would."""
     batches: Any = loader.batch_sampler
     chunks = _Chunks(order, batches.batch_size)
     again = DataLoader(
@@ -171,7 +171,9 @@ def _fetched(loader: DataLoader[Any], order: Sequence[int]) -> Iterator[LoadedRo
 
 
 def _order(loader: Any) -> Sequence[int] | None:
-    """The positions of a loader's rows in its map-style data set, ascending; None for what can only be iterated."""
+    """Return the positions of a loader's rows in its map-style data set, ascending; None for what can only be
+    iterated.
+    """
     check_loader(loader)
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None

@@ -45,7 +45,7 @@ def locked(path: Path, *, patient: bool = False) -> Iterator[None]:
 
 
 def _described(holder: Path) -> str:
-    """`` (process 12 on host: metapl train photos)``; empty where the holder has not written its name."""
+    """Return `` (process 12 on host: metapl train photos)``; empty where the holder has not written its name."""
     try:
         text = holder.read_text(encoding="utf-8", errors="replace")[:200]
     except OSError:

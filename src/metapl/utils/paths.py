@@ -11,19 +11,19 @@ from metapl.errors import UserError
 
 
 def clean(name: str | Path) -> str:
-    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\xNN``."""
+    """Return a file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\xNN``."""
     if isinstance(name, str) and name.isascii():
         return name  # the very text: many paths are held as file and as id
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def shown(name: str | Path) -> str:
-    """A name for a one-line message: control characters (a newline in a file name) are escaped."""
+    """Return a name for a one-line message: control characters (a newline in a file name) are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean(name))
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a path; False for one that no file system would take."""
+    """Return whether there is such a path; False for one that no file system would take."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name too long, a link in a circle, a NUL byte
@@ -37,7 +37,7 @@ def missing(path: Path) -> UserError:
 
 
 def near_path(path: Path) -> str:
-    """The path beside ``path`` whose name is the nearest, as a user would write it; "" where none is near."""
+    """Return the path beside ``path`` whose name is the nearest, as a user would write it; "" where none is near."""
     try:
         names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
     except (OSError, ValueError):

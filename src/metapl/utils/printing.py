@@ -58,7 +58,7 @@ def check_json(target: str | None) -> None:
 
 
 def _is_own_json(path: Path) -> bool:
-    """Whether the file is empty, or a JSON result of an earlier command."""
+    """Return whether the file is empty, or a JSON result of an earlier command."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -126,7 +126,7 @@ def _mark(name: str, summary: Mapping[str, Any]) -> str:
 
 
 def _word(summary: Mapping[str, Any]) -> str:
-    """What the best candidate is; whether it stands in ``model`` was for the guard to say."""
+    """Return what the best candidate is; whether it stands in ``model`` was for the guard to say."""
     return "chosen" if summary["chosen"] == summary["candidate"] else f"best of {summary['method']}"
 
 
@@ -139,7 +139,7 @@ def evaluation(result: Mapping[str, Any], headline: str, where: str) -> str:
 
 
 def problems(found: Sequence[tuple[str, str]], listed_in: Path | None = None) -> str:
-    """The first few unusable files, for stderr; empty where there are none."""
+    """Return the first few unusable files, for stderr; empty where there are none."""
     if not found:
         return ""
     lines = [f"note: left out {one_line(name)}: {one_line(why)}" for name, why in found[:MOST]]
@@ -151,7 +151,7 @@ def problems(found: Sequence[tuple[str, str]], listed_in: Path | None = None) ->
 
 
 def demo(result: Mapping[str, Any]) -> str:
-    """The demo's table."""
+    """Return the demo's table."""
     cells = [
         (r["method"], f"{r['mean']:.1f} %", f"{r['sd']:.1f}", f"{r['worst']:.1f} %", f"{r['seconds']:.0f} s")
         for r in result["table"]
@@ -162,7 +162,7 @@ def demo(result: Mapping[str, Any]) -> str:
 
 
 def tuning(folder: Path, summary: Mapping[str, Any]) -> str:
-    """The settings that were compared, best first, the decision, and what to type next."""
+    """Return the settings that were compared, best first, the decision, and what to type next."""
     shown, chosen = summary["settings"][:ROWS], summary["chosen"]
     cells = [_compared(entry, entry["setting"] == chosen) for entry in shown]
     lines = [table(("setting", "right", "log loss", "against the default", ""), cells)]

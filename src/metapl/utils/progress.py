@@ -92,7 +92,7 @@ def chosen(values: Values) -> dict[str, float]:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Return 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -23,7 +23,7 @@ def fold_count(source: Source, split: Split) -> int:
 
 
 def fold_splits(source: Source, split: Split, folds: int, seed: int) -> list[Split]:
-    """``folds`` splits of the same rows, each with another part of the labelled rows held out as ``validation``.
+    """Return ``folds`` splits of the same rows, each with another part of the labelled rows held out as ``validation``.
 
     The rows dealt out are those of ``split.labeled`` and ``split.validation``, class by class, so that the folds differ
     by at most one row in each class and in all. Held-out rows train without their label: they stand in the
@@ -60,7 +60,7 @@ def _labeled(split: Split) -> Array:
 
 
 def _deal(source: Source, rows: Array, folds: int, seed: int) -> Array:
-    """[n] the fold that holds each of ``rows`` out; -1 for the only row of a class."""
+    """Return [n] the fold that holds each of ``rows`` out; -1 for the only row of a class."""
     part, dealt = np.full(len(rows), -1, dtype=np.int64), 0
     for k, name in enumerate(source.class_names):
         mine = np.flatnonzero(source.labels[rows] == k)

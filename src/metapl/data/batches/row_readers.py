@@ -35,16 +35,16 @@ class HeldRows:
         """Nothing to do: all is there."""
 
     def take(self, key: Key, labeled: Tensor, unlabeled: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The labelled and the unlabelled rows of one step."""
+        """Return the labelled and the unlabelled rows of one step."""
         rows = self.data[self.at_l[labeled.to(self.device)]]
         return rows, None if unlabeled is None else self.unlabeled(unlabeled)
 
     def unlabeled(self, positions: Tensor) -> Tensor:
-        """The unlabelled rows at ``positions``."""
+        """Return the unlabelled rows at ``positions``."""
         return self.data[self.at_u[positions.to(self.device)]]
 
     def pool(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All ``count`` unlabelled rows once, in order: chunks of (positions, rows)."""
+        """Yield all ``count`` unlabelled rows once, in order: chunks of (positions, rows)."""
         for positions in torch.split(
             torch.arange(count, device=self.device), rows_at_once(self.data.shape[1:], POOL_CHUNK, POOL_VALUES)
         ):
@@ -69,7 +69,7 @@ class LazyRows:
         self.ahead.want({key: rows for key, rows in index.items() if len(rows)})
 
     def take(self, key: Key, labeled: Tensor, unlabeled: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The labelled and the unlabelled rows of one step."""
+        """Return the labelled and the unlabelled rows of one step."""
         index = self._index(labeled, unlabeled)
         rows = self.ahead.take(key, index).to(self.device) if len(index) else None
         if self.labeled is not None:
@@ -78,11 +78,11 @@ class LazyRows:
         return rows[: len(labeled)], None if unlabeled is None else rows[len(labeled) :]
 
     def unlabeled(self, positions: Tensor) -> Tensor:
-        """The unlabelled rows at ``positions``."""
+        """Return the unlabelled rows at ``positions``."""
         return self.source.rows(self.at_u[positions.cpu().numpy()]).to(self.device)
 
     def pool(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All ``count`` unlabelled rows once, in order: chunks of (positions, rows); one chunk is read ahead."""
+        """Yield all ``count`` unlabelled rows once, in order: chunks of (positions, rows); one chunk is read ahead."""
         ahead = Prefetch(self.source.rows)
         chunks = torch.split(torch.arange(count), rows_at_once(self.shape, POOL_CHUNK, POOL_VALUES))
         for k, positions in enumerate(chunks):
@@ -91,7 +91,7 @@ class LazyRows:
             yield positions.to(self.device), ahead.take(k, self.at_u[positions.numpy()]).to(self.device)
 
     def _index(self, labeled: Tensor, unlabeled: Tensor | None) -> Array:
-        """The source's rows of one step, without labelled rows that are held."""
+        """Return the source's rows of one step, without labelled rows that are held."""
         parts = [self.at_l[labeled.numpy()]] if self.labeled is None else []
         return np.concatenate([*parts, *([] if unlabeled is None else [self.at_u[unlabeled.numpy()]]), self.at_u[:0]])
 

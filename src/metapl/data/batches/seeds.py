@@ -10,7 +10,8 @@ _MASK = (1 << 63) - 1
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on their order; the same in every process and on every platform.
+    """Return a 63-bit seed that depends on every part and on their order; the same in every process and on every
+    platform.
 
     Parts are tagged by type and length, so that ``("a", "bc")`` and ``("ab", "c")``, or ``1`` and ``"1"``, differ.
 
@@ -27,5 +28,5 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def generator(device: torch.device | str, *parts: int | str) -> torch.Generator:
-    """A fresh generator on ``device``, seeded by ``derive_seed(*parts)``."""
+    """Return a fresh generator on ``device``, seeded by ``derive_seed(*parts)``."""
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))

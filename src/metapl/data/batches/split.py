@@ -133,14 +133,14 @@ def split_sha(source: Source, labeled: Array, unlabeled: Array, validation: Arra
 
 
 def to_json(split: Split, source: Source) -> dict[str, Any]:
-    """The split as plain JSON values. Rows go by their ids, which outlive a change in the order of files."""
+    """Return the split as plain JSON values. Rows go by their ids, which outlive a change in the order of files."""
     parts = {part: [source.ids[k] for k in getattr(split, part)] for part in PARTS}
     head = {"format": 1, "source": source.name, "fingerprint": source.fingerprint()}
     return {**head, "seed": split.seed, "sha": split.sha, "notes": list(split.notes), **parts}
 
 
 def from_json(stored: Mapping[str, Any], source: Source) -> Split:
-    """The split that ``to_json`` stored.
+    """Return the split that ``to_json`` stored.
 
     Raises:
         UserError: the data changed since, the rows do not match their hash, or something is missing.
@@ -181,30 +181,32 @@ def _check(source: Source, config: SplitConfig) -> None:
 
 
 def _by_class(source: Source, rows: Array) -> ByClass:
-    """The rows of each class among ``rows``, in ascending order; every class has an entry."""
+    """Return the rows of each class among ``rows``, in ascending order; every class has an entry."""
     labels = source.labels[rows]
     return {k: rows[labels == k] for k in range(len(source.class_names))}
 
 
 def _join(groups: ByClass) -> Array:
-    """All rows of all classes, ascending."""
+    """Return all rows of all classes, ascending."""
     return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *groups.values()]))
 
 
 def _shuffled(rows: Array, seed: int, part: str, name: str) -> Array:
-    """``rows`` in an order that depends on the seed, the part of the split and the class name."""
+    """Return ``rows`` in an order that depends on the seed, the part of the split and the class name."""
     order: Array = torch.randperm(len(rows), generator=generator("cpu", seed, "split", part, name)).numpy()
     shuffled: Array = rows[order]
     return shuffled
 
 
 def _share(count: int, share: float) -> int:
-    """``share`` of ``count`` rows: at least one and at most all but one where there are two or more, else none."""
+    """Return ``share`` of ``count`` rows: at least one and at most all but one where there are two or more, else
+    none.
+    """
     return min(max(1, round(share * count)), count - 1) if count >= 2 else 0
 
 
 def _test_rows(source: Source, config: SplitConfig, seed: int, notes: list[str]) -> Array:
-    """The source's own test rows, or a stratified share of its labelled rows, or none."""
+    """Return the source's own test rows, or a stratified share of its labelled rows, or none."""
     own = np.flatnonzero(source.is_test & (source.labels >= 0))
     if source.is_test.any():
         without = int(source.is_test.sum()) - len(own)
@@ -240,7 +242,7 @@ def _quota(source: Source, config: SplitConfig, seed: int) -> list[int] | None:
 
 
 def _draw_labels(source: Source, rest: Array, config: SplitConfig, seed: int) -> ByClass:
-    """The rows of each class that keep their label."""
+    """Return the rows of each class that keep their label."""
     quota = _quota(source, config, seed)
     drawn: ByClass = {}
     for k, rows in _by_class(source, rest).items():
@@ -286,7 +288,7 @@ def _wanted(source: Source, drawn: ByClass, wanted: str | float | int) -> str | 
 
 
 def _validation_count(name: str, count: int, wanted: str | float | int) -> int:
-    """How many of a class's ``count`` labelled rows become validation rows.
+    """Return how many of a class's ``count`` labelled rows become validation rows.
 
     Raises:
         UserError: ``wanted`` means nothing, or leaves the class without a labelled row.

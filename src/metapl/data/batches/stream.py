@@ -41,7 +41,7 @@ class _Order:
         self._kept: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Tensor:
-        """The int64 positions [batch] of one step."""
+        """Return the int64 positions [batch] of one step."""
         if not self.count:
             return torch.zeros(0, dtype=torch.int64)
         start, stop = step * self.batch, (step + 1) * self.batch
@@ -91,7 +91,7 @@ class Stream:
         self.on_pool: Callable[[Iterable[PoolChunk]], Iterator[PoolChunk]] = iter  # sees each walk through the pool
 
     def __call__(self, step: int, needs: frozenset[View]) -> SemiBatch:
-        """The batch of ``step`` (0, 1, ...), with those unlabelled views that are in ``needs``.
+        """Return the batch of ``step`` (0, 1, ...), with those unlabelled views that are in ``needs``.
 
         A view's draw does not depend on which other views are made.
         """
@@ -133,7 +133,9 @@ class Stream:
                 yield positions, make(raw, generator(self.device, self.seed, "pool", view, draw, chunk))
 
     def plain(self, positions: Tensor) -> Tensor:
-        """The unlabelled rows at ``positions`` (int64, as in ``SemiBatch.u_index``), normalised, no view drawn."""
+        """Return the unlabelled rows at ``positions`` (int64, as in ``SemiBatch.u_index``), normalised, no view
+        drawn.
+        """
         return self.views.plain(self._rows.unlabeled(positions))
 
     def _generator(self, step: int, name: str) -> torch.Generator:

@@ -29,14 +29,14 @@ class Subset:
         self.lazy, self.prefetch, self.resize, self.white = own.lazy, own.prefetch, own.resize, own.white
 
     def rows(self, index: Array) -> Tensor:
-        """The rows at ``index``, as the source gives them."""
+        """Return the rows at ``index``, as the source gives them."""
         return self._source.rows(self._index[index])
 
     def readable(self, index: Array) -> Array:
-        """Those of ``index`` that the source can read."""
+        """Return those of ``index`` that the source can read."""
         index = np.asarray(index, dtype=np.int64)
         return index[np.isin(self._index[index], self._source.readable(self._index[index]))]
 
     def fingerprint(self) -> str:
-        """The source's: which rows are meant is the split's business."""
+        """Return the source's: which rows are meant is the split's business."""
         return self._source.fingerprint()

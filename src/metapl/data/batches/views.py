@@ -68,15 +68,15 @@ class Views(Protocol):
     """Makes views out of raw rows [n, ...], on the generator's device: normalised float32, or int64 ids of texts."""
 
     def plain(self, x: Tensor) -> Tensor:
-        """The rows themselves, normalised."""
+        """Return the rows themselves, normalised."""
         ...
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
-        """The weak view of each row."""
+        """Return the weak view of each row."""
         ...
 
     def strong(self, x: Tensor, generator: Generator) -> Tensor:
-        """The strong view of each row."""
+        """Return the strong view of each row."""
         ...
 
 

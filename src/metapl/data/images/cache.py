@@ -55,7 +55,7 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFi
 
 
 def open_cache(place: str) -> ImageCache | None:
-    """The cache of the set of images at ``place``; None if it would lie inside the user's data, or nowhere."""
+    """Return the cache of the set of images at ``place``; None if it would lie inside the user's data, or nowhere."""
     try:
         root, data = cache_folder().resolve(), Path(place).resolve()
     except (OSError, RuntimeError, ValueError):  # no home, or a path that no file system would take
@@ -64,7 +64,7 @@ def open_cache(place: str) -> ImageCache | None:
 
 
 def decoder() -> str:
-    """What the decoded pixels depend on, beside the files."""
+    """Return what the decoded pixels depend on, beside the files."""
     parts = [features.version(name) or "" for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
     return " ".join([FORMAT, Image.__version__, *parts])  # type: ignore[attr-defined]
 
@@ -170,7 +170,7 @@ class ImageCache:
         return f"decoded images are kept for the next time ({about}; source.image.cache=false does without)"
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        """The arrays of one file and its "meta"; None where it is missing, damaged, or another's."""
+        """Return the arrays of one file and its "meta"; None where it is missing, damaged, or another's."""
         path = self.folder / name
         try:
             if hasattr(os, "geteuid") and path.stat().st_uid != os.geteuid():
@@ -193,7 +193,7 @@ class ImageCache:
 
 
 def _status(root: str, names: Sequence[str]) -> Array:
-    """[n, 4] int64: size, times and inode of each file; size -1 where it cannot be had."""
+    """Return [n, 4] int64: size, times and inode of each file; size -1 where it cannot be had."""
     numbers = array("q")
     for name in names:
         try:
@@ -205,7 +205,7 @@ def _status(root: str, names: Sequence[str]) -> Array:
 
 
 def _positions(stored: bytes, wanted: bytes, count: int) -> Array | None:
-    """Where each of the ``wanted`` names (joined by NUL) is among the ``count`` stored ones, -1 for none."""
+    """Return where each of the ``wanted`` names (joined by NUL) is among the ``count`` stored ones, -1 for none."""
     if stored == wanted:
         return np.arange(count)
     names = stored.split(b"\0") if count else []

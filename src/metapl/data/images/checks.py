@@ -103,7 +103,7 @@ def _unit(thumbs: Array, fields: int) -> Array:
 
 
 def _aligned(thumbs: Array, pairs: Array, shift: int) -> Array:
-    """The best correlation of each pair when one image may be moved by up to ``shift`` pixels, float [m]."""
+    """Return the best correlation of each pair when one image may be moved by up to ``shift`` pixels, float [m]."""
     parts = [np.zeros(0)]
     height, width = thumbs.shape[1:]
     pool = 2 if shift else 1  # what recompression and scaling change is the finest detail

@@ -58,7 +58,7 @@ class Unreadable(Exception):
     lasting = True
 
     def for_now(self) -> Unreadable:
-        """The same, but for a reason that may be gone at the next try."""
+        """Return the same, but for a reason that may be gone at the next try."""
         self.lasting = False
         return self
 
@@ -124,7 +124,9 @@ def workers() -> int:
 
 
 def probe(path: Stored, side: int = AUTO_SIDE) -> tuple[int, int, bool] | None:
-    """(height, width, grey?) of the upright image, from the header alone above ``side``; None where it is damaged."""
+    """Return (height, width, grey?) of the upright image, from the header alone above ``side``; None where it is
+    damaged.
+    """
     with quiet():
         try:
             with _opened(path, MAX_PIXELS) as (image, _):
@@ -203,7 +205,7 @@ def _opened(path: Stored, max_pixels: int) -> Iterator[tuple[Image.Image, Stored
 
 
 def _read(path: Stored) -> Stored:
-    """The file's bytes, or its path where it is large.
+    """Return the file's bytes, or its path where it is large.
 
     What is empty or no regular file is refused: opening a pipe would wait for ever.
     """
@@ -254,7 +256,7 @@ def _decode(
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "cover") -> Tensor:
-    """An image that is already open as uint8 [1 or 3, height, width], upright, at ``size`` (height, width).
+    """Return an image that is already open as uint8 [1 or 3, height, width], upright, at ``size`` (height, width).
 
     Raises:
         Unreadable: its file is damaged, or it holds floats outside 0..255.
@@ -276,7 +278,7 @@ def pixels_of(image: Image.Image, size: tuple[int, int] | None = None, resize: R
 
 
 def _resized(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
-    """The image at ``size`` (width, height)."""
+    """Return the image at ``size`` (width, height)."""
     if resize == "stretch":
         return image.resize(size, Image.Resampling.BILINEAR)
     if resize == "cover":
@@ -294,7 +296,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none or the EXIF block is damaged."""
+    """Return the EXIF orientation, 1 (upright) where there is none or the EXIF block is damaged."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the pixels are what counts: damaged EXIF does not make an image unreadable
@@ -302,7 +304,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """The loaded image in mode L or RGB, without transparency."""
+    """Return the loaded image in mode L or RGB, without transparency."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
     if image.mode == "F":
@@ -329,7 +331,7 @@ def _from_floats(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def digest_of_file(path: Stored) -> bytes:
-    """The SHA-256 of the file, or of the bytes.
+    """Return the SHA-256 of the file, or of the bytes.
 
     Raises:
         Unreadable: the file cannot be read.

@@ -22,17 +22,17 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow's conversion of RGB to g
 
 
 def _column(values: Tensor) -> Tensor:
-    """[n] -> [n, 1, 1, 1], to act on whole images."""
+    """Return [n] -> [n, 1, 1, 1], to act on whole images."""
     return values.view(-1, 1, 1, 1)
 
 
 def _levels(images: Tensor) -> Tensor:
-    """The nearest of 256 grey levels, still as float: 0..255."""
+    """Return the nearest of 256 grey levels, still as float: 0..255."""
     return images.mul(255).round_()
 
 
 def _grey(images: Tensor) -> Tensor:
-    """[n, C, H, W] -> [n, 1, H, W]: luma of RGB, the plain mean of any other number of channels."""
+    """Return [n, C, H, W] -> [n, 1, H, W]: luma of RGB, the plain mean of any other number of channels."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     red, green, blue = images.unbind(1)
@@ -48,7 +48,7 @@ def identity(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def auto_contrast(images: Tensor, strength: Tensor) -> Tensor:
-    """Each channel stretched to 0..1 (``ImageOps.autocontrast``). No range.
+    """Return each channel stretched to 0..1 (``ImageOps.autocontrast``). No range.
 
     A channel that spans less than one grey level stays: stretching it would blow up rounding noise.
     """
@@ -59,7 +59,7 @@ def auto_contrast(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, strength: Tensor) -> Tensor:
-    """Each channel's histogram made uniform (``ImageOps.equalize``). No range.
+    """Return each channel's histogram made uniform (``ImageOps.equalize``). No range.
 
     Pillow divides by a whole number of pixels per level, which is nothing below 255 pixels and coarse below
     some thousands; here the division is exact, so that the operation means the same at every size.
@@ -77,7 +77,7 @@ def equalize(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, strength: Tensor) -> Tensor:
-    """The last bits of each grey level dropped (``ImageOps.posterize``). 8 to 4 bits kept (both papers)."""
+    """Return the last bits of each grey level dropped (``ImageOps.posterize``). 8 to 4 bits kept (both papers)."""
     step = torch.exp2(_column(strength.abs().mul(4).round_()))
     return _levels(images).div_(step).floor_().mul_(step).div_(255)
 
@@ -244,12 +244,12 @@ GREY_OPS = tuple(op for op in OPS if op.name != "Color")
 
 
 def ops_for(channels: int) -> tuple[Op, ...]:
-    """All operations; for one channel without Color, which would do nothing."""
+    """Return all operations; for one channel without Color, which would do nothing."""
     return OPS if channels > 1 else GREY_OPS
 
 
 def apply_ops(images: Tensor, strength: Tensor, ops: Sequence[Op], counts: Sequence[int], fill: float = 0.5) -> Tensor:
-    """``ops[0]`` on the first ``counts[0]`` images, ``ops[1]`` on the next ``counts[1]``, and so on.
+    """Return ``ops[0]`` on the first ``counts[0]`` images, ``ops[1]`` on the next ``counts[1]``, and so on.
 
     Operations nobody drew cost nothing; all blends are one call, and so are all geometric ones.
     """

@@ -85,12 +85,12 @@ class ImageOptions(Settings, group="source.image"):
         return sides[0], sides[-1]
 
     def common(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int] | None:
-        """The one size of all images, where there is one and it fits into ``auto_sides``."""
+        """Return the one size of all images, where there is one and it fits into ``auto_sides``."""
         size, (height, width) = next(iter(sizes), None), self.auto_sides
         return size if size is not None and len(sizes) == 1 and size[0] <= height and size[1] <= width else None
 
     def fits(self, count: int, shape: tuple[int, ...]) -> bool:
-        """Whether ``count`` rows of ``shape`` may be held in memory."""
+        """Return whether ``count`` rows of ``shape`` may be held in memory."""
         return count * math.prod(shape) <= self.memory * GIB
 
 

@@ -45,23 +45,25 @@ NOT_READ = frozenset(PHOTOS + DRAWINGS) - SUFFIXES
 
 
 def part_of(name: str) -> str:
-    """The part of a data set that a folder's name means, a key of ``PARTS`` or "fold"; "" where it means none."""
+    """Return the part of a data set that a folder's name means, a key of ``PARTS`` or "fold"; "" where it means
+    none.
+    """
     plain = _MARKS.sub("", name.casefold())
     return "fold" if _FOLD.fullmatch(plain) else _BY_NAME.get(plain, "")
 
 
 def is_passed_over(name: str) -> bool:
-    """Whether a file or folder is hidden, or left behind by a system, so that nothing is said of it."""
+    """Return whether a file or folder is hidden, or left behind by a system, so that nothing is said of it."""
     return name.startswith(".") or name.casefold() in _LITTER
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image that can be read, by its suffix."""
+    """Return whether a file is an image that can be read, by its suffix."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def why_not_image(name: str) -> str:
-    """Why a file is not read as an image, by its suffix; "" where it may be one."""
+    """Return why a file is not read as an image, by its suffix; "" where it may be one."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in SUFFIXES:
         return ""
@@ -69,7 +71,9 @@ def why_not_image(name: str) -> str:
 
 
 def same_folders(folders: Mapping[str, Path]) -> list[str]:
-    """The names of the folders that each of ``folders`` holds, where all hold the same two or more and no image."""
+    """Return the names of the folders that each of ``folders`` holds, where all hold the same two or more and no
+    image.
+    """
     inside: list[frozenset[str]] = []
     for folder in folders.values():
         names = _inside(folder)
@@ -80,7 +84,7 @@ def same_folders(folders: Mapping[str, Path]) -> list[str]:
 
 
 def _inside(folder: Path) -> frozenset[str] | None:
-    """The folders in ``folder``; None where it holds images of its own, or cannot be opened."""
+    """Return the folders in ``folder``; None where it holds images of its own, or cannot be opened."""
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not is_passed_over(entry.name)]

@@ -13,7 +13,9 @@ Size = tuple[int, int]
 
 
 def image_at(image: Tensor, size: Size, resize: Resize) -> Tensor:
-    """A uint8 image [1 or 3, height, width] at ``size`` (height, width); see ``images.decode`` for ``resize``."""
+    """Return a uint8 image [1 or 3, height, width] at ``size`` (height, width); see ``images.decode`` for
+    ``resize``.
+    """
     if tuple(image.shape[1:]) == size:
         return image
     array = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
@@ -31,5 +33,5 @@ def images_at(rows: Tensor, size: Size, resize: Resize) -> Tensor:
 
 
 def how(resize: Resize) -> str:
-    """The way, for a note; nothing is said of the usual one."""
+    """Return the way, for a note; nothing is said of the usual one."""
     return "" if resize == "cover" else f" ({resize})"

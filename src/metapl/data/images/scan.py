@@ -81,7 +81,7 @@ def scan(root: Path, no_label: NoLabel = lambda name: False) -> Found:
 
 
 def other_files(others: Mapping[str, int]) -> list[str]:
-    """What to say of files that are not read, by their suffix."""
+    """Return what to say of files that are not read, by their suffix."""
     photos = {suffix: n for suffix, n in others.items() if suffix in NOT_READ}
     said = [f"{suffix} is not read: save as JPEG ({n} file{'s' * (n != 1)})" for suffix, n in photos.items()]
     rest = {suffix: n for suffix, n in others.items() if suffix not in NOT_READ}
@@ -97,7 +97,7 @@ Parts = dict[str, list[Path]]  # part -> its folders
 
 
 def _parts(root: Path, top: Mapping[str, Path]) -> Parts:
-    """The folders of each part; empty where ``root`` is a plain tree of classes.
+    """Return the folders of each part; empty where ``root`` is a plain tree of classes.
 
     Raises:
         UserError: two folders would be one part, or parts are there and no class folders.
@@ -127,7 +127,9 @@ def _parts(root: Path, top: Mapping[str, Path]) -> Parts:
 
 
 def _are_parts(parts: Parts, rest: list[Path]) -> bool:
-    """Whether folders such as 'train' are parts. Beside 'bus' and 'boat' it is a class, and so is 'val' or 'dev'."""
+    """Return whether folders such as 'train' are parts. Beside 'bus' and 'boat' it is a class, and so is 'val' or
+    'dev'.
+    """
     labeled = [folder for part in TRAINING for folder in parts.get(part, [])]
     inner = [folder for folder in labeled if _has_folders(folder)]
     if not labeled:
@@ -231,7 +233,7 @@ def _scan_plain(found: Found, top: Mapping[str, Path]) -> None:
 
 
 def _classes(folder: Path, found: Found, test: bool = False) -> dict[str, list[str]]:
-    """The image files of each class folder in ``folder``, by folder name, sorted.
+    """Return the image files of each class folder in ``folder``, by folder name, sorted.
 
     A folder such as 'unsup' or 'no_label' beside them holds unlabelled images.
     """
@@ -283,7 +285,7 @@ def _check_classes(found: Found, folder: Path) -> None:
 
 
 def _no_images(found: Found, folder: Path) -> UserError:
-    """What to do where class folders hold no image: they may hold texts, or images in another form."""
+    """Return what to do where class folders hold no image: they may hold texts, or images in another form."""
     if found.others:
         suffix, count = found.others.most_common(1)[0]
         what = f"there are no images in class folders, but {count:,} files that end in '{shown(suffix)}'"
@@ -302,7 +304,9 @@ def _suffixes() -> str:
 
 
 def _entries(folder: Path | str, found: Found) -> list[os.DirEntry[str]]:
-    """What ``folder`` holds, but for what ``is_passed_over``; sorted. A folder that cannot be opened is entered so."""
+    """Return what ``folder`` holds, but for what ``is_passed_over``; sorted. A folder that cannot be opened is
+    entered so.
+    """
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not is_passed_over(e.name)), key=lambda e: clean(e.name))
@@ -314,7 +318,7 @@ def _entries(folder: Path | str, found: Found) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: Path, found: Found) -> list[Path]:
-    """The folders in ``folder``; a link is followed unless it leads to a folder that holds it (a loop)."""
+    """Return the folders in ``folder``; a link is followed unless it leads to a folder that holds it (a loop)."""
     kept = []
     here = folder.resolve()
     for entry in _entries(folder, found):
@@ -336,7 +340,7 @@ def _made_note(folder: str, found: Found) -> str:
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Whether the entry is a folder; False for a link that leads nowhere or round in a circle."""
+    """Return whether the entry is a folder; False for a link that leads nowhere or round in a circle."""
     try:
         return entry.is_dir()
     except OSError:
@@ -351,7 +355,7 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _images(folder: Path, found: Found) -> list[str]:
-    """All image files in ``folder`` and the folders inside it, sorted; linked folders inside are not entered."""
+    """Return all image files in ``folder`` and the folders inside it, sorted; linked folders inside are not entered."""
     images: list[str] = []
     waiting = [folder.relative_to(found.root).as_posix()]
     links = 0

@@ -115,7 +115,9 @@ class ImageSource:
             raise self._gone(reason) from reason
 
     def readable(self, index: Array) -> Array:
-        """Those of ``index`` that can be read; test images are decoded to find out, the bad ones go to ``problems``."""
+        """Return those of ``index`` that can be read; test images are decoded to find out, the bad ones go to
+        ``problems``.
+        """
         index = np.asarray(index, dtype=np.int64)
         items = self._item[index]
         reasons = self.store.readable(items)
@@ -125,7 +127,7 @@ class ImageSource:
         return index[[item not in reasons for item in items.tolist()]] if reasons else index
 
     def held(self) -> Tensor | None:
-        """The decoded rows, for reading without a copy; row k is row k of the source, test rows are not in it.
+        """Return the decoded rows, for reading without a copy; row k is row k of the source, test rows are not in it.
 
         None where ``lazy``.
 

@@ -42,7 +42,7 @@ class Known:
     unreadable: Mapping[str, str]
 
     def at(self, ids: Sequence[str]) -> dict[int, str]:
-        """The reasons by position in ``ids``."""
+        """Return the reasons by position in ``ids``."""
         return {k: self.unreadable[i] for k, i in enumerate(ids) if i in self.unreadable}
 
 
@@ -99,7 +99,7 @@ class ImageStore:
             self._row[self.kept] = np.arange(len(self.kept))
 
     def held(self) -> Tensor | None:
-        """The training images that can be read, [m, ...] in the order of ``kept``; None where they are not held.
+        """Return the training images that can be read, [m, ...] in the order of ``kept``; None where they are not held.
 
         Raises:
             Unreadable: one of them can no longer be read.
@@ -111,7 +111,7 @@ class ImageStore:
         return self._data
 
     def rows(self, index: Array) -> Tensor:
-        """The images at ``index``, [n, channels, height, width], as a copy.
+        """Return the images at ``index``, [n, channels, height, width], as a copy.
 
         Training images that were not decoded yet are decoded only as far as they are asked for.
 
@@ -136,7 +136,7 @@ class ImageStore:
         return rows
 
     def readable(self, index: Array) -> dict[int, str]:
-        """Why those of ``index`` that cannot be read cannot; images not yet opened are opened to find out."""
+        """Return why those of ``index`` that cannot be read cannot; images not yet opened are opened to find out."""
         index = np.asarray(index, dtype=np.int64)
         reasons = {k: self.facts.reason[k] for k in index[index < self.count].tolist() if k in self.facts.reason}
         others = index[index >= self.count]
@@ -211,7 +211,7 @@ class ImageStore:
         return True
 
     def _first_head(self, todo: Array, stats: SizeStats) -> None:
-        """A first guess of the shape, from the first header that can be read."""
+        """Return a first guess of the shape, from the first header that can be read."""
         for k in todo.tolist():
             head = probe(self._stored(k), max(self.options.auto_sides))
             if head is not None:
@@ -220,13 +220,13 @@ class ImageStore:
     def _decoded(
         self, index: Array, shape: tuple[int, int, int], with_digest: bool = False
     ) -> Iterator[Decoded | Unreadable]:
-        """The images at ``index``, a piece at a time: not all paths or bytes are made at once."""
+        """Yield the images at ``index``, a piece at a time: not all paths or bytes are made at once."""
         for start in range(0, len(index), PIECE):
             stored = [self._stored(k) for k in index[start : start + PIECE].tolist()]
             yield from decode_many(stored, shape, resize=self.options.resize, with_digest=with_digest)
 
     def _at_hand(self) -> Tensor | None:
-        """The held rows if they need not be decoded for it."""
+        """Return the held rows if they need not be decoded for it."""
         if self._data is None and not self._tried_cache:
             self._tried_cache = True
             mapped = self._mapped()
@@ -235,7 +235,7 @@ class ImageStore:
         return self._data
 
     def _load(self) -> Tensor:
-        """All held rows: from the cache as far as it has them."""
+        """Return all held rows: from the cache as far as it has them."""
         data = self._at_hand()
         if data is not None:
             return data
@@ -288,5 +288,5 @@ class ImageStore:
 
 
 def _in_order(rows: Array, at: Array) -> Array:
-    """``rows[at]``, without a copy where that is all of them in order."""
+    """Return ``rows[at]``, without a copy where that is all of them in order."""
     return rows if len(at) == len(rows) and (at == np.arange(len(at))).all() else rows[at]

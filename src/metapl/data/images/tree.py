@@ -22,7 +22,7 @@ from metapl.utils.own_folders import is_made
 
 
 def open_tree(path: Path, like: ModelInput, options: ImageOptions | None = None) -> ImageSource:
-    """A source over the images in a folder and the folders inside it, or over one image; none is decoded now.
+    """Return a source over the images in a folder and the folders inside it, or over one image; none is decoded now.
 
     Where labels are asked for, the images lie in class folders, ``<class>/**``; of a folder that holds a part
     ``labelled``, its ``test`` part or else that one is read. What is passed over stands in ``problems``.
@@ -57,7 +57,7 @@ def open_tree(path: Path, like: ModelInput, options: ImageOptions | None = None)
 
 
 def _classes_folder(root: Path, like: ModelInput) -> Path:
-    """The folder that holds the class folders: ``root``, ``root/test`` or ``root/labelled``."""
+    """Return the folder that holds the class folders: ``root``, ``root/test`` or ``root/labelled``."""
     if not root.is_dir():
         raise UserError("this is a file, not a folder", "Give a folder <class>/<images>.", shown(root))
     inside = {p.name for p in root.iterdir() if p.is_dir()} - set(like.class_names)
@@ -67,7 +67,7 @@ def _classes_folder(root: Path, like: ModelInput) -> Path:
 
 
 def _class_files(root: Path, like: ModelInput) -> Iterator[tuple[str, Path, str, int]]:
-    """``image_files`` of each class folder, with the class's number; ids begin with its name."""
+    """Yield ``image_files`` of each class folder, with the class's number; ids begin with its name."""
     number = {name: k for k, name in enumerate(like.class_names)}
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_passed_over(p.name) and not is_made(p))
     for folder in folders:
@@ -80,7 +80,9 @@ def _class_files(root: Path, like: ModelInput) -> Iterator[tuple[str, Path, str,
 
 
 def image_files(path: Path) -> Iterator[tuple[str, Path, str]]:
-    """(id, file, why not) of everything in ``path``, folder by folder in sorted order; "" where it may be an image."""
+    """Yield (id, file, why not) of everything in ``path``, folder by folder in sorted order; "" where it may be an
+    image.
+    """
     if path.is_file():
         yield clean(path.name), path, ""
         return

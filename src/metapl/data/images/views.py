@@ -24,7 +24,7 @@ class ImageViews:
         self._scaler = Scaler(preprocessing, (-1, 1, 1))
 
     def plain(self, x: Tensor) -> Tensor:
-        """The images themselves, normalised."""
+        """Return the images themselves, normalised."""
         return self._scaler.forward(self._unit(x))
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
@@ -41,7 +41,7 @@ class ImageViews:
         return self._scaler.forward(self._cut(pixels, drawn[3:5]))
 
     def pixels(self, view: Tensor) -> Tensor:
-        """A view without its normalisation, 0..1: for pictures."""
+        """Return a view without its normalisation, 0..1: for pictures."""
         return self._scaler.back(view).clamp_(0, 1)
 
     def _unit(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class ImageViews:
         return x.flatten(2).gather(2, source.expand(-1, channels, -1)).view(n, channels, height, width)
 
     def _places(self, drawn: Tensor, side: int) -> Tensor:
-        """[B, side]: which pixel each place along one side takes, mirrored at the borders.
+        """Return [B, side]: which pixel each place along one side takes, mirrored at the borders.
 
         The border pixel itself is repeated: without that, a shift of one pixel of an 8x8 image copies the stroke
         beside the border and leaves a gap, which looks like another stroke.
@@ -74,7 +74,7 @@ class ImageViews:
         return torch.where(moved >= side, 2 * side - 1 - moved, moved)
 
     def _operated(self, pixels: Tensor, which: Tensor, direction: Tensor) -> Tensor:
-        """``which`` and ``direction`` [layers, B] are uniform numbers."""
+        """Return ``which`` and ``direction`` [layers, B] are uniform numbers."""
         kinds = below(which, len(ops.ops_for(pixels.shape[1])))
         strength = torch.where(direction < 0.5, -1.0, 1.0) * (self.config.magnitude / MAX_MAGNITUDE)
         return ops.apply_drawn(pixels, kinds, strength, self.config.fill)

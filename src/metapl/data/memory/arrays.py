@@ -38,7 +38,7 @@ def from_arrays(
     resize: Resize = "cover",
     features: Sequence[str | int] = (),
 ) -> MemorySource:
-    """A source over data in memory; they are copied, never written to.
+    """Return a source over data in memory; they are copied, never written to.
 
     Args:
         X: images [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3; a table [N, D] of numbers, finite, or NaN
@@ -168,7 +168,7 @@ def check_sized(images: ImageOptions, kind: Kind) -> None:
 
 
 def _index(part: Any) -> Any:
-    """The pandas index of ``part``; None for anything else (a list has a method of that name)."""
+    """Return the pandas index of ``part``; None for anything else (a list has a method of that name)."""
     index = getattr(part, "index", None)
     return None if callable(index) or not hasattr(index, "equals") else index
 
@@ -183,7 +183,9 @@ def check_order(X: Any, y: Any, name: str) -> None:
 
 
 def _ids(parts: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:
-    """The index of a DataFrame or series where it is made of texts that differ, else numbers; a prefix per part."""
+    """Return the index of a DataFrame or series where it is made of texts that differ, else numbers; a prefix per
+    part.
+    """
     numbered = [f"{PREFIX[name]}{k}" for name, count in counts.items() for k in range(count)]
     named: list[str] = []
     for name, part in parts.items():

@@ -40,7 +40,8 @@ def from_dataset(
     max_tokens: int | str = "auto",
     name: str = "arrays",
 ) -> MemorySource:
-    """A source over map-style data sets (``len(dataset)``, ``dataset[k]``); every row is read once and held in memory.
+    """Return a source over map-style data sets (``len(dataset)``, ``dataset[k]``); every row is read once and held in
+    memory.
 
     Leave random transforms and ``Normalize`` out of the data sets: metapl makes its own views and standardises itself.
 
@@ -146,7 +147,7 @@ def _length(dataset: Any, part: str) -> int:
 
 
 def _pairs(dataset: Any, part: str) -> Iterator[tuple[Any, Any]]:
-    """(x, y) of every row, y None where there is no label."""
+    """Yield (x, y) of every row, y None where there is no label."""
     for k in range(len(dataset)):
         try:
             row = dataset[k]
@@ -182,7 +183,8 @@ def _label(y: Any, where: str) -> Any:
 
 
 def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
-    """The names that a data set, or the one inside a ``Subset``, has for its class numbers; None where it has none.
+    """Return the names that a data set, or the one inside a ``Subset``, has for its class numbers; None where it has
+    none.
 
     None too where the labels are not these numbers: True and False, or what a ``target_transform`` makes.
     """
@@ -209,7 +211,7 @@ def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
 
 
 def _numbered_so(dataset: Any, names: Sequence[str]) -> bool:
-    """Whether a data set says itself that class k is called ``names[k]``, as ``ImageFolder`` does.
+    """Return whether a data set says itself that class k is called ``names[k]``, as ``ImageFolder`` does.
 
     Names that no label uses then take nothing from the others.
     """
@@ -224,7 +226,7 @@ def _numbered_so(dataset: Any, names: Sequence[str]) -> bool:
 
 
 def _named(y: Any, names: Sequence[str]) -> Any:
-    """The class's name; a number without one as text, which is told later."""
+    """Return the class's name; a number without one as text, which is told later."""
     return y if y is None else names[y] if isinstance(y, int) and 0 <= y < len(names) else str(y)
 
 
@@ -239,12 +241,12 @@ class _Rows:
         raise NotImplementedError
 
     def parts(self, counts: Sequence[int]) -> list[Any]:
-        """The rows in parts of ``counts``, as ``from_arrays`` takes them."""
+        """Return the rows in parts of ``counts``, as ``from_arrays`` takes them."""
         raise NotImplementedError
 
 
 def _rows_for(x: Any, options: ImageOptions, total: int, where: str) -> _Rows:
-    """What collects rows like ``x``."""
+    """Return what collects rows like ``x``."""
     if isinstance(x, str):
         return _Texts()
     if isinstance(x, Image.Image) or np.ndim(x) in (2, 3):

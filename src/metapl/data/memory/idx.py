@@ -79,11 +79,13 @@ class IdxSource:
         return rows
 
     def readable(self, index: Array) -> Array:
-        """All of ``index``: a damaged file is an error of the whole source, not of a row."""
+        """Return all of ``index``: a damaged file is an error of the whole source, not of a row."""
         return np.asarray(index, dtype=np.int64)
 
     def held(self) -> Tensor:
-        """The training rows, for reading without a copy; row k is row k of the source, test rows are not in it."""
+        """Return the training rows, for reading without a copy; row k is row k of the source, test rows are not in
+        it.
+        """
         return self._data
 
     def fingerprint(self) -> str:
@@ -115,7 +117,7 @@ class IdxSource:
 
 
 def read_idx(path: Path, dims: int) -> Array:
-    """The uint8 array in an idx file with ``dims`` (1 or 3) dimensions, unpacked where the name ends in .gz.
+    """Return the uint8 array in an idx file with ``dims`` (1 or 3) dimensions, unpacked where the name ends in .gz.
 
     Raises:
         UserError: unreadable, wrong magic number, truncated, longer than its header says, or above 4 GiB.
@@ -149,7 +151,7 @@ def read_idx(path: Path, dims: int) -> Array:
 
 
 def _find(root: Path, name: str) -> Path:
-    """The file, plain or packed."""
+    """Return the file, plain or packed."""
     for path in (root / name, root / f"{name}.gz"):
         if path.is_file():
             return path
@@ -157,7 +159,7 @@ def _find(root: Path, name: str) -> Path:
 
 
 def _test_part(root: Path) -> tuple[Path | None, Array]:
-    """The file of test images (not opened) and the test labels; (None, empty) where there are neither."""
+    """Return the file of test images (not opened) and the test labels; (None, empty) where there are neither."""
     names = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     if not any((root / (name + end)).is_file() for name in names for end in ("", ".gz")):
         return None, np.zeros(0, dtype=np.uint8)

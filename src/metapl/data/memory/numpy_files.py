@@ -57,7 +57,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 def is_numpy(path: str | Path) -> bool:
-    """Whether the path names a file of arrays, by its suffix."""
+    """Return whether the path names a file of arrays, by its suffix."""
     return Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
 
 
@@ -73,7 +73,7 @@ def open_numpy(
     like: Preprocessing | None = None,
     rule: LabelRule = NO_RULE,
 ) -> MemorySource:
-    """A source over one file of arrays.
+    """Return a source over one file of arrays.
 
     Args:
         path: an .npz file that holds X and y, perhaps X_unlabeled, X_test with y_test, and class_names (or what
@@ -130,7 +130,7 @@ def _new_rows(parts: dict[str, Any], like: Preprocessing, name: str, notes: list
 
 
 def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
-    """The arrays, each label with what its text means; None where it means that there is none."""
+    """Return the arrays, each label with what its text means; None where it means that there is none."""
 
     def meaning(value: Any) -> Any:
         text = str(value.item() if isinstance(value, np.generic) else value)
@@ -143,7 +143,7 @@ def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
 
 
 def _parts(path: Path, labels: str) -> tuple[str, dict[str, Any], list[str]]:
-    """The file's name for messages, its arrays by the names that ``from_arrays`` has, and notes."""
+    """Return the file's name for messages, its arrays by the names that ``from_arrays`` has, and notes."""
     name, notes = shown(path.name), list[str]()
     if path.suffix.lower() == ".npy":
         parts: dict[str, Any] = {"X": _load(path, name)}
@@ -188,7 +188,7 @@ def _archive(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
 
 
 def _chosen(keys: Iterable[str], name: str) -> dict[str, str]:
-    """Which array plays which part."""
+    """Return which array plays which part."""
     found: dict[str, str] = {}
     for key in keys:
         plain = "".join(c for c in key.lower() if c.isalnum())

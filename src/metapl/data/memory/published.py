@@ -70,7 +70,7 @@ class PublishedOptions:
 
 
 def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
-    """A data set of torchvision's, its own test rows as test rows; all rows are held in memory.
+    """Return a data set of torchvision's, its own test rows as test rows; all rows are held in memory.
 
     Raises:
         UserError: torchvision is missing, no such data set, or it is not on this machine (and was not to be fetched).
@@ -185,7 +185,7 @@ def _plain_pickles(where: str) -> Iterator[None]:
 
 
 def open_hf(name: str, options: PublishedOptions) -> MemorySource:
-    """A data set of Hugging Face's: ``NAME`` or ``NAME:CONFIG``, or a folder that ``save_to_disk`` wrote.
+    """Return a data set of Hugging Face's: ``NAME`` or ``NAME:CONFIG``, or a folder that ``save_to_disk`` wrote.
 
     The split "train" is taught; "test" (or "validation", where "test" has no labels) are test rows; the labels of
     "unsupervised" or "unlabelled" are not looked at.
@@ -274,7 +274,7 @@ class _Picked:
         return {**row, **picked}
 
     def labeled(self) -> bool:
-        """Whether any row has a label, going by the column that holds it."""
+        """Return whether any row has a label, going by the column that holds it."""
         from metapl.data.memory.datasets import Y_KEYS
 
         column = self.label or next((key for key in Y_KEYS if key in self.data.column_names), "")

@@ -99,15 +99,15 @@ class MemorySource:
         )
 
     def rows(self, index: Array) -> Tensor:
-        """The rows at ``index``, as a copy."""
+        """Return the rows at ``index``, as a copy."""
         return self.data[torch.from_numpy(np.asarray(index, dtype=np.int64))]
 
     def readable(self, index: Array) -> Array:
-        """All of ``index``: rows in memory can always be read."""
+        """Return all of ``index``: rows in memory can always be read."""
         return np.asarray(index, dtype=np.int64)
 
     def held(self) -> Tensor:
-        """The tensor itself, so that a reader may index it without a copy; row k is row k of the source."""
+        """Return the tensor itself, so that a reader may index it without a copy; row k is row k of the source."""
         return self.data
 
     def fingerprint(self) -> str:

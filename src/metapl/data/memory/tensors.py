@@ -19,7 +19,7 @@ MAX_SPARSE = 2**30  # bytes that a sparse table may have once it is written out
 
 
 def read_numbers(values: Any, name: str) -> Array:
-    """A NumPy array of numbers with at least one row and two dimensions; None and NA become NaN.
+    """Return a NumPy array of numbers with at least one row and two dimensions; None and NA become NaN.
 
     Raises:
         UserError: text, rows of different lengths, no rows, or a sparse table above 1 GiB.
@@ -86,7 +86,7 @@ def table_rows(values: Array, name: str, copy: bool = True) -> Tensor:
 
 
 def planes(values: Array, name: str, channels_first: bool) -> Array:
-    """The images as [N, C, H, W], their values as they are."""
+    """Return the images as [N, C, H, W], their values as they are."""
     if values.ndim == 3:
         return values[:, None]
     if values.ndim != 4:
@@ -162,7 +162,7 @@ def new_pixels(values: Array, white: int, name: str, tell: Callable[[str], None]
 
 
 def _scale_of_each(values: Array, name: str) -> int:
-    """1 or 255, the scale of each of these images alone.
+    """Return 1 or 255, the scale of each of these images alone.
 
     Raises:
         UserError: it is not the same for all.
@@ -187,7 +187,7 @@ def _bytes(values: Array, scale: int, copy: bool) -> Tensor:
 
 
 def _scale(values: Array, name: str) -> int:
-    """1 or 255: what white is. 0 where all is black or the array does not tell.
+    """Return 1 or 255: what white is. 0 where all is black or the array does not tell.
 
     Raises:
         UserError: values outside 0..255, or not finite.

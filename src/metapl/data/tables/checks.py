@@ -101,7 +101,7 @@ def _about_columns(found: dict[str, list[str]]) -> list[Finding]:
 
 
 def number_columns(source: Source, width: int) -> Array:
-    """[columns] bool: True where a table's column holds numbers, not categories."""
+    """Return [columns] bool: True where a table's column holds numbers, not categories."""
     return np.array([not column.levels for column in source.columns] or [True] * width)
 
 
@@ -126,7 +126,9 @@ def _near_rows(whole: Array, first: Array, source: Source) -> Pairs:
 
 
 def _spread(table: Array, source: Source) -> Array:
-    """A table's numbers without the pull of far values, what is missing, and its categories spread over levels."""
+    """Return a table's numbers without the pull of far values, what is missing, and its categories spread over
+    levels.
+    """
     numbers = number_columns(source, table.shape[1])
     parts = [np.arcsinh(standardised(table[:, numbers])), np.isnan(table[:, numbers]).astype(np.float32)]
     for k in np.flatnonzero(~numbers):

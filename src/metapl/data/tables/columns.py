@@ -48,7 +48,7 @@ class Told:
     marks: dict[str, list[str]] = field(default_factory=dict)  # level that may say "missing" -> columns
 
     def lines(self, rows: int) -> list[str]:
-        """All of it."""
+        """Return all of it."""
         made = list(self.lost)
         if self.missing:
             made.append(f"values read as missing, of {counted(rows, 'row')}: {_counts(self.missing)}")
@@ -122,7 +122,7 @@ def fit_column(
     keep: bool = False,
     part: Array | None = None,
 ) -> Column | None:
-    """What the training rows of a file make of a column; None where it is left out, which is said in ``told``.
+    """Return what the training rows of a file make of a column; None where it is left out, which is said in ``told``.
 
     Args:
         train: [N] bool; nothing is learnt from the other rows.
@@ -161,7 +161,7 @@ def _empty(name: str) -> str:
 
 
 def _by_part(values: Array, train: Array, part: Array | None) -> list[Array]:
-    """The values of the training rows, by file."""
+    """Return the values of the training rows, by file."""
     own = values[train]
     return [own] if part is None else [own[part[train] == k] for k in np.unique(part[train]).tolist()]
 
@@ -197,7 +197,7 @@ def _fit_texts(
 
 
 def described(columns: Sequence[Column], most: int = 12) -> str:
-    """Which columns are numbers and which categories, with how many levels."""
+    """Return which columns are numbers and which categories, with how many levels."""
     numbers = [column.name for column in columns if not column.levels]
     levels = [f"'{short(column.name)}' ({len(column.levels)} levels)" for column in columns if column.levels]
     said = [f"numbers: {listing(numbers, most)}"] if numbers else []
@@ -208,12 +208,14 @@ def described(columns: Sequence[Column], most: int = 12) -> str:
 
 
 def nearly_all_differ(levels: int, total: int) -> bool:
-    """Whether ``levels`` different texts in ``total`` rows that hold one are an id or free text, and no category."""
+    """Return whether ``levels`` different texts in ``total`` rows that hold one are an id or free text, and no
+    category.
+    """
     return total >= FEW and levels > UNIQUE * total
 
 
 def too_many(name: str) -> str:
-    """The note on a column with more than ``MOST_LEVELS`` texts."""
+    """Return the note on a column with more than ``MOST_LEVELS`` texts."""
     return _left_out(name, TOO_MANY)
 
 
@@ -225,7 +227,7 @@ def _left_out(name: str, why: str) -> str:
 
 
 def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) -> bool:
-    """Whether the levels are numbers.
+    """Return whether the levels are numbers.
 
     Raises:
         UserError: they would be, but for infinite values, or a decimal sign or marks of thousands that are not read.
@@ -240,12 +242,12 @@ def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) 
 
 
 def _fits(number: float | None) -> bool:
-    """Whether it is a finite float32."""
+    """Return whether it is a finite float32."""
     return number is not None and abs(number) <= float(np.finfo(np.float32).max)
 
 
 def _first(values: Texts, level: str) -> int:
-    """The first row that holds ``level``."""
+    """Return the first row that holds ``level``."""
     return int(np.argmax(values.codes == values.levels.index(level)))
 
 
@@ -321,7 +323,7 @@ def encode_column(column: Column, values: Values, where: Where, told: Told) -> A
 
 
 def none_known(column: Column, example: str, rows: int) -> str:
-    """What to say where no row holds a category that training knew."""
+    """Return what to say where no row holds a category that training knew."""
     known = listing(column.levels, 3)
     subject = f"none of the {rows:,} rows holds" if rows > 1 else "the row does not hold"
     return (
@@ -341,7 +343,8 @@ def _numbers(name: str, values: Texts, where: Where) -> Array:
 
 
 def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> Callable[[Tensor], Tensor]:
-    """What turns rows with the columns ``given`` into rows with those ``wanted``: by name, and levels by their text.
+    """Return what turns rows with the columns ``given`` into rows with those ``wanted``: by name, and levels by their
+    text.
 
     Where either has no names, rows stay as they are.
 

@@ -24,7 +24,7 @@ _NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."
 
 
 def is_frame(X: Any) -> bool:
-    """Whether ``X`` has named columns: a DataFrame of any library, or a mapping of columns."""
+    """Return whether ``X`` has named columns: a DataFrame of any library, or a mapping of columns."""
     return isinstance(X, Mapping) or (hasattr(X, "columns") and hasattr(X, "__getitem__") and len(X.shape) == 2)
 
 
@@ -36,12 +36,12 @@ def is_missing(value: Any) -> bool:
 
 
 def column_names(X: Any) -> list[str]:
-    """The names of a DataFrame's or a mapping's columns."""
+    """Return the names of a DataFrame's or a mapping's columns."""
     return [str(name) for name in (X if isinstance(X, Mapping) else X.columns)]
 
 
 def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table:
-    """The columns of a DataFrame or a mapping, each as ``Table`` has it; where all of ``only`` are
+    """Return the columns of a DataFrame or a mapping, each as ``Table`` has it; where all of ``only`` are
     there, others are not looked at.
 
     Raises:
@@ -96,7 +96,9 @@ def read_column(values: Any, where: str) -> Array:
 
 
 def as_array(values: Any) -> Array:
-    """A NumPy array of a series (pandas with its missing values as NaN or None), a tensor, a list or an array."""
+    """Return a NumPy array of a series (pandas with its missing values as NaN or None), a tensor, a list or an
+    array.
+    """
     if isinstance(values, Tensor):
         return _of_tensor(values)
     if isinstance(values, np.ma.MaskedArray):
@@ -119,7 +121,7 @@ def as_array(values: Any) -> Array:
 
 
 def categorical(X: Any) -> frozenset[str]:
-    """The columns of a DataFrame that its own types call categories; they stay whatever they hold."""
+    """Return the columns of a DataFrame that its own types call categories; they stay whatever they hold."""
     if isinstance(X, Mapping):
         return frozenset(str(name) for name, values in X.items() if _is_categorical(values))
     return frozenset(str(name) for name in X.columns if _is_categorical(X[name]))
@@ -132,7 +134,7 @@ def _is_categorical(values: Any) -> bool:
 def fit_columns(
     parts: Sequence[Table], where: Sequence[str], told: list[str], keep: Collection[str] = ()
 ) -> tuple[Column, ...]:
-    """The columns of the first part, in its order, with the levels that occur in any part, sorted.
+    """Return the columns of the first part, in its order, with the levels that occur in any part, sorted.
 
     What would be left out of a file of rows is left out here, too, unless it is one of ``keep``; that, and what looks
     like a mistake, is appended to ``told``.
@@ -162,7 +164,7 @@ def fit_columns(
 
 
 def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Decision, bool]:
-    """What becomes of a column, and whether it holds texts."""
+    """Return what becomes of a column, and whether it holds texts."""
     levels, texts, numbers = set[str](), 0, ""
     for part, place in zip(parts, where):
         values = column_of(part, name, place)
@@ -237,7 +239,9 @@ def _levels(values: Array, levels: tuple[str, ...]) -> list[float]:
 
 
 def lost_columns(table: Table, columns: Sequence[Column], rows: Tensor) -> list[str]:
-    """A line for each column of categories whose values are all unknown to the model; ``rows``: the table encoded."""
+    """Return a line for each column of categories whose values are all unknown to the model; ``rows``: the table
+    encoded.
+    """
     told = []
     for k, column in enumerate(columns):
         values = table[column.name].tolist() if column.levels and rows[:, k].isnan().all() else []
@@ -260,7 +264,7 @@ def _numbers(values: Array, name: str, where: str) -> Array:
 
 
 def column_of(table: Table, name: str, where: str) -> Array:
-    """The column of that name.
+    """Return the column of that name.
 
     Raises:
         UserError: there is none.
@@ -289,7 +293,7 @@ def _is_number(kind: type) -> bool:
 
 
 def _mixed(listed: Sequence[Any], where: str) -> UserError:
-    """The error that names the first value that does not belong."""
+    """Return the error that names the first value that does not belong."""
     if any(hasattr(value, "isoformat") or type(value).__name__ == "timedelta" for value in listed):
         return UserError("it holds dates or times", _NUMBERS, where)
     strange = [(k, v) for k, v in enumerate(listed) if v is not None and not isinstance(v, str | bytes)]

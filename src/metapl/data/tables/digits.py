@@ -12,7 +12,7 @@ FINE = 1e-4  # step of float32 at a column's values, as a share of their spread,
 
 
 def too_coarse(values: Array) -> bool:
-    """Whether float32 would blur float64 values [n]: they are long, or lie close together far from 0."""
+    """Return whether float32 would blur float64 values [n]: they are long, or lie close together far from 0."""
     there = values[np.isfinite(values)]
     if not len(there):
         return False
@@ -25,7 +25,7 @@ def too_coarse(values: Array) -> bool:
 
 
 def offset_of(values: Array) -> float:
-    """What is to be subtracted from values [n] before they become float32; 0.0 where nothing is lost without.
+    """Return what is to be subtracted from values [n] before they become float32; 0.0 where nothing is lost without.
 
     Where it is not 0, the values differ in more places once it is subtracted than before.
     """
@@ -42,6 +42,6 @@ def offset_of(values: Array) -> float:
 
 
 def _different(values: Array) -> int:
-    """How many different numbers are left as float32."""
+    """Return how many different numbers are left as float32."""
     with np.errstate(over="ignore"):
         return len(np.unique(values.astype(np.float32)))

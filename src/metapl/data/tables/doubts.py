@@ -18,7 +18,7 @@ _DATE = re.compile(
 
 
 def is_date(value: str) -> bool:
-    """Whether a text is a date, perhaps with a time: 2024-05-31, 31.05.24, 5/31/2024 10:15, 31 May 2024."""
+    """Return whether a text is a date, perhaps with a time: 2024-05-31, 31.05.24, 5/31/2024 10:15, 31 May 2024."""
     text = value.strip()
     if not _DATE.fullmatch(text):
         return False
@@ -36,12 +36,12 @@ def is_date(value: str) -> bool:
 
 
 def are_dates(levels: Collection[str]) -> bool:
-    """Whether nearly all levels are dates."""
+    """Return whether nearly all levels are dates."""
     return bool(levels) and sum(map(is_date, levels)) >= MOSTLY * len(levels)
 
 
 def is_mixed(numbers: int, others: int, different: int) -> bool:
-    """Whether a column is meant as numbers though some of its cells are not.
+    """Return whether a column is meant as numbers though some of its cells are not.
 
     Args:
         numbers, others: cells that are numbers, and that are not and are not empty. different: numbers that differ.
@@ -50,7 +50,7 @@ def is_mixed(numbers: int, others: int, different: int) -> bool:
 
 
 def mixed(name: str, odd: str, others: int, total: int, where: str, setting: bool = True) -> UserError:
-    """The error for a column of numbers in which a few cells are something else; ``odd`` is one of them."""
+    """Return the error for a column of numbers in which a few cells are something else; ``odd`` is one of them."""
     share = f"{others:,} of its {total:,} cells is not" if others == 1 else f"{others:,} of its {total:,} cells are not"
     what = f"column '{shown(name)}' holds numbers, but {share}, such as '{shown(odd)[:40]}'"
     remedy = "Write numbers there, or leave these cells empty"

@@ -12,7 +12,7 @@ from metapl.data.tables.roles import Roles
 
 
 def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Collection[str]) -> Roles:
-    """The roles without those that were guessed and fail; a note is added for each.
+    """Return the roles without those that were guessed and fail; a note is added for each.
 
     Args:
         splits: the texts, in small letters, that a column of the split may hold.
@@ -37,7 +37,7 @@ def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Co
 
 
 def _no_id(rows: Joined, column: str) -> str:
-    """Why a column does not name the rows; "" where it does."""
+    """Return why a column does not name the rows; "" where it does."""
     texts, held = rows.text(column), rows.held[column]
     first: dict[int, int] = {}
     for row, code in enumerate(texts.codes.tolist()):
@@ -51,5 +51,5 @@ def _no_id(rows: Joined, column: str) -> str:
 
 
 def only_numbers(rows: Joined, column: str) -> bool:
-    """Whether a column that was taken for texts by its name holds nothing but numbers."""
+    """Return whether a column that was taken for texts by its name holds nothing but numbers."""
     return all(parsed(level) is not None for level in rows.text(column).levels)

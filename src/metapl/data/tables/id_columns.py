@@ -17,7 +17,8 @@ NO_REASON = ("", False)
 
 
 def numbers_rows(name: str, parts: Sequence[Array]) -> tuple[str, bool]:
-    """Why a column of numbers looks like a number or name of its rows, and whether that is beyond doubt; ("", False).
+    """Return why a column of numbers looks like a number or name of its rows, and whether that is beyond doubt; ("",
+    False).
 
     Args:
         name: the column's, "" where it has none.
@@ -46,7 +47,7 @@ def _may_number(values: Array) -> bool:
 
 
 def named_id(name: str) -> bool:
-    """Whether a column is called an id: id, user_id, userId, Kunden-Nr, index, ..."""
+    """Return whether a column is called an id: id, user_id, userId, Kunden-Nr, index, ..."""
     return _IDS.search(name) is not None or _CAMEL.search(name) is not None
 
 

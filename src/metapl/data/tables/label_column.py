@@ -82,7 +82,7 @@ def unknown_labels(labels: Texts, class_names: Sequence[str]) -> Iterator[Refusa
 
 
 def class_numbers(labels: Texts, class_names: Sequence[str]) -> Array:
-    """[N] int64: the number of each row's class, -1 where there is none."""
+    """Return [N] int64: the number of each row's class, -1 where there is none."""
     known = Spellings(class_names)
     numbers = [known.find(level) if level else None for level in labels.levels]
     return np.array([-1 if k is None else k for k in numbers], dtype=np.int64)[labels.codes]
@@ -139,13 +139,13 @@ def _check_twins(names: Sequence[str], labels: Texts, use: Array, place: Callabl
 
 
 def _counts_up(codes: Array, levels: Sequence[str]) -> bool:
-    """Whether the labels count the rows, 1, 2, 3, ... from one row to the next."""
+    """Return whether the labels count the rows, 1, 2, 3, ... from one row to the next."""
     numbers = [parsed(levels[code]) for code in codes.tolist()]
     return all(a is not None and b is not None and b - a == 1 for a, b in pairwise(numbers))
 
 
 def _other_label(columns: Mapping[str, Values], column: str) -> str:
-    """The remedy for a label column that does not hold classes: columns whose values are few."""
+    """Return the remedy for a label column that does not hold classes: columns whose values are few."""
     few = [name for name, values in columns.items() if name != column and 2 <= _different(values) <= CLASSES]
     named = [name for name in few if name.lower() in LABELS]
     if named:
@@ -155,12 +155,12 @@ def _other_label(columns: Mapping[str, Values], column: str) -> str:
 
 
 def _different(values: Values) -> int:
-    """How many different values a column holds, without missing ones."""
+    """Return how many different values a column holds, without missing ones."""
     if isinstance(values, Texts):
         return sum(level not in MARKERS for level in values.levels)
     return 0 if isinstance(values, list) else len(np.unique(values[~np.isnan(values)]))
 
 
 def filled(texts: Texts) -> Array:
-    """[N] bool: where a row's text is not empty."""
+    """Return [N] bool: where a row's text is not empty."""
     return np.array([level != "" for level in texts.levels], dtype=bool)[texts.codes]

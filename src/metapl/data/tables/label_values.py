@@ -31,16 +31,16 @@ class LabelRule:
     asked: bool = False
 
     def no_label(self, text: str) -> bool:
-        """Whether ``text`` says that there is no label; an empty one always does."""
+        """Return whether ``text`` says that there is no label; an empty one always does."""
         return text == "" or plain(text).casefold() in self.marks
 
     def __call__(self, text: str) -> str:
-        """The class that ``text`` means, "" for none."""
+        """Return the class that ``text`` means, "" for none."""
         named = self.names.get(plain(text), text)
         return "" if self.no_label(named) else named
 
     def applied(self, texts: Texts) -> Texts:
-        """The column of labels with what its texts mean."""
+        """Return the column of labels with what its texts mean."""
         if not self.marks and not self.names:
             return texts
         return renamed(texts, {level: self(level) for level in texts.levels})
@@ -50,7 +50,7 @@ NO_RULE = LabelRule()
 
 
 def read_rule(no_label: str, label_map: str) -> LabelRule:
-    """The rule that two settings describe.
+    """Return the rule that two settings describe.
 
     Args:
         no_label: texts between commas; "auto" and "empty": only an empty cell says that there is no label.
@@ -76,7 +76,7 @@ def read_rule(no_label: str, label_map: str) -> LabelRule:
 
 
 def _listed(text: str) -> list[str]:
-    """What stands between commas; a value with a comma in it stands in double quotes."""
+    """Return what stands between commas; a value with a comma in it stands in double quotes."""
     values = next(csv.reader([text], skipinitialspace=True), [])
     return [value for value in values if value.strip()]
 
@@ -107,7 +107,7 @@ def check_doubtful(names: Sequence[str], counts: Mapping[str, int], rule: LabelR
 
 
 def several_labels(names: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """What to say where cells hold several labels, ``comedy|drama``; nothing where they do not."""
+    """Return what to say where cells hold several labels, ``comedy|drama``; nothing where they do not."""
     known = {plain(name).casefold() for name in names}
     several = [name for name in names if _is_several(name, known, names)]
     rows, total = sum(counts[name] for name in several), sum(counts[name] for name in names)

@@ -62,7 +62,7 @@ def encode_labels(
 
 
 def doubt(names: Sequence[str], rows: int, counting: bool) -> tuple[str, bool]:
-    """What is to be said of so many classes, "" for nothing; and whether they can be none at all.
+    """Return what is to be said of so many classes, "" for nothing; and whether they can be none at all.
 
     Numbers with decimals are no classes, and neither are whole ones with fewer than two rows each, unless they run
     from 0 or 1 without a gap, as class numbers do.
@@ -132,7 +132,7 @@ def _is(value: Any, mark: Any) -> bool:
 
 
 def _value(value: Any, row: int, name: str) -> int | str | None:
-    """A label as int, text or None (-1, no label)."""
+    """Return a label as int, text or None (-1, no label)."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -173,7 +173,8 @@ def _check_classes(values: Values, order: Sequence[int | str], notes: list[str])
 
 
 def check_classes(names: Sequence[str], rows: int, counting: bool, numbers: bool) -> str:
-    """What is to be said of labels in memory; ``numbers``: they are whole numbers, no texts. For others see ``doubt``.
+    """Return what is to be said of labels in memory; ``numbers``: they are whole numbers, no texts. For others see
+    ``doubt``.
 
     Numbers of a row each that may be class numbers by their size are told, not refused: people count classes before
     they draw one row of each.
@@ -190,7 +191,7 @@ def check_classes(names: Sequence[str], rows: int, counting: bool, numbers: bool
 
 
 def _classes(values: Values, class_names: Sequence[str] | None) -> list[int | str]:
-    """The label values in class order."""
+    """Return the label values in class order."""
     present = sorted({value for value in values if value is not None}, key=lambda v: (str(type(v)), v))
     if class_names is None:
         return present

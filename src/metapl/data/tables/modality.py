@@ -111,7 +111,7 @@ class TableModality(Modality):
 
 
 def _blurred(parts: Sequence[Array]) -> list[str]:
-    """A note, and a warning, on columns of an array that lose digits as float32: they have no name to go by."""
+    """Return a note, and a warning, on columns of an array that lose digits as float32: they have no name to go by."""
     if all(part.dtype in (np.float32, np.float16, np.uint8, bool) for part in parts):
         return []
     columns = [k for k in range(parts[0].shape[1]) if offset_of(np.concatenate([p[:, k] for p in parts]).astype(float))]
@@ -126,7 +126,9 @@ def _blurred(parts: Sequence[Array]) -> list[str]:
 
 
 def _numbering(parts: Sequence[Array]) -> list[str]:
-    """A note on each column that numbers the rows; it stays, since columns without names go by their position."""
+    """Return a note on each column that numbers the rows; it stays, since columns without names go by their
+    position.
+    """
     found = {k: numbers_rows("", [part[:, k] for part in parts]) for k in range(parts[0].shape[1])}
     return [f"column {k} of X {why}: to leave it out, drop it" for k, (why, sure) in found.items() if sure]
 

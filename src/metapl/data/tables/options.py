@@ -60,7 +60,7 @@ class TableOptions(Settings, group="source.table"):
     ] = AUTO
 
     def named(self, group: str) -> tuple[str, ...]:
-        """The columns that ``features``, ``ignore`` or ``categorical`` lists."""
+        """Return the columns that ``features``, ``ignore`` or ``categorical`` lists."""
         return tuple(filter(None, (name.strip() for name in getattr(self, group).split(","))))
 
     @property

@@ -25,7 +25,7 @@ _UNNAMED = re.compile(r"unnamed_(\d+)")
 
 
 def unnamed(field: int) -> str:
-    """What a column without a name is called; ``field`` counts from 1."""
+    """Return what a column without a name is called; ``field`` counts from 1."""
     return f"unnamed_{field}"
 
 
@@ -53,7 +53,7 @@ class Roles:
 
 
 def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles:
-    """The role of each of the columns ``names``; ``where`` is the file, for messages.
+    """Return the role of each of the columns ``names``; ``where`` is the file, for messages.
 
     Raises:
         UserError: a named column is missing, several would do, or nothing is left for the classifier to see.
@@ -102,7 +102,7 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
 
 
 def text_columns(options: TableOptions, names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of texts that ``source.table.text`` names, one or several between commas; none under auto."""
+    """Return the columns of texts that ``source.table.text`` names, one or several between commas; none under auto."""
     if options.text in (AUTO, NONE):
         return ()
     if options.text in names:
@@ -111,7 +111,8 @@ def text_columns(options: TableOptions, names: Sequence[str]) -> tuple[str, ...]
 
 
 def model_roles(names: Sequence[str], options: TableOptions, like: ModelInput, where: str) -> Roles:
-    """The role of each of the columns ``names`` of new rows, for a trained model; ``options`` are the training's.
+    """Return the role of each of the columns ``names`` of new rows, for a trained model; ``options`` are the
+    training's.
 
     Raises:
         UserError: a column that the model needs is missing, or the one of labels where they are asked for.
@@ -131,7 +132,7 @@ def model_roles(names: Sequence[str], options: TableOptions, like: ModelInput, w
 
 
 def _model_contents(names: Sequence[str], options: TableOptions, takes: Preprocessing, where: str) -> tuple[str, ...]:
-    """The columns that a model sees."""
+    """Return the columns that a model sees."""
     if takes.kind != "image" and takes.tokens is None:
         if not takes.columns:
             what = "the model was trained on columns without names, so those of a file cannot be matched"
@@ -154,7 +155,7 @@ def _model_contents(names: Sequence[str], options: TableOptions, takes: Preproce
 
 
 def _model_label(free: Sequence[str], options: TableOptions, where: str) -> str:
-    """The column of labels among those that a model does not see."""
+    """Return the column of labels among those that a model does not see."""
     if options.label != AUTO:
         found = [n for n in free if n == options.label]
     else:
@@ -178,7 +179,7 @@ def _label(free: Sequence[str], names: Sequence[str], options: TableOptions, whe
 def _contents(
     free: Sequence[str], names: Sequence[str], options: TableOptions, listed: Collection[str], where: str
 ) -> tuple[Kind, str | None]:
-    """What the rows are, and the column of paths or texts; None for a table."""
+    """Return what the rows are, and the column of paths or texts; None for a table."""
     asked = {role: getattr(options, role) not in (AUTO, NONE) for role in ("path", "text")}
     if sum(asked.values()) + bool(listed) > 1:
         what = "more than one of path, text and features is named"
@@ -201,7 +202,7 @@ def _contents(
 def _single(
     free: Sequence[str], names: Sequence[str], asked: str, known: Sequence[str], setting: str, where: str
 ) -> str | None:
-    """The column that ``asked`` names, or the one whose name is ``known``."""
+    """Return the column that ``asked`` names, or the one whose name is ``known``."""
     if asked == NONE:
         return None
     if asked != AUTO:
@@ -244,12 +245,12 @@ def _notes(
 
 
 def listing(names: Sequence[str], most: int = 8) -> str:
-    """``'a', 'b' and 3 more``."""
+    """Return ``'a', 'b' and 3 more``."""
     shown = ", ".join(f"'{short(name)}'" for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def hint(word: str, known: Sequence[str]) -> str:
-    """A remedy that names the column closest to ``word``, or some of those that there are."""
+    """Return a remedy that names the column closest to ``word``, or some of those that there are."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"Did you mean '{short(close[0])}'?" if close else f"There are {listing(known)}."

@@ -88,7 +88,7 @@ def open_table(
     known: Known | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Source:
-    """A source over files of rows.
+    """Return a source over files of rows.
 
     Args:
         paths: the file of each of ``readers.files.PARTS``; "labeled" must be there.
@@ -119,7 +119,7 @@ def open_table(
 
 
 def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, suffix: str) -> UserError:
-    """The error at a first bad row, with the share of rows that have the same fault where that is not a slip."""
+    """Return the error at a first bad row, with the share of rows that have the same fault where that is not a slip."""
     if options.table.skip_bad_rows:
         return error
     better = "" if error.setting == SKIP else error.setting  # another setting than to leave rows out
@@ -207,7 +207,7 @@ def _read(
 def _forms(
     file: TableFile, part: str, roles: Roles, options: SourceOptions, columns: Sequence[Column]
 ) -> dict[str, Form]:
-    """How each column of a file is to be read; ``columns`` are those that a model knows.
+    """Return how each column of a file is to be read; ``columns`` are those that a model knows.
 
     Raises:
         UserError: a column that the first file has is missing.
@@ -232,7 +232,7 @@ def _forms(
 
 
 def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
-    """[N] what each row is for, by its file or by the column of the split."""
+    """Return [N] what each row is for, by its file or by the column of the split."""
     use: Array = np.array([BY_PART[part] for part in parts])[rows.part]
     if roles.split is None:
         return use
@@ -275,7 +275,7 @@ def _odd_split(value: str) -> str | None:
 
 
 def _has_paths(rows: Joined, roles: Roles) -> bool:
-    """Whether the rows are images that lie in files of their own."""
+    """Return whether the rows are images that lie in files of their own."""
     return roles.kind == "image" and isinstance(rows.columns[roles.contents[0]], Texts)
 
 

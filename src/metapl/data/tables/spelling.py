@@ -23,7 +23,7 @@ NO_VALUE = frozenset(
 
 
 def plain(value: str) -> str:
-    """The value as most would write it: without blanks or quotes around it, and a whole number without decimals.
+    """Return the value as most would write it: without blanks or quotes around it, and a whole number without decimals.
 
     Two texts are the same value, written otherwise, where this is equal: ``1.0`` and ``1``, ``' Private'`` and
     ``Private``, an accent stored as one character or as two.
@@ -37,12 +37,12 @@ def plain(value: str) -> str:
 
 
 def says_none(value: str) -> bool:
-    """Whether a value says that there is none, such as ``unknown``, ``TBD`` or ``-1``."""
+    """Return whether a value says that there is none, such as ``unknown``, ``TBD`` or ``-1``."""
     return plain(value).casefold() in NO_VALUE
 
 
 def doubtful(names: Sequence[str]) -> list[str]:
-    """The class names that say that there is no class. -1 and 1 are the two classes of many old data sets."""
+    """Return the class names that say that there is no class. -1 and 1 are the two classes of many old data sets."""
     if {plain(name) for name in names} == {"-1", "1"}:
         return []
     return [name for name in names if says_none(name)]
@@ -67,7 +67,7 @@ class Spellings:
             del self._plain[text]
 
     def find(self, value: str) -> int | None:
-        """The position of ``value`` among the known ones, or None."""
+        """Return the position of ``value`` among the known ones, or None."""
         found = self._exact.get(value)
         return self._plain.get(self._key(value)) if found is None else found
 
@@ -89,7 +89,9 @@ def one_spelling(values: Iterable[str]) -> dict[str, str]:
 
 
 def merged_numbers(texts: Texts) -> tuple[Texts, list[tuple[str, str]]]:
-    """The column with one level for each whole number (1, 1.0), and (level, other spelling) of what became one."""
+    """Return the column with one level for each whole number (1, 1.0), and (level, other spelling) of what became
+    one.
+    """
     name = one_spelling(level for level in texts.levels if _NUMBER.fullmatch(plain(level)))
     name |= {level: level for level in texts.levels if level not in name}
     pairs = [(name[level], level) for level in texts.levels if name[level] != level]
@@ -97,7 +99,7 @@ def merged_numbers(texts: Texts) -> tuple[Texts, list[tuple[str, str]]]:
 
 
 def renamed(texts: Texts, name: Mapping[str, str]) -> Texts:
-    """The column with levels called otherwise; those that ``name`` lacks stay. Levels of one name become one."""
+    """Return the column with levels called otherwise; those that ``name`` lacks stay. Levels of one name become one."""
     wanted = [name.get(level, level) for level in texts.levels]
     levels = tuple(dict.fromkeys(wanted))
     number = {level: k for k, level in enumerate(levels)}
@@ -107,7 +109,7 @@ def renamed(texts: Texts, name: Mapping[str, str]) -> Texts:
 
 
 def told_merged(column: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """The note on spellings that became one value."""
+    """Return the note on spellings that became one value."""
     listed = ", ".join(f"'{other}' as '{name}'" for name, other in pairs[:4])
     more = f" and {len(pairs) - 4} more" if len(pairs) > 4 else ""
     return f"column '{column}': one value, written in two ways, is one: {listed}{more}"

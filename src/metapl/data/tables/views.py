@@ -35,7 +35,7 @@ class TableEncoder:
         return torch.cat([_filled(x[:, numbers]), x[:, missing].isnan().to(x.dtype), known.to(x.dtype)], dim=1)
 
     def on_numbers(self, noise: Tensor) -> Tensor:
-        """``noise`` [B, D] with 0 in the columns of categories."""
+        """Return ``noise`` [B, D] with 0 in the columns of categories."""
         return noise if self.plain else noise.index_fill_(1, self._on(noise.device)[2], 0.0)
 
     def _on(self, device: torch.device) -> list[Tensor]:
@@ -45,7 +45,7 @@ class TableEncoder:
 
 
 def _filled(x: Tensor) -> Tensor:
-    """0 where ``x`` is NaN; without a look at the values from outside, which would wait for the device."""
+    """Return 0 where ``x`` is NaN; without a look at the values from outside, which would wait for the device."""
     return x.masked_fill(x.isnan(), 0.0)
 
 
@@ -63,7 +63,7 @@ class TableViews:
         self._encoder = TableEncoder(preprocessing)
 
     def plain(self, x: Tensor) -> Tensor:
-        """The rows themselves, as the network sees them."""
+        """Return the rows themselves, as the network sees them."""
         return self._encoder(self._scaler.forward(x.to(torch.float32)))
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
@@ -91,11 +91,11 @@ class TableViews:
 
 
 def _count(share: float, columns: int) -> int:
-    """How many of ``columns`` a share above 0 means: at least one."""
+    """Return how many of ``columns`` a share above 0 means: at least one."""
     return max(1, round(share * columns)) if share > 0 else 0
 
 
 def _chosen(keys: Tensor, count: int) -> Tensor:
-    """[B, D] bool: the ``count`` largest keys of each row."""
+    """Return [B, D] bool: the ``count`` largest keys of each row."""
     taken = torch.zeros(keys.shape, dtype=torch.bool, device=keys.device)
     return taken.scatter_(1, keys.topk(count, 1).indices, True)

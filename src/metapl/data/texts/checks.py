@@ -48,7 +48,9 @@ class TextChecks(RowChecks):
 
 
 def words_of(source: Source, ids: Array) -> Array:
-    """[n, length] bool: the places of ``ids`` that hold words, neither padding nor marks of beginning and end."""
+    """Return [n, length] bool: the places of ``ids`` that hold words, neither padding nor marks of beginning and
+    end.
+    """
     assert source.tokens is not None
     return ~np.isin(ids, [source.tokens.pad, *source.tokens.special])
 
@@ -89,7 +91,7 @@ def _factors(band: int, rows: int) -> list[tuple[np.uint64, np.uint64]]:
 
 
 def _mix(values: Array) -> Array:
-    """A number below 2**31 for each number, well spread."""
+    """Return a number below 2**31 for each number, well spread."""
     mixed = values * np.uint64(0x9E3779B97F4A7C15)
     return (mixed >> np.uint64(33)) % _PRIME
 

@@ -11,7 +11,9 @@ from metapl.errors import UserError
 
 
 def is_texts(X: Any, asked: bool = False) -> bool:
-    """Whether ``X`` is a sequence of strings; ``asked``: the user says so, and one column of a DataFrame will do."""
+    """Return whether ``X`` is a sequence of strings; ``asked``: the user says so, and one column of a DataFrame will
+    do.
+    """
     if isinstance(X, str) or X is None:
         return False
     if is_frame(X):
@@ -25,7 +27,7 @@ def is_texts(X: Any, asked: bool = False) -> bool:
 
 
 def read_texts(X: Any, name: str) -> list[str]:
-    """The texts, one per row.
+    """Return the texts, one per row.
 
     Raises:
         UserError: no rows, a row without a text, or a row that is something else.

@@ -45,7 +45,8 @@ class Tokenizer(Protocol):
 
 
 def make_tokenizer(spec: str, length: int) -> Tokenizer:
-    """The tokenizer that ``spec`` names: ``auto`` or ``words``, or ``hf:FOLDER`` (extra ``text``; never a download).
+    """Return the tokenizer that ``spec`` names: ``auto`` or ``words``, or ``hf:FOLDER`` (extra ``text``; never a
+    download).
 
     Raises:
         UserError: unknown name, no such folder, transformers is missing, or ``length`` is too small.
@@ -60,7 +61,7 @@ def make_tokenizer(spec: str, length: int) -> Tokenizer:
 
 
 def tokenizer_of(tokens: Tokens) -> Tokenizer:
-    """The tokenizer that made ``tokens``, for new texts.
+    """Return the tokenizer that made ``tokens``, for new texts.
 
     Raises:
         UserError: it is no longer there, or another one stands in its place now.
@@ -105,7 +106,7 @@ def _longest(rows: Tensor, pad: int) -> int:
 
 
 def split_words(text: str) -> Iterable[str]:
-    """The words and punctuation marks of ``text``, compatibility-normalised and without case (NFKC, casefold).
+    """Return the words and punctuation marks of ``text``, compatibility-normalised and without case (NFKC, casefold).
 
     Scripts that are written without spaces (Chinese, Japanese, Thai, ...) give one token per character.
     """
@@ -135,13 +136,13 @@ def _pattern() -> tuple[re.Pattern[str], dict[int, str | None]]:
 
 @functools.lru_cache(maxsize=1 << 17)
 def word_id(word: str) -> int:
-    """The id of one token, FIRST .. 2^31 - 1; words that begin alike share the bits from ``STEM_SHIFT`` up."""
+    """Return the id of one token, FIRST .. 2^31 - 1; words that begin alike share the bits from ``STEM_SHIFT`` up."""
     made = _hash(word[:STEM]) >> 17 << STEM_SHIFT | _hash("\0" + word) & ((1 << STEM_SHIFT) - 1)
     return max(made, FIRST)
 
 
 def _hash(text: str) -> int:
-    """32 bits, the same on every machine and in every run."""
+    """Return 32 bits, the same on every machine and in every run."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
 
 
@@ -220,7 +221,7 @@ def _digest(inner: Any) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _load(folder: str) -> tuple[Any, str]:
-    """The tokenizer in ``folder``, and its digest."""
+    """Return the tokenizer in ``folder``, and its digest."""
     if not folder or not local_folder(folder).is_dir():
         remedy = "Give hf:FOLDER, a folder that holds a tokenizer; nothing is downloaded."
         raise UserError(f"there is no folder '{folder}'", remedy, "source.text.tokenizer")

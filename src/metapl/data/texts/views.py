@@ -21,7 +21,7 @@ class TextViews:
         self.tokens, self.weak_drop, self.drop, self.mask, self.shuffle = tokens, weak_drop, drop, mask, shuffle
 
     def plain(self, x: Tensor) -> Tensor:
-        """The texts themselves."""
+        """Return the texts themselves."""
         return x.to(torch.int64)
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
@@ -42,7 +42,7 @@ class TextViews:
         return self._without(ids, (drops < self.drop) & free)
 
     def _words(self, ids: Tensor) -> Tensor:
-        """[B, length] bool: what views may touch."""
+        """Return [B, length] bool: what views may touch."""
         words = ids != self.tokens.pad
         for own in self.tokens.special:
             words &= ids != own
@@ -67,6 +67,6 @@ class TextViews:
 
 
 def _kept(keys: Tensor, words: Tensor) -> Tensor:
-    """[B, length] bool: the word of each text that has the largest key; none in a text without words."""
+    """Return [B, length] bool: the word of each text that has the largest key; none in a text without words."""
     best = keys.masked_fill(~words, -1.0).argmax(1, keepdim=True)
     return torch.zeros_like(words).scatter_(1, best, True)

@@ -95,7 +95,9 @@ class DelimitedFile:
         return frame
 
     def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
-        """(rows, the line each begins on, (place, reason) of bad rows, blank lines passed over), piece by piece."""
+        """Yield (rows, the line each begins on, (place, reason) of bad rows, blank lines passed over), piece by
+        piece.
+        """
         width, self.spans = self.header.width, list[int]()
         fields = self.header.fields
         whole = fields == tuple(range(width))
@@ -123,7 +125,7 @@ class DelimitedFile:
                 yield rows, lines, bad, blank
 
     def _rows(self, reader: Any, bad: list[tuple[str, str]]) -> Iterator[tuple[list[str], int]]:
-        """Each row with the line that it begins on."""
+        """Yield each row with the line that it begins on."""
         while True:
             line = reader.line_num + 1
             try:
@@ -155,7 +157,7 @@ class DelimitedFile:
             raise UserError(why, _CLOSE, self._place(line, last), _NO_QUOTES)
 
     def _broken(self, error: csv.Error, line: int, last: int) -> str:
-        """What a mistake in the quotes is called; one after which rows cannot be told apart is never skipped."""
+        """Return what a mistake in the quotes is called; one after which rows cannot be told apart is never skipped."""
         if "expected after" in str(error):
             return Fault(f"something stands between a closing quote and the {_word(self.delimiter)}", "quotes")
         if "unexpected end" in str(error):
@@ -195,7 +197,7 @@ class DelimitedFile:
         return f"{self.name}, line {line}" if last <= line else f"{self.name}, lines {line} to {last}"
 
     def _header(self, reader: Any) -> list[str]:
-        """The first row, or the one after Excel's ``sep=;``.
+        """Return the first row, or the one after Excel's ``sep=;``.
 
         Raises:
             UserError: it cannot be read, or a quote in it is not closed.
@@ -294,7 +296,7 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
 def find_delimiter(
     file: IO[str], asked: str, name: str, decimal: str = POINT, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 ) -> str:
-    """The character between fields: ``asked``, or the one that stands in the header.
+    """Return the character between fields: ``asked``, or the one that stands in the header.
 
     A comma that is the decimal sign, too, is not it if another will do.
 

@@ -124,7 +124,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _single(codec: str) -> bool:
-    """Whether every byte is a character of its own."""
+    """Return whether every byte is a character of its own."""
     return len(bytes(range(256)).decode(codec, "replace")) == 256
 
 
@@ -182,7 +182,7 @@ def _nul(text: str) -> Complaint:
 
 
 def _word(data: bytes, at: int, most: int = 20) -> bytes:
-    """What stands around the byte at ``at``, up to a blank, a quote or a delimiter."""
+    """Return what stands around the byte at ``at``, up to a blank, a quote or a delimiter."""
     before = _ENDS.split(data[max(0, at - most) : at])[-1]
     return before + _ENDS.split(data[at : at + most])[0]
 
@@ -193,6 +193,6 @@ def _lines_in(text: str) -> int:
 
 
 def open_text(path: Path, encoding: Encoding) -> IO[str]:
-    """The file as text with its line ends as they are; bytes that are no text become lone surrogates."""
+    """Return the file as text with its line ends as they are; bytes that are no text become lone surrogates."""
     codec = "utf-8-sig" if encoding.codec == "utf-8" else encoding.codec
     return open(path, encoding=codec, errors="surrogateescape", newline="")

@@ -43,12 +43,12 @@ PARTS = ("labeled", "unlabeled", "test")  # of a source; the first is the one th
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether the path names a file of rows, by its suffix."""
+    """Return whether the path names a file of rows, by its suffix."""
     return os.path.splitext(str(path))[1].lower() in READERS and not os.path.isdir(path)
 
 
 def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
-    """The file, by its suffix or by ``suffix``.
+    """Return the file, by its suffix or by ``suffix``.
 
     Raises:
         UserError: it cannot be read, or is no regular file: a pipe may never end, and can be read but once.
@@ -60,7 +60,8 @@ def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
 
 
 def open_new_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
-    """A file of new rows, by the options of a training; its own header decides which delimiter it has, if it can.
+    """Return a file of new rows, by the options of a training; its own header decides which delimiter it has, if it
+    can.
 
     Raises:
         UserError: as ``open_file``.
@@ -74,7 +75,7 @@ def open_new_file(path: Path, options: TableOptions, suffix: str = "") -> TableF
 
 
 def tables_in(folder: Path) -> dict[str, Path]:
-    """``labelled.csv``, ``unlabelled.csv`` and ``test.csv`` in ``folder``, by part; any suffix in ``READERS``.
+    """Return ``labelled.csv``, ``unlabelled.csv`` and ``test.csv`` in ``folder``, by part; any suffix in ``READERS``.
 
     Empty where there is no such labelled file.
 

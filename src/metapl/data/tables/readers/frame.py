@@ -44,12 +44,12 @@ class Texts:
     signs: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, level: str) -> float | None:
-        """The finite number that a level is in every file that holds it, or None."""
+        """Return the finite number that a level is in every file that holds it, or None."""
         found = {parsed(level, sign) for sign in self.signs.get(level, self.decimal)}
         return found.pop() if len(found) == 1 else None
 
     def not_a_number(self, name: str, level: str, where: str) -> UserError:
-        """``not_a_number`` by the sign of a file that holds the level, one in which it is none."""
+        """Return ``not_a_number`` by the sign of a file that holds the level, one in which it is none."""
         signs = self.signs.get(level, self.decimal)
         sign = next((sign for sign in signs if parsed(level, sign) is None), signs[0])
         return not_a_number(name, level, where, sign)
@@ -93,7 +93,7 @@ class Frame:
     full: set[str] = field(default_factory=set)
 
     def text(self, column: str) -> Texts:
-        """A column that was read as "text".
+        """Return a column that was read as "text".
 
         Raises:
             UserError: it holds bytes or numbers.
@@ -117,7 +117,7 @@ class Lines:
         return f"{self.name}, line {self.lines[row]}"
 
     def number(self, row: int) -> str:
-        """The line as text."""
+        """Return the line as text."""
         return str(self.lines[row])
 
 
@@ -134,7 +134,7 @@ class TableFile(Protocol):
     whole: frozenset[str]
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
-        """The columns named in ``forms``; the others are skipped.
+        """Return the columns named in ``forms``; the others are skipped.
 
         "text": verbatim (a number as it is written), or bytes if that is what the file holds. "number": float32, what
         stands in ``MARKERS`` is NaN. "auto": numbers if every value is one, else as "text". ``most``: columns to give
@@ -224,7 +224,7 @@ class ColumnBuilder:
             raise mixed(self.name, odd, self._others, self._looked, where)
 
     def done(self) -> Array | Texts:
-        """The whole column."""
+        """Return the whole column."""
         if self._numeric:
             return np.concatenate(self._numbers) if self._numbers else np.zeros(0, dtype=np.float32)
         codes = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.int32)
@@ -265,7 +265,7 @@ def _narrow(numbers: Array) -> Array | int:
 
 
 def parsed(value: str, decimal: str = POINT) -> float | None:
-    """A finite number, or None; with a decimal comma, a point has no place in it."""
+    """Return a finite number, or None; with a decimal comma, a point has no place in it."""
     if decimal == COMMA:
         if POINT in value:
             return None
@@ -278,7 +278,7 @@ def parsed(value: str, decimal: str = POINT) -> float | None:
 
 
 def not_a_number(column: str, value: str, where: str, decimal: str = POINT) -> UserError:
-    """The error that says what is wrong with a value of a column of numbers."""
+    """Return the error that says what is wrong with a value of a column of numbers."""
     cell, named = short(value), f"column '{column}' has '{short(value)}'"
     if infinite(value):
         return UserError(f"{named}, which is infinite", "Give a finite number, or leave it empty.", where)
@@ -311,22 +311,22 @@ def _other_sign(value: str, found: str, wanted: str) -> tuple[str, str]:
 
 
 def one_group(value: str) -> bool:
-    """Whether ``value`` looks like 1,234 or 1.234, which may be a little more than one or than a thousand."""
+    """Return whether ``value`` looks like 1,234 or 1.234, which may be a little more than one or than a thousand."""
     return _ONE_GROUP.fullmatch(value.strip()) is not None
 
 
 def as_categories(error: UserError, column: str) -> UserError:
-    """The error with the other way out: the column's values are no quantities."""
+    """Return the error with the other way out: the column's values are no quantities."""
     return UserError(error.what, f"{error.remedy} Or set source.table.categorical={column}.", error.where)
 
 
 def meant(value: str) -> bool:
-    """Whether ``value`` was meant as a number: one that is written otherwise, or is too large, or infinite."""
+    """Return whether ``value`` was meant as a number: one that is written otherwise, or is too large, or infinite."""
     return decimal_comma(value) or grouped(value) or infinite(value) or parsed(value) is not None
 
 
 def decimal_comma(value: str) -> bool:
-    """Whether ``value`` looks like 3,5, or like 3,5E+04."""
+    """Return whether ``value`` looks like 3,5, or like 3,5E+04."""
     whole, comma, rest = value.strip().partition(COMMA)
     fraction, _, power = rest.lower().partition("e")
     sound = fraction.isdecimal() and (whole.lstrip("+-") or "0").isdecimal()
@@ -334,7 +334,7 @@ def decimal_comma(value: str) -> bool:
 
 
 def grouped(value: str) -> bool:
-    """Whether ``value`` looks like 1.234,56 or 1,234.56 or 1,234,567: a number whose thousands are marked.
+    """Return whether ``value`` looks like 1.234,56 or 1,234.56 or 1,234,567: a number whose thousands are marked.
 
     What may be the address of a computer, as 192.168.100.100, is taken for one: few columns hold such large numbers.
     """
@@ -343,12 +343,12 @@ def grouped(value: str) -> bool:
 
 
 def infinite(value: str) -> bool:
-    """Whether ``value`` is some form of infinity."""
+    """Return whether ``value`` is some form of infinity."""
     return value.strip().lower().lstrip("+-") in ("inf", "infinity")
 
 
 def short(value: str) -> str:
-    """A value for a one-line message."""
+    """Return a value for a one-line message."""
     text = shown(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
@@ -371,7 +371,7 @@ def join(parts: Sequence[Values]) -> Values:
 
 
 def _signs(parts: Sequence[Texts]) -> tuple[str, dict[str, str]]:
-    """``Texts.decimal`` and ``Texts.signs`` of columns one after another."""
+    """Return ``Texts.decimal`` and ``Texts.signs`` of columns one after another."""
     commas = {level for part in parts if part.decimal == COMMA for level in part.levels}
     if not commas:
         return POINT, {}
@@ -380,12 +380,12 @@ def _signs(parts: Sequence[Texts]) -> tuple[str, dict[str, str]]:
 
 
 def take(values: Values, rows: Array) -> Values:
-    """The values at ``rows`` (numbers of rows)."""
+    """Return the values at ``rows`` (numbers of rows)."""
     if isinstance(values, Texts):
         return Texts(values.codes[rows], values.levels, values.decimal, values.signs)
     return [values[k] for k in rows.tolist()] if isinstance(values, list) else values[rows]
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
+    """Return ``1 row``, ``2 rows``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -37,7 +37,7 @@ class Header:
 
 
 def read_header(first: Sequence[str], rows: Rows, asked: str, where: str) -> Header:
-    """What the first line says.
+    """Return what the first line says.
 
     Args:
         first: its fields. rows: the fields of the lines below it, some of them.
@@ -60,7 +60,7 @@ def read_header(first: Sequence[str], rows: Rows, asked: str, where: str) -> Hea
 
 
 def _named(names: list[str], rows: Rows, where: str) -> Header:
-    """The columns that ``names`` name, as far as each has one."""
+    """Return the columns that ``names`` name, as far as each has one."""
     file, notes, used, width = where.rpartition(", line")[0], list[str](), list(range(len(names))), len(names)
     lengths = {len(row) for row in rows if row}
     if lengths == {width + 1} and not any(row[-1].strip() for row in rows if row):
@@ -85,7 +85,7 @@ def _named(names: list[str], rows: Rows, where: str) -> Header:
 
 
 def _numbers_rows(values: Sequence[str]) -> bool:
-    """Whether the values name or number rows: all differ."""
+    """Return whether the values name or number rows: all differ."""
     return len(set(values)) == len(values) and all(values)
 
 
@@ -97,7 +97,7 @@ def _checked(names: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def looks_like_row(names: Sequence[str], rows: Rows = ()) -> bool:
-    """Whether the first line is a row of values.
+    """Return whether the first line is a row of values.
 
     It is where a number with decimals stands in it; where all are numbers that do not count up; or where a text in it
     stands again in its own column, or numbers that do not count up stand above numbers. Names such as ``label`` and
@@ -121,7 +121,7 @@ def _all_numbers(values: Sequence[str]) -> bool:
 
 
 def _count_up(numbers: Sequence[float]) -> bool:
-    """Whether column names such as 2019, 2020, 2021 or 10, 20, 30 go up evenly, in small steps."""
+    """Return whether column names such as 2019, 2020, 2021 or 10, 20, 30 go up evenly, in small steps."""
     steps = {b - a for a, b in pairwise(numbers)}
     return len(steps) <= 1 and all(0 < step <= 100 for step in steps)
 
@@ -132,7 +132,9 @@ def _holds_decimals(names: Sequence[str]) -> bool:
 
 
 def holds_values(names: Sequence[str]) -> bool:
-    """Whether names are numbers that nobody calls columns; 0, 1, 2, ... is what pandas calls those without a name."""
+    """Return whether names are numbers that nobody calls columns; 0, 1, 2, ... is what pandas calls those without a
+    name.
+    """
     if _holds_decimals(names):
         return True
     return all(parsed(name) is not None for name in names) and list(names) != [str(k) for k in range(len(names))]

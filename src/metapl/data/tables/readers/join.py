@@ -39,7 +39,7 @@ class Joined:
         return len(self.part)
 
     def text(self, column: str) -> Texts:
-        """A column that was read as text.
+        """Return a column that was read as text.
 
         Raises:
             UserError: it holds something else.
@@ -61,7 +61,7 @@ class Joined:
             self.bad.setdefault(row, what)
 
     def kept(self) -> Array:
-        """The rows that can serve; the others are entered in ``problems``."""
+        """Return the rows that can serve; the others are entered in ``problems``."""
         self.problems += [(self.place(row), reason) for row, reason in sorted(self.bad.items())]
         keep = np.ones(self.rows, dtype=bool)
         keep[list(self.bad)] = False

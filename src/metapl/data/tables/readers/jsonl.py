@@ -70,7 +70,7 @@ class JsonLinesFile:
         yield rows, lines, bad, blank
 
     def _rows(self, bad: list[tuple[str, str]]) -> Iterator[tuple[int, dict[str, str] | None]]:
-        """Each line's number, and its values as text; None for a blank line."""
+        """Yield each line's number, and its values as text; None for a blank line."""
         with open_text(self.path, self.encoding) as file:
             for line, text in enumerate(file, 1):
                 if not text.strip():
@@ -90,7 +90,7 @@ class JsonLinesFile:
 
 
 def _values(text: str, wanted: Container[str]) -> dict[str, str]:
-    """The object's values as text; those of keys that are not ``wanted`` are "", whatever they are.
+    """Return the object's values as text; those of keys that are not ``wanted`` are "", whatever they are.
 
     Raises:
         ValueError: the line holds something else; the message says what.

@@ -179,7 +179,9 @@ def _is_number(kind: Any) -> bool:
 
 
 def _picture(values: Any, kind: Any) -> tuple[Any, Any]:
-    """The bytes of a struct {bytes, path}; its paths where no row has bytes; the struct itself if it is another."""
+    """Return the bytes of a struct {bytes, path}; its paths where no row has bytes; the struct itself if it is
+    another.
+    """
     import pyarrow.compute as pc
 
     fields = {kind.field(k).name for k in range(kind.num_fields)}
@@ -193,7 +195,7 @@ def _picture(values: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
-    """The names of class numbers by column, as Hugging Face's data sets store them; {} where there are none."""
+    """Return the names of class numbers by column, as Hugging Face's data sets store them; {} where there are none."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return {k: tuple(map(str, f["names"])) for k, f in features.items() if f.get("_type") == "ClassLabel"}
@@ -226,7 +228,7 @@ def _whole(values: Any) -> Any:
 
 
 def _texts(values: Any) -> Texts:
-    """Each different text once, in the order in which they first appear; "" for a null."""
+    """Return each different text once, in the order in which they first appear; "" for a null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

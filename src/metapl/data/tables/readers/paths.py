@@ -33,7 +33,7 @@ def check_there(written: Sequence[str], paths: Sequence[str], root: str, where: 
 
 
 def _proposal(written: str, path: str, root: str) -> tuple[str, str]:
-    """(what to do, the setting that does it)."""
+    """Return (what to do, the setting that does it)."""
     if "\\" in written and os.path.exists(os.path.join(root, written.replace("\\", "/"))):
         return "Write / for \\ in the paths.", ""
     for suffix in sorted(SUFFIXES):

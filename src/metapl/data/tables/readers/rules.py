@@ -35,12 +35,12 @@ class Fault(str):
 
 
 def fault_of(reason: str) -> str:
-    """A reason without the values in it: what rows with the same fault share."""
+    """Return a reason without the values in it: what rows with the same fault share."""
     return _VARYING.sub("#", reason)
 
 
 def systematic_remedy(reason: str, remedy: str) -> str:
-    """What to do where many rows share one reason: leaving them out would hide the fault of the file."""
+    """Return what to do where many rows share one reason: leaving them out would hide the fault of the file."""
     source = reason.source if isinstance(reason, Fault) else ""
     if source == "header":
         return "Look at the header and the delimiter (source.table.delimiter): one of the two does not fit these rows."
