@@ -116,6 +116,7 @@ class EmbeddedSource:
         tidy(root, SETS, OURS, LIMIT)
 
     def _encode(self, missing: Array, folder: Path | None) -> None:
+        self._told = 0.0  # each call counts its own rows
         for start in range(0, len(missing), PIECE):
             some = missing[start : start + PIECE]
             rows = self.inner.rows(some)

@@ -133,6 +133,8 @@ def test_encoding_says_what_it_does(cache: Path, monkeypatch: pytest.MonkeyPatch
         "20 of 45 rows are encoded, about 0:00 to go",
         "40 of 45 rows are encoded, about 0:00 to go",
     ]
+    made.rows(np.arange(50, 55))  # too few to be worth a line
+    assert len(told) == 3
 
 
 def test_other_weights_sizes_and_rows_have_features_of_their_own() -> None:
