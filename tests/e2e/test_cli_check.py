@@ -160,7 +160,7 @@ def test_every_bad_row_of_a_file_is_listed(call: Call, tmp_path: Path) -> None:
     done = call("check", tmp_path / "x.csv", "source.table.skip_bad_rows=true")
     assert done.code == 0
     assert "CANNOT BE USED" not in done.out
-    (tmp_path / "y.csv").write_text('text,label\na b,x\nb,y,z\nc,"x\n')
+    (tmp_path / "y.csv").write_text('text,label\na b,x\nb,y\nc,"x\n')
     refused(call("check", tmp_path / "y.csv"), "never closed")
     (tmp_path / "y.csv").unlink()
     assert sums(tmp_path) == {**before, **sums(tmp_path / "here")}

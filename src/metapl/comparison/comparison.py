@@ -98,7 +98,7 @@ def compare(
     Args:
         data: where the rows are, or a whole config that all methods start from.
         methods: names and settings, such as ``["supervised", "fixmatch", "mpl", "mpl:feedback=none"]``; see
-            ``metapl.compare.specs``.
+            ``metapl.comparison.specs``.
         seeds: how many (0, 1, ...), or which.
         out: folder of the results; by default a free one under ``comparisons/``. One that holds the same comparison is
             gone on with: what is finished is kept, and seeds may be added.
@@ -132,7 +132,7 @@ def compare(
     configs = {spec: with_steps(config, source) for spec, config in configs.items()}
     trained = [config for config in configs.values() if not fits_once(config.method)]
     wanted = _budget(budget, minutes, next(iter(trained or configs.values())))
-    plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.comparison(...)")
+    plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.compare(...)")
     out = Path(out).expanduser() if out is not None else _free_folder(first.ref.stem)
     stored = load_plan(out)
     if stored is None:

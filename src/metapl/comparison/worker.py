@@ -147,7 +147,9 @@ def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Re
     else:
         if folder.exists():  # cut off before its first checkpoint
             shutil.rmtree(folder)
-        result = train(config, folder, source=source)
+        # Opened here, so that photographs stay what the plan says: train alone chooses an encoder by itself.
+        rows = open_source(config.ref if source is None else source, config.source)
+        result = train(config, folder, source=rows)
     device = result.predictor.device
     return result, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
