@@ -128,7 +128,7 @@ def compare(
     numbers = _seeds(seeds, next(iter(configs.values())).seed)
     progress, kept = progress or Silent(), source
     first = next(iter(configs.values()))
-    source = open_source(first.ref if source is None else source, first.source, progress=progress.note)
+    source = open_source(first.ref if source is None else source, first.source, progress=progress.status)
     configs = {spec: with_steps(config, source) for spec, config in configs.items()}
     trained = [config for config in configs.values() if not fits_once(config.method)]
     wanted = _budget(budget, minutes, next(iter(trained or configs.values())))
@@ -245,7 +245,8 @@ def _discard(out: Path) -> None:
 
 def _carry_on(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> Comparison:
     """Share the budget out, make the runs that are missing, and write the answer."""
-    for note in [f"{plan.asked['data']}: {plan.facts['labels']}", *plan.facts["notes"]]:
+    progress.status(f"{plan.asked['data']}: {plan.facts['labels']}")
+    for note in plan.facts["notes"]:
         progress.note(note)
     plan.save(out)
     if not plan.budget:
@@ -276,7 +277,7 @@ def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | Non
         elif asked["by"] != "steps":
             raise UserError(f"its cost cannot be measured ({outcome.error})", "Use --budget steps.", labels[position])
 
-    progress.note("measuring what a step of each method costs")
+    progress.status("measuring what a step of each method costs")
     _in_jobs(out, 0, measure, jobs, _count(workers, jobs), done, plan)
     found = {label: cost(costs[label]) for label in labels if label in costs}
     shares = share_out(asked["by"], found, labels[0], asked["steps"] or 0, asked["minutes"] or 0.0) if labels else {}
@@ -301,7 +302,7 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
             else:
                 found[label, seed] = row
     if found:
-        progress.note("1 run is finished already" if len(found) == 1 else f"{len(found)} runs are finished already")
+        progress.status("1 run is finished already" if len(found) == 1 else f"{len(found)} runs are finished already")
     if found and missing and (warning := mixed(found.values(), pick_device(plan.config(*missing[0]).device))):
         progress.note(warning)
     began, total = time.monotonic(), len(missing)
@@ -313,7 +314,7 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
         left = (time.monotonic() - began) / made * (total - made)
         head = f"[{made}/{total}] {label}, seed {seed}"
         what = row.get("error") or f"{row['test_accuracy']:.1f} % in {row['seconds']:.1f} s"
-        progress.note(f"{head}: {what}{f', about {clock(left)} left' if total - made else ''}")
+        progress.status(f"{head}: {what}{f', about {clock(left)} left' if total - made else ''}")
         for note in outcome.notes:
             progress.note(f"note: {label}: {note}")
 
@@ -322,7 +323,7 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
     ]
     count = _count(workers, jobs)
     if jobs:
-        progress.note(f"{total} runs, {count} at a time, into {out}")
+        progress.status(f"{total} runs, {count} at a time, into {out}")
         _in_jobs(out, len(found), run_one, jobs, count, done, plan)
     for (label, seed), row in found.items():
         if not row.get("error") and row["split_sha"] != plan.splits[seed]:

@@ -363,7 +363,7 @@ def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[floa
 
 
 def _reporter(plan: ev.GuardPlan, progress: Progress) -> Callable[[int], None]:
-    return lambda number: progress.note(f"guard: fold {number} of {len(plan.folds)} is done")
+    return lambda number: progress.status(f"guard: fold {number} of {len(plan.folds)} is done")
 
 
 def _announce(job: Job, plan: ev.GuardPlan, pace: float | None, progress: Progress) -> None:
@@ -372,7 +372,7 @@ def _announce(job: Job, plan: ev.GuardPlan, pace: float | None, progress: Progre
     seconds = each * method_steps + baseline_pace(job, PACE) * supervised_steps
     folds = f" and {len(plan.folds)}-fold cross-fitting ({fold_steps(job.config)} steps each)" if plan.folds else ""
     names = " and ".join(NAMES[name] for name in baseline_names(job))
-    progress.note(
+    progress.status(
         f"guard: {names}{folds}, {plan.rows} rows to judge, at most {clock(seconds)}; guard.mode=off leaves it out"
     )
 

@@ -28,7 +28,7 @@ from metapl.methods import method_class
 from metapl.models import Factory
 from metapl.runs import checkpoint
 from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
-from metapl.runs.model_folder import Predictor
+from metapl.runs.model_folder import NotFinite, Predictor
 from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import alarms, evidence, guard
 from metapl.training.announce import encoder_hint, forecast, found_text, plan_text
@@ -116,21 +116,16 @@ def start(
     with own_generator(device):
         job = build_job(config, prepared)  # before any writing
         with progress:
-            for note in [
-                found_text(source),
-                *source.notes,
-                *encoder_hint(job),
-                *split.notes,
-                *job.notes,
-                plan_text(job),
-            ]:
+            progress.status(found_text(source))
+            for note in [*source.notes, *encoder_hint(job), *split.notes, *job.notes]:
                 progress.note(note)
+            progress.status(plan_text(job))
             if config.minutes:
                 config = _sized(job, progress)
                 job = build_job(config, prepared)
             store = open_store(config)
             if store.folder is not None:
-                progress.note(f"run folder: {store.folder}")
+                progress.status(f"run folder: {store.folder}")
             with store.claimed():
                 store.begin(RunStart(config, device, source, split))
                 store.keep_state(0, job.method.state_dict(), config.loop.keep)  # a kill in step 1 can be resumed, too
@@ -140,13 +135,13 @@ def start(
 def _opened(config: RunConfig, source: Source | None, progress: Progress) -> tuple[Source, RunConfig]:
     """Open the rows; photographs as the features of a pretrained encoder, where the run leaves that open."""
     if source is not None:
-        return open_source(source, config.source, progress=progress.note), config
-    source = open_source(config.ref, config.source, progress=progress.note)
+        return open_source(source, config.source, progress=progress.status), config
+    source = open_source(config.ref, config.source, progress=progress.status)
     config, note = with_encoder(config, source)
     if note:
         progress.note(note)
     if config.source.encoder.name and not isinstance(source, EmbeddedSource):
-        source = open_source(config.ref, config.source, progress=progress.note)
+        source = open_source(config.ref, config.source, progress=progress.status)
     return source, config
 
 
@@ -187,7 +182,7 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
             step, state, damaged = store.latest_state()
             for text in damaged:
                 progress.note(f"skipped: {text}")
-            progress.note(f"resuming at step {step}")
+            progress.status(f"resuming at step {step}")
             job.method.load_state_dict(checkpoint.to_device(state, job.device))
             return _loop(job, step, store, progress)
 
@@ -203,7 +198,7 @@ def _loop(job: Job, start: int, store: Recorder, progress: Progress, observe: Ob
             finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
             if not timed and done - start >= TIMED and (passed := time.monotonic() - began) > TIMED_SECONDS:
                 timed = True
-                progress.note(forecast(job, evidence.plan_guard(job), passed / (done - start), total - done))
+                progress.status(forecast(job, evidence.plan_guard(job), passed / (done - start), total - done))
             stopping = bool(stop)  # read once: a signal from here on is served after the next step
             look, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
             log = look or save or done % loop.log_every == 0
@@ -216,7 +211,12 @@ def _loop(job: Job, start: int, store: Recorder, progress: Progress, observe: Ob
                 if not sound(job.method, state):
                     raise diverged(done, {})
             if log:
-                shown = {k: float(v) for k, v in values.items()} | (_judged(job, store, done, observe) if look else {})
+                shown = {k: float(v) for k, v in values.items()}
+                if look:
+                    try:
+                        shown |= _judged(job, store, done, observe)
+                    except NotFinite as error:  # the loss was finite, the update that followed it was not
+                        raise diverged(done, {}) from error
                 store.log(done, shown)
                 progress.update(done, total, shown)
             if look:
@@ -340,5 +340,5 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     guarding = 1 - pace.seconds(steps) / cost(steps)
     pool = f", {pace.pool_seconds(steps):.1f} s over the pool" if pace.pool_seconds(steps) else ""
     share = f", {100 * guarding:.0f} % of the time for the guard" if guarding > 0 else ""
-    progress.note(f"{job.config.minutes:g} minutes at {1000 * pace.step:.0f} ms per step{pool}: {steps} steps{share}")
+    progress.status(f"{job.config.minutes:g} minutes at {1000 * pace.step:.0f} ms per step{pool}: {steps} steps{share}")
     return replace(job.config, steps=steps)

@@ -119,7 +119,7 @@ def tune(
     bench.choose = len(split.validation) > 0
     if resumed:
         count = len(bench.trials.rows)
-        progress.note(f"{count} training{' is' if count == 1 else 's are'} done already")
+        progress.status(f"{count} training{' is' if count == 1 else 's are'} done already")
     bench.run()
     return _finish(folder, plan, config, axes, bench)
 
@@ -242,7 +242,7 @@ class _Bench:
         done[n] = score = make_score(ask.setting, steps, found, sum(row["seconds"] for row in found), self.choose)
         self.cost += ask.share
         if not quiet:
-            self.progress.note(self._line(ask, score))
+            self.progress.status(self._line(ask, score))
 
     def _line(self, ask: Ask, score: Score) -> str:
         left = (time.monotonic() - self.began) / self.trained * max(0.0, self.search.cost - self.cost)

@@ -98,6 +98,10 @@ class Live:
         shown = f"[bold yellow]{escape(text)}[/bold yellow]" if alarm else escape(text)
         self.bar.console.print(shown, highlight=False, soft_wrap=True)
 
+    def status(self, text: str) -> None:
+        """Print a line on how far the work is."""
+        self.note(text)
+
     def update(self, step: int, total: int, values: Mapping[str, float]) -> None:
         """Show ``step`` of ``total`` and the values that were read out."""
         for name, value in values.items():

@@ -22,7 +22,11 @@ class Progress(Protocol):
     def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None: ...
 
     def note(self, text: str) -> None:
-        """Show a sentence to the user."""
+        """Show a sentence that the user should see, also where progress is not shown."""
+        ...
+
+    def status(self, text: str) -> None:
+        """Show a line on how far the work is."""
         ...
 
     def update(self, step: int, total: int, values: Values) -> None:
@@ -42,6 +46,9 @@ class Silent:
     def note(self, text: str) -> None:
         return None
 
+    def status(self, text: str) -> None:
+        self.note(text)
+
     def update(self, step: int, total: int, values: Values) -> None:
         return None
 
@@ -51,6 +58,9 @@ class Notes(Silent):
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+    def status(self, text: str) -> None:
+        return None
 
 
 class Plain(Silent):
