@@ -17,8 +17,8 @@ from metapl.errors import nearest
 
 # How --help lists the commands; one that is not named here comes last.
 ORDER = (
-    *("demo", "check", "train", "resume", "evaluate", "predict", "label"),
-    *("compare", "tune", "report", "review", "export", "methods", "models"),
+    *("demo", "check", "train", "resume", "evaluate", "predict"),
+    *("compare", "tune", "report", "review", "methods", "models"),
 )
 
 
