@@ -6,12 +6,13 @@ import math
 import re
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from metapl.config.settings import RunConfig, from_dict, known_keys, to_dict
+from metapl.config.values import read_text
 from metapl.errors import UserError, nearest
 from metapl.methods import settings_group
 from metapl.utils.fields import Tries, notes_of
@@ -219,12 +220,9 @@ def _value(config: RunConfig, key: str, part: Any) -> Any:
         multiple = re.fullmatch(r"x(\d*\.?\d+(?:e-?\d+)?)", part)
         if multiple and {int, float} & set(_kinds(config, key)):
             if not isinstance(get(config, key), int | float):
-                raise UserError(f"'{part}' of {get(config, key)!r} is no number", "Write the value itself.", key)
+                raise UserError(f"'{part}' of {get(config, key)!r} is not a number", "Write the value itself.", key)
             return Times(float(multiple[1]))
-        try:
-            part = yaml.safe_load(part)
-        except yaml.YAMLError as error:
-            raise UserError(f"the value of '{key}' cannot be read", "Quote it.", "--search") from error
+        part = read_text(part, _hint(config, key), key)
     return get(with_setting(config, {key: part}), key)
 
 
@@ -247,10 +245,13 @@ def _group(config: RunConfig, group: str) -> Any:
     return config.settings if group == settings_group(config.method) else getattr(config, group)
 
 
+def _hint(config: RunConfig, key: str) -> Any:
+    """Return the annotation of a setting."""
+    group, _, name = key.partition(".")
+    return typing.get_type_hints(type(_group(config, group)))[name]
+
+
 def _kinds(config: RunConfig, key: str) -> tuple[Any, ...]:
     """Return the types that a setting takes."""
-    group, _, name = key.partition(".")
-    cls = type(_group(config, group))
-    assert name in {f.name for f in fields(cls)}
-    hint = typing.get_type_hints(cls)[name]
+    hint = _hint(config, key)
     return typing.get_args(hint) or (hint,)

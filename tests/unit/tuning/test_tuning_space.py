@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from metapl.config.settings import make_config
 from metapl.errors import UserError
 from metapl.methods import METHODS
+from metapl.methods.supervised import Supervised
 from metapl.tuning.space import Axis, Times, get, make_space, resolve, tunable, with_setting
 
 
@@ -76,6 +80,18 @@ def test_values_from_python_and_a_key_alone() -> None:
     assert axis in make_space(run_of())
 
 
+def test_a_setting_that_takes_text_gets_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Config:
+        word: str = "a"
+
+    module = ModuleType("toy_words")
+    module.Words = type("Words", (Supervised,), {"Config": Config})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_words", module)
+    (axis,) = make_space(run_of("toy_words:Words"), ["own.word=off,1e-3,007,'b '"])
+    assert axis.values == ("off", "1e-3", "007", "b ")
+
+
 def test_thresholds_come_first_and_the_rest_as_given() -> None:
     keys = [a.key for a in make_space(run_of(), ["optim.lr=1,2", "views.ops=1,2", "mpl.uda_threshold=0.5"])]
     assert keys == ["mpl.uda_threshold", "optim.lr", "views.ops"]
@@ -108,7 +124,8 @@ def test_thresholds_come_first_and_the_rest_as_given() -> None:
         ("optim.lr=xx", ("not a valid value",)),
         ("mpl.feedback=x2", ("not a valid value",)),
         ("mpl.label_smoothing", ("no built-in values",)),
-        ("optim.name=[", ("cannot be read",)),
+        ("optim.nesterov=[", ("cannot be read",)),
+        ("optim.name=[", ("'[' is not a valid value",)),
     ],
 )
 def test_mistakes(text: str, parts: tuple[str, ...]) -> None:
