@@ -314,6 +314,15 @@ class Passing(Protocol):
         ...
 
 
+@runtime_checkable
+class Scoring(Protocol):
+    """What a method whose labelled rows give feedback to pseudo labels may offer beside ``Method``."""
+
+    def feedback_scores(self) -> Tensor:
+        """Return [N] the mean score of each unlabelled row (F1 in ``methods/parts.py``); NaN where there was none."""
+        ...
+
+
 Judge = Callable[[nn.Module], tuple[Tensor, Tensor]]
 """Shows a network the validation rows: logits [draws, n, C] of weak views in eval mode, and true classes [n] int64."""
 

@@ -16,6 +16,7 @@ from metapl.data.memory.arrays import from_arrays
 from metapl.data.memory.datasets import read_dataset
 from metapl.errors import UserError
 from metapl.models import Factory, as_factory, given_name
+from metapl.report.pseudo_labels import try_pseudo_labels
 from metapl.runs.folder import new_folder
 from metapl.runs.recorder import Recorder, RunFolder
 from metapl.training.loop import Observer, Result, start
@@ -63,7 +64,7 @@ def fit(
         seed: of the split, the weights, the batches and the views; the global random numbers are left alone.
         guard: "return", "warn" or "off": docs/guard.md.
         options: any other setting by its key, such as ``{"optim.lr": 0.1, "mpl.uda_threshold": 0.8}``.
-        out: a run folder, new or empty; such a run can be stopped and resumed.
+        out: a run folder, new or empty; such a run can be stopped and resumed, and holds the table of pseudo labels.
         progress: True shows what the command line shows.
         observe: see ``train``.
 
@@ -91,7 +92,10 @@ def fit(
     if (named or isinstance(data, Source)) and (extra := [name for name, part in rows.items() if part is not None]):
         raise UserError(f"{extra[0]} is given, but the data bring their own labels", "Leave it out.", "fit")
     shown = make_progress() if progress is True else progress or Silent()
-    return start(config, lambda made: _store(out, made), source, shown, observe, network)
+    result = start(config, lambda made: _store(out, made), source, shown, observe, network)
+    if result.folder is not None and (problem := try_pseudo_labels(result)):
+        shown.note(problem)
+    return result
 
 
 def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:

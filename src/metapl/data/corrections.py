@@ -119,7 +119,7 @@ def check_corrections(
     for line, row, label in pairs:
         where = f"{path}, line {line}"
         if row not in row_of:
-            raise UserError(f"the data have no row '{cut(row, 80)}'", "Use the ids of pseudo_labels.csv.", where)
+            raise UserError(f"the data have no row '{cut(row, 80)}'", "Use ids of the table of pseudo labels.", where)
         if label and label not in class_of:
             what = f"the data have no class '{cut(label, 80)}'"
             raise UserError(what, f"{nearest(label, class_names)} Leave the label empty for none.", where)

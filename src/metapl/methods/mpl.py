@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from metapl import feedback as fb
 from metapl.losses import cross_entropy, soft_cross_entropy
 from metapl.methods import fields
-from metapl.methods.parts import FineTuner, MovingBaseline, UDATerm, make_report, unlabeled_views
+from metapl.methods.parts import FeedbackScores, FineTuner, MovingBaseline, UDATerm, make_report, unlabeled_views
 from metapl.models.combined import Average
 from metapl.optim import Learner, predict_logits, ramp
 from metapl.pseudo_labels import sample_labels
@@ -89,6 +89,7 @@ class MPL:
         self.offers_teacher = config.offer_teacher and context.build_teacher is None
         self.finetuner = FineTuner(config.finetune_lr)
         self.baseline = MovingBaseline(config.baseline)
+        self.scores = FeedbackScores(context.pool_size)
         self.wait = round(config.student_wait * context.steps)  # steps
         self.selection = make_threshold(config.uda_selection, config.uda_threshold, config.uda_selection_decay, context)
         ramp_steps = round(config.uda_ramp * context.steps)
@@ -107,6 +108,8 @@ class MPL:
             z_label = z_weak if c.label_view == "weak" else z_strong
             use_feedback = self.feedback_active and feedback_step >= 0
             feedback, logged = self._teach_student(batch, z_label, t, use_feedback)
+            if feedback is not None:
+                self.scores.add(feedback, z_label, batch.u_index)
         loss = logged["supervised"] = cross_entropy(z_l, batch.y_l, c.label_smoothing)  # E6, three terms
         if self.uda.active:
             uda, more = self.uda(z_weak, z_strong, batch.u_index, t)
@@ -182,12 +185,16 @@ class MPL:
     def calibrate(self, judge: Judge) -> None:
         self.selection.fit(*judge(self.teacher.model))
 
+    def feedback_scores(self) -> Tensor:
+        return self.scores.mean()
+
     def state_dict(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in ("teacher", "student", "selection")}
+        parts = {name: getattr(self, name).state_dict() for name in ("teacher", "student", "selection", "scores")}
         return {**parts, "baseline": self.baseline.value, **self.finetuner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("teacher", "student", "selection"):
             getattr(self, name).load_state_dict(state[name])
+        self.scores.load_state_dict(state.get("scores", {}))
         self.baseline.value = state["baseline"]
         self.finetuner.load_state_dict(state, self.student.ema.model)

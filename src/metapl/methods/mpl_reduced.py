@@ -24,7 +24,7 @@ from metapl import feedback as fb
 from metapl.errors import UserError
 from metapl.losses import cross_entropy, soft_cross_entropy
 from metapl.methods import fields
-from metapl.methods.parts import FineTuner, UDATerm, make_report, unlabeled_views
+from metapl.methods.parts import FeedbackScores, FineTuner, UDATerm, make_report, unlabeled_views
 from metapl.optim import Learner
 from metapl.pseudo_labels import label_pool
 from metapl.thresholds import check_threshold, make_threshold
@@ -94,7 +94,7 @@ class ReducedMPL:
             rate = replace(context.optim, lr=config.calibrator_lr or context.optim.lr)
             self.calibrator = Learner(small, rate, context.steps - self.switch)
         self.log_p: Tensor | None = None  # l in R2, [N, C]; None = the teacher is still being trained
-        self.finetuner = FineTuner(config.finetune_lr)
+        self.finetuner, self.scores = FineTuner(config.finetune_lr), FeedbackScores(context.pool_size)
         self.selection = make_threshold(config.uda_selection, config.uda_threshold, config.uda_selection_decay, context)
         self.uda = UDATerm(self.selection, config.uda_weight, config.uda_temperature)
         self.needs_validation = self.uda.needs_validation
@@ -146,7 +146,8 @@ class ReducedMPL:
         """R3 to R5."""
         weak, strong = unlabeled_views(batch)
         stored, t_student = log_p[batch.u_index], max(0, t - self.switch)
-        p = torch.softmax(self.calibrator.model(stored) if self.calibrator else stored, -1)  # R3
+        z = self.calibrator.model(stored) if self.calibrator else stored
+        p = torch.softmax(z, -1)  # R3
         student, before = self.net, fb.snapshot(self.net.model)
         output = student.model(strong)
         loss = soft_cross_entropy(output, p)
@@ -158,6 +159,7 @@ class ReducedMPL:
                 student, before, batch.x_l, batch.y_l, strong, self.config.derivative
             )  # E3 to E5
             feedback = fb.exact_loss(p, r)
+            self.scores.add(feedback, z, batch.u_index)
             self.calibrator.step(self.config.feedback_weight * feedback, t_student)  # R5
             shift = (p.detach() - stored.exp()).abs().sum(-1).mean() / 2
             logged |= {"student_labeled": labeled, "feedback": feedback, "feedback_spread": r.std(), "shift": shift}
@@ -173,8 +175,11 @@ class ReducedMPL:
             networks[f"{name}_finetuned"] = self.finetuner.model
         return networks
 
+    def feedback_scores(self) -> Tensor:
+        return self.scores.mean()
+
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"net": self.net.state_dict(), "selection": self.selection.state_dict()}
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in ("net", "selection", "scores")}
         state |= {"calibrator": self.calibrator.state_dict()} if self.calibrator else {}
         state |= {} if self.log_p is None else {"log_p": self.log_p}
         return {**state, **self.finetuner.state_dict()}
@@ -187,6 +192,7 @@ class ReducedMPL:
         self.selection.load_state_dict(state.get("selection", {}))  # states of version 0.1.0 have none
         if self.calibrator:
             self.calibrator.load_state_dict(state["calibrator"])
+        self.scores.load_state_dict(state.get("scores", {}))
         self.log_p = state.get("log_p")
         self.finetuner.load_state_dict(state, self.net.ema.model)
 

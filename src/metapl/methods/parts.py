@@ -1,4 +1,4 @@
-"""Parts that several methods share: UDA's consistency term, the moving baseline of a gain, and fine-tuning.
+"""Parts that several methods share: UDA's consistency term, feedback by row, the baseline of a gain, fine-tuning.
 
 Shapes: B unlabelled rows, C classes; z are logits [B, C].
 
@@ -6,6 +6,10 @@ UDA (Xie et al. 2020): the strong view must agree with the sharpened weak view.
 
 U1  q = softmax(z_weak / temperature), w = selection.weights(softmax z_weak)   (no gradient)
 U2  uda = mean_i w_i CE(q_i, z_strong_i), which enters the loss times weight * ramp(t)
+
+Feedback by row: what a step of plain gradient descent on the feedback alone would do to the class that a row has now.
+
+F1  s_i = -B d feedback / d z[i, c_i], c_i = argmax z_i; below 0 the labelled rows speak against the class
 """
 
 from __future__ import annotations
@@ -55,6 +59,44 @@ class UDATerm:
     def factor(self, t: int) -> float:
         """Return weight * ramp(t)."""
         return self.weight * ramp(t, self.ramp_steps)
+
+
+class FeedbackScores:
+    """Averages F1 over the steps in which a row took part, for people to read; no update depends on it.
+
+    Args:
+        pool_size: N unlabelled rows; 0 = remember nothing.
+    """
+
+    def __init__(self, pool_size: int) -> None:
+        self.total, self.count = torch.zeros(pool_size), torch.zeros(pool_size)  # [N] each
+
+    def add(self, feedback: Tensor, z: Tensor, index: Tensor) -> None:
+        """Add the scores of a step.
+
+        Args:
+            feedback: 0-d, before its weight; its graph is kept.
+            z: [B, C] logits that wrote the pseudo labels, part of that graph.
+            index: [B] positions of the rows in the pool.
+        """
+        if not len(self.total):
+            return
+        (gradient,) = torch.autograd.grad(feedback, z, retain_graph=True)
+        push = -len(z) * gradient.gather(1, z.argmax(-1, keepdim=True))[:, 0]  # F1
+        self.total, self.count = self.total.to(push), self.count.to(push)
+        self.total.index_add_(0, index, push)
+        self.count.index_add_(0, index, torch.ones_like(push))
+
+    def mean(self) -> Tensor:
+        """Return [N] the mean score of each row; NaN for rows that no feedback has reached."""
+        return self.total / self.count
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"total": self.total, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore; states of versions that kept no scores are empty and change nothing."""
+        self.total, self.count = state.get("total", self.total), state.get("count", self.count)
 
 
 class MovingBaseline:

@@ -29,7 +29,7 @@ from metapl import feedback as fb
 from metapl.losses import cross_entropy, soft_cross_entropy
 from metapl.methods import fields
 from metapl.methods.base import OneNetwork
-from metapl.methods.parts import MovingBaseline, UDATerm, make_report, unlabeled_views
+from metapl.methods.parts import FeedbackScores, MovingBaseline, UDATerm, make_report, unlabeled_views
 from metapl.pseudo_labels import sample_labels
 from metapl.thresholds import check_threshold, make_threshold
 from metapl.types import Context, SemiBatch, StepReport, View
@@ -68,6 +68,7 @@ class SelfMPL(OneNetwork):
         selection = make_threshold(config.uda_selection, config.uda_threshold, config.uda_selection_decay, context)
         super().__init__(context, selection)
         self.config, self.baseline = config, MovingBaseline(config.baseline)
+        self.scores = FeedbackScores(context.pool_size)
         self.uda = UDATerm(selection, config.uda_weight, config.uda_temperature, round(config.uda_ramp * context.steps))
         self.feedback_active = config.feedback != "none" and config.feedback_weight > 0
 
@@ -120,6 +121,7 @@ class SelfMPL(OneNetwork):
             gain = self.baseline.subtract(old - new)  # S4'
             feedback = fb.sampled_loss(z, y, gain)
             logged |= {"student_labeled": new, "gain": gain}
+        self.scores.add(feedback, z, batch.u_index)
         return _gradient(feedback, theta), logged | {"feedback": feedback.detach()}
 
     def _linear(self, gradient: fb.Tensors) -> Tensor:
@@ -127,12 +129,16 @@ class SelfMPL(OneNetwork):
         weights = dict(self.net.model.named_parameters())
         return torch.stack([(g * weights[n]).sum() for n, g in gradient.items()]).sum()
 
+    def feedback_scores(self) -> Tensor:
+        return self.scores.mean()
+
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "baseline": self.baseline.value}
+        return {**super().state_dict(), "baseline": self.baseline.value, "scores": self.scores.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.baseline.value = state["baseline"]
+        self.scores.load_state_dict(state.get("scores", {}))
 
 
 def _gradient(value: Tensor, weights: fb.Tensors, keep_graph: bool = False) -> fb.Tensors:

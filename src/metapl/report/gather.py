@@ -51,6 +51,7 @@ def gather(record: Record, predictor: Predictor, source: Source, split: Split) -
         _sure(shown, judged, right=False),
         _near(shown, pool_index, pool_p, threshold),
         _suspects(shown, judged, taught),
+        _corrected(shown, record, predictor, split),
         _changed(shown, pool_index, record.snapshots),
     ]
     made = {
@@ -233,6 +234,19 @@ def _changed(shown: Shown, index: Array, snapshots: list[dict[str, Any]]) -> dic
         rows = _cards(shown, index[order], p, paths)
     about = "Unlabelled rows whose class the model changed most often. They lie between classes."
     return _grid("Changed most during training", about, rows, "changed")
+
+
+def _corrected(shown: Shown, record: Record, predictor: Predictor, split: Split) -> dict[str, Any]:
+    """Unlabelled rows whose class the labelled rows spoke against most."""
+    scores = record.feedback(split.unlabeled)
+    rows = sorted((score, row) for row, score in scores.items() if score < 0 and shown.labels[row] < 0)[:SHOWN]
+    index = np.array([row for _, row in rows], dtype=np.int64)
+    notes = [f"feedback {score:.2g}" for score, _ in rows]
+    about = (
+        "Unlabelled rows for which the labelled rows spoke against the class that the teacher gave them at the time."
+    )
+    cards = _cards(shown, index, probabilities(predictor, shown.source, index), notes) if rows else []
+    return _grid("Corrected most by the feedback", about, cards, "corrected")
 
 
 def _path(named: Array, names: Sequence[str]) -> list[str]:

@@ -1,8 +1,13 @@
-"""Write ``pseudo_labels.csv``: what a run's model says about each row that came without a label, one line per row."""
+"""The table of pseudo labels: what a run's model says about each row that came without a label, one line per row.
+
+It is ``pseudo_labels.parquet`` where pyarrow is installed and ``pseudo_labels.csv`` where it is not.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import importlib.util
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.errors import UserError
 from metapl.inference.evaluate import answers
 from metapl.inference.run_evaluation import open_own
 from metapl.report.gather import threshold_of
@@ -19,26 +25,46 @@ from metapl.thresholds import fit_temperature
 from metapl.training.alarms import pool_sample
 from metapl.training.result import Result
 from metapl.types import Split
+from metapl.utils.files import write_with
 
 Array = np.ndarray[Any, Any]
-FILE = "pseudo_labels.csv"
-HEADER = ["id", "label", "confidence", "margin", "agreement", "accepted", "reason"]
+PARQUET, CSV = "pseudo_labels.parquet", "pseudo_labels.csv"
+DIGITS = {"confidence": ".4f", "margin": ".4f", "agreement": ".3f", "feedback": ".4g"}  # in a CSV file
+
+
+@dataclass(frozen=True)
+class PseudoLabel:
+    """One line of the table; the page ``docs/run-folder.md`` says what each column means."""
+
+    id: str
+    label: str
+    confidence: float
+    margin: float
+    agreement: float | None
+    feedback: float | None
+    accepted: bool | None
+    reason: str
+
+
+HEADER = list(PseudoLabel.__annotations__)
 
 
 def pseudo_labels_of(result: Result) -> Path:
     """Write the table of a run that has ended into its folder; gives the file.
 
     Raises:
-        UserError: the run folder cannot be read.
+        UserError: a run in memory, or a folder that cannot be read.
     """
-    assert result.folder is not None
+    if result.folder is None:
+        raise UserError("a run in memory has no folder for a table", "Save it first: result.save(folder).")
     record, pool = read_record(result.folder), result.pseudo_labels()
     judged = answers(result.predictor, result.source, result.split.validation)
     p = torch.from_numpy(pool.probabilities)
-    answer = _Answers(p, calibrated(p, judged.p, judged.y), _agreement(record, result.split, pool.index, p.argmax(-1)))
-    path = result.folder / FILE
-    write_csv(path, HEADER, _lines(pool.ids, pool.labels, answer, *_rule(record)))
-    return path
+    agreement = _agreement(record, result.split, pool.index, p.argmax(-1))
+    scores = record.feedback(result.split.unlabeled)
+    feedback = [scores.get(row) for row in pool.index.tolist()]
+    answer = _Answers(p, calibrated(p, judged.p, judged.y), agreement, feedback)
+    return write_table(result.folder, _lines(pool.ids, pool.labels, answer, *_rule(record)))
 
 
 def pseudo_labels_of_run(folder: Path, device: str | None = None, trust_code: bool = False) -> Path:
@@ -56,7 +82,7 @@ def try_pseudo_labels(result: Result) -> str:
     try:
         pseudo_labels_of(result)
     except Exception as error:
-        return f"{FILE} could not be written ({type(error).__name__}: {error}); the run is complete"
+        return f"the table of pseudo labels could not be written ({type(error).__name__}: {error}); the run is complete"
     return ""
 
 
@@ -74,30 +100,92 @@ def calibrated(p: Tensor, validation: Tensor, y: Tensor) -> Tensor:
     return torch.softmax(p.clamp_min(1e-12).log() / temperature, -1)
 
 
+def write_table(folder: Path, lines: list[PseudoLabel]) -> Path:
+    """Write the table into a run folder; one of the other format goes."""
+    if importlib.util.find_spec("pyarrow") is None:
+        path, other = folder / CSV, folder / PARQUET
+        write_csv(path, HEADER, [[_cell(name, value) for name, value in asdict(line).items()] for line in lines])
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path, other = folder / PARQUET, folder / CSV
+        types = {"accepted": pa.bool_()} | {name: pa.float32() for name in DIGITS}
+        schema = pa.schema([(name, types.get(name, pa.string())) for name in HEADER])
+        table = pa.Table.from_pylist([asdict(line) for line in lines], schema)
+        write_with(path, lambda file: pq.write_table(table, file))
+    other.unlink(missing_ok=True)
+    return path
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or name not in DIGITS:
+        return str({None: "", True: "yes", False: "no"}.get(value, value))
+    return format(value, DIGITS[name])
+
+
+def read_table(folder: Path) -> list[PseudoLabel] | None:
+    """Read the table of a run folder; None where there is none that can be read here.
+
+    Ids and labels of a CSV file are as it has them: an apostrophe that guards a spreadsheet stays.
+
+    Raises:
+        UserError: it is damaged, or another version made it.
+    """
+    path = folder / PARQUET
+    if not path.is_file() or importlib.util.find_spec("pyarrow") is None:
+        path = folder / CSV
+    if not path.is_file():
+        return None
+    try:
+        rows = _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path)
+        return [PseudoLabel(**row) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:  # pyarrow's errors are of these
+        remedy = "Remove the file: it is made again."
+        raise UserError(f"the pseudo labels cannot be read ({error})", remedy, str(path)) from error
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row |= {name: float(row[name]) if row[name] else None for name in DIGITS}
+        row["accepted"] = {"yes": True, "no": False, "": None}[row["accepted"]]
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    return list(pq.read_table(path).to_pylist())
+
+
 @dataclass(frozen=True)
 class _Answers:
-    """Probabilities [n, C] as the model gives them and after calibration; agreement [n], NaN where not recorded."""
+    """Probabilities [n, C] as the model gives them and after calibration.
+
+    ``agreement`` [n] is NaN and ``feedback`` (n) is None where nothing is recorded.
+    """
 
     own: Tensor
     calibrated: Tensor
     agreement: Array
+    feedback: list[float | None]
 
 
-def _lines(
-    ids: tuple[str, ...], labels: Array, answer: _Answers, threshold: float, why_not: str
-) -> list[list[str | float]]:
+def _lines(ids: tuple[str, ...], labels: Array, answer: _Answers, threshold: float, why_not: str) -> list[PseudoLabel]:
     if not len(ids):
         return []
     top, own = answer.calibrated.topk(2).values, answer.own.max(-1).values.tolist()
     confidence, margin = top[:, 0].tolist(), (top[:, 0] - top[:, 1]).tolist()
-    lines = list[list[str | float]]()
+    lines = list[PseudoLabel]()
     for k, (row, label) in enumerate(zip(ids, labels.tolist())):
-        agreement = "" if np.isnan(answer.agreement[k]) else f"{answer.agreement[k]:.3f}"
-        accepted, reason = "", why_not
-        if threshold:
-            accepted = "yes" if own[k] >= threshold else "no"
-            reason = f"{own[k]:.4f} before calibration, threshold {threshold:g}"
-        lines.append([row, str(label), f"{confidence[k]:.4f}", f"{margin[k]:.4f}", agreement, accepted, reason])
+        agreement = None if np.isnan(answer.agreement[k]) else float(answer.agreement[k])
+        accepted = own[k] >= threshold if threshold else None
+        reason = f"{own[k]:.4f} before calibration, threshold {threshold:g}" if threshold else why_not
+        lines.append(
+            PseudoLabel(row, str(label), confidence[k], margin[k], agreement, answer.feedback[k], accepted, reason)
+        )
     return lines
 
 
@@ -105,7 +193,9 @@ def _rule(record: Record) -> tuple[float, str]:
     """Return the threshold of the run's method; or 0 and why no row is accepted or refused."""
     if record.results.get("chosen_by") == "guard":
         return 0.0, "the guard chose another model"  # the method's threshold says nothing about its answers
-    return threshold_of(record), ""
+    if record.results["method"] == "supervised":
+        return 0.0, "supervised training takes no pseudo labels"
+    return threshold_of(record), "the method has no fixed threshold"
 
 
 def _agreement(record: Record, split: Split, index: Array, final: Tensor) -> Array:

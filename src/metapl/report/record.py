@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from metapl.errors import UserError
@@ -59,6 +60,17 @@ class Record:
         """Steps and values of one logged number."""
         rows = [row for row in self.metrics if isinstance(row.get(name), int | float)]
         return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+    def feedback(self, unlabeled: np.ndarray[Any, Any]) -> dict[int, float]:
+        """Return how the labelled rows judged the class of an unlabelled row, by its number in the source.
+
+        Args:
+            unlabeled: [N] the unlabelled rows of the run's split.
+        """
+        for shot in reversed(self.snapshots):
+            if len(scores := shot.get("feedback", ())) == len(unlabeled):
+                return {row: score for row, score in zip(unlabeled.tolist(), scores) if score is not None}
+        return {}
 
 
 def read_record(folder: Path) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -11,18 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metapl.errors import UserError
 from metapl.inference.evaluate import Judged, answers
 from metapl.inference.run_evaluation import open_own
-from metapl.report.pseudo_labels import FILE, HEADER, pseudo_labels_of
+from metapl.report.pseudo_labels import PseudoLabel, pseudo_labels_of, read_table
 from metapl.report.record import read_record
 from metapl.training.result import Result
 from metapl.types import Source
 
 SURE = 0.8  # confidence in another class from which a label is suspected
 STABLE = 0.7  # agreement below which a row counts as changing
-
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -74,63 +70,52 @@ def open_review(folder: Path, device: str | None = None, trust_code: bool = Fals
     folder = folder.expanduser()
     summary = read_record(folder).results
     _, predictor, source, split = open_own(folder, device, trust_code)
-    if not (folder / FILE).is_file():
+    table = read_table(folder)
+    if table is None:
         pseudo_labels_of(Result(folder, predictor, source, split, summary))
+        table = read_table(folder) or []
     taught = answers(predictor, source, np.concatenate([split.labeled, split.validation]))
     number = {source.ids[k]: k for k in np.setdiff1d(split.unlabeled, split.labeled).tolist()}
-    pool = _pool(_table(folder / FILE), number)
+    pool = _pool(table, number)
     questions = _mixed(_close(pool), _suspects(source, predictor.class_names, taught), _changing(pool))
     return Review(folder, source, predictor.class_names, tuple(questions), taught)
 
 
-def _table(path: Path) -> list[Row]:
-    """Return the lines of ``pseudo_labels.csv``.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if rows and list(rows[0]) != HEADER:
-            raise ValueError("other columns")
-        [(float(row["confidence"]), float(row["margin"]), float(row["agreement"] or 1)) for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        remedy = "Remove the file: it is made again."
-        raise UserError(f"the pseudo labels cannot be read ({error})", remedy, str(path)) from error
-    return rows
-
-
-def _pool(rows: list[Row], number: dict[str, int]) -> list[tuple[int, Row]]:
+def _pool(rows: list[PseudoLabel], number: dict[str, int]) -> list[tuple[int, PseudoLabel]]:
     """Return the rows of the table by their number in the source; ``number`` has the pool rows by id."""
-    plain = {row["id"]: row for row in rows}
-    return [(k, row) for name, k in number.items() if (row := plain.get(name) or plain.get(f"'{name}"))]
+    plain = {row.id: row for row in rows}
+    rows_of = {k: plain.get(name) or plain.get(f"'{name}") for name, k in number.items()}
+    return [(k, row) for k, row in rows_of.items() if row is not None]
 
 
-def _close(pool: list[tuple[int, Row]]) -> list[Question]:
+def _close(pool: list[tuple[int, PseudoLabel]]) -> list[Question]:
     """Return all pool rows, the closest call first."""
-    return _questions(pool, lambda row: float(row["margin"]), _close_reason)
+    return _questions(pool, lambda row: row.margin, _close_reason)
 
 
-def _changing(pool: list[tuple[int, Row]]) -> list[Question]:
+def _changing(pool: list[tuple[int, PseudoLabel]]) -> list[Question]:
     """Pool rows whose class changed during the training, most often first."""
-    some = [(k, row) for k, row in pool if row["agreement"] and float(row["agreement"]) < STABLE]
-    return _questions(some, lambda row: float(row["agreement"]), _changing_reason)
+    some = [(k, row) for k, row in pool if _agreement(row) < STABLE]
+    return _questions(some, _agreement, _changing_reason)
 
 
-def _close_reason(row: Row) -> str:
-    return f"The two likeliest classes are {100 * float(row['margin']):.0f} points apart."
+def _agreement(row: PseudoLabel) -> float:
+    return 1.0 if row.agreement is None else row.agreement
 
 
-def _changing_reason(row: Row) -> str:
-    return f"During the training the model named this class only {100 * float(row['agreement']):.0f} % of the time."
+def _close_reason(row: PseudoLabel) -> str:
+    return f"The two likeliest classes are {100 * row.margin:.0f} points apart."
+
+
+def _changing_reason(row: PseudoLabel) -> str:
+    return f"During the training the model named this class only {100 * _agreement(row):.0f} % of the time."
 
 
 def _questions(
-    pool: list[tuple[int, Row]], key: Callable[[Row], float], reason: Callable[[Row], str]
+    pool: list[tuple[int, PseudoLabel]], key: Callable[[PseudoLabel], float], reason: Callable[[PseudoLabel], str]
 ) -> list[Question]:
     ordered = sorted(pool, key=lambda pair: (key(pair[1]), pair[0]))
-    return [Question(k, row["id"], row["label"], float(row["confidence"]), reason(row)) for k, row in ordered]
+    return [Question(k, row.id, row.label, row.confidence, reason(row)) for k, row in ordered]
 
 
 def _suspects(source: Source, names: tuple[str, ...], taught: Judged) -> list[Question]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -97,7 +98,7 @@ class Recorder:
         last = self._snapshots[-1]["step"] if self._snapshots else 0
         return step == total or step - last >= total / SNAPSHOTS
 
-    def snapshot(self, step: int, pool: Tensor, validation: Tensor, y: Tensor) -> None:
+    def snapshot(self, step: int, pool: Tensor, validation: Tensor, y: Tensor, scores: Tensor | None = None) -> None:
         """Record what the model answers at ``step``: of each row the class it names, and its confidence in per mille.
 
         Args:
@@ -105,12 +106,15 @@ class Recorder:
             pool: [n, C] probabilities of the same unlabelled rows each time; without rows it is left out.
             validation: [m, C] probabilities of validation rows; likewise.
             y: [m] their true classes.
+            scores: [N] feedback of every unlabelled row so far, NaN where there was none; only at the end.
         """
         row: dict[str, Any] = {"step": step}
         if len(pool):
             row["pool"] = _kept(pool)
         if len(y):
             row["validation"] = {**_kept(validation), "true": y.tolist()}
+        if scores is not None:
+            row["feedback"] = [None if math.isnan(score) else float(f"{score:.4g}") for score in scores.tolist()]
         self.keep_snapshot(row)
 
     def keep_snapshot(self, row: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from metapl.training.job import Job, build_job, diverged, due, resolved, sound, 
 from metapl.training.prepared import prepare
 from metapl.training.result import Result as Result
 from metapl.training.timing import measure_pace
-from metapl.types import Source
+from metapl.types import Scoring, Source
 from metapl.utils.device import own_generator, pick_device
 from metapl.utils.progress import Progress, Silent
 
@@ -299,7 +299,8 @@ def _judged(job: Job, store: Recorder, done: int, observe: Observer | None) -> d
     found |= alarms.class_shares(job, pool)
     if store.wants_snapshot(done, job.total):
         some = slice(None, None, -(-len(judged.y) // SNAPSHOT_ROWS) or 1)  # rows of one class may lie side by side
-        store.snapshot(done, torch.softmax(pool.float(), -1), judged.p[some], judged.y[some])
+        scores = job.method.feedback_scores() if done == job.total and isinstance(job.method, Scoring) else None
+        store.snapshot(done, torch.softmax(pool.float(), -1), judged.p[some], judged.y[some], scores)
     return found | dict(observe(done, predictor) if observe else {})
 
 

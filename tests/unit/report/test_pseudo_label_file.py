@@ -1,23 +1,44 @@
-"""``pseudo_labels.csv``: its columns agree with the model, and a failure never spoils a training."""
+"""The table of pseudo labels: its columns agree with the model, and a failure never spoils a training."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from metapl.api.fit import fit
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
+from metapl.errors import UserError
 from metapl.methods import METHODS
 from metapl.report import pseudo_labels
-from metapl.report.pseudo_labels import HEADER, calibrated, pseudo_labels_of, pseudo_labels_of_run, try_pseudo_labels
+from metapl.report.pseudo_labels import (
+    HEADER,
+    PseudoLabel,
+    calibrated,
+    pseudo_labels_of,
+    pseudo_labels_of_run,
+    read_table,
+    try_pseudo_labels,
+    write_table,
+)
+from metapl.report.record import read_record
 from metapl.training.alarms import pool_sample
 from metapl.training.loop import train
 from metapl.training.result import Result
+
+
+@pytest.fixture(autouse=True)
+def no_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CSV file is what everybody can have."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +109,59 @@ def test_a_failure_is_a_sentence(result: Result, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(pseudo_labels, "write_csv", full)
     assert "disk full" in try_pseudo_labels(result)
+
+
+LINES = [
+    PseudoLabel("a", "cat", 0.5, 0.25, None, None, None, "no threshold"),
+    PseudoLabel("=b", "-dog", 0.75, 0.5, 0.5, -0.25, True, "sure"),
+    PseudoLabel("c", "cow", 0.75, 0.5, 1.0, 0.125, False, ""),
+]
+
+
+def test_a_csv_table_comes_back_but_for_guarded_texts(tmp_path: Path) -> None:
+    assert write_table(tmp_path, LINES).name == "pseudo_labels.csv"
+    assert read_table(tmp_path) == [LINES[0], replace(LINES[1], id="'=b", label="'-dog"), LINES[2]]
+
+
+def test_a_parquet_table_comes_back_and_takes_the_place_of_a_csv_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_table(tmp_path, LINES[:1])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert write_table(tmp_path, LINES).name == "pseudo_labels.parquet"
+    assert read_table(tmp_path) == LINES
+    assert parquet.read_schema(tmp_path / "pseudo_labels.parquet").names == HEADER
+    assert [p.name for p in tmp_path.iterdir()] == ["pseudo_labels.parquet"]
+    write_table(tmp_path, [])
+    assert read_table(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["id,label\na,cat\n", ",".join(HEADER) + "\na,cat,much,,,,,\n", "id\n\0\n"])
+def test_a_damaged_table_is_an_error_that_says_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pseudo_labels.csv").write_text(text)
+    with pytest.raises(UserError, match="it is made again"):
+        read_table(tmp_path)
+
+
+def test_a_damaged_parquet_table_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    (tmp_path / "pseudo_labels.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match="it is made again"):
+        read_table(tmp_path)
+
+
+def test_feedback_stands_beside_its_row(tmp_path: Path) -> None:
+    options: Any = {"method": "mpl", "model": "mlp", "steps": 12, "labels": 4, "guard": "off"}
+    options |= {"options": {"mpl.finetune_steps": 2, "batch.unlabeled": 16}}
+    made = fit("digits", **options)
+    with pytest.raises(UserError, match="no folder"):
+        pseudo_labels_of(made)
+    made = replace(made, folder=made.save(tmp_path / "run"))
+    assert made.folder is not None
+    scores = read_record(made.folder).feedback(made.split.unlabeled)
+    assert 50 < len(scores) <= 12 * 16
+    pool = made.pseudo_labels()
+    for row, line in zip(pool.index.tolist(), read(pseudo_labels_of(made))):
+        assert line["feedback"] == (format(scores[row], ".4g") if row in scores else "")

@@ -251,6 +251,17 @@ def test_precision_is_of_the_validation_rows_above_the_threshold(result: Result)
     assert chart.about == "Validation rows, any confidence: 1.00 of them count at the end, of which 0.67 are right."
 
 
+def test_rows_that_the_feedback_corrected_most_are_shown(result: Result) -> None:
+    write.report_result(result)
+    assert result.folder is not None
+    grids = {grid["name"]: grid["rows"] for grid in (gather.stored(result.folder) or {})["grids"]}
+    scores = read_record(result.folder).feedback(result.split.unlabeled)
+    known = {*result.split.labeled.tolist(), *result.split.validation.tolist()}
+    worst = sorted((score, row) for row, score in scores.items() if row not in known)[: gather.SHOWN]
+    assert [card["id"] for card in grids["corrected"]] == [result.source.ids[row] for _, row in worst]
+    assert grids["corrected"][0]["note"] == f"feedback {worst[0][0]:.2g}"
+
+
 def test_no_numbers_no_figures(result: Result) -> None:
     record = replace(read_record(result.folder), metrics=[], snapshots=[])  # type: ignore[arg-type]
     assert draw_all(record, {}, None) == []

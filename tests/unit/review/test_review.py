@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(config, folder)
-    open_review(folder)  # pseudo_labels.csv is made once
+    open_review(folder)  # the table of pseudo labels is made once
     return folder
 
 
