@@ -1,11 +1,13 @@
 """One row per way of running a method: what it is called, what turns it off, and who owns which loss term.
 
-A new method adds its row here; ``unit/test_methods.py`` then trains it, cuts and resumes it, reduces it to supervised
-training and checks that each loss term moves its owner's weights and nobody else's.
+A new method adds its row here; ``unit/methods/test_methods.py`` then trains it, cuts and resumes it, reduces it to
+supervised training and checks that each loss term moves its owner's weights and nobody else's. If the row has a naive
+loss, ``numeric/test_methods_naive.py`` compares whole training steps with it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import naive
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.seeds import derive_seed
 from metapl.data.batches.split import SplitConfig, make_split
@@ -26,7 +29,7 @@ from metapl.methods import METHODS
 from metapl.methods.parts import FineTuner
 from metapl.optim import Learner, OptimConfig
 from metapl.runs import checkpoint
-from metapl.types import Context, Method
+from metapl.types import Context, Method, SemiBatch
 
 STEPS = 8  # length of the main phase in every test
 SEED = 3
@@ -48,7 +51,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Row:
-    """A method with settings; ``off`` are settings that each make ``twin`` equal to supervised training."""
+    """A method with settings; ``off`` are settings that each make ``twin`` equal to supervised training.
+
+    ``naive`` computes the loss of step t from the equations alone, by loops over plain tensors, for a method with one
+    network: it gets the hand-written network, the settings, the batch and t. Methods with several networks have tests
+    of their own in ``numeric``.
+    """
 
     name: str
     method: str
@@ -57,6 +65,32 @@ class Row:
     off: tuple[Settings, ...] = ()
     twin: str = "net"
     terms: tuple[Term, ...] = ()
+    naive: Callable[[naive.Player, Any, SemiBatch, int], Tensor] | None = None
+
+
+def supervised_loss(player: naive.Player, c: Any, b: SemiBatch, t: int) -> Tensor:
+    return naive.ce(player.see(b.x_l), b.y_l, c.label_smoothing)
+
+
+def mean_teacher_loss(player: naive.Player, c: Any, b: SemiBatch, t: int) -> Tensor:
+    assert b.u_weak is not None
+    assert b.u_strong is not None
+    mine, other = (b.u_strong, b.u_weak) if c.student_view == "strong" else (b.u_weak, b.u_strong)
+    if c.teacher_mode == "eval":
+        answer = naive.judged(player.average, player.average_stats, other)
+    else:
+        answer = naive.forward(player.average, other)[0]
+    z = player.see(torch.cat([b.x_l, mine]))
+    p, q = torch.exp(naive.log_p(z[len(b.x_l) :])), torch.exp(naive.log_p(answer))
+    term = torch.zeros(())
+    for i in range(len(p)):
+        for k in range(p.shape[1]):
+            if c.consistency == "mse":
+                term = term + (p[i, k] - q[i, k]) ** 2 / len(p)
+            else:
+                term = term + q[i, k] * (torch.log(q[i, k]) - torch.log(p[i, k])) / len(p)
+    rise = math.exp(-5 * (1 - naive.rise(t, c.ramp)) ** 2)
+    return naive.ce(z[: len(b.x_l)], b.y_l, c.label_smoothing) + c.weight * rise * term
 
 
 SUPERVISED = Term("supervised", "net", silence_supervised=False)
@@ -78,8 +112,14 @@ MPL_OFF = (
 )
 
 ROWS = (
-    Row("supervised", "supervised", off=({},), terms=(SUPERVISED,)),
-    Row("supervised-smoothed-adamw", "supervised", {"label_smoothing": 0.1}, {"name": "adamw", "lr": 0.003}),
+    Row("supervised", "supervised", off=({},), terms=(SUPERVISED,), naive=supervised_loss),
+    Row(
+        "supervised-smoothed-adamw",
+        "supervised",
+        {"label_smoothing": 0.1},
+        {"name": "adamw", "lr": 0.003},
+        naive=supervised_loss,
+    ),
     Row(
         "pseudo_label",
         "pseudo_label",
@@ -120,11 +160,18 @@ ROWS = (
     Row(
         "mean_teacher",
         "mean_teacher",
-        {"ramp": 0.5},
+        {"ramp": 0.5, "weight": 3.0},
         off=({"weight": 0.0},),
         terms=(SUPERVISED, Term("unlabeled", "net", {"ramp": 0.0})),
+        naive=mean_teacher_loss,
     ),
-    Row("mean_teacher-kl-eval", "mean_teacher", {"consistency": "kl", "teacher_mode": "eval", "student_view": "weak"}),
+    Row(
+        "mean_teacher-weak-eval",
+        "mean_teacher",
+        {"ramp": 0.0, "teacher_mode": "eval", "student_view": "weak", "label_smoothing": 0.1},
+        naive=mean_teacher_loss,
+    ),
+    Row("mean_teacher-kl", "mean_teacher", {"ramp": 0.4, "consistency": "kl"}, naive=mean_teacher_loss),
     Row("flexmatch", "flexmatch", {"threshold": 0.3}, off=({"weight": 0.0},), terms=(SUPERVISED, UNLABELED)),
     Row(
         "freematch",

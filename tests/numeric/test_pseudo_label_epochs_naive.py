@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods_naive import B_L, STEPS, Player, batch, ce, compare, gradient, log_p
-from test_more_methods_naive import judged, make, player_of, same
+from test_more_methods_naive import make, player_of, same
 from torch import Tensor
 
 from metapl.types import SemiBatch
+from naive import B_L, STEPS, Player, batch, ce, compare, gradient, judged, log_p
 
 POOL, EPOCH = 13, 3
 

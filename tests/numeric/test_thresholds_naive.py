@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods_naive import (
+from test_methods_naive import _float64  # noqa: F401 (a fixture that every test here uses)
+from torch import Tensor
+
+from metapl.methods import METHODS
+from metapl.types import Context, SemiBatch
+from naive import (
     B_L,
     B_U,
     OPTIM,
     STEPS,
     C,
-    _float64,  # noqa: F401 (a fixture that every test here uses)
     batch,
     ce,
     compare,
@@ -30,10 +34,6 @@ from test_methods_naive import (
     rise,
     soft_ce,
 )
-from torch import Tensor
-
-from metapl.methods import METHODS
-from metapl.types import Context, SemiBatch
 
 POOL, RUN = 8, 9  # a small pool, so that its rows come again
 Rows = list[list[float]]
