@@ -8,9 +8,10 @@ G3  images: of method and baseline the one that would be right more often on new
         a + wins > b + losses,   or   wins - losses + credit > 0 with credit = a - b
     wins, losses: judged rows on which only the method, only the baseline is right. The credit is what earlier studies
     say; it is another where the pool has other class shares than the labelled rows (``training.pool``)
-G3' tables, features, texts: so few labelled rows cannot tell the sides apart, and studies know none that is always
+G3' tables, texts, features: so few labelled rows cannot tell the sides apart, and studies know none that is always
     the better one. What is returned is the mean of both: logits = (log p_method + log p_baseline) / 2. The baseline is
-    the linear model, or supervised training where it is right on more than ``AHEAD`` rows more
+    the linear model, or supervised training where it is right on more than ``AHEAD`` rows more. On features ``mpl`` is
+    returned alone, which studies found ahead of the mean
 G4  refusal = a class lost on the pool, student and teacher apart, no better than chance, or behind a baseline on rows
     that the method learnt from and the baseline did not: the baseline is returned
 G5  interval of the difference of two paired shares: Newcombe (1998), method 10; it is reported and decides nothing
@@ -43,6 +44,7 @@ PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
 # Rows; docs/guard.md has the studies.
 CREDIT, CREDIT_OTHER_SHARES = 3.0, -6.0  # G3: a pool of the labelled rows' class shares, and of others
 AHEAD = 4  # G3'
+ALONE = (("features", "mpl"),)  # G3': kinds of rows and methods that are returned without the linear model
 OTHER_SHARES = 0.3  # of the pool's rows would have to change class to match the labelled rows' shares
 ALIKE = 0.02  # share of the pool on which method and baseline differ, up to which the choice hardly matters
 
@@ -90,6 +92,7 @@ class Case:
     Attributes:
         method: its name.
         baselines: their names.
+        judged: whether labelled rows decide (G3).
         averaged: whether the mean of both sides is what a good result ends in (G3').
         apart: share of the pool on which the method and each baseline name different classes.
         shift: share of the pool's rows that would have to change class to match the labelled rows' shares, by what
@@ -99,6 +102,7 @@ class Case:
 
     method: str
     baselines: tuple[str, ...]
+    judged: bool
     averaged: bool
     apart: Mapping[str, float]
     shift: float
@@ -209,7 +213,8 @@ def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor], alarms: 
     return Case(
         method=job.config.method,
         baselines=tuple(baselines),
-        averaged=LINEAR in baselines,
+        judged=ev.judged_in_folds(job),
+        averaged=LINEAR in baselines and (job.source.kind, job.config.method) not in ALONE,
         apart={name: mine.differs(view) for name, view in others.items()},
         shift=shift(others[SUPERVISED].shares, training_shares(job)),
         refusal=_refusal(job, mine, others, float(known.right.mean()), alarms),
@@ -248,10 +253,10 @@ def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: 
         pairs.append(_pair(SUPERVISED, LINEAR, answers, -AHEAD))
         best = SUPERVISED if pairs[0].score > 0 else LINEAR
     if answers:
-        pairs.append(_pair(method, best, answers, 0.0 if case.averaged else case.credit))
-    if case.averaged and pairs and pairs[-1].score < 0 and not refusal:
+        pairs.append(_pair(method, best, answers, case.credit if case.judged else 0.0))
+    if not case.judged and pairs and pairs[-1].score < 0 and not refusal:
         refusal = _behind(pairs[-1], plan)
-    kept = not refusal and (case.averaged or not answers or pairs[-1].score > 0)
+    kept = not refusal and (not case.judged or not answers or pairs[-1].score > 0)
     choice = (mean_of(method, best) if case.averaged else method) if kept else NAMES[best]
     rows = pairs[-1].rows if pairs else 0
     summary: dict[str, Any] = {
@@ -324,10 +329,13 @@ def _reason(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair]) -> st
         most = 100 * max(case.apart.values())
         return f"It names the same classes as the {NAMES[best]} on all but {most:.1f} % of the unlabelled rows."
     pair = pairs[-1]
-    if case.averaged:
+    if not case.judged:
+        better = f"{method} alone was right more often than the mean of both"
+        if case.averaged:
+            better = "their mean was right more often than either"
         return (
-            f"{pair.rows} labelled rows cannot tell the two apart, and in earlier studies their mean was right more "
-            f"often than either. They name different classes on {100 * case.apart[best]:.0f} % of the unlabelled rows."
+            f"{pair.rows} labelled rows cannot tell the two apart, and in earlier studies {better}. "
+            f"They name different classes on {100 * case.apart[best]:.0f} % of the unlabelled rows."
         )
     low, high = (100 * bound for bound in pair.interval)
     side, sign = ("for", "+") if pair.credit >= 0 else ("against", "-")

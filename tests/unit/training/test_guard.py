@@ -194,8 +194,8 @@ def against(wins: int, losses: int, both: int = 20, neither: int = 3) -> dict[st
     return sides(mpl=method, supervised=baseline)
 
 
-CASE = guard.Case("mpl", ("supervised",), averaged=False, apart={"supervised": 0.2}, shift=0.1)
-MEAN = guard.Case("mpl", ("supervised", "linear"), True, {"supervised": 0.2, "linear": 0.25}, 0.1)
+CASE = guard.Case("mpl", ("supervised",), judged=True, averaged=False, apart={"supervised": 0.2}, shift=0.1)
+MEAN = guard.Case("mpl", ("supervised", "linear"), False, True, {"supervised": 0.2, "linear": 0.25}, 0.1)
 PLAN = evidence.GuardPlan(np.arange(0), (evidence.Fold(None, np.arange(20)),) * 2)  # type: ignore[arg-type]
 
 
@@ -237,6 +237,16 @@ def test_other_rows_end_in_the_mean_of_both_sides() -> None:
     assert ahead["baseline"] == "supervised", "five rows ahead"
     assert ahead["returned"] == "supervised baseline", "mpl is behind it on rows that mpl learnt from"
     assert "mpl is right on 8 of 10 labelled rows and the supervised baseline on 10" in ahead["text"]
+
+
+def test_mpl_on_features_is_returned_alone_unless_it_is_refused() -> None:
+    case, linear = dataclasses.replace(MEAN, averaged=False), [1] * 6 + [0] * 4
+    found = decided(case, sides(mpl=[1] * 8 + [0] * 2, supervised=[1] * 7 + [0] * 3, linear=linear))
+    assert (found["returned"], found["better"], found["baseline"]) == ("mpl", True, "linear")
+    assert "guard: mpl is kept" in found["text"]
+    assert "in earlier studies mpl alone was right more often than the mean of both. " in found["text"]
+    behind = decided(case, sides(mpl=[1] * 5 + [0] * 5, supervised=linear, linear=linear))
+    assert behind["returned"] == "linear baseline", "mpl is behind on rows that mpl learnt from"
 
 
 def test_what_is_refused_is_not_returned_whatever_the_rows_say() -> None:
@@ -342,6 +352,22 @@ def test_a_table_ends_in_the_mean_of_method_and_linear_model(tmp_path: Path) -> 
                    out=tmp_path / "linear").predictor.probabilities(raw)  # fmt: skip
     mean = torch.sqrt(alone * linear)
     assert torch.allclose(stored.probabilities(raw), mean / mean.sum(1, keepdim=True), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "ends_in"), [("mpl", "mpl"), ("fixmatch", "mean of fixmatch and the linear baseline")]
+)
+def test_features_of_an_encoder_end_in_mpl_alone_and_in_the_mean_of_other_methods(
+    method: str, ends_in: str, tmp_path: Path
+) -> None:
+    source = MemorySource("features", "features", *_parts(features()))
+    found = train(config_of(method, 150, model="head"), tmp_path / "run", source=source).summary["guard"]
+    assert (found["returned"], found["refusal"]) == (ends_in, "")
+    assert found["accuracy"].keys() == {method, "supervised", "linear"}, "the linear model is compared all the same"
+
+
+def _parts(source: MemorySource) -> tuple[Any, ...]:
+    return source.data, source.labels, source.class_names
 
 
 def test_texts_end_in_the_mean_too(tmp_path: Path) -> None:
