@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | format | docs | clean
+# make demo | test | test-slow | test-fault | lint | format | docs | clean
 # PYTHON chooses the interpreter; TORCH, if given, is what pip installs first, such as TORCH=torch==2.13.0.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ RUFF_PATHS := src tests docs benchmarks examples
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow lint format docs clean
+.PHONY: help demo test test-slow test-fault lint format docs clean
 
 help:
 	@sed -n '1,2s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,9 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
+
+test-fault: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m fault --timeout 3600 tests/fault
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(RUFF_PATHS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from metapl.inference.evaluate import wilson
 from metapl.report.record import Record
+from metapl.utils.printing import rollback_text
 
 FEW = 50  # judged rows below which an interval is too wide to decide much
 FEEDBACK = ("mpl", "self_mpl", "mpl_reduced")  # methods whose teacher can hear the labelled rows
@@ -139,6 +140,8 @@ def next_steps(record: Record, material: Material) -> list[Step]:
     rows, data = record.results["rows"], shlex.quote(str(record.config["data"]))
     figures, _ = judged(record, material)
     steps += [Step(f"Alarm at step {a['step']}: {a['text']}.") for a in record.results.get("alarms", [])]
+    for back in record.results.get("rollbacks", []):
+        steps.append(Step(f"{rollback_text(back)[:1].upper()}{rollback_text(back)[1:]}. Try a lower optim.lr."))
     if rows["test"] and not record.evaluation:
         steps.append(Step("Judge the model once on the test rows.", f"metapl evaluate {run}"))
     if not rows["test"] and not figures:

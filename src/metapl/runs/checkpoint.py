@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,44 @@ class DamagedCheckpoint(UserError):
     """A checkpoint whose bytes are not those that were written."""
 
 
-def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2, run: str = "") -> Path:
-    """Write ``state`` as ``folder/step-N``; keep the newest ``keep`` checkpoints up to N, and none later than N.
+def snapshot(value: Any) -> Any:
+    """Return the same tree with every tensor copied to the CPU: later steps do not reach it.
 
-    Later ones are damaged: a run goes on from its newest whole checkpoint.
+    Raises:
+        TypeError: it holds something that a checkpoint cannot store.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, Mapping):
+        return {key: snapshot(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(snapshot(v) for v in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def size(value: Any) -> int:
+    """Return the bytes of all tensors in a tree."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(size, parts))
+
+
+def save(
+    folder: Path, step: int, state: Mapping[str, Any], keep: int = 2, run: str = "", spared: Collection[int] = ()
+) -> Path:
+    """Write ``state`` as ``folder/step-N``, as ``write`` does."""
+    return write(folder, step, snapshot(state), keep, run, spared)
+
+
+def write(
+    folder: Path, step: int, state: Mapping[str, Any], keep: int = 2, run: str = "", spared: Collection[int] = ()
+) -> Path:
+    """Write what ``snapshot`` gave as ``folder/step-N``; keep the newest ``keep`` up to N, and none later than N.
+
+    Later ones are damaged: a run goes on from its newest whole checkpoint. Those of the steps ``spared`` stay, too.
     ``state`` is a tree of dicts (str or int keys), lists, tuples, tensors, numbers, strings, booleans and None.
     ``run`` is the id of the run, so that a checkpoint that was copied from another run is not taken for its own.
 
@@ -42,18 +76,16 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int = 2, run: 
         UserError: it cannot be written (a full disk, say); the earlier checkpoints stand.
     """
     try:
-        return _save(folder, step, state, keep, run)
+        return _write(folder, step, state, keep, run, spared)
     except (OSError, SafetensorError) as error:
-        for orphan in folder.glob(".tmp-*"):  # a full disk wants the space back
-            shutil.rmtree(orphan, ignore_errors=True)
+        _remove_orphans(folder)  # a full disk wants the space back
         remedy = "Make room, then go on with `metapl resume`: the earlier checkpoints are whole."
         raise UserError(f"the checkpoint of step {step} cannot be saved ({error})", remedy, str(folder)) from error
 
 
-def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int, run: str) -> Path:
+def _write(folder: Path, step: int, state: Mapping[str, Any], keep: int, run: str, spared: Collection[int]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for orphan in folder.glob(".tmp-*"):  # left by a process that was killed while saving
-        shutil.rmtree(orphan, ignore_errors=True)
+    _remove_orphans(folder)
     final, aside = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
     aside.mkdir()
     tensors: dict[str, Tensor] = {}
@@ -75,9 +107,15 @@ def _save(folder: Path, step: int, state: Mapping[str, Any], keep: int, run: str
     sync_folder(folder)
     shutil.rmtree(replaced, ignore_errors=True)
     earlier, later = [s for s in steps(folder) if s <= step], [s for s in steps(folder) if s > step]
-    for old in [*later, *(earlier[:-keep] if keep else [])]:
+    for old in [*later, *(s for s in (earlier[:-keep] if keep else []) if s not in spared)]:
         shutil.rmtree(folder / f"step-{old:08d}")
     return final
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove what a process left that was killed while saving."""
+    for orphan in folder.glob(".tmp-*"):
+        shutil.rmtree(orphan, ignore_errors=True)
 
 
 def steps(folder: Path) -> list[int]:
@@ -148,15 +186,13 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Return a JSON tree that names its tensors, which go into ``tensors``; tags keep int keys and tuples."""
     if isinstance(value, Tensor):
         name = f"t{len(tensors):05d}"
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, Mapping):
         return {"dict": [[key, _pack(v, tensors)] for key, v in value.items()]}
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_pack(v, tensors) for v in value]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+    return value
 
 
 def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import uuid
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from metapl.utils.signals import stop_signals
 
 SNAPSHOTS = 20  # of what the model answers, in a run
 SNAPSHOT_FILE = "snapshots.jsonl"
+GROWTH = 2  # at most so many times as large as the first is a later state: Adam keeps two more numbers per weight
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Recorder:
         self.summary: dict[str, Any] = {}
         self._rows: list[dict[str, Any]] = []
         self._snapshots: list[dict[str, Any]] = []
+        self._origin: tuple[int, dict[str, Any]] = -1, {}  # the last state to go back to, on the CPU
 
     def claimed(self) -> AbstractContextManager[None]:
         """Keep other processes away while the run is written."""
@@ -125,8 +129,32 @@ class Recorder:
         """Return all that ``snapshot`` recorded, oldest first: step, pool and validation, see ``_kept``."""
         return list(self._snapshots)
 
-    def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
-        """A state that the run could go on from."""
+    def check_room(self, state: Mapping[str, Any]) -> None:
+        """Refuse a disk on which two checkpoints of a run with this first state have no room."""
+
+    def keep_state(self, step: int, state: Mapping[str, Any], keep: int, origin: int = 0) -> None:
+        """Keep a state that the run could go on from.
+
+        Args:
+            step: how many steps are done.
+            state: of the method; it is copied at once.
+            keep: how many of the newest states stay.
+            origin: the step, up to ``step``, to whose state the run goes back if a number is not finite later on.
+        """
+        if step == origin:
+            self._origin = step, checkpoint.snapshot(state)
+
+    def settle(self) -> None:
+        """Wait until the states are kept.
+
+        Raises:
+            UserError: one could not be written.
+        """
+
+    def origin_state(self, origin: int) -> tuple[int, dict[str, Any]]:
+        """Return a copy of the state to go back to, and its step: that of ``origin`` where it is there."""
+        step, state = self._origin
+        return step, checkpoint.snapshot(state)  # an optimiser that loads it goes on in the same memory
 
     def keep_model(self, trained: TrainedModel) -> None:
         self.models.append(trained)
@@ -134,6 +162,7 @@ class Recorder:
     def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
         """Called once, after the models."""
         self.summary = summary
+        self._origin = -1, {}  # nothing goes back any more
 
     def copy_to(self, other: Recorder) -> None:
         """Give ``other`` all of a finished run."""
@@ -160,14 +189,23 @@ class RunFolder(Recorder):
         self._metrics, self._answers = Metrics(folder), Metrics(folder, SNAPSHOT_FILE)
         self._board: Any = None  # TensorBoard's writer, where the setting asks for it
         self._held = False  # whether ``_rows`` has all of the file: the loop asks for them often
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future[Path] | None = None  # the checkpoint that is on its way to the disk
 
-    def claimed(self) -> AbstractContextManager[None]:
-        """Hold the run folder's lock.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run folder's lock, and write checkpoints in a thread until its end.
 
         Raises:
-            UserError: another process trains in this folder.
+            UserError: another process trains in this folder, or a checkpoint could not be written.
         """
-        return locked(self.folder / LOCK)
+        with locked(self.folder / LOCK), ThreadPoolExecutor(1, "checkpoint") as writer:
+            self._writer = writer
+            try:
+                yield
+                self.settle()
+            finally:
+                self._writer = None
 
     def begin(self, start: RunStart) -> None:
         """Write what is known before the first step.
@@ -226,8 +264,42 @@ class RunFolder(Recorder):
     def rows(self) -> list[dict[str, Any]]:
         return super().rows() if self._held else self._metrics.read()
 
-    def keep_state(self, step: int, state: Mapping[str, Any], keep: int) -> None:
-        checkpoint.save(self.folder / "checkpoints", step, state, keep, self._id())
+    def check_room(self, state: Mapping[str, Any]) -> None:
+        """Refuse a disk with less room than two checkpoints take; the optimiser's part of the state is still to come.
+
+        Raises:
+            UserError: there is less.
+        """
+        needed, free = 2 * GROWTH * checkpoint.size(state), shutil.disk_usage(self.folder).free
+        if free < needed:
+            what = f"two checkpoints take up to {_megabytes(needed)}, and {_megabytes(free)} of the disk are free"
+            raise UserError(what, "Make room, or name a folder on another disk with --out.", str(self.folder))
+
+    def keep_state(self, step: int, state: Mapping[str, Any], keep: int, origin: int = 0) -> None:
+        copied = checkpoint.snapshot(state)
+        if step == origin:
+            self._origin = step, copied
+        self.settle()
+        facts = (self.folder / "checkpoints", step, copied, keep, self._id(), (origin,))
+        if self._writer is None:  # nobody waits at the end
+            checkpoint.write(*facts)
+        else:
+            self._writing = self._writer.submit(checkpoint.write, *facts)
+
+    def settle(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def origin_state(self, origin: int) -> tuple[int, dict[str, Any]]:
+        if self._origin[0] == origin:
+            return super().origin_state(origin)
+        folder = self.folder / "checkpoints"
+        try:
+            return origin, checkpoint.load(folder / f"step-{origin:08d}", self._id())
+        except checkpoint.DamagedCheckpoint:
+            step, state, _ = checkpoint.load_latest(folder, self._id())
+            return step, state
 
     def latest_state(self) -> tuple[int, dict[str, Any], list[str]]:
         """Read the newest whole checkpoint of this run, as ``checkpoint.load_latest`` does."""
@@ -256,3 +328,7 @@ def _kept(p: Tensor) -> dict[str, list[int]]:
     """Return the class that each row of ``p`` [n, C] names, and its probability in per mille."""
     confidence, named = p.max(-1)
     return {"class": named.tolist(), "confidence": (1000 * confidence).round().int().tolist()}
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

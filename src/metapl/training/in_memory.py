@@ -9,7 +9,8 @@ from torch import nn
 
 from metapl.config.settings import RunConfig
 from metapl.runs.model_folder import Predictor
-from metapl.training.job import Job, build_job, diverged
+from metapl.training.finite import bad_values, diverged
+from metapl.training.job import Job, build_job
 from metapl.training.prepared import Prepared
 
 CHECK = 50  # steps between two looks at whether the numbers are still finite
@@ -46,6 +47,6 @@ def train_job(job: Job, before_step: Callable[[], None] | None = None, wanted: s
         values = job.step(t)
         finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
         if ((t + 1) % CHECK == 0 or t + 1 in (job.config.steps, job.total)) and not finite:
-            raise diverged(t + 1, values)
+            raise diverged(t + 1, bad_values(job.method, values))
     models: dict[str, nn.Module] = job.method.candidates()
     return {name: job.predictor(model.eval()) for name, model in models.items()}

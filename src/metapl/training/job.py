@@ -1,4 +1,4 @@
-"""A run in memory: data, views, method and stream put together, one step of it, and the check that it is sound."""
+"""A run in memory: data, views, method and stream put together, and one step of it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.methods import fits_once, method_class
 from metapl.models import Factory, auto_name, build_given, build_model
-from metapl.optim import Learner
-from metapl.runs.model_folder import CHUNK, Predictor, non_finite
+from metapl.runs.model_folder import CHUNK, Predictor
 from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
 
@@ -194,34 +193,11 @@ def _network(
     return moved
 
 
+def interval(every: int, total: int) -> int:
+    """Return ``every``; for 0 a tenth of ``total`` steps, at least one."""
+    return every or max(1, math.ceil(total / 10))
+
+
 def due(done: int, every: int, total: int) -> bool:
     """Return whether something is to happen after ``done`` of ``total`` steps; ``every`` 0: a tenth of them."""
-    return done == total or done % (every or max(1, math.ceil(total / 10))) == 0
-
-
-class Diverged(UserError):
-    """A loss or a weight is no longer finite: the settings are to blame, not the data."""
-
-
-def diverged(done: int, values: Mapping[str, Tensor]) -> Diverged:
-    """Return the error that names what is no longer finite."""
-    bad = [k for k, v in values.items() if not torch.isfinite(v)]
-    bad = bad or ["a value since the last check" if values else "a weight"]
-    remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
-    return Diverged(f"training diverged by step {done}: {', '.join(bad)} is not finite", remedy)
-
-
-def sound(method: Method, state: Any) -> bool:
-    """Return whether ``state`` holds no NaN, and no network of the method an infinite parameter or buffer.
-
-    A finite loss says nothing about the update that followed it.
-    """
-    networks = [*method.candidates().values(), *(v.model for v in vars(method).values() if isinstance(v, Learner))]
-    return not any(non_finite(network) for network in networks) and not _has_nan(state)
-
-
-def _has_nan(state: Any) -> bool:
-    if isinstance(state, Tensor):
-        return bool(torch.isnan(state).any())
-    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
-    return any(_has_nan(part) for part in parts)
+    return done == total or done % interval(every, total) == 0

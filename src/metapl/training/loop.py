@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from metapl.config.photographs import with_encoder
@@ -23,41 +22,27 @@ from metapl.data.batches.split import make_split
 from metapl.data.embedded import EmbeddedSource
 from metapl.data.sources import open_source
 from metapl.errors import UserError
-from metapl.inference.evaluate import answers, best_of, evaluate, judge
+from metapl.inference.evaluate import best_of, evaluate
 from metapl.methods import method_class
 from metapl.models import Factory
 from metapl.runs import checkpoint
 from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
-from metapl.runs.model_folder import NotFinite, Predictor
+from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
-from metapl.training import alarms, evidence, guard
-from metapl.training.announce import encoder_hint, forecast, found_text, plan_text
-from metapl.training.job import Job, build_job, diverged, due, resolved, sound, with_steps
+from metapl.training import evidence, guard
+from metapl.training.announce import encoder_hint, found_text, plan_text
+from metapl.training.job import Job, build_job, resolved, with_steps
 from metapl.training.prepared import prepare
 from metapl.training.result import Result as Result
+from metapl.training.steps import BACK, Steps, halved
+from metapl.training.steps import Observer as Observer
+from metapl.training.steps import Stopped as Stopped
 from metapl.training.timing import measure_pace
-from metapl.types import Scoring, Source
+from metapl.types import Source
 from metapl.utils.device import own_generator, pick_device
 from metapl.utils.progress import Progress, Silent
 
-SAVE_SECONDS = 60.0  # between checkpoints at most, beside those at fixed steps
-SNAPSHOT_ROWS = 1000  # validation rows whose answers are kept at each look
-TIMED, TIMED_SECONDS = 10, 2.0  # steps, and seconds, after which the run's length is announced
 CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
-
-
-class Stopped(Exception):
-    """The run was asked to stop (Ctrl-C or SIGTERM) and has saved its state."""
-
-    def __init__(self, folder: Path | None, step: int, signal_number: int) -> None:
-        self.folder, self.step, self.signal_number = folder, step, signal_number
-        super().__init__(folder, step, signal_number)  # all three, so that it survives the way between processes
-
-    def __str__(self) -> str:
-        return f"stopped at step {self.step}"
-
-
-Observer = Callable[[int, Predictor], Mapping[str, float]]
 
 
 def train(
@@ -127,8 +112,10 @@ def start(
             if store.folder is not None:
                 progress.status(f"run folder: {store.folder}")
             with store.claimed():
+                store.check_room(state := job.method.state_dict())
                 store.begin(RunStart(config, device, source, split))
-                store.keep_state(0, job.method.state_dict(), config.loop.keep)  # a kill in step 1 can be resumed, too
+                store.keep_state(0, state, config.loop.keep)
+                store.settle()  # a kill in step 1 can be resumed, too
                 return _loop(job, 0, store, progress, observe)
 
 
@@ -176,67 +163,41 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
     split = load_split(folder, source)
     device = pick_device(config.device)
     prepared = prepare(source, split, device, network)
+    step, state, damaged = store.latest_state()
+    rollbacks = state.pop(BACK, [])
     with own_generator(device):
-        job = build_job(config, prepared)
+        job = build_job(halved(config, prepared, len(rollbacks)) if rollbacks else config, prepared)
         with progress:
-            step, state, damaged = store.latest_state()
             for text in damaged:
                 progress.note(f"skipped: {text}")
             progress.status(f"resuming at step {step}")
             job.method.load_state_dict(checkpoint.to_device(state, job.device))
-            return _loop(job, step, store, progress)
+            return _loop(job, step, store, progress, None, rollbacks)
 
 
-def _loop(job: Job, start: int, store: Recorder, progress: Progress, observe: Observer | None = None) -> Result:
-    loop, total, began = job.config.loop, job.total, time.monotonic()
-    finite = torch.ones((), dtype=torch.bool, device=job.device)
-    store.truncate(start)
-    saved, told, timed = began, set[str](), False
+def _loop(
+    job: Job,
+    start: int,
+    store: Recorder,
+    progress: Progress,
+    observe: Observer | None = None,
+    rollbacks: list[dict[str, Any]] | None = None,
+) -> Result:
+    steps = Steps(job, start, store, progress, observe, rollbacks)
     with store.listen() as stop:
-        for t in range(start, total):
-            values, done = job.step(t), t + 1
-            finite &= torch.stack([torch.isfinite(v) for v in values.values()]).all()
-            if not timed and done - start >= TIMED and (passed := time.monotonic() - began) > TIMED_SECONDS:
-                timed = True
-                progress.status(forecast(job, evidence.plan_guard(job), passed / (done - start), total - done))
-            stopping = bool(stop)  # read once: a signal from here on is served after the next step
-            look, save = due(done, loop.eval_every, total), due(done, loop.save_every, total)
-            log = look or save or done % loop.log_every == 0
-            # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
-            keep_state = save or stopping or time.monotonic() - saved > SAVE_SECONDS
-            if (log or keep_state) and not finite:
-                raise diverged(done, values)
-            if keep_state:
-                state, saved = job.method.state_dict(), time.monotonic()
-                if not sound(job.method, state):
-                    raise diverged(done, {})
-            if log:
-                shown = {k: float(v) for k, v in values.items()}
-                if look:
-                    try:
-                        shown |= _judged(job, store, done, observe)
-                    except NotFinite as error:  # the loss was finite, the update that followed it was not
-                        raise diverged(done, {}) from error
-                store.log(done, shown)
-                progress.update(done, total, shown)
-            if look:
-                _tell(_alarms(job, store), told, progress)
-            if keep_state:
-                store.keep_state(done, state, loop.keep)
-            if stopping and done < total:
-                raise Stopped(store.folder, done, stop[0])
+        steps.run(stop)
 
         def halt() -> None:
             if stop:
-                raise Stopped(store.folder, total, stop[0])
+                store.settle()
+                raise Stopped(store.folder, steps.job.total, stop[0])
 
-        return _finish(job, store, time.monotonic() - began, start, progress, halt)
+        return _finish(steps, time.monotonic() - steps.began, halt)
 
 
-def _finish(
-    job: Job, store: Recorder, seconds: float, start: int, progress: Progress, halt: Callable[[], None]
-) -> Result:
+def _finish(steps: Steps, seconds: float, halt: Callable[[], None]) -> Result:
     """Choose among the candidates on the validation rows, ask the guard, store the models, write the results."""
+    job, store, start, progress = steps.job, steps.store, steps.start, steps.progress
     candidates = job.method.candidates()
     rows = len(job.split.validation)
     judged = {name: _validation(job, model) for name, model in candidates.items()} if rows else {}
@@ -244,7 +205,7 @@ def _finish(
     chosen = best_of(figures) if figures else next(iter(candidates))  # without rows the method's order decides
     split, config = job.split, job.config
     made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
-    pace, raised = seconds / (job.total - start) if job.total > start else None, _alarms(job, store)
+    pace, raised = seconds / (job.total - start) if job.total > start else None, steps.alarms()
     model, verdict = made[chosen], guard.run_guard(job, made, progress, halt, pace, raised, chosen)
     summary = {
         "data": config.data,
@@ -262,6 +223,7 @@ def _finish(
         "validation": {n: {k: j[k] for k in ("accuracy", "balanced_accuracy", "log_loss")} for n, j in judged.items()},
         "guard": verdict.summary,
         "alarms": raised,
+        "rollbacks": steps.rollbacks,
     }
     predictor = _keep(job, store, chosen, model, verdict)
     store.finish(summary, job.source.problems)
@@ -287,34 +249,6 @@ def _keep(job: Job, store: Recorder, chosen: str, own: Predictor, verdict: guard
     for model in models:
         store.keep_model(replace(model, card={**model.card, "split_sha": job.split.sha}))
     return models[0].predictor
-
-
-def _judged(job: Job, store: Recorder, done: int, observe: Observer | None) -> dict[str, float]:
-    """Judge the validation rows and look at a sample of the unlabelled rows; both answers are kept for the report."""
-    model, predictor = job.method.eval_model(), job.predictor(job.method.eval_model())
-    judged = answers(predictor, job.source, job.split.validation)
-    pool = alarms.pool_answers(job, model)
-    figures = judge(judged.p, judged.y, predictor.class_names)
-    found = {"validation_accuracy": figures["accuracy"]} if figures["rows"] else {}
-    found |= alarms.class_shares(job, pool)
-    if store.wants_snapshot(done, job.total):
-        some = slice(None, None, -(-len(judged.y) // SNAPSHOT_ROWS) or 1)  # rows of one class may lie side by side
-        scores = job.method.feedback_scores() if done == job.total and isinstance(job.method, Scoring) else None
-        store.snapshot(done, torch.softmax(pool.float(), -1), judged.p[some], judged.y[some], scores)
-    return found | dict(observe(done, predictor) if observe else {})
-
-
-def _alarms(job: Job, store: Recorder) -> list[dict[str, Any]]:
-    config = job.config
-    return alarms.find(store.rows(), config.steps, config.method, config.settings, job.source.class_names)
-
-
-def _tell(found: list[dict[str, Any]], told: set[str], progress: Progress) -> None:
-    """Each alarm once."""
-    for alarm in found:
-        if alarm["name"] not in told:
-            told.add(alarm["name"])
-            progress.note(f"alarm at step {alarm['step']}: {alarm['text']}")
 
 
 def _validation(job: Job, model: nn.Module) -> dict[str, Any]:

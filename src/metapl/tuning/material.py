@@ -19,8 +19,9 @@ from metapl.data.batches.subset import Subset
 from metapl.data.memory.source import MemorySource
 from metapl.data.traits import traits
 from metapl.inference.evaluate import judge, probabilities
+from metapl.training.finite import Diverged
 from metapl.training.in_memory import train_job
-from metapl.training.job import Diverged, Job, build_job, nothing_to_fit_on
+from metapl.training.job import Job, build_job, nothing_to_fit_on
 from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Kind, Method, Preprocessing, Source, Split
 from metapl.utils.device import pick_device

@@ -109,6 +109,7 @@ def training(folder: Path, summary: Mapping[str, Any], page: Path | None = None)
     if summary["method"] != "supervised" and summary["guard"]["mode"] != "off":
         lines.append(one_line(summary["guard"]["text"]))
     lines += [f"alarm at step {alarm['step']}: {one_line(alarm['text'])}" for alarm in summary["alarms"]]
+    lines += [one_line(rollback_text(back)) for back in summary.get("rollbacks", [])]
     lines.append(f"run folder: {one_line(folder)}")
     lines += [f"report: {one_line(page)}"] if page is not None else []
     lines.append("next:")
@@ -119,6 +120,14 @@ def training(folder: Path, summary: Mapping[str, Any], page: Path | None = None)
         lines.append(f"  metapl evaluate {place} LABELLED_DATA    (this run has no test rows of its own)")
     lines.append(f"  metapl predict {place} NEW_DATA --out predictions.csv")
     return "\n".join(lines)
+
+
+def rollback_text(back: Mapping[str, Any]) -> str:
+    """Say that a number was not finite and how the run went on; ``back`` as in ``results.json``."""
+    return (
+        f"step {back['step']}: {back['cause']} is not finite; the run went back to step {back['to']} and goes on "
+        f"with the learning rate {back['learning_rate']:g}"
+    )
 
 
 def _mark(name: str, summary: Mapping[str, Any]) -> str:

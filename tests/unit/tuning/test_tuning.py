@@ -21,7 +21,7 @@ from metapl.data.batches.split import SplitConfig, make_split
 from metapl.data.memory.digits import open_digits
 from metapl.data.memory.source import MemorySource
 from metapl.errors import UserError
-from metapl.training.job import Diverged
+from metapl.training.finite import Diverged
 from metapl.training.workers import Outcome
 from metapl.tuning import material as materials
 from metapl.tuning.material import gather, judge_fold
