@@ -22,11 +22,17 @@ def review(
     run: Run,
     export: Annotated[
         OptionalPath,
-        typer.Option("--export", metavar="FILE", help="Write .csv, .json (Label Studio) or .npz (cleanlab), no page."),
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write .csv, .json (Label Studio), .npz (cleanlab), or a folder (FiftyOne).",
+        ),
     ] = None,
     take: Annotated[
         OptionalPath,
-        typer.Option("--import", metavar="FILE", help="Take in answers: CSV (id, label) or Label Studio's export."),
+        typer.Option(
+            "--import", metavar="FILE", help="Take in answers: CSV (id, label), or an export that was filled in."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(metavar="N", help="Port of the page; 0 is a free one.", min=0, max=65535)] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,

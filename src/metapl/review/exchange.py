@@ -1,8 +1,15 @@
-"""Questions and answers for other tools: plain CSV, Label Studio (.json) and cleanlab (.npz)."""
+"""Questions and answers for other tools: plain CSV, Label Studio (.json), cleanlab (.npz) and FiftyOne (a folder).
+
+The folder is what FiftyOne calls a ``FiftyOneImageClassificationDataset``: ``data/NAME.png`` and JSON files that hold
+``{"labels": {NAME: label}}``; NAME is the row's number. None of these tools is needed to read or write its files.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +21,19 @@ from metapl.review.answers import Answer, Answers, checked, read_answers, write_
 from metapl.review.queue import Question, Review
 from metapl.utils.files import write_text, write_with
 
-TASKS = 1000  # rows in a file for Label Studio, at most: their contents stand in it
+TASKS = 1000  # rows for Label Studio and FiftyOne, at most: their contents go along
 NAME, ROW = "label", "row"  # of the choices and of what is shown, in Label Studio's configuration
 
 
 def export_to(review: Review, answers: Answers, path: Path) -> str:
-    """Write a new file for another tool; its suffix says which. Gives a sentence on what stands in it.
+    """Write a new file, or folder, for another tool; its suffix says which. Gives a sentence on what stands in it.
 
     Raises:
-        UserError: another suffix, a file that exists, or a folder that does not.
+        UserError: another suffix, a file that exists, a folder that does not, or rows that the tool does not show.
     """
-    writers = {".csv": _csv, ".json": _label_studio, ".npz": _cleanlab}
+    writers = {".csv": _csv, ".json": _label_studio, ".npz": _cleanlab, "": _fiftyone}
     if path.suffix.lower() not in writers:
-        remedy = "Name it .csv (plain), .json (Label Studio) or .npz (cleanlab)."
+        remedy = "Name it .csv (plain), .json (Label Studio), .npz (cleanlab), or without a suffix (FiftyOne)."
         raise UserError("the suffix says nothing about the format", remedy, str(path))
     if path.exists() or not path.parent.is_dir():
         raise UserError("the file exists or its folder does not", "Name a new file in an existing folder.", str(path))
@@ -34,12 +41,19 @@ def export_to(review: Review, answers: Answers, path: Path) -> str:
 
 
 def import_from(review: Review, answers: Answers, path: Path) -> str:
-    """Take in answers from a CSV file (id, label) or an export of Label Studio (.json); gives a sentence on them.
+    """Take in answers from a CSV file (id, label) or an export that another tool filled in; gives a sentence on them.
 
     Raises:
         UserError: the file cannot be read, or names a row or a class that the data do not have.
     """
-    own = _read_label_studio(review, path) if path.suffix.lower() == ".json" else read_answers(path, review.source)
+    readers: dict[str, Callable[[Review, Path], dict[str, Answer]]]
+    readers = {".json": _read_label_studio, ".npz": _read_cleanlab}
+    if path.is_dir():
+        own = _read_fiftyone(review, path)
+    elif path.suffix.lower() in readers:
+        own = readers[path.suffix.lower()](review, path)
+    else:
+        own = read_answers(path, review.source)
     changed = answers.merge(own)
     return f"{len(own)} answers read, {changed} new or changed: {answers.path}"
 
@@ -104,3 +118,69 @@ def _cleanlab(review: Review, answers: Answers, path: Path) -> str:
     }
     write_with(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return f"{len(taught.y)} labelled rows for cleanlab, most of which the model was trained on: {path}"
+
+
+def _read_cleanlab(review: Review, path: Path) -> dict[str, Answer]:
+    """Return the labels that differ from those of the data; -1 stands for a row without a class."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            ids, labels, names = (arrays[name].tolist() for name in ("ids", "labels", "class_names"))
+        pairs = [
+            (number, str(row), "" if label == -1 else str(names[label]))
+            for number, (row, label) in enumerate(zip(ids, labels, strict=True), 1)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, zipfile.BadZipFile) as error:
+        what = f"the file is not made from an export for cleanlab ({type(error).__name__}: {error})"
+        raise UserError(what, "Change `labels` in the file that --export made.", str(path)) from error
+    source, taught = review.source, review.taught
+    known = {source.ids[k]: review.class_names[y] for k, y in zip(taught.index.tolist(), taught.y.tolist())}
+    return {row: answer for row, answer in checked(path, pairs, source).items() if answer.label != known.get(row)}
+
+
+def _fiftyone(review: Review, answers: Answers, path: Path) -> str:
+    """Write images, the model's guesses (predictions.json) and the answers so far (labels.json; null = open)."""
+    some = review.questions[:TASKS]
+    rows = display(review.source, np.array([q.index for q in some], dtype=np.int64))
+    if any("image" not in row for row in rows):
+        raise UserError("FiftyOne shows images, and these rows are not", "Name a .json or .csv file.", str(path))
+    (path / "data").mkdir(parents=True)
+    labels, guesses = dict[str, Any](), dict[str, Any]()
+    for question, row in zip(some, rows):
+        name, answer = f"{question.index:06d}", answers.given.get(question.id)
+        (path / "data" / f"{name}.png").write_bytes(base64.b64decode(row["image"].partition(",")[2]))
+        labels[name] = answer.label if answer is not None and answer.label else None
+        about = {"id": question.id, "reason": question.reason}
+        guesses[name] = {"label": question.guess, "confidence": question.confidence, "attributes": about}
+    for file, content in (("labels.json", labels), ("predictions.json", guesses)):
+        write_text(path / file, json.dumps({"labels": content}, indent=1, ensure_ascii=False) + "\n")
+    return f"{len(some)} images for FiftyOne: {path}"
+
+
+def _read_fiftyone(review: Review, path: Path) -> dict[str, Answer]:
+    """Return the labels of ``labels.json``; a null is a row without an answer."""
+    file = path / "labels.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        names, labels = content.get("classes"), content["labels"]
+        pairs = [
+            (number, review.source.ids[_row(name)], _class(label, names))
+            for number, (name, label) in enumerate(labels.items(), 1)
+            if label is not None
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        what = f"the folder is not an export of FiftyOne ({type(error).__name__}: {error})"
+        remedy = "Export as FiftyOneImageClassificationDataset, from images that --export wrote."
+        raise UserError(what, remedy, str(file)) from error
+    return checked(file, pairs, review.source)
+
+
+def _row(name: str) -> int:
+    if not (name.isascii() and name.isdigit()):
+        raise ValueError(f"'{name[:80]}' is not the name of an image that --export wrote")
+    return int(name)
+
+
+def _class(label: Any, names: list[str] | None) -> str:
+    """Return a class as FiftyOne writes it: its name, its place among ``names``, or either with more beside it."""
+    value = label["label"] if isinstance(label, dict) else label
+    return str(names[value]) if names is not None and isinstance(value, int) else str(value)

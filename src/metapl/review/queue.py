@@ -70,10 +70,21 @@ def open_review(folder: Path, device: str | None = None, trust_code: bool = Fals
     folder = folder.expanduser()
     summary = read_record(folder).results
     _, predictor, source, split = open_own(folder, device, trust_code)
-    table = read_table(folder)
-    if table is None:
-        pseudo_labels_of(Result(folder, predictor, source, split, summary))
+    return review_of(Result(folder, predictor, source, split, summary))
+
+
+def review_of(result: Result) -> Review:
+    """Return what to ask about a run whose data are open.
+
+    Raises:
+        UserError: a run in memory, or a folder that cannot be read.
+    """
+    folder = result.folder
+    table = None if folder is None else read_table(folder)
+    if folder is None or table is None:
+        folder = pseudo_labels_of(result).parent
         table = read_table(folder) or []
+    source, split, predictor = result.source, result.split, result.predictor
     taught = answers(predictor, source, np.concatenate([split.labeled, split.validation]))
     number = {source.ids[k]: k for k in np.setdiff1d(split.unlabeled, split.labeled).tolist()}
     pool = _pool(table, number)

@@ -7,11 +7,13 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
@@ -21,7 +23,7 @@ from metapl.errors import UserError
 from metapl.methods import METHODS
 from metapl.review.answers import Answer, Answers, read_answers, write_answers
 from metapl.review.exchange import export_to, import_from
-from metapl.review.queue import Review, open_review
+from metapl.review.queue import Question, Review, open_review
 from metapl.review.server import Session, keys_of, serve
 from metapl.training.loop import train
 
@@ -196,6 +198,84 @@ def test_cleanlab_gets_arrays_without_pickle(review: Review, tmp_path: Path) -> 
     with np.load(tmp_path / "c.npz", allow_pickle=False) as arrays:
         assert arrays["pred_probs"].shape == (80, 10)
         assert arrays["labels"].tolist() == [int(review.source.labels[k]) for k in review.taught.index]
+
+
+def test_cleanlab_brings_mended_labels_back(review: Review, tmp_path: Path) -> None:
+    export_to(review, Answers(review.folder, review.source), tmp_path / "c.npz")
+    answers = Answers(review.folder, review.source)
+    assert import_from(review, answers, tmp_path / "c.npz").startswith("0 answers read")
+    with np.load(tmp_path / "c.npz", allow_pickle=False) as stored:
+        arrays = dict(stored)
+    arrays["labels"][3] = (arrays["labels"][3] + 1) % 10
+    arrays["labels"][5] = -1
+    np.savez(tmp_path / "mended.npz", **arrays)
+    assert import_from(review, answers, tmp_path / "mended.npz").startswith("2 answers read, 2 new")
+    ids, label = arrays["ids"].tolist(), str(arrays["labels"][3])
+    assert answers.given == {ids[3]: Answer(label), ids[5]: Answer("", "unsure")}
+    for change in (
+        {"labels": arrays["labels"] + 10},
+        {"labels": arrays["labels"][:4]},
+        {"ids": arrays["ids"][::-1] + "x"},
+    ):
+        np.savez(tmp_path / "bad.npz", **{**arrays, **change})
+        with pytest.raises(UserError, match=r"bad\.npz"):
+            import_from(review, answers, tmp_path / "bad.npz")
+
+
+def test_fiftyone_gets_a_folder_and_its_answers_come_back(review: Review, tmp_path: Path) -> None:
+    answers = Answers(review.folder, review.source)
+    first, second = review.questions[:2]
+    answers.give(first.id, Answer("4"))
+    answers.give(second.id, Answer("", "unsure"))
+    export_to(review, answers, tmp_path / "tasks")
+    images = sorted(p.stem for p in (tmp_path / "tasks" / "data").iterdir())
+    labels = json.loads((tmp_path / "tasks" / "labels.json").read_text())["labels"]
+    guesses = json.loads((tmp_path / "tasks" / "predictions.json").read_text())["labels"]
+    assert images == sorted(labels) == sorted(guesses)
+    assert len(images) == 1000
+    assert {name: label for name, label in labels.items() if label is not None} == {f"{first.index:06d}": "4"}
+    assert guesses[f"{second.index:06d}"]["label"] == second.guess
+    with Image.open(tmp_path / "tasks" / "data" / f"{first.index:06d}.png") as picture:
+        assert np.array_equal(np.asarray(picture), review.source.rows(np.array([first.index]))[0, 0].numpy())
+    (review.folder / "corrections.csv").unlink()
+    fresh = Answers(review.folder, review.source)
+    assert import_from(review, fresh, tmp_path / "tasks").startswith("1 answers read, 1 new")
+    assert fresh.given == {first.id: Answer("4")}
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [("7", None), (1, ["3", "7"]), ({"label": "7", "confidence": 0.5}, None), ({"label": 0}, ["7"])],
+)
+def test_every_way_in_which_fiftyone_writes_a_label(
+    review: Review, tmp_path: Path, label: object, classes: object
+) -> None:
+    question = review.questions[0]
+    content = {"classes": classes, "labels": {f"{question.index:06d}": label}}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    answers = Answers(review.folder, review.source)
+    import_from(review, answers, tmp_path)
+    assert answers.given == {question.id: Answer("7")}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"labels": {"x": "1"}}', '{"labels": {"999999": "1"}}', '{"labels": {"1": [1]}}']
+)
+def test_a_folder_that_fiftyone_did_not_write_changes_nothing(review: Review, tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels.json").write_text(text)
+    answers = Answers(review.folder, review.source)
+    with pytest.raises(UserError, match=r"labels\.json"):
+        import_from(review, answers, tmp_path)
+    assert not answers.given
+
+
+def test_rows_that_are_not_images_do_not_go_to_fiftyone(review: Review, tmp_path: Path) -> None:
+    table = from_arrays(np.zeros((3, 2), dtype=np.float32), ["a", "b", "a"])
+    questions = tuple(Question(k, table.ids[k], "a", 0.5, "close") for k in range(3))
+    other = replace(review, source=table, class_names=("a", "b"), questions=questions)
+    with pytest.raises(UserError, match="shows images"):
+        export_to(other, Answers(tmp_path, table), tmp_path / "tasks")
+    assert not (tmp_path / "tasks").exists()
 
 
 def test_a_run_with_corrections_does_not_ask_for_them_again(review: Review, tmp_path: Path) -> None:
