@@ -44,7 +44,7 @@ class Tokens:
         length: ids per row; longer texts are cut.
         pad: id of padding. mask: id that stands for a hidden token.
         special: ids that are never dropped, hidden or moved (beginning and end of a text).
-        sha256: of what the tokenizer in a folder holds: its vocabulary and rules; "" where there is none, or not known.
+        sha256: of the vocabulary and rules of a tokenizer in a folder; "" for ``words``, or if not known.
     """
 
     tokenizer: str
@@ -95,7 +95,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over what identifies the data: ids, labels and contents or sizes."""
+        """Return the SHA-256 (hex) over what identifies the data: ids, labels and contents or sizes."""
         ...
 
 
@@ -158,7 +158,7 @@ class Preprocessing:
             more input that says so.
         tokens: as in ``Source``.
         resize: images: how they were brought to ``shape``, and new ones are.
-        white: images: what white was in training rows of floats, 1 or 255; 0 where all were whole numbers or files.
+        white: images: white level of float training rows, 1 or 255; 0 if they were whole numbers or files.
         resized: images: whether training rows were brought to ``shape``, so that new ones of other sizes are, too.
     """
 
@@ -175,7 +175,7 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """One row's shape as the network sees it: categories are spread over their levels."""
+        """Return one row's shape as the network sees it: categories are spread over their levels."""
         levels = sum(len(column.levels) - 1 for column in self.columns if column.levels)
         return (self.shape[0] + levels + len(self.missing),) if self.columns or self.missing else self.shape
 
@@ -199,7 +199,7 @@ class Pool(Protocol):
     """The unlabelled rows once through, in order, a chunk at a time: for methods that label or remember every row."""
 
     def __call__(self, view: Literal["plain", "weak", "strong"] = "plain", draw: int = 0) -> Iterable[PoolChunk]:
-        """Chunks ``(positions, rows)``: int64 [n] as in ``SemiBatch.u_index``, and that view of the rows [n, ...].
+        """Yield chunks ``(positions, rows)``: int64 [n] as in ``SemiBatch.u_index``, and the rows' view [n, ...].
 
         ``draw`` numbers independent random views; the same (view, draw) gives the same rows again.
         """
@@ -214,7 +214,7 @@ class PoolPasses:
     """How often a method passes over its whole pool in a run of any length.
 
     Attributes:
-        rounds: passes in all, none of them before step 1, at most one per step; for a method that makes rounds.
+        rounds: passes in all, from step 1 on and at most one per step; for a method that makes rounds.
         every: a pass at step 0 and again after every so many steps; 0 = none. For a method that makes epochs.
         networks: rows that a network is shown in one pass, as a multiple of the pool.
     """
@@ -224,7 +224,7 @@ class PoolPasses:
     networks: float = 1.0
 
     def count(self, steps: int) -> int:
-        """Passes in a main phase of ``steps`` steps."""
+        """Return the passes in a main phase of ``steps`` steps."""
         return min(self.rounds, max(0, steps - 1)) + (-(-steps // self.every) if self.every else 0)
 
     def last(self, steps: int) -> int:
@@ -282,7 +282,7 @@ class Method(Protocol):
     extra_steps: int
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
-        """One update, t = 0, 1, ...; reports detached scalars."""
+        """Make update t = 0, 1, ...; report detached scalars."""
         ...
 
     def eval_model(self) -> nn.Module:
@@ -310,7 +310,7 @@ class Passing(Protocol):
     """
 
     def pool_passes(self, epoch: int) -> PoolPasses:
-        """When it does so; ``epoch``: steps whose batches hold the pool once."""
+        """Return when it does so; ``epoch``: steps whose batches hold the pool once."""
         ...
 
 
@@ -337,7 +337,7 @@ class Calibrated(Protocol):
 
     @property
     def needs_validation(self) -> bool:
-        """Whether these settings cannot do without validation rows."""
+        """Return whether these settings cannot do without validation rows."""
         ...
 
     def calibrate(self, judge: Judge) -> None:

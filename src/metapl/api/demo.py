@@ -94,7 +94,7 @@ def label(row: dict[str, Any]) -> str:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per method: mean, standard deviation and worst of the test accuracy (percent), mean seconds, number of seeds."""
+    """Return one row per method: mean, deviation and worst of the test accuracy (percent), mean seconds, seeds."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(label(row), []).append(row)
@@ -138,7 +138,7 @@ def _folder(out: Path | None) -> Path:
 
 
 def _one(method: str, feedback: str | None, seed: int, out: str, options: dict[str, Any]) -> dict[str, Any]:
-    """One training and its one look at the test rows."""
+    """Train once and judge the result once on the test rows."""
     from metapl.inference.evaluate import evaluate
     from metapl.runs.folder import Metrics
     from metapl.runs.model_folder import Predictor
@@ -177,7 +177,7 @@ def _digits_and_hidden(config: Any) -> tuple[Any, np.ndarray[Any, Any]]:
 
 
 def _picture(path: Path, curves: dict[tuple[str, str | None, int], list[tuple[int, float]]]) -> None:
-    """Above: accuracy on the unlabelled rows against steps, one thin line per seed. Below: rows and their views."""
+    """Draw accuracy on the unlabelled rows against steps, one thin line per seed, and below it rows and their views."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 9), layout="constrained")

@@ -71,7 +71,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     validation : "auto", "none", float or int, default="none"
         Labelled rows that judge and do not teach: a fifth, none, a share, or a number per class.
     guard : "off", "warn" or "return", default="off"
-        Whether the result is held against supervised training on the same labels, which takes its place unless it is
+        Whether the result is compared with supervised training on the same labels, which takes its place unless it is
         clearly better; two to three times the work.
     unlabeled_marker : default=-1
         What marks a row without a label in ``y``, beside None, NaN, NA and "", which always do. None: nothing else.
@@ -229,7 +229,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         return config, None if named else as_factory(self.model)
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities of the classes, [n, n_classes], in the order of ``classes_``.
+        """Return the probabilities of the classes, [n, n_classes], in the order of ``classes_``.
 
         Raises:
             ValueError: not the kind of rows that were fitted.
@@ -256,7 +256,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         return named
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy on those rows that have a label; the others are passed over. A label that is no class is a miss.
+        """Return the accuracy on the rows that have a label. A label that is not among the classes counts as a miss.
 
         Raises:
             ValueError: no row has a label, or the labels are not of the kind of the classes.

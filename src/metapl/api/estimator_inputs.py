@@ -27,7 +27,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, named: bool = False) -> A
 
     Raises:
         ValueError: infinite values, no rows, or not the rows that were fitted.
-        TypeError: sparse rows, or values that are no numbers.
+        TypeError: sparse rows, or values that are not numbers.
     """
     from metapl.data.tables.dataframe import is_frame
     from metapl.data.texts.read import is_texts
@@ -89,7 +89,7 @@ def in_order(X: Any, names: Sequence[str]) -> Any:
 
 
 def warn_of_no_pool(codes: Array, X_unlabeled: Any, method: str) -> None:
-    """Say so where no row is without a label: a mark may have been swallowed, by a LabelEncoder say."""
+    """Warn if every row has a label: a LabelEncoder, for example, may have replaced the mark of rows without one."""
     if X_unlabeled is None and method != "supervised" and (codes >= 0).all():
         warn(
             "every row of y has a label, so the same rows also serve without theirs; if a label says that a row has "
@@ -170,7 +170,7 @@ def _check_names(estimator: Any, X: Any, reset: bool) -> None:
 
 
 def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
-    """Class numbers [N] int64, -1 where there is no label, and the classes, sorted, in the type of the labels.
+    """Return class numbers [N] int64 (-1: no label) and the sorted classes in the type of the labels.
 
     Args:
         y: labels; None, NaN, NA and "" mark a row without one, and so does ``marker`` unless it is None.
@@ -231,20 +231,20 @@ def find_missing(y: Any, marker: Any) -> tuple[Array, Array]:
     if array.ndim != 1:
         raise ValueError(f"y should be a 1d array, got an array of shape {array.shape} instead.")
     if array.dtype.kind in "UO" and marker == -1 and any(isinstance(v, str) and v == "-1" for v in array.tolist()):
-        what = "the text '-1', which NumPy makes of -1 beside text, is no label"
+        what = "the text '-1', which NumPy makes of -1 beside text, is not a label"
         raise UserError(what, "Build y with dtype=object and mark rows without a label by None or -1.", "y")
     gone = [is_missing(value) or _is(value, "") or _is(value, marker) for value in array.tolist()]
     return array, np.array(gone, dtype=bool)
 
 
 def _is(value: Any, marker: Any) -> bool:
-    """Equal to ``marker`` and of one kind with it: True is no 1."""
+    """Return whether ``value`` equals ``marker`` and is of its kind: True is not 1."""
     alike = all(isinstance(value, kind) == isinstance(marker, kind) for kind in (str, bool | np.bool_))
     return marker is not None and alike and bool(value == marker)
 
 
 def _one_kind(labels: Array) -> Array:
-    """Labels of an object array in the type that they all have; text stays ``object``."""
+    """Return the labels of an object array in the type that they all have; text stays ``object``."""
     if not len(labels):
         raise UserError("there are no labelled rows", "Label at least one row of each class.", "y")
     if labels.dtype != object:
@@ -298,7 +298,7 @@ class LabeledKFold:
         return self.n_splits
 
     def split(self, X: Any, y: Any, groups: Any = None) -> Iterator[tuple[Array, Array]]:
-        """Row numbers to train on and to score, fold by fold.
+        """Yield the row numbers [n] to train on and [m] to score, fold by fold.
 
         Raises:
             ValueError: a class has fewer labels than there are folds, or too few labels in all.

@@ -97,7 +97,7 @@ def train_mpl(
     """Train ``model`` by the tutorial's loop (T1 to T3) and give its averaged weights, in eval mode.
 
     Despite the name, this is plain pseudo-labelling: nothing feeds the student's result back to the teacher, and there
-    is no second network at all. Meta Pseudo Labels is ``metapl.train`` with ``method="mpl"``; the name is the
+    is no second network. Meta Pseudo Labels is ``metapl.train`` with ``method="mpl"``; the name is the
     tutorial's.
 
     An epoch goes once through the labelled rows and once through the rows that hold a pseudo label, side by side: both
@@ -178,7 +178,7 @@ class _Loop:
     steps: int = 0
 
     def epoch(self, labeled: Iterable[Any], pseudo: Iterable[Pair], number: int) -> dict[str, Any]:
-        """One epoch of T2 and T3: its number of steps, and the means over them."""
+        """Train one epoch (T2 and T3); return its number of steps and the means over them."""
         names, start = ("loss", "supervised", "pseudo", "right", "rows"), self.steps
         sums = {name: torch.zeros((), device=self.device) for name in names}
         for pair, more in _side_by_side(labeled, pseudo):
@@ -221,7 +221,7 @@ class _Loop:
         return pair[0].to(self.device), pair[1].to(self.device)
 
     def _logits(self, x_l: Tensor, x_u: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Of both batches: from one forward (joint BatchNorm statistics) where the rows have one shape and type."""
+        """Return the logits of both batches, from one forward (joint BatchNorm statistics) if shape and type agree."""
         try:
             if x_u is None:
                 return class_logits(self.model, x_l), None
@@ -252,7 +252,7 @@ def _judged(
     views: int,
     augment: Callable[[Tensor], Tensor] | Literal["loader"] | None,
 ) -> PseudoLabels:
-    """T1, its second half."""
+    """Keep the pseudo labels that the judge agrees with: the second half of T1."""
     if judge == "none":
         return labels
     if judge == "views":
@@ -264,7 +264,7 @@ def _judged(
 
 
 def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Pair]:
-    """Every pseudo-labelled row once, fetched again; in random order where that is possible."""
+    """Yield every pseudo-labelled row once, fetched again, in random order where that is possible."""
     if not len(labels):
         return
     places = labels.positions[torch.randperm(len(labels))] if indexed(loader) else labels.positions
@@ -293,7 +293,7 @@ def _refilled(parts: Iterable[LoadedRows]) -> Iterator[Pair]:
 
 
 def _side_by_side(labeled: Iterable[Any], pseudo: Iterable[Pair]) -> Iterator[tuple[Pair, Pair | None]]:
-    """The labelled batches, each beside one of the others while there are any; again and again until all have come."""
+    """Yield each labelled batch beside a pseudo-labelled one; repeat the labelled ones until all others have come."""
     rest = iter(pseudo)
     more, first = next(rest, None), True
     while first or more is not None:
@@ -309,7 +309,7 @@ def _side_by_side(labeled: Iterable[Any], pseudo: Iterable[Pair]) -> Iterator[tu
 
 
 def _labeled(loader: Iterable[Any]) -> Iterator[Pair]:
-    """Batches (x, y) without the rows whose y is -1."""
+    """Yield batches (x, y) without the rows whose y is -1."""
     for batch in loader:
         x, y, _ = unpack(batch)
         if y is None:

@@ -68,7 +68,7 @@ def _terminated(number: int, frame: Any) -> None:
 
 
 def _at_home(argv: Sequence[str]) -> list[str]:
-    """``argv`` with the home folder for a ``~`` at the beginning of a path; shells leave the one of ``--out=~/x``."""
+    """Return ``argv`` with the home folder for a leading ``~`` of a path: shells leave the one of ``--out=~/x``."""
 
     def full(word: str) -> str:
         option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)

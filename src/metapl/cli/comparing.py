@@ -49,7 +49,7 @@ def compare(
         Number, typer.Option(metavar="M", help="Training per run, as many steps as fit: --budget minutes.")
     ] = None,
     reference: Annotated[
-        Text, typer.Option(metavar="METHOD", help="What all are held against; by default supervised, or the first.")
+        Text, typer.Option(metavar="METHOD", help="What all are compared with; by default supervised, or the first.")
     ] = None,
     workers: Annotated[
         Whole, typer.Option(metavar="N", help="Runs at a time, one core each; by default all cores, on a GPU 1.")
@@ -111,7 +111,7 @@ def compare(
 
 
 def resume_comparison(folder: Path, json: str | None, quiet: bool) -> None:
-    """``metapl resume`` of a comparison."""
+    """Go on with a stopped comparison, for ``metapl resume``."""
     from metapl.comparison import resume_comparison as run
     from metapl.utils.progress import make_progress
 
@@ -119,7 +119,7 @@ def resume_comparison(folder: Path, json: str | None, quiet: bool) -> None:
 
 
 def _finish(work: Callable[[], Comparison], json: str | None) -> None:
-    """Compare, and print the end; a stop is told with the command that goes on."""
+    """Compare, and print the end; a stop is reported with the command that goes on."""
     from metapl.comparison import ComparisonStopped
     from metapl.comparison.plan import plan_code
 

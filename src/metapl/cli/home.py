@@ -62,7 +62,7 @@ def _runs(folder: Path) -> list[tuple[str, str]]:
 
 
 def _data(folder: Path) -> list[tuple[str, str]]:
-    """Files of rows and folders of images."""
+    """Return what to do with files of rows and folders of images."""
     found = []
     for entry in _names(folder):
         name, suffix = shlex.quote(one_line(entry.name)), os.path.splitext(entry.name)[1].lower()

@@ -134,7 +134,7 @@ class TrainOptions:
 
     @property
     def data_and_pairs(self) -> tuple[str | None, list[str]]:
-        """DATA and the KEY=VALUE pairs."""
+        """Return DATA and the KEY=VALUE pairs."""
         return data_and_pairs(self.data, self.settings)
 
 
@@ -164,7 +164,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def data_and_pairs(data: str | None, settings: list[str] | None) -> tuple[str | None, list[str]]:
-    """DATA and the KEY=VALUE pairs; with ``--config FILE key=value`` the first pair stands where DATA would."""
+    """Return DATA and the KEY=VALUE pairs. With ``--config FILE key=value`` the first pair stands in DATA's place."""
     pairs = list(settings or [])
     if data is not None and "=" in data and not os.path.exists(data):
         return None, [data, *pairs]

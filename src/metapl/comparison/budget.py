@@ -43,15 +43,15 @@ class Cost:
     passes: PoolPasses = field(default_factory=PoolPasses)
 
     def rows(self, steps: int) -> RowCounts:
-        """Rows of a run of ``steps`` steps."""
+        """Return the rows that networks see in a run of ``steps`` steps."""
         return self.fixed + self.each * steps + self.pool * self.passes.count(steps)
 
     def total_rows(self, steps: int) -> float:
-        """Forward and backward together."""
+        """Return the same as one number, forward and backward together."""
         return self.rows(steps).total
 
     def seconds(self, steps: int) -> float:
-        """Seconds of the same."""
+        """Return the seconds of such a run."""
         after = self.seconds_extra * self.extra_steps
         return self.seconds_each * steps + after + self.seconds_pool * self.passes.count(steps)
 

@@ -108,7 +108,7 @@ def compare(
         budget: what is equal: "steps", "passes" (rows forward and backward; as many as the first method passes in its
             steps) or "minutes".
         minutes: of training per run, with that budget.
-        reference: the method that all are held against; by default supervised, or else the first.
+        reference: the method that all are compared with; by default supervised, or else the first.
         workers: runs at a time, one thread each; by default as many as there are cores, and one on a GPU.
         source: rows in memory instead of ``data``, which then only names them and can be left out.
         progress: what to show; by default nothing.
@@ -290,7 +290,7 @@ def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | Non
 
 
 def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> list[Row]:
-    """Every run of the plan, in its order: what is stored, and what is made now."""
+    """Return every run of the plan in its order: read those that are stored, make the others."""
     names = folder_names(plan.labels)
     found: dict[tuple[str, int], Row] = {}
     missing: list[tuple[str, int]] = []
@@ -332,7 +332,7 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
 
 
 def _passes(plan: Plan, label: str) -> float:
-    """Rows through networks of one run; 0 where they are not known."""
+    """Return the rows that networks see in one run; 0 if not known."""
     share = plan.budget[label]
     return cost(share["cost"]).rows(share["steps"]).total if share["cost"] else 0.0
 
@@ -346,7 +346,7 @@ def _in_jobs(
     done: Callable[[int, Outcome], None],
     plan: Plan,
 ) -> None:
-    """``run_jobs``, whose stop becomes the comparison's."""
+    """Call ``run_jobs``, whose stop becomes the comparison's."""
     ended = 0
 
     def counted(position: int, outcome: Outcome) -> None:

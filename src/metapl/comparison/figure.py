@@ -17,7 +17,7 @@ OURS, OTHERS, LINE = "#c2410c", "#1d4e89", "0.35"
 
 
 def draw(path: Path, plan: Plan, rows: Sequence[Row], runs: Iterable[Mapping[str, Any]]) -> None:
-    """Left: accuracy, one row per method, best on top. Right: training time per run."""
+    """Draw accuracy on the left, one row per method, best on top; on the right training time per run."""
     from matplotlib.figure import Figure
 
     shown = [row for row in ranked(rows) if row["seeds"]]
@@ -64,7 +64,7 @@ def _accuracy(axes: Any, place: int, row: Row, runs: Sequence[Mapping[str, Any]]
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Every dot is in the frame; an interval of few seeds may run out of it."""
+    """Return the ends of the axis: every dot is in the frame, an interval of few seeds may run out of it."""
     low, high = min(values), max(values)
     margin = max(1.0, 0.12 * (high - low))
     return low - margin, high + margin
@@ -89,7 +89,7 @@ def _named(row: Row) -> str:
 
 
 def _name(label: str) -> str:
-    """On several lines if it is long, cut if it is longer still; no mathematics is read in it."""
+    """Return a name on several lines if it is long, cut if it is longer still; ``$`` is escaped."""
     lines = [""]
     for part in re.split(r"(?<=[:+])", label):
         if lines[-1] and len(lines[-1]) + len(part) > LONGEST:

@@ -52,7 +52,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """S1 and S2 for ``values``, one per seed.
+    """Return mean, interval and p (S1 and S2) of ``values``, one per seed.
 
     Raises:
         ValueError: no values.
@@ -72,13 +72,13 @@ def _p(mean: float, sd: float, n: int) -> float:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
-    """Ours minus theirs over the seeds that both have; None where they share none."""
+    """Return ours minus theirs over the seeds that both have; None if they share no seed."""
     seeds = sorted(ours.keys() & theirs.keys())
     return estimate([ours[s] - theirs[s] for s in seeds]) if seeds else None
 
 
 def against_best(ours: Mapping[int, float], opponents: Sequence[Mapping[int, float]]) -> Estimate:
-    """Ours minus the best of ``opponents``, all over the same seeds: S4.
+    """Return ours minus the best of ``opponents``, all over the same seeds (S4).
 
     ``mean`` and ``sd`` are those of the difference to the opponent with the highest mean. Without an interval to every
     opponent there is none.
@@ -101,13 +101,13 @@ def against_best(ours: Mapping[int, float], opponents: Sequence[Mapping[int, flo
 
 
 def seeds_needed(sd: float, delta: float = 1.0) -> int:
-    """S3 for paired differences of standard deviation ``sd``, in the unit of ``delta``."""
+    """Return the seeds that show a difference of ``delta`` (S3); ``sd``: of paired differences, in the same unit."""
     z, power = float(ndtri((1 + LEVEL) / 2)), float(ndtri(POWER))
     return max(2, math.ceil(((z + power) * sd / delta) ** 2 + z * z / 2))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: below 0.05 means significant among all of them together."""
+    """Return Holm's adjusted p-values in the order given: below 0.05 is significant among all of them together."""
     order = sorted(range(len(p)), key=lambda k: p[k])
     adjusted, highest = [0.0] * len(p), 0.0
     for rank, k in enumerate(order):

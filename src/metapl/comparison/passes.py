@@ -84,7 +84,7 @@ def count_run(job: Job, counter: RowCounter) -> RowCounts:
 
 
 def sample_run(job: Job, counter: RowCounter) -> tuple[RowCounts, RowCounts]:
-    """Rows of the extra steps, and the mean of a step of the main phase, from few steps; the job is spent by it.
+    """Measure rows of the extra steps and the mean of a main step, from few steps. The job cannot be used afterwards.
 
     Where the method says when it passes over the pool, what passes then is left out.
     """

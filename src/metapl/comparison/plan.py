@@ -196,7 +196,7 @@ _CHOSEN = re.compile(r" finetune_")  # settings of a candidate that only validat
 def _without_twins(
     configs: Mapping[Spec, RunConfig], validated: bool, reference: str, notes: list[str]
 ) -> dict[Spec, RunConfig]:
-    """Without the rows that would train the same as one before them; ``notes`` gets their names.
+    """Leave out the rows that would train the same as one before them; ``notes`` gets their names.
 
     Without validation rows nothing is fine-tuned: rows that differ only in that are the same.
     """
@@ -222,7 +222,7 @@ def describe_split(source: Source, split: Split) -> str:
             per_class[k] += 1
     low, high, total = min(per_class), max(per_class), sum(per_class)
     spread = f"{low}" if low == high else f"{low} to {high}"
-    judges = f" ({len(split.validation)} of them validate)" if len(split.validation) else " (none of them validates)"
+    judges = f" ({len(split.validation)} of them validate)" if len(split.validation) else " (without validation rows)"
     hidden = len(set(split.unlabeled.tolist()) - set(split.labeled.tolist()))
     counted = f"{hidden} rows without label, {count_judges(split)} test rows"
     return f"{spread} labels per class, {total} in all{judges}, {counted}"
@@ -270,7 +270,7 @@ def _splits(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[int
 
 
 def _holding_out(config: RunConfig, source: Source) -> RunConfig:
-    """Labelled rows judge where the data bring no test rows.
+    """Hold out labelled rows as judges where the data bring no test rows.
 
     Raises:
         UserError: the data set their test rows aside without labels, or too few labelled rows.

@@ -31,7 +31,7 @@ RUN_FIELDS = (
 
 
 def text_table(plan: Plan, rows: Sequence[Row]) -> str:
-    """At most ``WIDTH`` wide; a long name has a line of its own. Best mean first."""
+    """Return the table as text, best mean first; a long name has a line of its own."""
     header, lines = _header(plan), [_cells(row) for row in ranked(rows)]
     widths = [max(len(line[k]) for line in [header, *lines]) for k in range(1, len(header))]
     width = max([len(line[0]) for line in lines if len(line[0]) <= NAME] + [len(header[0])])
@@ -57,7 +57,7 @@ def text(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """One line per run that failed."""
+    """Return one line per run that failed."""
     return [f"failed: {r['method']}, seed {seed}: {why}" for r in rows for seed, why in r["errors"].items()]
 
 
@@ -77,7 +77,7 @@ def markdown(plan: Plan, rows: Sequence[Row], versions: Mapping[str, str]) -> st
 
 
 def runs_csv(runs: Iterable[Mapping[str, Any]]) -> str:
-    """One line per run. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Return one line per run. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(RUN_FIELDS)

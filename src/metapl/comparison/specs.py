@@ -41,7 +41,7 @@ class Spec:
         label: as it was written, such as ``mpl:feedback=none``.
         method: as in ``RunConfig``.
         pairs: its settings as full ``key=value``, such as ``mpl.feedback=none``.
-        peer: the classifier that is no method of this package; ``method`` then only carries data, split and seed.
+        peer: the scikit-learn classifier; ``method`` then only carries data, split and seed.
     """
 
     label: str

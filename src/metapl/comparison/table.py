@@ -11,13 +11,13 @@ from metapl.comparison.budget import cost
 from metapl.comparison.paired import Estimate, against_best, estimate, holm, paired, seeds_needed
 from metapl.comparison.plan import Plan
 
-FAMILY = "mpl"  # methods that have this word in their name are no baselines
+FAMILY = "mpl"  # methods that have this word in their name do not count as baselines
 OVER = 1.25  # times the minutes asked for, from which on a row is marked
 Row = dict[str, Any]
 
 
 def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """One row per method, in the order asked; accuracies in percent, differences in points.
+    """Return one row per method, in the order asked; accuracies in percent, differences in points.
 
     ``to_reference`` and ``to_best`` are paired estimates (``paired.Estimate`` as plain values, and Holm's p over the
     column) or None. ``to_best`` is against the best baseline, whichever that is in truth (``paired.against_best``): the
@@ -63,7 +63,7 @@ def in_family(plan: Plan, label: str) -> bool:
 
 
 def ranked(rows: Iterable[Row]) -> list[Row]:
-    """Best mean first; below, by their means, the rows that lack seeds; what never finished last."""
+    """Return the rows with the best mean first, then those that lack seeds, then those that never finished."""
     return sorted(rows, key=lambda r: (not r["whole"], r["mean"] is None, -(r["mean"] or 0.0)))
 
 
@@ -105,7 +105,7 @@ def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _opponents(plan: Plan, means: Mapping[str, float], label: str) -> list[str]:
-    """Whom the row is held against in ``to_best``, highest mean first."""
+    """Return the methods that the row is compared with in ``to_best``, highest mean first."""
     baselines = [m for m in means if not in_family(plan, m)]
     return sorted((m for m in baselines or means if m != label), key=lambda m: -means[m])
 
@@ -124,7 +124,7 @@ def _difference(plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: 
 
 
 def _adjust(cells: Sequence[Row | None]) -> None:
-    """Holm's p beside each p of a column."""
+    """Add Holm's p beside each p of a column."""
     tested = [cell for cell in cells if cell is not None and cell["p"] is not None]
     for cell, p in zip(tested, holm([cell["p"] for cell in tested])):
         cell["p_holm"] = p

@@ -1,4 +1,4 @@
-"""What the runs of a comparison were made with: stored with each, told under the table, never mixed unsaid."""
+"""The versions that made each run of a comparison: stored with it, named under the table, not mixed without a warning."""
 
 from __future__ import annotations
 

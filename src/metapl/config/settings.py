@@ -105,7 +105,7 @@ class RunConfig(Settings):
 
     @property
     def ref(self) -> DataRef:
-        """What ``data`` refers to."""
+        """Return what ``data`` refers to."""
         return read_ref(self.data)
 
 
@@ -180,14 +180,14 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain values; the method's settings under the method's name."""
+    """Return the config as plain values; the method's settings stand under the method's name."""
     tree = _plain(config)
     tree[settings_group(config.method)] = tree.pop("settings")
     return typing.cast(dict[str, Any], tree)
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """The resolved config as YAML."""
+    """Write the resolved config as YAML."""
     write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
@@ -204,7 +204,7 @@ def load_config(path: Path, training: bool = True) -> RunConfig:
 
 
 def stored_code(path: Path) -> list[str]:
-    """Names of Python code of the user's own in a stored config; nothing is imported.
+    """Return the names of the user's own Python code in a stored config; nothing is imported.
 
     Raises:
         UserError: the file cannot be read.
@@ -213,7 +213,7 @@ def stored_code(path: Path) -> list[str]:
 
 
 def known_keys(method: str) -> list[str]:
-    """Every dotted key that a run of ``method`` takes."""
+    """Return every dotted key that a run of ``method`` takes."""
     return list(_types(method))
 
 

@@ -46,14 +46,14 @@ class Judged:
 
 
 def answers(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Judged:
-    """Ask a model about the labelled rows at ``index``; see ``evaluate``, which makes figures of the answers.
+    """Return a model's answers on the labelled rows at ``index`` [n] int64; ``evaluate`` turns them into figures.
 
     Raises:
         UserError: a class that the model does not know, or rows that do not fit it.
     """
     number, step = class_numbers(predictor, source), rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
     read, parts = [index[:0]], [probabilities(predictor, source, index[:0])]
-    for start in range(0, len(index), step):  # what was opened to see if it can be read is used before it is forgotten
+    for start in range(0, len(index), step):  # predict each chunk while its rows are in memory
         read.append(source.readable(index[start : start + step]))
         parts.append(probabilities(predictor, source, read[-1]))
     rows = np.concatenate(read)
@@ -61,7 +61,9 @@ def answers(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -
 
 
 def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Accuracy with a 95 % interval, per-class accuracy, confusion matrix, log loss and calibration error.
+    """Judge a model on the labelled rows at ``index`` [n] int64.
+
+    The figures: accuracy with its 95 % interval and per class, confusion matrix, log loss, calibration error.
 
     Rows that cannot be read are left out and entered in ``source.problems``. Classes are matched by name.
 
@@ -73,7 +75,7 @@ def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) 
 
 
 def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:
-    """Return the model's number of each class of ``source``, int64.
+    """Return the model's number of each class of ``source``, [classes] int64.
 
     Raises:
         UserError: a class that the model does not know.
@@ -90,7 +92,7 @@ def judge(p: Tensor, y: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Return the figures of ``evaluate`` for probabilities p [n, C] and true classes y [n].
 
     Raises:
-        UserError: a probability that is no number, as from weights that have grown without bound.
+        UserError: a probability that is not a number, as from weights that have grown without bound.
     """
     count, C = len(y), len(class_names)
     if not count:
@@ -125,7 +127,7 @@ def best_of(figures: Mapping[str, tuple[float, float]]) -> str:
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: ``right`` of ``count``."""
+    """Return Wilson's 95 % interval of the share ``right`` of ``count`` (Wilson 1927)."""
     share, square = right / count, z * z / count
     centre = (share + square / 2) / (1 + square)
     half = z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
@@ -133,7 +135,10 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def calibration_error(p: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: mean |confidence - accuracy| over equal-width bins (Guo et al. 2017)."""
+    """Return the expected calibration error of p [n, C] and classes y [n] (Guo et al. 2017).
+
+    It is the mean of |confidence - accuracy| over bins of equal width, weighted by their rows.
+    """
     confidence, predicted = p.max(-1)
     which = (confidence * bins).long().clamp(max=bins - 1)
     gap = torch.zeros(bins).index_add_(0, which, confidence - (predicted == y).float())

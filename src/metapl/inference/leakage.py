@@ -29,9 +29,9 @@ ALIKE = 0.1  # share of training rows that repeat, from which an equal row says 
 
 
 def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, index: Array) -> str:
-    """Return what is to be said of rows of ``rows`` at ``index`` that the run learnt from; "" where there are none.
+    """Return a warning if rows of ``rows`` at ``index`` [n] int64 are among the run's training rows; else "".
 
-    Also "" where it is not known: images, runs with an encoder, large files, and files that are gone or have changed.
+    It is also "" where that is not known: images, runs with an encoder, large files, files that are gone or changed.
     """
     p = predictor.takes
     if modality_of(p.kind).sized or config.source.encoder.name or not _is_quick(config):

@@ -48,7 +48,7 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
     """Judge every image in a folder and the folders inside it, or one image file.
 
     Images are brought to the size and colours that the model was trained on. Hidden names are passed over; what
-    cannot be read, or is no image by its suffix, is reported under ``problems``. Nothing is written.
+    cannot be read, or is not an image by its suffix, is reported under ``problems``. Nothing is written.
 
     Raises:
         UserError: no such path, no image in it, or a model that was not trained on images.

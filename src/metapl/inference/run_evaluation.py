@@ -55,7 +55,7 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
     config, predictor, source, split = open_own(run, device, trust_code)
     if not len(split.test):
         if given:
-            what = f"{shown(given)} is what this run was trained on, and none of its rows are test rows"
+            what = f"{shown(given)} is what this run was trained on, and it has no test rows"
             raise UserError(what, "Give labelled rows that it has not seen.", str(run))
         remedy = "Give labelled data: metapl evaluate RUN DATA."
         raise UserError("this run has no test rows", remedy, str(run))
@@ -88,14 +88,14 @@ def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Sourc
         channels, height, width = predictor.takes.shape
         known = Known((channels, height, width), left_out(run))
         source = open_source(config.ref, config.source, known=known)
-        with suppress(UserError):  # the list is gone, or the data changed: told by the strict way below
+        with suppress(UserError):  # the list is gone, or the data changed: reported by the strict way below
             return source, load_split(run, source)
     source = open_source(config.ref, config.source)
     return source, load_split(run, source)
 
 
 def _check_data(run: Path, config: RunConfig) -> None:
-    """Arrays from Python are not stored with the run: only Python can bring them again.
+    """Refuse runs on arrays from Python, which are not stored: only Python can bring them again.
 
     Raises:
         UserError: the run was trained on such rows.
@@ -103,7 +103,7 @@ def _check_data(run: Path, config: RunConfig) -> None:
     try:
         name = json.loads((run / "split.json").read_text(encoding="utf-8")).get("source")
     except (OSError, ValueError, AttributeError):
-        return  # told by load_split
+        return  # load_split reports it
     # A folder may have that name, and is stored as a path.
     if name == IN_MEMORY and (config.ref.name != IN_MEMORY or config.data == IN_MEMORY):
         remedy = "Use metapl.evaluate in Python, or give labelled data: metapl evaluate RUN DATA."
@@ -143,7 +143,7 @@ def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, t
 
 
 def _judged_file(ref: DataRef) -> DataRef:
-    """In a folder of files of rows the one that is judged: the test rows, or the labelled ones where it has none."""
+    """Return the file of a folder that is judged: the test rows, else the labelled ones; any other data as they are."""
     inside = tables_in(ref.path) if ref.is_folder and ref.path is not None else {}
     return read_ref(str(inside.get("test", inside["labeled"]))) if inside else ref
 
@@ -157,7 +157,7 @@ def _trained_files(config: RunConfig) -> list[DataRef]:
 
 
 def _judged_rows(source: Source) -> Array:
-    """Its test rows that have a label, or all labelled rows where it has none."""
+    """Return the rows [n] to judge: labelled test rows, or all labelled rows if there are no test rows."""
     own = source.is_test & (source.labels >= 0)
     return np.flatnonzero(own if own.any() else source.labels >= 0)
 

@@ -27,5 +27,5 @@ def open_model(run: Path, device: str | None, trust_code: bool) -> tuple[RunConf
     config = open_run(run, training=False)
     predictor = load_model(run / "model", pick_device(device or "auto"), trust_code=trust_code)
     if predictor.takes.tokens is not None:
-        tokenizer_of(predictor.takes.tokens)  # told here, since with another one the run's own data look changed too
+        tokenizer_of(predictor.takes.tokens)  # checked first: with another one the run's own data look changed, too
     return config, predictor

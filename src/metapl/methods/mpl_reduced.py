@@ -123,7 +123,7 @@ class ReducedMPL:
             self.selection.fit(*judge(self.net.model))
 
     def _teacher_step(self, batch: SemiBatch, t: int) -> StepReport:
-        """R1."""
+        """Step the teacher (R1)."""
         views = unlabeled_views(batch) if self.uda.active else ()
         z_l, *z_u = self.net(batch.x_l, *views)
         supervised = loss = cross_entropy(z_l, batch.y_l, self.config.label_smoothing)
@@ -143,7 +143,7 @@ class ReducedMPL:
         self._begin(self.context.build_model(), student=True)
 
     def _student_step(self, batch: SemiBatch, t: int, log_p: Tensor) -> StepReport:
-        """R3 to R5."""
+        """Step student and calibrator (R3 to R5)."""
         weak, strong = unlabeled_views(batch)
         stored, t_student = log_p[batch.u_index], max(0, t - self.switch)
         z = self.calibrator.model(stored) if self.calibrator else stored

@@ -47,7 +47,7 @@ class UDATerm:
 
     @property
     def needs_validation(self) -> bool:
-        """Whether the selection must be fitted on validation rows."""
+        """Return whether the selection must be fitted on validation rows."""
         return self.active and self.selection.needs_validation
 
     def __call__(self, z_weak: Tensor, z_strong: Tensor, index: Tensor, t: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -91,7 +91,7 @@ class PseudoLabel(OneNetwork):
         return make_report(loss, logged | self.selection.report())
 
     def pool_passes(self, epoch: int) -> PoolPasses:
-        """The judge predicts the rows that hold a label, k times. Their number is unknown before: assume half."""
+        """Estimate the passes: the judge predicts labelled pool rows k times, and half of the pool is assumed to be."""
         c, (_, threshold) = self.config, read_threshold(self.config.threshold)
         if self.labels is None or not self.active:
             return PoolPasses()
@@ -109,7 +109,7 @@ class PseudoLabel(OneNetwork):
         return loss / mask.mean().clamp_min(1e-8) if self.config.mean == "kept" else loss, mask  # P2'
 
     def _label_pool(self, old_labels: Tensor, batch: SemiBatch, t: int) -> None:
-        """P1', if an epoch starts at step t. By default an epoch has as many steps as the pool has batches."""
+        """Label the pool (P1') if an epoch starts at step t. By default an epoch has a step per batch of the pool."""
         c, net, pool, (_, threshold) = self.config, self.net, self.pool, read_threshold(self.config.threshold)
         size = len(old_labels)
         epoch, step_of_epoch = divmod(t, c.epoch_steps or max(1, -(-size // len(batch.u_index))))

@@ -72,14 +72,14 @@ class FrozenEncoder:
 
     @property
     def identity(self) -> str:
-        """Everything beside the row that its features depend on, as far as it is known exactly."""
+        """Return everything beside the row that its features depend on, as far as it is known exactly."""
         parts = [self.sha256, self.spec.size, self.spec.mean, self.spec.std, self.spec.channels]
         takes = [self.takes.kind, self.takes.shape, repr(self.takes.tokens), self.takes.resize]
         return json.dumps([*parts, self.normalize, self.pooling, *takes])
 
     @property
     def versions(self) -> str:
-        """The libraries of the network with their versions."""
+        """Return the libraries of the network with their versions."""
         versions = [f"torch {torch.__version__}"]
         if (library := _LIBRARIES.get(split_name(self.name).prefix or self.name)) is not None:
             versions.append(f"{library} {metadata.version(library)}")

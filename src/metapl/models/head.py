@@ -30,5 +30,5 @@ class Head(nn.Module):
         self.length = math.sqrt(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of x [B, *shape]."""
+        """Return logits [B, C] of x [B, *shape]."""
         return F.linear(x.flatten(1), self.weight, self.length * self.bias)

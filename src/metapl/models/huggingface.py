@@ -38,7 +38,7 @@ class HFClassifier(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The config as JSON values: the same network can be built from it without the folder."""
+        """Return the config as JSON values: the same network can be built from it without the folder."""
         config: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))  # type: ignore[union-attr, operator]
         return config
 

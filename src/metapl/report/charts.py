@@ -87,7 +87,7 @@ def render(planned: Sequence[tuple[str, str, str, str, Draw]], folder: Path | No
     }
     charts = []
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter that the font lacks is no reason to stop
+        warnings.simplefilter("ignore")  # a letter that the font lacks does not stop the report
         for group, name, title, about, draw in planned:
             figure = Figure(figsize=(WIDE, HIGH), layout="constrained")
             draw(figure)
@@ -101,7 +101,7 @@ def render(planned: Sequence[tuple[str, str, str, str, Draw]], folder: Path | No
 
 
 def _lines(curves: Sequence[tuple[str, Sequence[int], Sequence[float]]], share: bool = False) -> Draw:
-    """Curves over steps; one alone has no legend."""
+    """Draw curves over steps; one alone has no legend."""
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -124,7 +124,7 @@ def _lines(curves: Sequence[tuple[str, Sequence[int], Sequence[float]]], share: 
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Running mean over a tenth of the points, shorter at both ends."""
+    """Return the running mean over a tenth of the points, shorter at both ends."""
     half = max(1, len(values) // 20)
     return [float(np.mean(values[max(0, k - half) : k + half + 1])) for k in range(len(values))]
 
@@ -177,7 +177,7 @@ def _masks(record: Record, material: dict[str, Any]) -> list[tuple[str, str, str
 
 
 def _classes(record: Record, material: dict[str, Any]) -> list[tuple[str, str, str, str, Draw]]:
-    """Shares of the classes that the model names on the same unlabelled rows over time."""
+    """Draw the shares of the classes that the model names on the same unlabelled rows over time."""
     looks = [(row["step"], row["pool"]["class"]) for row in record.snapshots if "pool" in row]
     names, labels = material.get("classes", []), np.array(material.get("labels", []), dtype=float)
     if len(looks) < 2 or not names:
@@ -202,10 +202,9 @@ def _classes(record: Record, material: dict[str, Any]) -> list[tuple[str, str, s
         handles, texts = axes.get_legend_handles_labels()
         figure.legend(handles[::-1], texts[::-1], loc="outside right center", frameon=False, fontsize=9)
 
-    told = ", ".join(f"{word} {share[-1]:.2f}" for word, share in zip(words, stack))
-    about = (
-        f"Classes named on the same {len(looks[0][1])} unlabelled rows; at the end: {told}. Right: the labels' shares."
-    )
+    shares = ", ".join(f"{word} {share[-1]:.2f}" for word, share in zip(words, stack))
+    rows = f"the same {len(looks[0][1])} unlabelled rows"
+    about = f"Classes named on {rows}; at the end: {shares}. Right: the labels' shares."
     return [("pseudo", "class-shares", "Class shares on the unlabelled rows", about, draw)]
 
 
@@ -251,7 +250,7 @@ def _reliability(material: dict[str, Any]) -> list[tuple[str, str, str, str, Dra
 
 
 def _confusion(record: Record, material: dict[str, Any]) -> list[tuple[str, str, str, str, Draw]]:
-    """As a file; the page shows a table, which can be read aloud and copied."""
+    """Draw the confusion matrix as a file; the page shows a table, which can be read aloud and copied."""
     figures = record.evaluation or material.get("validation")
     names = [cut(name, 18) for name in material.get("classes", [])]
     if not figures or len(names) > 40:

@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 def display(source: Source, index: Array) -> list[dict[str, Any]]:
-    """Describe the rows at ``index`` for the page, none of them a test row: plain JSON values.
+    """Describe the rows at ``index`` [n] for the page as plain JSON values; test rows never come here.
 
     Returns:
         Per row ``{"image": data URI, "small": bool}``, ``{"text": str}`` or ``{"cells": [[name, value], ...]}``.

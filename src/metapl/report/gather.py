@@ -103,9 +103,10 @@ def _pool(record: Record, predictor: Predictor, source: Source, split: Split) ->
 
 
 def calibration(p: Tensor, y: Tensor) -> dict[str, Any] | None:
-    """Confidence against accuracy, before and after temperature scaling; None for fewer than ``LEAST`` rows.
+    """Compare confidence with accuracy before and after temperature scaling; None for fewer than ``LEAST`` rows.
 
-    The temperature of each half of the rows is fitted on the other half, so the picture is of rows it has not seen.
+    ``p`` [n, C], ``y`` [n]. The temperature of each half of the rows is fitted on the other half, so the picture is of
+    rows that it has not seen.
     """
     if len(y) < LEAST:
         return None
@@ -122,7 +123,7 @@ def calibration(p: Tensor, y: Tensor) -> dict[str, Any] | None:
 
 
 def _bins(p: Tensor, y: Tensor) -> list[list[float]]:
-    """Per bin of confidence that holds rows: mean confidence, accuracy, number of rows."""
+    """Return mean confidence, accuracy and number of rows of each bin of confidence that is not empty."""
     confidence, named = p.max(-1)
     which = (confidence * BINS).long().clamp(max=BINS - 1)
     right, found = (named == y).float(), []
@@ -152,7 +153,7 @@ def known_labels(source: Source, split: Split) -> Array:
 
 
 def _cards(shown: Shown, index: Array, p: Tensor, notes: Sequence[str]) -> list[Card]:
-    """One card per row: the row itself, its id, the model's answer, the label if it has one."""
+    """Return one card per row, with its id, the model's answer and its label."""
     cards, source, names = [], shown.source, shown.names
     for k, (row, content) in enumerate(zip(index.tolist(), display(source, index))):
         label = int(shown.labels[row])
@@ -174,7 +175,7 @@ def _grid(title: str, about: str, rows: list[Card], name: str) -> dict[str, Any]
 
 
 def _sure(shown: Shown, judged: Judged, right: bool) -> dict[str, Any]:
-    """Validation rows that the model is most sure of."""
+    """Return the validation rows that the model is most sure of."""
     confidence, named = judged.p.max(-1) if len(judged.y) else (torch.zeros(0), torch.zeros(0))
     own = torch.nonzero((named == judged.y) == right).flatten()
     order = own[confidence[own].argsort(descending=True, stable=True)][: SHOWN if not right else SHOWN // 2].numpy()
@@ -186,7 +187,7 @@ def _sure(shown: Shown, judged: Judged, right: bool) -> dict[str, Any]:
 
 
 def _near(shown: Shown, index: Array, p: Tensor, threshold: float) -> dict[str, Any]:
-    """Unlabelled rows on the edge of being used."""
+    """Return the unlabelled rows on the edge of being used."""
     own = np.flatnonzero(shown.labels[index] < 0)
     index, p = index[own], p[torch.from_numpy(own)]
     confidence = p.max(-1).values if len(p) else torch.zeros(0)
@@ -202,7 +203,7 @@ def _near(shown: Shown, index: Array, p: Tensor, threshold: float) -> dict[str, 
 
 
 def _suspects(shown: Shown, judged: Judged, taught: Judged) -> dict[str, Any]:
-    """Labelled rows whose label the model firmly contradicts; validation rows, which it was not taught, come first."""
+    """Return labelled rows whose label the model firmly contradicts; validation rows, not trained on, come first."""
     index, notes, parts = list[int](), list[str](), list[Tensor]()
     for rows, note in ((judged, "validation row"), (taught, "trained with this label")):
         if not len(rows.y):
@@ -219,7 +220,7 @@ def _suspects(shown: Shown, judged: Judged, taught: Judged) -> dict[str, Any]:
 
 
 def _changed(shown: Shown, index: Array, snapshots: list[dict[str, Any]]) -> dict[str, Any]:
-    """Unlabelled rows whose class changed most often during the run."""
+    """Return the unlabelled rows whose class changed most often during the run."""
     looks = [row["pool"] for row in snapshots if "pool" in row and len(row["pool"]["class"]) == len(index)]
     rows = list[Card]()
     if len(looks) > 2:
@@ -237,7 +238,7 @@ def _changed(shown: Shown, index: Array, snapshots: list[dict[str, Any]]) -> dic
 
 
 def _corrected(shown: Shown, record: Record, predictor: Predictor, split: Split) -> dict[str, Any]:
-    """Unlabelled rows whose class the labelled rows spoke against most."""
+    """Return the unlabelled rows whose class the labelled rows spoke against most."""
     scores = record.feedback(split.unlabeled)
     rows = sorted((score, row) for row, score in scores.items() if score < 0 and shown.labels[row] < 0)[:SHOWN]
     index = np.array([row for _, row in rows], dtype=np.int64)

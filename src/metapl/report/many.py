@@ -181,7 +181,7 @@ def _names(records: Sequence[Record]) -> list[str]:
 def _best(names: Sequence[str], figures: Sequence[tuple[Row | None, str]]) -> str:
     shown = [(found["accuracy"], name, rows) for name, (found, rows) in zip(names, figures) if found]
     if not shown:
-        return "None of these runs has been judged on labelled rows."
+        return "These runs have not been judged on labelled rows."
     best, name, rows = max(shown)
     first = f"{name} is right most often: {percent(best)} of its {rows}."
     return f"{first} Look at the intervals before you believe a difference."
@@ -198,7 +198,7 @@ def _unlike(records: Sequence[Record], rows: Sequence[str]) -> list[str]:
 
 
 def _differences(configs: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    """Settings that are not alike in all runs."""
+    """Return the settings that are not alike in all runs."""
     flat = [_flat(config) for config in configs]
     keys = dict.fromkeys(key for config in flat for key in config)
     found = [(key, [config.get(key, "-") for config in flat]) for key in keys]
@@ -246,7 +246,7 @@ def _intervals(
 
 
 def _seeds(table: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str, str, Draw]]:
-    """Every seed of every method, and the mean with its interval."""
+    """Draw every seed of every method, and the mean with its interval."""
     shown = [row for row in table if row["mean"] is not None][::-1]
     if not shown:
         return []
@@ -278,7 +278,7 @@ def _seeds(table: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
 def _mean_curves(
     table: Sequence[Row], runs: Sequence[Row], place: Path, names: Mapping[str, str]
 ) -> list[tuple[str, list[int], list[float]]]:
-    """Validation accuracy over time, the mean over the seeds that were judged at the same steps."""
+    """Return validation accuracy over time, the mean over the seeds that were judged at the same steps."""
     curves = []
     for row in table[:MOST_CURVES]:
         found: list[dict[int, float]] = []

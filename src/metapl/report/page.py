@@ -94,7 +94,7 @@ def _mistakes(figures: dict[str, Any] | None, names: list[str]) -> list[dict[str
 
 
 def _per_class(figures: dict[str, Any] | None, names: list[str], labels: list[int]) -> list[dict[str, Any]]:
-    """Of each class: how many rows, the share found, and the share of its answers that are right."""
+    """Return for each class its rows, the share found, and the share of its answers that are right."""
     if not figures:
         return []
     confusion, lines = figures["confusion"], []

@@ -46,12 +46,12 @@ class Record:
 
     @property
     def method(self) -> str:
-        """The method's name, without the module of a method of one's own."""
+        """Return the method's name, without the module of a method of one's own."""
         return last_part(str(self.results["method"]))
 
     @property
     def settings(self) -> Row:
-        """The method's own settings."""
+        """Return the method's own settings."""
         group = self.results["method"] if ":" not in str(self.results["method"]) else "own"
         found = self.config.get(group)
         return found if isinstance(found, dict) else {}
@@ -105,5 +105,5 @@ def _json(path: Path) -> Any:
 
 
 def _split(stored: Row | None) -> Row:
-    """Without the lists of rows."""
+    """Return the stored split without the lists of rows."""
     return {k: v for k, v in (stored or {}).items() if isinstance(v, str | int)}

@@ -194,7 +194,7 @@ def weakest(figures: dict[str, Any]) -> tuple[str, float, int, str] | None:
 
 
 def _headline(record: Record, answers: list[Answer], figures: dict[str, Any] | None, judged_on: str) -> str:
-    """One sentence above all."""
+    """Return the sentence at the top of the page."""
     results, helped = record.results, answers[1]
     rows = results["rows"]
     about = f"From {rows['labeled']} labelled and {rows['unlabeled']} unlabelled rows"

@@ -86,7 +86,7 @@ def refresh(folder: Path) -> Path | None:
         return None
     try:
         return _write(read_record(folder), material)
-    except Exception:  # the figures that were asked for stand; an old page is no harm
+    except Exception:  # the evaluation stands, and an old page does no harm
         return None
 
 

@@ -18,7 +18,7 @@ LABEL, UNSURE, NONE = "label", "unsure", "none"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person said about a row: a class; or unsure, or none of the classes, and then ``label`` is empty."""
+    """A person's answer on one row: a class, or unsure or another class, for which ``label`` is empty."""
 
     label: str
     kind: str = LABEL
@@ -42,7 +42,7 @@ class Answers:
 
     @property
     def given(self) -> Mapping[str, Answer]:
-        """All answers by row id, oldest first."""
+        """Return all answers by row id, oldest first."""
         return self._given
 
     def give(self, row: str, answer: Answer) -> None:
@@ -50,7 +50,7 @@ class Answers:
         self._replace({**{k: v for k, v in self._given.items() if k != row}, row: answer})
 
     def undo(self) -> str | None:
-        """Take the last answer back; gives its row, or None where there is no answer."""
+        """Take the last answer back; return its row, or None if there is no answer."""
         if not self._given:
             return None
         last = next(reversed(self._given))

@@ -72,7 +72,7 @@ def _label_studio(review: Review, answers: Answers, path: Path) -> str:
 
 
 def _task(question: Question, row: dict[str, Any], answer: Answer | None) -> dict[str, Any]:
-    """One task: the row as it is shown, the model's guess, and the answer where there is one."""
+    """Return one task: the row as it is shown, the model's guess, and the answer if there is one."""
     content = {k: row[k] for k in ("image", "text") if k in row}
     if "cells" in row:
         content["text"] = "\n".join(f"{name}: {value}" for name, value in row["cells"])

@@ -105,7 +105,7 @@ def _close(pool: list[tuple[int, PseudoLabel]]) -> list[Question]:
 
 
 def _changing(pool: list[tuple[int, PseudoLabel]]) -> list[Question]:
-    """Pool rows whose class changed during the training, most often first."""
+    """Return pool rows whose class changed during the training, most often first."""
     some = [(k, row) for k, row in pool if _agreement(row) < STABLE]
     return _questions(some, _agreement, _changing_reason)
 
@@ -130,7 +130,7 @@ def _questions(
 
 
 def _suspects(source: Source, names: tuple[str, ...], taught: Judged) -> list[Question]:
-    """Labelled rows whose label the model firmly contradicts, firmest first."""
+    """Return labelled rows whose label the model firmly contradicts, firmest first."""
     if not len(taught.y):
         return []
     confidence, named = taught.p.max(-1)

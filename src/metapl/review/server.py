@@ -179,7 +179,7 @@ def render(session: Session) -> tuple[str, str]:
 
 
 def keys_of(names: Sequence[str]) -> list[str]:
-    """One key per class, "" where there are not enough; names of one character, such as digits, are their own keys."""
+    """Return one key per class, "" once keys run out; names of one character, such as digits, are their own keys."""
     own = [name.lower() for name in names]
     if all(len(key) == 1 and key in KEYS for key in own) and len(set(own)) == len(own):
         return own

@@ -49,7 +49,7 @@ class Predictor:
 
     @property
     def takes(self) -> Preprocessing:
-        """The raw rows that are asked for: kind, shape, columns, tokens."""
+        """Return what raw rows the model takes: kind, shape, columns, tokens."""
         return self.preprocessing if self.encoder is None else self.encoder.takes
 
     def input(self, labels: bool = False) -> ModelInput:

@@ -61,7 +61,7 @@ class TrainedModel:
 
 
 class Recorder:
-    """Nothing is written: no checkpoints, so a stop is a plain ``KeyboardInterrupt`` and loses the run."""
+    """Keeps a run in memory. It writes no checkpoints, so a stop is a plain ``KeyboardInterrupt`` and loses the run."""
 
     folder: Path | None = None
 
@@ -78,11 +78,11 @@ class Recorder:
         return nullcontext()
 
     def begin(self, start: RunStart) -> None:
-        """Called once, before the first step of a new run."""
+        """Begin a new run; called once, before its first step."""
         self.start = start
 
     def listen(self) -> AbstractContextManager[list[int]]:
-        """Signals that ask the run to stop, as ``stop_signals`` gives them; here none is caught."""
+        """Give the signals that ask the run to stop, as ``stop_signals`` does; in memory they are not caught."""
         return nullcontext([])
 
     def truncate(self, step: int) -> None:
@@ -160,7 +160,7 @@ class Recorder:
         self.models.append(trained)
 
     def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
-        """Called once, after the models."""
+        """End the run; called once, after the models."""
         self.summary = summary
         self._origin = -1, {}  # nothing goes back any more
 

@@ -38,14 +38,14 @@ Raised = tuple[str, float, str]  # name, value, text
 
 
 def pool_sample(pool_size: int, seed: int) -> Tensor:
-    """Positions in ``Split.unlabeled`` of the rows that are looked at during a run, at most ``SAMPLE`` of them."""
+    """Draw the pool rows that are looked at during a run: positions in ``Split.unlabeled``, [at most SAMPLE] int64."""
     return torch.randperm(pool_size, generator=generator("cpu", seed, "alarms"))[:SAMPLE]
 
 
 def pool_answers(job: Job, model: nn.Module) -> Tensor:
     """Ask a model about the ``pool_sample``: logits [n, C] on the CPU.
 
-    There is no row for supervised training, which sees no unlabelled row.
+    Supervised training sees no unlabelled rows: n is then 0.
     """
     stream = job.stream
     if job.config.method == "supervised" or not stream.pool_size:
@@ -111,7 +111,7 @@ def find(
 
 
 def _collapse(row: Row, previous: Row | None, names: Sequence[str]) -> list[Raised]:
-    """A1."""
+    """Look for a collapse of the classes named on the pool (A1)."""
     found = []
     if previous is not None and min(row["class_shift"], previous["class_shift"]) > SHIFT:
         found.append(("class_shift", row["class_shift"], _SHIFT.format(100 * row["class_shift"])))
@@ -123,7 +123,7 @@ def _collapse(row: Row, previous: Row | None, names: Sequence[str]) -> list[Rais
 
 
 def _mask(rows: Sequence[Row], settings: Any) -> list[Raised]:
-    """A2. Rows without a mask do not count: a term that is off, or a phase without one, says nothing of a threshold."""
+    """Look for a mask that is shut or wide open (A2), over the logged rows that have a mask."""
     rates = [r["mask_rate"] for r in rows if "mask_rate" in r]
     if not rates or not 0 < threshold(settings) <= 1:
         return []
@@ -134,13 +134,13 @@ def _mask(rows: Sequence[Row], settings: Any) -> list[Raised]:
 
 
 def _gap(rows: Sequence[Row], steps: int, method: str, settings: Any) -> list[Raised]:
-    """A3."""
-    told = [r for r in rows if "agreement" in r]
-    if not told:
+    """Look for a student and a teacher that disagree late in the run (A3)."""
+    logged = [r for r in rows if "agreement" in r]
+    if not logged:
         return []
-    told = [r for r in told if r.get("round") == told[-1].get("round")]  # self_training: the student of now
-    done, begun = rows[-1]["step"], max((r["step"] for r in rows if r["step"] < told[0]["step"]), default=0)
-    late = [r["agreement"] for r in told if r["step"] > 0.75 * done]
+    logged = [r for r in logged if r.get("round") == logged[-1].get("round")]  # self_training: the present student
+    done, begun = rows[-1]["step"], max((r["step"] for r in rows if r["step"] < logged[0]["step"]), default=0)
+    late = [r["agreement"] for r in logged if r["step"] > 0.75 * done]
     if 2 * done < begun + steps or not late or (mean := fmean(late)) >= AGREEMENT:
         return []
     who, advice = gap_words(method, settings)
@@ -148,7 +148,7 @@ def _gap(rows: Sequence[Row], steps: int, method: str, settings: Any) -> list[Ra
 
 
 def threshold(settings: Any) -> float:
-    """Return the highest of the settings whose name ends with "threshold"; 0 where there is none or it is not used.
+    """Return the highest of the settings whose name ends with "threshold"; 0 without such a setting, or if not used.
 
     A target precision stands for itself.
     """
@@ -159,7 +159,7 @@ def threshold(settings: Any) -> float:
 
 
 def gap_words(method: str, settings: Any) -> tuple[str, str]:
-    """Who disagrees, and what can be done, for the method that runs."""
+    """Return who disagrees and what can be done, in words, for the method that runs."""
     strong = "soften the strong views (the views.* settings)"
     if method == "mpl":
         uses_feedback = settings.feedback != "none" and settings.feedback_weight > 0

@@ -48,7 +48,7 @@ class GuardPlan:
     Attributes:
         validation: rows to be judged by the models of the run itself.
         folds: the cross-fitting; none where the validation rows are enough.
-        none: why there is no guard; empty where there is one.
+        none: why there is no guard; empty if there is one.
         retrained: whether the method is trained in the folds too.
     """
 
@@ -63,7 +63,7 @@ class GuardPlan:
 
     @property
     def trainings(self) -> int:
-        """How often the method is trained beside the run."""
+        """Return how often the method is trained beside the run."""
         return len(self.folds) if self.retrained else 0
 
     def steps(self, config: RunConfig, extra: int = 0) -> tuple[int, int]:
@@ -87,7 +87,7 @@ class Answers:
 
     @property
     def figures(self) -> tuple[float, float]:
-        """Accuracy and log loss."""
+        """Return accuracy and log loss."""
         return float(self.right.mean()), log_loss(self.p)
 
 
@@ -152,7 +152,7 @@ def baseline_config(job: Job, name: str) -> RunConfig:
 def train_candidate(
     job: Job, config: RunConfig, split: Split, before_step: Callable[[], None] | None, wanted: str = ""
 ) -> Predictor:
-    """Train in memory; return the candidate ``wanted``, or the preferred one where there is none of that name."""
+    """Train in memory; return the candidate ``wanted``, or the preferred one if it has no such name."""
     network = None if fits_once(config.method) else job.prepared.network
     trained = run_trial(config, replace(job.prepared, split=split, network=network), before_step, wanted)
     return trained.get(wanted, next(iter(trained.values())))

@@ -71,17 +71,17 @@ class Pair:
 
     @property
     def score(self) -> float:
-        """Above 0: the first side is to be chosen (G3)."""
+        """Return a score above 0 if the first side is to be chosen (G3)."""
         return self.wins - self.losses + self.credit
 
     @property
     def difference(self) -> float:
-        """Accuracy of the first minus that of the second."""
+        """Return the accuracy of the first minus that of the second."""
         return (self.wins - self.losses) / self.rows
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the difference (G5)."""
+        """Return the 95 % interval of the difference (G5)."""
         return paired_interval(self.wins, self.losses, self.both, self.rows)
 
 
@@ -110,12 +110,12 @@ class Case:
 
     @property
     def settled(self) -> bool:
-        """Whether labelled rows need not be judged: there is one baseline, and it is returned or as good."""
+        """Return whether labelled rows need not be judged: the one baseline is returned, or is as good."""
         return len(self.baselines) == 1 and (bool(self.refusal) or max(self.apart.values()) <= ALIKE)
 
     @property
     def credit(self) -> float:
-        """Credit of the method against a baseline, in rows (G3)."""
+        """Return the credit of the method against a baseline, in rows (G3)."""
         return CREDIT_OTHER_SHARES if self.shift > OTHER_SHARES else CREDIT
 
 
@@ -125,7 +125,7 @@ class GuardVerdict:
 
     Attributes:
         summary: what ``results.json`` holds.
-        baseline: the baseline that the method was compared with; None where there was no comparison.
+        baseline: the baseline that the method was compared with; None without a comparison.
         network: the name of its network.
         mean: the mean of method and baseline, where that is returned.
     """
@@ -137,12 +137,12 @@ class GuardVerdict:
 
     @property
     def returned(self) -> bool:
-        """Whether another model takes the result's place."""
+        """Return whether another model takes the result's place."""
         return self.baseline is not None and self.summary["returned"] != self.summary["method"]
 
     @property
     def name(self) -> str:
-        """What is returned, in words."""
+        """Return the name of the returned model."""
         return str(self.summary.get("returned", ""))
 
 
@@ -224,7 +224,7 @@ def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor], alarms: 
 def _refusal(
     job: Job, mine: PoolView, others: Mapping[str, PoolView], known: float, alarms: Sequence[Mapping[str, Any]]
 ) -> str:
-    """G4, as far as no baseline is judged: why the method's model cannot be returned; empty where nothing speaks so."""
+    """Return why the method's model cannot be returned (G4, before baselines are judged); "" if it can."""
     names, method = job.source.class_names, job.config.method
     lost = [lost_class(mine, view.shares) for view in others.values()]
     if lost[0] is not None and None not in lost:

@@ -58,12 +58,12 @@ class Job:
 
     @property
     def extra_steps(self) -> int:
-        """The method's; none where no validation row could choose what they make."""
+        """Return the method's extra steps; 0 without validation rows, which choose whether their result is used."""
         return self.method.extra_steps if len(self.split.validation) else 0
 
     @property
     def pool_passes(self) -> PoolPasses | None:
-        """When the method passes over the whole pool; None where it does not say."""
+        """Return when the method passes over the whole pool; None if it does not say."""
         epoch = max(1, math.ceil(self.stream.pool_size / self.config.batch.unlabeled))
         return self.method.pool_passes(epoch) if isinstance(self.method, Passing) else None
 
@@ -73,7 +73,7 @@ class Job:
         return Predictor(model, self.prepared.preprocessing, names, self.device, encoder, files)
 
     def step(self, t: int) -> Mapping[str, Tensor]:
-        """Step t, and before it what is fitted on the validation rows after every ``loop.eval_every`` steps."""
+        """Make step t. Before it, every ``loop.eval_every`` steps, fit what the method fits on validation rows."""
         method, judged = self.method, 0 < t < self.config.steps and due(t, self.config.loop.eval_every, self.total)
         if judged and isinstance(method, Calibrated) and method.needs_validation:
             method.calibrate(self.judge)

@@ -55,20 +55,20 @@ class Result:
     kept: Recorder = field(default_factory=Recorder, repr=False)
 
     def __repr__(self) -> str:
-        """Three lines: what ran and was chosen, how good it is on validation rows, what the guard says."""
-        told, rows = self.summary, len(self.split.validation)
-        ran = f"{told['method']}, {told['steps']} steps on {self.source.name}"
+        """Return three lines: the run and its choice, its accuracy on validation rows, and the guard's verdict."""
+        summary, rows = self.summary, len(self.split.validation)
+        ran = f"{summary['method']}, {summary['steps']} steps on {self.source.name}"
         place = "in memory" if self.folder is None else str(self.folder)
-        judged = told["validation"].get(told["candidate"])
-        best = told["candidate"] + ("" if told["chosen"] == told["candidate"] else " (not returned)")
+        judged = summary["validation"].get(summary["candidate"])
+        best = summary["candidate"] + ("" if summary["chosen"] == summary["candidate"] else " (not returned)")
         right = f"{best}: accuracy {judged['accuracy']:.3f} on {rows} validation rows" if judged else ""
-        guard = told.get("guard", {})
+        guard = summary.get("guard", {})
         verdict = "guard: off" if guard.get("mode", "off") == "off" else str(guard["text"]).split(". ")[0]
-        return f"Result({ran}, {place}; chosen: {told['chosen']}\n  {right or 'no validation rows'}\n  {verdict})"
+        return f"Result({ran}, {place}; chosen: {summary['chosen']}\n  {right or 'no validation rows'}\n  {verdict})"
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The logged numbers, one dict per logged step."""
+        """Return the logged numbers, one dict per logged step."""
         return self.kept.rows()
 
     @property

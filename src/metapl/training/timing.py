@@ -29,11 +29,11 @@ class Pace:
     passes: PoolPasses = field(default_factory=PoolPasses)
 
     def seconds(self, steps: int) -> float:
-        """Of a main phase of ``steps`` steps."""
+        """Return the seconds of a main phase of ``steps`` steps."""
         return self.step * steps + self.pool_seconds(steps)
 
     def pool_seconds(self, steps: int) -> float:
-        """Of that, what passes over the pool."""
+        """Return the seconds of its passes over the pool."""
         return self.over_pool * self.passes.networks * self.passes.count(steps)
 
 
@@ -67,7 +67,7 @@ def spread(steps: int, count: int) -> list[int]:
 
 
 def measure_pace(job: Job, limit: float) -> Pace:
-    """Timed for about ``limit`` seconds, over at least three steps; ``job`` is spoilt by it.
+    """Time the job for about ``limit`` seconds, over at least three steps. It cannot be used afterwards.
 
     Steps are timed in ten places of the main phase, forwards, for they may cost less before a method switches
     something on. If steps are so slow that two places use up the time, the last one stands for those left out.
@@ -93,7 +93,7 @@ def measure_pace(job: Job, limit: float) -> Pace:
 
 
 def seconds_per_step(job: Job, limit: float) -> float:
-    """Mean over the main phase, passes over the pool included, timed as in ``measure_pace``."""
+    """Return the mean over the main phase, passes over the pool included, timed as in ``measure_pace``."""
     return measure_pace(job, limit).seconds(job.config.steps) / job.config.steps
 
 
@@ -121,7 +121,7 @@ class _Timer:
         return self.steps[-1] if self.job.extra_steps else 0.0
 
     def stretch(self, t: int, limit: float) -> float:
-        """Median over the steps from t on; the first is left out if there are others."""
+        """Return the median seconds of the steps from t on; the first is left out if there are others."""
         deadline, first = time.monotonic() + limit, len(self.steps)
         while len(self.steps) == first or (t < self.job.config.steps and time.monotonic() < deadline):
             self.step(t)

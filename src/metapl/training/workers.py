@@ -1,4 +1,4 @@
-"""Work side by side: one fresh process per job, one thread each, and what became of every one of them.
+"""Run jobs side by side: one fresh process per job, one thread each, and the outcome of every job.
 
 Small nets gain more from running side by side than from several threads each. A fresh process per job makes its peak
 memory its own; torch is imported once, in a server process of which the others are copies (``forkserver``), so a start
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def default_workers(jobs: int, device: str = "cpu") -> int:
-    """As many processes as there are cores for us, at most one per job; one on a GPU."""
+    """Return as many processes as there are cores for us, at most one per job; one on a GPU."""
     if device != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -85,7 +85,7 @@ def default_workers(jobs: int, device: str = "cpu") -> int:
 
 
 def peak_memory() -> int:
-    """Bytes of main memory that this process has held at most."""
+    """Return the bytes of main memory that this process has held at most."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -169,7 +169,7 @@ def _receive(pipe: Connection, process: Any) -> Outcome:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """A starting process imports the program's main file by default, which would run a script without a guard again."""
+    """Hide the program's main file: a starting process imports it, and would run a script without a guard again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -179,11 +179,11 @@ def _main_hidden() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, packed: bytes, threads: int) -> None:
-    """The life of one process."""
+    """Do the job in its process, and send the outcome."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
-    os.dup2(2, 1)  # what a network prints is no result
+    os.dup2(2, 1)  # what a network prints does not mix with the results
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with warnings.catch_warnings(record=True) as caught:
@@ -212,7 +212,7 @@ def _attempt(packed: bytes) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    """If the parent is killed, stop as if asked to: a training saves its state."""
+    """Wait for the end of the parent, then stop as if asked to: a training saves its state."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

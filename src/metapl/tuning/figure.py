@@ -25,7 +25,7 @@ WIDE = 8.0  # largest over smallest value from which a logarithmic axis is drawn
 def draw(
     path: Path, axes: Sequence[Axis], config: RunConfig, scores: Sequence[Score], verdict: Choice, joint: bool
 ) -> None:
-    """Small points are folds, large ones means with their standard error; the default and the choice are marked.
+    """Draw folds as small points, means with their standard error as large ones; mark the default and the choice.
 
     ``joint``: settings were changed several at a time, so each panel shows all of them.
     """

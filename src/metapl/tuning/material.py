@@ -52,7 +52,7 @@ class Material:
 
     @cached_property
     def source(self) -> Source:
-        """The rows as a source."""
+        """Return the rows as a source."""
         if isinstance(self.data, Subset):
             return self.data
         form = {"columns": self.preprocessing.columns, "tokens": self.preprocessing.tokens}

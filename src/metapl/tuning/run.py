@@ -162,7 +162,7 @@ class _Bench:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of this start and of those before it."""
+        """Return the seconds of this start and of those before it."""
         return self.trials.spent + time.monotonic() - self.began
 
     def run(self) -> None:
@@ -207,7 +207,7 @@ class _Bench:
     def _tasks(
         self, asks: Sequence[Ask], done: dict[int, Score], taken: list[tuple[int, int]]
     ) -> Iterator[tuple[dict[str, Any], int]]:
-        """The trainings still to do, setting by setting; none of a further setting when the time is up.
+        """Yield the trainings still to do, setting by setting. No further setting begins when the time is up.
 
         ``taken`` gets the position in ``asks`` and the fold of each.
         """

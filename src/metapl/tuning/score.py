@@ -48,33 +48,33 @@ class Score:
 
     @property
     def rows(self) -> int:
-        """Held-out rows in all."""
+        """Return the number of held-out rows in all folds."""
         return sum(map(len, self.right))
 
     @property
     def accuracy(self) -> float:
-        """T1."""
+        """Return the share of held-out rows that are right (T1)."""
         return sum(map(sum, self.right)) / self.rows if self.right else math.nan
 
     @property
     def log_loss(self) -> float:
-        """Mean over all held-out rows."""
+        """Return the mean over all held-out rows."""
         total = sum(len(fold) * loss for fold, loss in zip(self.right, self.log_losses))
         return total / self.rows if self.right else math.nan
 
     @property
     def fold_accuracy(self) -> tuple[float, ...]:
-        """Accuracy in each fold."""
+        """Return the accuracy in each fold."""
         return tuple(sum(fold) / len(fold) for fold in self.right)
 
     @property
     def spread(self) -> float:
-        """Standard error of the accuracy over folds, not paired with anything."""
+        """Return the standard error of the accuracy over folds, not paired with anything."""
         return statistics.stdev(self.fold_accuracy) / math.sqrt(len(self.right)) if self.right else math.nan
 
     @property
     def rank(self) -> Rank:
-        """The larger the better."""
+        """Return a key by which better settings sort higher."""
         return (-math.inf, -math.inf) if self.error else (self.accuracy, -self.log_loss)
 
 
@@ -98,7 +98,7 @@ def _of_network(name: str, setting: Setting, steps: int, answers: Sequence[Answe
 
 
 def paired(score: Score, default: Score) -> tuple[float, float]:
-    """T2 and T3: the difference of two accuracies on the same rows, and its standard error."""
+    """Return the difference of two accuracies on the same rows (T2) and its standard error (T3)."""
     rows = [float(a) - float(b) for one, other in zip(score.right, default.right) for a, b in zip(one, other)]
     folds = [a - b for a, b in zip(score.fold_accuracy, default.fold_accuracy)]
     errors = [statistics.stdev(v) / math.sqrt(len(v)) for v in (rows, folds) if len(v) > 1]
@@ -106,7 +106,7 @@ def paired(score: Score, default: Score) -> tuple[float, float]:
 
 
 def needed(count: int) -> float:
-    """T4: z for the best of ``count`` settings beside the default."""
+    """Return z for the best of ``count`` settings beside the default (T4)."""
     return max(1.0, statistics.NormalDist().inv_cdf((count - 0.375) / (count + 0.25))) if count else 1.0
 
 
@@ -129,12 +129,12 @@ class Choice:
 
 
 def ranked(scores: Sequence[Score]) -> list[Score]:
-    """Best first; the default before its equals, failures last."""
+    """Return the scores, best first; the default stands before its equals, failures last."""
     return sorted(scores, key=lambda s: (s.rank, not s.setting), reverse=True)
 
 
 def decide(scores: Sequence[Score]) -> Choice | None:
-    """T4. None where every setting failed."""
+    """Choose a setting by T4; None if every setting failed."""
     sound = [score for score in ranked(scores) if not score.error]
     if not sound:
         return None
@@ -148,7 +148,7 @@ def decide(scores: Sequence[Score]) -> Choice | None:
 
 
 def entry(score: Score, scores: Sequence[Score]) -> dict[str, Any]:
-    """One setting as plain JSON values; ``scores`` hold the default to compare with."""
+    """Return one setting as plain JSON values; ``scores`` hold the default to compare with."""
     head = {"setting": score.setting, "default": not score.setting, "steps": score.steps}
     if score.error:
         return {**head, "error": score.error}

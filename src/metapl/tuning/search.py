@@ -57,7 +57,7 @@ def make_search(sampler: str, config: RunConfig, axes: Sequence[Axis], trials: i
 
 
 def single(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
-    """One setting at a time, the others as they are; then the best of each together."""
+    """Try one setting at a time, the others as they are; then the best of each together."""
     moves = [[(axis.key, value) for value in axis.points()] for axis in axes]
     turns = [move for turn in zip_longest(*moves) for move in turn if move is not None]  # each axis in turn
     settings = _distinct(config, [dict([move]) for move in turns])
@@ -78,7 +78,11 @@ def single(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: in
 
 
 def grid(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
-    """Every combination."""
+    """Try every combination.
+
+    Raises:
+        UserError: more combinations than ``trials``.
+    """
     count = math.prod(len(axis.points()) for axis in axes)
     if count > (trials or MOST):
         limit = f"more than the {trials} of --trials" if trials else f"more than {MOST}"
@@ -94,7 +98,7 @@ def grid(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int)
 
 
 def halving(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
-    """Random settings; all train for a quarter of the steps, the better half for a half, half of these for all."""
+    """Try random settings: all for a quarter of the steps, the better half for a half, half of these for all."""
     draw, settings = random.Random(derive_seed(seed, "tuning")), list[Setting]()
     wanted = trials or RANDOM
     for _ in range(DRAWS * wanted):
@@ -117,7 +121,11 @@ def halving(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: i
 
 
 def optuna(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
-    """Optuna's TPE sampler, one setting after the other."""
+    """Try what Optuna's TPE sampler draws, one setting after the other (Bergstra et al. 2011).
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
     try:
         import optuna as package
     except ImportError as error:

@@ -34,7 +34,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting and what it may be: ``values``, or anything from ``low`` to ``high`` where there are none."""
+    """One setting and its range: the listed ``values``, or anything from ``low`` to ``high`` if nothing is listed."""
 
     key: str
     values: tuple[Any, ...] = ()
@@ -101,7 +101,7 @@ def make_space(config: RunConfig, space: Space | None = None) -> list[Axis]:
 
 
 def tunable(config: RunConfig) -> list[str]:
-    """Every key that may be searched."""
+    """Return every key that may be searched."""
     groups = (*GROUPS, settings_group(config.method))
     return [k for k in known_keys(config.method) if k.partition(".")[0] in groups and "." in k]
 
@@ -121,7 +121,7 @@ def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = N
 
 
 def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Setting:
-    """One value per axis as a setting: multiples worked out, and what equals the run's own value left out."""
+    """Return one value per axis as a setting: multiples are worked out, values equal to the run's own left out."""
     made: Setting = {}
     for key, value in sorted(picks.items(), key=lambda pair: pair[0].endswith("teacher_lr")):
         own = get(config, key)
@@ -213,7 +213,7 @@ def _list(config: RunConfig, key: str, wanted: Any) -> Axis:
 
 
 def _value(config: RunConfig, key: str, part: Any) -> Any:
-    """One listed value, as the config holds it."""
+    """Return one listed value as the config holds it."""
     if isinstance(part, Times):
         return part
     if isinstance(part, str):

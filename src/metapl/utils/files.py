@@ -98,5 +98,5 @@ def sha256(path: Path) -> str:
 
 
 def seal(facts: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over a tree of JSON values: a flipped bit in a card must not pass for another card."""
+    """Return the SHA-256 (hex) over a tree of JSON values: a flipped bit in a card must not pass for another card."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

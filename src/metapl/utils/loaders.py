@@ -75,7 +75,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return (x, y or None, ids or None) of a batch in any of the forms at the top of this file.
 
     Raises:
-        UserError: none of these forms.
+        UserError: the batch has another form.
     """
     parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, tuple | list) else []
     if not 1 <= len(parts) <= 3 or not all(isinstance(p, Tensor) and p.ndim for p in parts):
@@ -104,7 +104,7 @@ def indexed(loader: Any) -> bool:
 
 
 def read_rows(loader: Iterable[Any], places: Tensor | None = None) -> Iterator[LoadedRows]:
-    """Every row of ``loader`` once, with its position.
+    """Yield every row of ``loader`` once, with its position.
 
     A ``DataLoader`` over a map-style data set is not iterated itself: its data set is, in order and with the loader's
     batch size, collate function and workers, so that a shuffling loader gives the same positions as any other and a

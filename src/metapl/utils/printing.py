@@ -22,13 +22,13 @@ ROWS = 25  # settings of a tuning on the screen
 
 
 def one_line(text: object) -> str:
-    """Text on a single line: line breaks become spaces, other control characters are escaped."""
+    """Return the text on a single line: line breaks become spaces, other control characters are escaped."""
     joined = " ".join(str(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns of equal width; the last one is wrapped to the width of the terminal."""
+    """Return columns of equal width; the last one is wrapped to the width of the terminal."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(header) - 1)]
     indent = sum(widths) + 2 * len(widths)
@@ -140,7 +140,7 @@ def _word(summary: Mapping[str, Any]) -> str:
 
 
 def evaluation(result: Mapping[str, Any], headline: str, where: str) -> str:
-    """Accuracy with its interval, then one line per class."""
+    """Return accuracy with its interval, then one line per class."""
     counts = [sum(row) for row in result["confusion"]]
     shares = result["per_class_accuracy"].items()
     cells = [(one_line(name), str(count), percent(share)) for (name, share), count in zip(shares, counts)]
