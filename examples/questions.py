@@ -1,7 +1,7 @@
 """Questions in a CSV file, few of them with a label: train, judge, label the rest.
 
     python examples/questions.py               # makes a small file to try it on
-    python examples/questions.py FILE.csv      # your own: columns text and label, label empty where there is none
+    python examples/questions.py FILE.csv      # your own: columns text and label, empty if unlabelled
 
 The same on the command line: metapl train FILE.csv --out run; metapl predict run FILE.csv --out labels.csv
 Nothing is downloaded: words are hashed. With a sentence encoder in a folder of yours, add --encoder hf:FOLDER.

@@ -1,4 +1,4 @@
-"""The versions that made each run of a comparison: stored with it, named under the table, not mixed without a warning."""
+"""The versions that made each run of a comparison: stored with it, and named under the table if they differ."""
 
 from __future__ import annotations
 
