@@ -202,9 +202,9 @@ def _classes(record: Record, material: dict[str, Any]) -> list[tuple[str, str, s
         handles, texts = axes.get_legend_handles_labels()
         figure.legend(handles[::-1], texts[::-1], loc="outside right center", frameon=False, fontsize=9)
 
-    shares = ", ".join(f"{word} {share[-1]:.2f}" for word, share in zip(words, stack))
+    ends = ", ".join(f"{word} {share[-1]:.2f}" for word, share in zip(words, stack))
     rows = f"the same {len(looks[0][1])} unlabelled rows"
-    about = f"Classes named on {rows}; at the end: {shares}. Right: the labels' shares."
+    about = f"Classes named on {rows}; at the end: {ends}. Right: the labels' shares."
     return [("pseudo", "class-shares", "Class shares on the unlabelled rows", about, draw)]
 
 
