@@ -165,18 +165,17 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
     method = tree.get("method", "mpl")
     if not isinstance(method, str):
         raise UserError(f"method is {method!r}", "Give a method's name.", where)
-    settings_class, group = method_class(method).Config, settings_group(method)
-    known = set(known_keys(method))
-    groups = {key[:k] for key in known for k, sign in enumerate(key) if sign == "."}
-    # One file may hold the settings of several methods: they are checked, and those of the others put aside.
-    others = {name: tree.pop(name) for name in sorted(METHODS.keys() & tree.keys() - {group})}
-    for name, values in others.items():
-        _build(METHODS[name].Config, values, name, where)
+    group = settings_group(method)
+    # One file may hold the settings of several methods: all are checked, and those of the others put aside.
+    classes = {name: METHODS[name].Config for name in sorted(METHODS.keys() & tree.keys())}
+    classes[group] = method_class(method).Config
+    known = {*known_keys(method), *(f"{name}.{key}" for name, cls in classes.items() for key in _types_of(cls))}
+    groups = {key[:k] for key in known for k, sign in enumerate(key) if sign == "."} | classes.keys()
     for key in flatten(tree):
         if key not in known | groups:
             raise UserError(f"unknown setting '{key}'", nearest(key, known), where)
-    settings = _build(settings_class, tree.pop(group, {}), group, where)
-    return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": settings}, "", where))
+    built = {name: _build(cls, tree.pop(name, {}), name, where) for name, cls in classes.items()}
+    return typing.cast(RunConfig, _build(RunConfig, {**tree, "settings": built[group]}, "", where))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -316,11 +315,7 @@ def _build(cls: Any, values: Any, prefix: str, where: str) -> Any:
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise UserError(f"{prefix} is {values!r}, not a group of settings", f"Write {prefix}: {{key: value}}.", where)
-    hints = typing.get_type_hints(cls)
-    for name in values:
-        if name not in hints:
-            raise UserError(f"unknown setting '{prefix}.{name}'", nearest(str(name), hints), where)
-    made = {}
+    hints, made = typing.get_type_hints(cls), {}
     for f in fields(cls):
         if f.name in values:
             key = f"{prefix}.{f.name}" if prefix else f.name

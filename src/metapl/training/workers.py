@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, Literal
@@ -99,32 +99,35 @@ def run_jobs(
     threads: int = 1,
     preload: Sequence[str] = (),
 ) -> None:
-    """Call ``work(*job)`` for each job, ``workers`` at a time, in order; tell ``done(position, outcome)`` as they end.
+    """Call ``work(*job)`` for each job, ``workers`` at a time, in order.
 
-    ``work`` must be importable by name, and jobs and results picklable. A job is taken from ``jobs`` when a process
-    is free for it. The program that calls this is not imported
-    in the processes, so it needs no ``if __name__ == "__main__"``. If ``done`` raises, the processes are ended.
-    ``preload`` names more modules that the work needs; it counts at the first call in a program.
+    The program that calls this is not imported in the processes, so it needs no ``if __name__ == "__main__"``.
+
+    Args:
+        work: importable by name; jobs and results must be picklable.
+        jobs: the arguments of each call. One is taken when a process is free for it.
+        workers: processes at a time.
+        done: called with position and outcome when a job has ended. If it raises, the processes are ended.
+        threads: of each process.
+        preload: more modules that the work needs; they count at the first call in a program.
 
     Raises:
         JobsStopped: after SIGINT or SIGTERM, when the running jobs have saved and ended; a second Ctrl-C kills them.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOAD, *preload])
-    waiting, running = enumerate(jobs), dict[Connection, tuple[int, Any]]()
-    more, told = True, False
+    waiting, running, asked = enumerate(jobs), dict[Connection, tuple[int, Any]](), False
     with stop_signals() as stop:
         try:
-            while running or (more and not stop):
-                while more and len(running) < workers and not stop:
-                    if (following := next(waiting, None)) is None:
-                        more = False
-                        break
+            while True:
+                while not stop and len(running) < workers and (following := next(waiting, None)):
                     position, job = following
                     pipe, process = _start(context, work, job, threads)
                     running[pipe] = position, process
-                if stop and not told:
-                    told = True
+                if not running:
+                    break
+                if stop and not asked:
+                    asked = True
                     for _, process in running.values():
                         process.terminate()
                 for ready in wait(list(running), timeout=POLL):
@@ -188,27 +191,26 @@ def _serve(pipe: Connection, packed: bytes, threads: int) -> None:
     torch.set_num_threads(threads)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        facts = _attempt(packed)
+        outcome = _outcome(packed)
     notes = tuple(dict.fromkeys(str(w.message) for w in caught))
     with suppress(OSError):  # nobody reads any more
-        pipe.send(Outcome(**facts, notes=notes))
+        pipe.send(replace(outcome, notes=notes))
 
 
-def _attempt(packed: bytes) -> dict[str, Any]:
+def _outcome(packed: bytes) -> Outcome:
     from metapl.training.loop import Stopped
 
     try:
         modalities, work, job = pickle.loads(packed)
         for modality in modalities:
             register_modality(modality)
-        return {"end": "done", "value": work(*job)}
+        return Outcome("done", work(*job))
     except UserError as error:
-        return {"end": "refused", "error": str(error), "refusal": (error.what, error.remedy, error.where)}
+        return Outcome("refused", error=str(error), refusal=(error.what, error.remedy, error.where))
     except (Stopped, KeyboardInterrupt) as stopped:
-        return {"end": "stopped", "error": str(stopped)}
+        return Outcome("stopped", error=str(stopped))
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        return {"end": "crashed", "error": text, "details": traceback.format_exc()}
+        return Outcome("crashed", error=f"{type(error).__name__}: {error}", details=traceback.format_exc())
 
 
 def _end_with_parent() -> None:
