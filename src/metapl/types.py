@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]  # of one row
 Kind = str  # of rows: a name in data.modalities.MODALITIES ("image", "table", "text", or a registered one)
 View = Literal["weak", "strong"]
 Resize = Literal["cover", "stretch", "pad"]  # how an image is brought to another shape: data/images.py

@@ -31,6 +31,7 @@ from metapl.api.estimator_inputs import (
     warn_of_no_pool,
 )
 from metapl.errors import UserError
+from metapl.types import Array
 from metapl.utils.files import write_json
 from metapl.utils.progress import Progress, Silent, Values, make_progress
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from metapl.models import Factory
     from metapl.training.result import PseudoLabeledPool, Result
 
-Array = np.ndarray[Any, Any]
 CARD = "estimator.json"
 MPL_THRESHOLD, SWAP = 0.95, 0.1  # for tables; why: docs/notes/estimator.md
 

@@ -13,9 +13,8 @@ from sklearn.utils import validation
 from sklearn.utils.multiclass import check_classification_targets
 
 from metapl.errors import UserError
+from metapl.types import Array
 from metapl.utils.warnings import warn
-
-Array = np.ndarray[Any, Any]
 
 
 def check_rows(estimator: Any, X: Any, *, reset: bool, named: bool = False) -> Any:

@@ -29,8 +29,8 @@ from metapl.pseudo_labels import (
 )
 from metapl.utils.loaders import LoadedRows, check_loader, indexed, read_rows, unpack, whole
 
-Judge = Literal["ema", "views", "none"]
-Pair = tuple[Tensor, Tensor]
+JudgeName = Literal["ema", "views", "none"]
+Batch = tuple[Tensor, Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -86,7 +86,7 @@ def train_mpl(
     val_loader: Iterable[Any] | None = None,
     device: torch.device | str | None = None,
     ema_decay: float = 0.99,
-    judge: Judge | nn.Module = "ema",
+    judge: JudgeName | nn.Module = "ema",
     views: int = 2,
     augment: Callable[[Tensor], Tensor] | Literal["loader"] | None = None,
     scheduler: Any = None,
@@ -177,7 +177,7 @@ class _Loop:
     device: torch.device
     steps: int = 0
 
-    def epoch(self, labeled: Iterable[Any], pseudo: Iterable[Pair], number: int) -> dict[str, Any]:
+    def epoch(self, labeled: Iterable[Any], pseudo: Iterable[Batch], number: int) -> dict[str, Any]:
         """Train one epoch (T2 and T3); return its number of steps and the means over them."""
         names, start = ("loss", "supervised", "pseudo", "right", "rows"), self.steps
         sums = {name: torch.zeros((), device=self.device) for name in names}
@@ -191,7 +191,7 @@ class _Loop:
         means = {name: total[name] / made for name in names[:3]}
         return {"steps": made, **means, "train_accuracy": total["right"] / total["rows"]}
 
-    def _step(self, labeled: Pair, pseudo: Pair | None) -> dict[str, Tensor | int]:
+    def _step(self, labeled: Batch, pseudo: Batch | None) -> dict[str, Tensor | int]:
         (x_l, y_l), (x_u, y_u) = self._moved(labeled), self._moved(pseudo) if pseudo else (None, None)
         z_l, z_u = self._logits(x_l, x_u)
         supervised = loss = self._loss(z_l, y_l)
@@ -217,7 +217,7 @@ class _Loop:
         figures = (loss / rows, right / rows) if rows else (None, None)
         return {"val_rows": rows, "val_loss": figures[0], "val_accuracy": figures[1]}
 
-    def _moved(self, pair: Pair) -> Pair:
+    def _moved(self, pair: Batch) -> Batch:
         return pair[0].to(self.device), pair[1].to(self.device)
 
     def _logits(self, x_l: Tensor, x_u: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -246,7 +246,7 @@ class _Loop:
 def _judged(
     labels: PseudoLabels,
     loop: _Loop,
-    judge: Judge | nn.Module,
+    judge: JudgeName | nn.Module,
     loader: Iterable[Any],
     threshold: float,
     views: int,
@@ -263,7 +263,7 @@ def _judged(
     return filter_pseudo_labels(labels, network, loop.device, threshold, loader=loader)
 
 
-def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Pair]:
+def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Batch]:
     """Yield every pseudo-labelled row once, fetched again, in random order where that is possible."""
     if not len(labels):
         return
@@ -272,13 +272,13 @@ def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Pai
         yield x, labels.labels[torch.searchsorted(labels.positions, positions)]
 
 
-def _refilled(parts: Iterable[LoadedRows]) -> Iterator[Pair]:
+def _refilled(parts: Iterable[LoadedRows]) -> Iterator[Batch]:
     """Yield (rows, positions) in batches as large as the loader's; what a stream's batches leave waits for the next
     ones.
 
     Fewer rows wait than a batch has. Rows of another shape or type begin a new batch.
     """
-    size, waiting = 1, list[Pair]()  # one pair or none
+    size, waiting = 1, list[Batch]()  # one pair or none
     for rows in parts:
         size, pair = max(size, rows.size), (rows.x, rows.positions)
         for x, positions in waiting:
@@ -292,7 +292,7 @@ def _refilled(parts: Iterable[LoadedRows]) -> Iterator[Pair]:
     yield from waiting
 
 
-def _side_by_side(labeled: Iterable[Any], pseudo: Iterable[Pair]) -> Iterator[tuple[Pair, Pair | None]]:
+def _side_by_side(labeled: Iterable[Any], pseudo: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
     """Yield each labelled batch beside a pseudo-labelled one; repeat the labelled ones until all others have come."""
     rest = iter(pseudo)
     more, first = next(rest, None), True
@@ -308,7 +308,7 @@ def _side_by_side(labeled: Iterable[Any], pseudo: Iterable[Pair]) -> Iterator[tu
         first = False
 
 
-def _labeled(loader: Iterable[Any]) -> Iterator[Pair]:
+def _labeled(loader: Iterable[Any]) -> Iterator[Batch]:
     """Yield batches (x, y) without the rows whose y is -1."""
     for batch in loader:
         x, y, _ = unpack(batch)
@@ -357,8 +357,10 @@ def _check_judge(judge: Any, model: nn.Module, augment: Any) -> None:
     if judge is model:
         remedy = "It would confirm every label. Give 'ema', 'views', 'none' or another network."
         raise UserError("the model would judge its own labels", remedy, "judge")
-    if not isinstance(judge, nn.Module) and judge not in get_args(Judge):
-        raise UserError(f"unknown judge {judge!r}", f"{nearest(str(judge), get_args(Judge))} Or a network.", "judge")
+    if not isinstance(judge, nn.Module) and judge not in get_args(JudgeName):
+        raise UserError(
+            f"unknown judge {judge!r}", f"{nearest(str(judge), get_args(JudgeName))} Or a network.", "judge"
+        )
     if judge == "views" and augment is None:
         remedy = 'Give augment=FUNCTION, or augment="loader" if the data set of unlabeled_loader augments.'
         raise UserError("views of the same rows ask the same question", remedy, "judge")

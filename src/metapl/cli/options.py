@@ -30,7 +30,7 @@ def _set_debug(value: bool) -> None:
 
 # Typer before 0.12.4 cannot read `str | None`.
 Text = Optional[str]  # noqa: UP045
-Texts = Optional[list[str]]  # noqa: UP045
+TextList = Optional[list[str]]  # noqa: UP045
 Whole = Optional[int]  # noqa: UP045
 Number = Optional[float]  # noqa: UP045
 OptionalPath = Optional[Path]  # noqa: UP045
@@ -54,7 +54,7 @@ Data = Annotated[
     ),
 ]
 Settings = Annotated[
-    Texts, typer.Argument(metavar="KEY=VALUE", help="Any other setting, such as optim.lr=0.02 or mpl.feedback=none.")
+    TextList, typer.Argument(metavar="KEY=VALUE", help="Any other setting, such as optim.lr=0.02 or mpl.feedback=none.")
 ]
 Method = Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")]
 Guard = Annotated[

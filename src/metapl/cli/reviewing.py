@@ -52,7 +52,7 @@ def review(
       metapl review runs/photos-mpl-0 --export tasks.json
     """
     from metapl.errors import UserError
-    from metapl.review.answers import Answers
+    from metapl.review.answers import AnswerFile
     from metapl.review.exchange import export_to, import_from
     from metapl.review.queue import open_review
     from metapl.review.server import Session as ReviewSession
@@ -63,7 +63,7 @@ def review(
     State.folder = run
     opened = open_review(run, device, trust_code)
     with locked(opened.folder / ".lock-review"):
-        answers = Answers(opened.folder, opened.source)
+        answers = AnswerFile(opened.folder, opened.source)
         if take is not None:
             print(printing.one_line(import_from(opened, answers, take)))
         elif export is not None:

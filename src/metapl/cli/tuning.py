@@ -15,7 +15,7 @@ from metapl.cli.options import (
     OptionalPath,
     State,
     Text,
-    Texts,
+    TextList,
     TrainOptions,
     Whole,
     with_train_options,
@@ -31,7 +31,7 @@ def tune(
     options: TrainOptions,
     method: Method = None,
     search: Annotated[
-        Texts,
+        TextList,
         typer.Option(
             metavar="KEY=VALUES",
             help="What to try: key=v1,v2 or key=low..high[:log]; x3 is three times the default. Repeatable; by "

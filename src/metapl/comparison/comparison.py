@@ -17,7 +17,7 @@ from metapl.comparison.figure import draw
 from metapl.comparison.plan import PLAN, Plan, going_on, load_plan, make_plan
 from metapl.comparison.render import markdown, runs_csv, text
 from metapl.comparison.specs import Base, Spec, based_on, check_base, configure, parse
-from metapl.comparison.table import Row, make_table, verdict
+from metapl.comparison.table import TableRow, make_table, verdict
 from metapl.comparison.versions import mixed, versions
 from metapl.comparison.worker import run_one, stored_row
 from metapl.config.paths import anchored
@@ -59,8 +59,8 @@ class Comparison:
 
     folder: Path
     plan: Plan
-    table: list[Row]
-    runs: list[Row]
+    table: list[TableRow]
+    runs: list[TableRow]
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -289,10 +289,10 @@ def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | Non
     return replace(plan, budget=budget)
 
 
-def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> list[Row]:
+def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> list[TableRow]:
     """Return every run of the plan in its order: read those that are stored, make the others."""
     names = folder_names(plan.labels)
-    found: dict[tuple[str, int], Row] = {}
+    found: dict[tuple[str, int], TableRow] = {}
     missing: list[tuple[str, int]] = []
     for seed in plan.seeds:
         for label in sorted(plan.labels, key=lambda name: -_passes(plan, name)):  # the longest first
@@ -383,7 +383,7 @@ def folder_names(labels: Sequence[str]) -> dict[str, str]:
 # ---- the answer ----------------------------------------------------------------------------------------------
 
 
-def _write(out: Path, plan: Plan, runs: list[Row]) -> Comparison:
+def _write(out: Path, plan: Plan, runs: list[TableRow]) -> Comparison:
     """Return the four files.
 
     Raises:

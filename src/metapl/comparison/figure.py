@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapl.comparison.plan import Plan
-from metapl.comparison.table import Row, in_family, ranked
+from metapl.comparison.table import TableRow, in_family, ranked
 from metapl.utils.names import last_part
 
 DROP = 0.22  # the dots stand below their mean
@@ -16,7 +16,7 @@ LONGEST, MOST_LINES = 28, 3  # characters of a name on one line, and lines
 OURS, OTHERS, LINE = "#c2410c", "#1d4e89", "0.35"
 
 
-def draw(path: Path, plan: Plan, rows: Sequence[Row], runs: Iterable[Mapping[str, Any]]) -> None:
+def draw(path: Path, plan: Plan, rows: Sequence[TableRow], runs: Iterable[Mapping[str, Any]]) -> None:
     """Draw accuracy on the left, one row per method, best on top; on the right training time per run."""
     from matplotlib.figure import Figure
 
@@ -55,7 +55,7 @@ def draw(path: Path, plan: Plan, rows: Sequence[Row], runs: Iterable[Mapping[str
     figure.savefig(path, dpi=130)
 
 
-def _accuracy(axes: Any, place: int, row: Row, runs: Sequence[Mapping[str, Any]], colour: str) -> None:
+def _accuracy(axes: Any, place: int, row: TableRow, runs: Sequence[Mapping[str, Any]], colour: str) -> None:
     values = [run["test_accuracy"] for run in runs]
     axes.plot(values, [place - DROP] * len(values), "o", color=colour, alpha=0.45, markersize=5.5, markeredgewidth=0)
     if row["low"] is not None:
@@ -70,7 +70,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _time(axes: Any, place: int, row: Row, colour: str) -> None:
+def _time(axes: Any, place: int, row: TableRow, colour: str) -> None:
     if row["seconds"] is None:
         return
     axes.barh(place, row["seconds"], height=0.5, color=colour, alpha=0.55)
@@ -78,11 +78,11 @@ def _time(axes: Any, place: int, row: Row, colour: str) -> None:
     axes.annotate(text, (row["seconds"], place), (4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def _colour(plan: Plan, row: Row) -> str:
+def _colour(plan: Plan, row: TableRow) -> str:
     return OURS if in_family(plan, row["method"]) else OTHERS
 
 
-def _named(row: Row) -> str:
+def _named(row: TableRow) -> str:
     return _name(row["method"]) + (
         "" if row["whole"] else f"\n({row['seeds']} of {row['seeds'] + len(row['errors'])} seeds)"
     )

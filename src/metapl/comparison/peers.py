@@ -29,7 +29,7 @@ from metapl.errors import UserError, nearest
 from metapl.inference.evaluate import judge
 from metapl.methods import imported_class
 from metapl.models.tfidf import TfIdf
-from metapl.types import Preprocessing, Source, Split
+from metapl.types import Array, Preprocessing, Source, Split
 from metapl.utils.names import split_name
 
 SKLEARN = "sklearn"
@@ -43,7 +43,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 CHUNK = 4096  # rows encoded at a time
 MOST_DENSE = 2**28  # numbers of a sparse matrix that is spread out for a peer that takes no sparse rows
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

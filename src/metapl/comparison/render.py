@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from metapl.comparison.plan import Plan
-from metapl.comparison.table import Row, budget_text, footnotes, ranked, signed, verdict
+from metapl.comparison.table import TableRow, budget_text, footnotes, ranked, signed, verdict
 from metapl.utils.files import guarded
 
 WIDTH = 110  # of the text
@@ -30,7 +30,7 @@ RUN_FIELDS = (
 )
 
 
-def text_table(plan: Plan, rows: Sequence[Row]) -> str:
+def text_table(plan: Plan, rows: Sequence[TableRow]) -> str:
     """Return the table as text, best mean first; a long name has a line of its own."""
     header, lines = _header(plan), [_cells(row) for row in ranked(rows)]
     widths = [max(len(line[k]) for line in [header, *lines]) for k in range(1, len(header))]
@@ -45,7 +45,7 @@ def text_table(plan: Plan, rows: Sequence[Row]) -> str:
     return "\n".join(made)
 
 
-def text(plan: Plan, rows: Sequence[Row]) -> str:
+def text(plan: Plan, rows: Sequence[TableRow]) -> str:
     """Return all that the terminal shows: the table, what failed, the verdict, and how to read it."""
     parts = [f"{plan.asked['data']}: {plan.facts['labels']}", text_table(plan, rows)]
     parts += ["\n".join(_wrapped(line) for line in failures(rows))] if any(r["errors"] for r in rows) else []
@@ -56,12 +56,12 @@ def text(plan: Plan, rows: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def failures(rows: Sequence[Row]) -> list[str]:
+def failures(rows: Sequence[TableRow]) -> list[str]:
     """Return one line per run that failed."""
     return [f"failed: {r['method']}, seed {seed}: {why}" for r in rows for seed, why in r["errors"].items()]
 
 
-def markdown(plan: Plan, rows: Sequence[Row], versions: Mapping[str, str]) -> str:
+def markdown(plan: Plan, rows: Sequence[TableRow], versions: Mapping[str, str]) -> str:
     """Return a section to paste: the table, the verdict, how to read it, the command and the versions."""
     header = [*_header(plan), "balanced", "steps", "rows forward", "rows backward"]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
@@ -92,7 +92,7 @@ def _header(plan: Plan) -> list[str]:
     return ["method", *figures, "seeds for 1 point", "time", "memory"]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: TableRow) -> list[str]:
     number = row["seeds_for_one_point"]
     time, memory = row["seconds"], row["peak_memory_mb"]
     total = row["seeds"] + len(row["errors"])
@@ -115,7 +115,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _interval(cell: Row | None) -> str:
+def _interval(cell: TableRow | None) -> str:
     """Return ``+4.8 [+1.5, +8.1]``; ``+4.8 [-]`` where several seeds make no interval."""
     if cell is None:
         return "-"

@@ -13,10 +13,10 @@ from metapl.comparison.plan import Plan
 
 FAMILY = "mpl"  # methods that have this word in their name do not count as baselines
 OVER = 1.25  # times the minutes asked for, from which on a row is marked
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
-def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
+def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[TableRow]:
     """Return one row per method, in the order asked; accuracies in percent, differences in points.
 
     ``to_reference`` and ``to_best`` are paired estimates (``paired.Estimate`` as plain values, and Holm's p over the
@@ -37,7 +37,7 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
     rows = []
     for label in plan.labels:
         mine = [run for run in runs if run["method"] == label]
-        row: Row = {"method": label, **_own(plan, accuracy[label], mine), **_spent(plan, label, mine)}
+        row: TableRow = {"method": label, **_own(plan, accuracy[label], mine), **_spent(plan, label, mine)}
         opponents = _opponents(plan, means, label)
         reference = plan.asked["reference"]
         row["to_reference"] = None if label == reference else _difference(plan, accuracy, label, reference)
@@ -51,7 +51,7 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def best_baseline(plan: Plan, rows: Sequence[Row]) -> str | None:
+def best_baseline(plan: Plan, rows: Sequence[TableRow]) -> str | None:
     """Return the baseline with the highest mean, or None where there is none that finished every seed."""
     means = {r["method"]: r["mean"] for r in rows if r["whole"] and not in_family(plan, r["method"])}
     return max(means, key=lambda label: means[label]) if means else None
@@ -62,12 +62,12 @@ def in_family(plan: Plan, label: str) -> bool:
     return FAMILY in plan.method(label).split("_")
 
 
-def ranked(rows: Iterable[Row]) -> list[Row]:
+def ranked(rows: Iterable[TableRow]) -> list[TableRow]:
     """Return the rows with the best mean first, then those that lack seeds, then those that never finished."""
     return sorted(rows, key=lambda r: (not r["whole"], r["mean"] is None, -(r["mean"] or 0.0)))
 
 
-def _own(plan: Plan, accuracy: Mapping[int, float], runs: Sequence[Mapping[str, Any]]) -> Row:
+def _own(plan: Plan, accuracy: Mapping[int, float], runs: Sequence[Mapping[str, Any]]) -> TableRow:
     errors = {run["seed"]: run["error"] for run in runs if run.get("error")}
     head = {"seeds": len(accuracy), "whole": len(accuracy) == len(plan.seeds)}
     if not accuracy:
@@ -86,7 +86,7 @@ def _honest(plan: Plan, found: Estimate) -> Estimate:
     return found if found.n == len(plan.seeds) else replace(found, low=None, high=None, p=None)
 
 
-def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
+def _spent(plan: Plan, label: str, runs: Sequence[Mapping[str, Any]]) -> TableRow:
     """Steps, passes, and the mean time and highest memory of the runs that were measured from start to end."""
     share = plan.budget[label]
     whole = [r for r in runs if not r.get("error") and r["resumed_at"] == 0]
@@ -112,18 +112,18 @@ def _opponents(plan: Plan, means: Mapping[str, float], label: str) -> list[str]:
 
 def _to_best(
     plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: str, opponents: Sequence[str]
-) -> Row | None:
+) -> TableRow | None:
     if not opponents or len(accuracy[label]) < len(plan.seeds):
         return _difference(plan, accuracy, label, opponents[0]) if opponents else None
     return asdict(against_best(accuracy[label], [accuracy[other] for other in opponents]))
 
 
-def _difference(plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> Row | None:
+def _difference(plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> TableRow | None:
     found = paired(accuracy[label], accuracy[other])
     return asdict(_honest(plan, found)) if found else None
 
 
-def _adjust(cells: Sequence[Row | None]) -> None:
+def _adjust(cells: Sequence[TableRow | None]) -> None:
     """Add Holm's p beside each p of a column."""
     tested = [cell for cell in cells if cell is not None and cell["p"] is not None]
     for cell, p in zip(tested, holm([cell["p"] for cell in tested])):
@@ -133,7 +133,7 @@ def _adjust(cells: Sequence[Row | None]) -> None:
 # ---- in words ------------------------------------------------------------------------------------------------
 
 
-def verdict(plan: Plan, rows: Sequence[Row]) -> str:
+def verdict(plan: Plan, rows: Sequence[TableRow]) -> str:
     """Return a few sentences: who wins and by how much, where mpl stands, what failed, and how many seeds would
     tell.
     """
@@ -163,13 +163,13 @@ def verdict(plan: Plan, rows: Sequence[Row]) -> str:
     return " ".join(said)
 
 
-def _not_ranked(plan: Plan, rows: Sequence[Row]) -> list[str]:
+def _not_ranked(plan: Plan, rows: Sequence[TableRow]) -> list[str]:
     """Return which rows lack seeds, and that their means therefore count for nothing."""
     lacking = [f"{r['method']} ({r['seeds']} of {len(plan.seeds)} seeds)" for r in ranked(rows) if not r["whole"]]
     return [f"Not ranked, since seeds failed: {', '.join(lacking)}."] if lacking else []
 
 
-def _seeds_asked(row: Row) -> list[str]:
+def _seeds_asked(row: TableRow) -> list[str]:
     """Return how many seeds would tell, where those at hand do not."""
     cell, number = row["to_best"], row["seeds_for_one_point"]
     if cell is None or number is None or not _open(cell) or number <= cell["n"]:
@@ -178,7 +178,7 @@ def _seeds_asked(row: Row) -> list[str]:
     return [f"To see a difference of one point between {pair} takes about {number:,} seeds."]
 
 
-def _gap(row: Row) -> str:
+def _gap(row: TableRow) -> str:
     """Return the difference to the opponent, and whether the interval settles it."""
     cell = row["to_best"]
     if cell is None:
@@ -194,7 +194,7 @@ def _gap(row: Row) -> str:
     return f"{between}, which excludes 0{also}"
 
 
-def _open(cell: Row) -> bool:
+def _open(cell: TableRow) -> bool:
     """Return whether the interval leaves open which of the two is better."""
     return cell["low"] is not None and bool(cell["low"] <= 0 <= cell["high"])
 
@@ -205,7 +205,7 @@ def signed(value: float) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
-def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
+def footnotes(plan: Plan, rows: Sequence[TableRow]) -> list[str]:
     """Return how to read the table."""
     reference, best, several = plan.asked["reference"], best_baseline(plan, rows), len(plan.seeds) > 1
     tests = sum(1 for r in rows if r["to_reference"]) + sum(1 for r in rows if r["to_best"])
@@ -248,7 +248,7 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def budget_text(plan: Plan, rows: Sequence[Row]) -> str:
+def budget_text(plan: Plan, rows: Sequence[TableRow]) -> str:
     """Return what each method was given."""
     budget = plan.asked["budget"]
     extra = [f"{r['method']} {r['extra_steps']}" for r in rows if r["extra_steps"]]

@@ -51,7 +51,7 @@ def answers(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -
     Raises:
         UserError: a class that the model does not know, or rows that do not fit it.
     """
-    number, step = class_numbers(predictor, source), rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    number, step = model_class_numbers(predictor, source), rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
     read, parts = [index[:0]], [probabilities(predictor, source, index[:0])]
     for start in range(0, len(index), step):  # predict each chunk while its rows are in memory
         read.append(source.readable(index[start : start + step]))
@@ -74,7 +74,7 @@ def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) 
     return judge(judged.p, judged.y, predictor.class_names)
 
 
-def class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:
+def model_class_numbers(predictor: Predictor, source: Source) -> np.ndarray[Any, Any]:
     """Return the model's number of each class of ``source``, [classes] int64.
 
     Raises:

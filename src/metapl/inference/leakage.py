@@ -20,9 +20,8 @@ from metapl.data.tables.readers.files import tables_in
 from metapl.errors import UserError
 from metapl.runs.folder import load_split
 from metapl.runs.model_folder import Predictor
-from metapl.types import Source
+from metapl.types import Array, Source
 
-Array = np.ndarray[Any, Any]
 MAX_BYTES = 64 * 2**20  # of the run's files: a few seconds
 ROWS = 4096  # read at a time
 ALIKE = 0.1  # share of training rows that repeat, from which an equal row says little (few columns of categories)

@@ -19,7 +19,7 @@ from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
 from metapl.data.tables.readers.files import tables_in
 from metapl.errors import UserError
-from metapl.inference.evaluate import class_numbers, evaluate, judge
+from metapl.inference.evaluate import evaluate, judge, model_class_numbers
 from metapl.inference.leakage import seen_rows
 from metapl.inference.predict import (
     Problem,
@@ -30,14 +30,13 @@ from metapl.inference.stored_run import Tell, open_model, silent
 from metapl.models.own import check_trusted
 from metapl.runs.folder import left_out, load_split, write_problems
 from metapl.runs.model_folder import Predictor
-from metapl.types import Source, Split
+from metapl.types import Array, Source, Split
 from metapl.utils.files import write_json
 
-Array = np.ndarray[Any, Any]
-Judged = tuple[dict[str, Any], list[Problem], str]
+Evaluation = tuple[dict[str, Any], list[Problem], str]
 
 
-def judge_own(run: Path, device: str | None, trust_code: bool = False, given: str = "") -> Judged:
+def judge_own(run: Path, device: str | None, trust_code: bool = False, given: str = "") -> Evaluation:
     """Evaluate the run on its own test rows, and store the figures as ``evaluation.json`` in it.
 
     Args:
@@ -110,7 +109,7 @@ def _check_data(run: Path, config: RunConfig) -> None:
         raise UserError("this run was trained on arrays from Python, which are not stored with it", remedy, str(run))
 
 
-def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, trust_code: bool = False) -> Judged:
+def judge_other(run: Path, data: str, device: str | None, tell: Tell = silent, trust_code: bool = False) -> Evaluation:
     """Evaluate the run on ``data``; the run's own data mean its test rows, since the others were trained on.
 
     Args:
@@ -168,7 +167,7 @@ def judge_source(predictor: Predictor, source: Source) -> tuple[dict[str, Any], 
     Raises:
         UserError: a class that the model does not know, or no labelled row.
     """
-    number = class_numbers(predictor, source)
+    number = model_class_numbers(predictor, source)
     index = _judged_rows(source)
     if not len(index):
         raise UserError("there are no labelled rows", "Give labelled data.", source.name)

@@ -23,10 +23,8 @@ from metapl.models.own import given_name as given_name
 from metapl.models.small_cnn import SmallCNN as SmallCNN
 from metapl.models.tfidf import TfIdf as TfIdf
 from metapl.models.wide_resnet import WideResNet as WideResNet
-from metapl.types import Tokens
+from metapl.types import Shape, Tokens
 from metapl.utils.names import split_name
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)

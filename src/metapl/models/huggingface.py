@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from metapl.errors import UserError
 from metapl.models.vision import InputSpec, library
-from metapl.types import Tokens
+from metapl.types import Shape, Tokens
 from metapl.utils.minilm import local_folder
 
-Shape = tuple[int, ...]
 INSTALL = 'Install it: pip install "metapl[text]".'
 
 

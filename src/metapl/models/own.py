@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from metapl.errors import UserError
+from metapl.types import Shape
 from metapl.utils.names import split_name
 
 Factory = Callable[..., nn.Module]
 """Makes a fresh network: called as ``factory(shape=..., num_classes=...)``, or ``factory()`` without parameters."""
-Shape = tuple[int, ...]
 LIBRARIES = ("timm", "torchvision", "hf")  # prefixes of names that are not code
 GIVEN = "given:"  # prefix of the name of a network given as an object, which cannot be built from its name
 

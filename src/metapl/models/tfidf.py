@@ -21,10 +21,9 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from metapl.models.logistic import fit_logistic
-from metapl.types import Tokens
+from metapl.types import Array, Tokens
 
 ID_BITS = 31  # token ids are below 2^31
-Array = np.ndarray[Any, Any]
 
 
 def term_keys(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from torch import nn
 
 from metapl.errors import UserError
 from metapl.models.weights import MoreThanWeights, load_body
+from metapl.types import Shape
 
-Shape = tuple[int, ...]
 REMEDY = "Set source.image.size to a size that it takes, or choose another network."
 OFFLINE = "Is there a network? Else fetch the file elsewhere and give it as weights=FILE."
 INSTALL = 'Install it: pip install "metapl[vision]".'

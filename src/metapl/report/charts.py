@@ -18,7 +18,6 @@ WIDE, HIGH = 4.4, 2.5  # inches
 SMOOTH = 20  # points of a curve from which a running mean is laid over it
 MOST = 9  # classes with a colour of their own; the others are added up
 
-Array = np.ndarray[Any, Any]
 TERMS = {
     "loss": "Whole loss",
     "supervised": "Loss on the labelled rows",

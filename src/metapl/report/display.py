@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from metapl.data.modalities import modality_of
 from metapl.data.traits import traits
-from metapl.types import Source
+from metapl.types import Array, Source
 from metapl.utils.printing import cut as cut
-
-Array = np.ndarray[Any, Any]
 
 
 def display(source: Source, index: Array) -> list[dict[str, Any]]:

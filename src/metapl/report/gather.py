@@ -23,10 +23,9 @@ from metapl.report.record import Record
 from metapl.runs.model_folder import Predictor
 from metapl.thresholds import fit_temperature
 from metapl.training.alarms import pool_sample
-from metapl.types import Source, Split
+from metapl.types import Array, Source, Split
 from metapl.utils.files import write_json
 
-Array = np.ndarray[Any, Any]
 FILE, FORMAT = "report.json", 1
 SHOWN = 12  # rows in each grid
 LABELED = 2000  # labelled rows asked about, at most

@@ -17,7 +17,7 @@ from metapl.report.charts import render as draw
 from metapl.report.display import cut
 from metapl.report.gather import stored
 from metapl.report.page import render
-from metapl.report.record import Record, read_record
+from metapl.report.record import Json, Record, read_record
 from metapl.report.svg import LIGHT, SERIES
 from metapl.report.verdict import against_supervised, judged, percent
 from metapl.runs.folder import Metrics
@@ -25,7 +25,6 @@ from metapl.utils.files import write_text
 from metapl.utils.names import last_part
 
 MOST_CURVES = 10
-Row = dict[str, Any]
 
 
 def report_runs(folders: Sequence[Path], out: Path) -> Path:
@@ -178,7 +177,7 @@ def _names(records: Sequence[Record]) -> list[str]:
     return [cut(str(r.folder), 80) if short.count(name) > 1 else name for r, name in zip(records, short)]
 
 
-def _best(names: Sequence[str], figures: Sequence[tuple[Row | None, str]]) -> str:
+def _best(names: Sequence[str], figures: Sequence[tuple[Json | None, str]]) -> str:
     shown = [(found["accuracy"], name, rows) for name, (found, rows) in zip(names, figures) if found]
     if not shown:
         return "These runs have not been judged on labelled rows."
@@ -197,7 +196,7 @@ def _unlike(records: Sequence[Record], rows: Sequence[str]) -> list[str]:
     return notes
 
 
-def _differences(configs: Sequence[Row]) -> list[tuple[str, list[str]]]:
+def _differences(configs: Sequence[Json]) -> list[tuple[str, list[str]]]:
     """Return the settings that are not alike in all runs."""
     flat = [_flat(config) for config in configs]
     keys = dict.fromkeys(key for config in flat for key in config)
@@ -205,7 +204,7 @@ def _differences(configs: Sequence[Row]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in found if len(set(values)) > 1]
 
 
-def _flat(tree: Row, prefix: str = "") -> dict[str, str]:
+def _flat(tree: Json, prefix: str = "") -> dict[str, str]:
     made = dict[str, str]()
     for key, value in tree.items():
         made |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": cut(str(value), 80)}
@@ -216,7 +215,7 @@ def _number(value: float | None, form: str = "{:.1f}") -> str:
     return "-" if value is None else form.format(value)
 
 
-def _estimate(found: Row | None) -> str:
+def _estimate(found: Json | None) -> str:
     if not found or found.get("mean") is None:
         return "-"
     interval = "" if found.get("low") is None else f" [{found['low']:+.1f}, {found['high']:+.1f}]"
@@ -224,7 +223,7 @@ def _estimate(found: Row | None) -> str:
 
 
 def _intervals(
-    names: Sequence[str], figures: Sequence[tuple[Row | None, str]]
+    names: Sequence[str], figures: Sequence[tuple[Json | None, str]]
 ) -> list[tuple[str, str, str, str, Draw]]:
     shown = [(cut(name, 28), found) for name, (found, _) in zip(names, figures) if found][::-1]
     if not shown:
@@ -245,7 +244,7 @@ def _intervals(
     return [("top", "runs", "Accuracy", about, drawn)]
 
 
-def _seeds(table: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str, str, Draw]]:
+def _seeds(table: Sequence[Json], runs: Sequence[Json]) -> list[tuple[str, str, str, str, Draw]]:
     """Draw every seed of every method, and the mean with its interval."""
     shown = [row for row in table if row["mean"] is not None][::-1]
     if not shown:
@@ -276,7 +275,7 @@ def _seeds(table: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
 
 
 def _mean_curves(
-    table: Sequence[Row], runs: Sequence[Row], place: Path, names: Mapping[str, str]
+    table: Sequence[Json], runs: Sequence[Json], place: Path, names: Mapping[str, str]
 ) -> list[tuple[str, list[int], list[float]]]:
     """Return validation accuracy over time, the mean over the seeds that were judged at the same steps."""
     curves = []

@@ -24,16 +24,15 @@ from metapl.runs.folder import write_csv
 from metapl.thresholds import fit_temperature
 from metapl.training.alarms import pool_sample
 from metapl.training.result import Result
-from metapl.types import Split
+from metapl.types import Array, Split
 from metapl.utils.files import write_with
 
-Array = np.ndarray[Any, Any]
 PARQUET, CSV = "pseudo_labels.parquet", "pseudo_labels.csv"
 DIGITS = {"confidence": ".4f", "margin": ".4f", "agreement": ".3f", "feedback": ".4g"}  # in a CSV file
 
 
 @dataclass(frozen=True)
-class PseudoLabel:
+class PoolRow:
     """One line of the table; the page ``docs/run-folder.md`` says what each column means."""
 
     id: str
@@ -46,7 +45,7 @@ class PseudoLabel:
     reason: str
 
 
-HEADER = list(PseudoLabel.__annotations__)
+HEADER = list(PoolRow.__annotations__)
 
 
 def pseudo_labels_of(result: Result) -> Path:
@@ -100,7 +99,7 @@ def calibrated(p: Tensor, validation: Tensor, y: Tensor) -> Tensor:
     return torch.softmax(p.clamp_min(1e-12).log() / temperature, -1)
 
 
-def write_table(folder: Path, lines: list[PseudoLabel]) -> Path:
+def write_table(folder: Path, lines: list[PoolRow]) -> Path:
     """Write the table into a run folder; one of the other format goes."""
     if importlib.util.find_spec("pyarrow") is None:
         path, other = folder / CSV, folder / PARQUET
@@ -124,7 +123,7 @@ def _cell(name: str, value: Any) -> str:
     return format(value, DIGITS[name])
 
 
-def read_table(folder: Path) -> list[PseudoLabel] | None:
+def read_table(folder: Path) -> list[PoolRow] | None:
     """Read the table of a run folder; None where there is none that can be read here.
 
     Ids and labels of a CSV file are as it has them: an apostrophe that guards a spreadsheet stays.
@@ -139,7 +138,7 @@ def read_table(folder: Path) -> list[PseudoLabel] | None:
         return None
     try:
         rows = _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path)
-        return [PseudoLabel(**row) for row in rows]
+        return [PoolRow(**row) for row in rows]
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:  # pyarrow's errors are of these
         remedy = "Remove the file: it is made again."
         raise UserError(f"the pseudo labels cannot be read ({error})", remedy, str(path)) from error
@@ -173,18 +172,18 @@ class _Answers:
     feedback: list[float | None]
 
 
-def _lines(ids: tuple[str, ...], labels: Array, answer: _Answers, threshold: float, why_not: str) -> list[PseudoLabel]:
+def _lines(ids: tuple[str, ...], labels: Array, answer: _Answers, threshold: float, why_not: str) -> list[PoolRow]:
     if not len(ids):
         return []
     top, own = answer.calibrated.topk(2).values, answer.own.max(-1).values.tolist()
     confidence, margin = top[:, 0].tolist(), (top[:, 0] - top[:, 1]).tolist()
-    lines = list[PseudoLabel]()
+    lines = list[PoolRow]()
     for k, (row, label) in enumerate(zip(ids, labels.tolist())):
         agreement = None if np.isnan(answer.agreement[k]) else float(answer.agreement[k])
         accepted = own[k] >= threshold if threshold else None
         reason = f"{own[k]:.4f} before calibration, threshold {threshold:g}" if threshold else why_not
         lines.append(
-            PseudoLabel(row, str(label), confidence[k], margin[k], agreement, answer.feedback[k], accepted, reason)
+            PoolRow(row, str(label), confidence[k], margin[k], agreement, answer.feedback[k], accepted, reason)
         )
     return lines
 

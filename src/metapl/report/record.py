@@ -15,7 +15,7 @@ from metapl.runs.folder import Metrics, left_out
 from metapl.runs.recorder import SNAPSHOT_FILE
 from metapl.utils.names import last_part
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Record:
     """
 
     folder: Path
-    config: Row
-    environment: Row
-    results: Row
-    evaluation: Row | None = None
-    metrics: list[Row] = field(default_factory=list)
-    snapshots: list[Row] = field(default_factory=list)
-    split: Row = field(default_factory=dict)
+    config: Json
+    environment: Json
+    results: Json
+    evaluation: Json | None = None
+    metrics: list[Json] = field(default_factory=list)
+    snapshots: list[Json] = field(default_factory=list)
+    split: Json = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -50,7 +50,7 @@ class Record:
         return last_part(str(self.results["method"]))
 
     @property
-    def settings(self) -> Row:
+    def settings(self) -> Json:
         """Return the method's own settings."""
         group = self.results["method"] if ":" not in str(self.results["method"]) else "own"
         found = self.config.get(group)
@@ -104,6 +104,6 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _split(stored: Row | None) -> Row:
+def _split(stored: Json | None) -> Json:
     """Return the stored split without the lists of rows."""
     return {k: v for k, v in (stored or {}).items() if isinstance(v, str | int)}

@@ -14,11 +14,11 @@ FEW = 50  # judged rows below which an interval is too wide to decide much
 FEEDBACK = ("mpl", "self_mpl", "mpl_reduced")  # methods whose teacher can hear the labelled rows
 OVERCONFIDENT = 0.1  # calibration error from which it is worth a word
 
-Material = dict[str, Any]
+PageData = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """One question and its answer. ``mood``: good, bad, open (not settled) or plain."""
 
     question: str
@@ -35,7 +35,7 @@ class Step:
     command: str = ""
 
 
-def verdict(record: Record, material: Material) -> dict[str, Any]:
+def verdict(record: Record, material: PageData) -> dict[str, Any]:
     """Answer the four questions of a reader, and say what to do next."""
     answers = [accuracy(record, material), against_supervised(record), feedback(record), model(record)]
     return {
@@ -46,7 +46,7 @@ def verdict(record: Record, material: Material) -> dict[str, Any]:
     }
 
 
-def judged(record: Record, material: Material) -> tuple[dict[str, Any] | None, str]:
+def judged(record: Record, material: PageData) -> tuple[dict[str, Any] | None, str]:
     """Return the figures to go by, and the name of the rows that they are of: test rows where these were judged."""
     if record.evaluation:
         return record.evaluation, "test rows"
@@ -58,13 +58,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def accuracy(record: Record, material: Material) -> Answer:
+def accuracy(record: Record, material: PageData) -> Reply:
     """Return how often the model is right, on which rows."""
     question = "How good is the model?"
     figures, rows = judged(record, material)
     if not figures:
         text = "This run has neither test rows nor validation rows, so nothing says how good the model is. "
-        return Answer(question, "unknown", text + "Judge it on labelled rows that it has not seen.", "open")
+        return Reply(question, "unknown", text + "Judge it on labelled rows that it has not seen.", "open")
     low, high, count = figures["accuracy_low"], figures["accuracy_high"], figures["rows"]
     text = f"{percent(figures['accuracy'])} of the {count} {rows} are right. "
     text += f"The 95 % interval goes from {percent(low)} to {percent(high)}."
@@ -72,17 +72,17 @@ def accuracy(record: Record, material: Material) -> Answer:
         text += " Validation rows also chose the network, so test rows may show a little less."
     if count < FEW:
         text += f" {count} rows are few: the interval is wide."
-    return Answer(question, percent(figures["accuracy"]), text)
+    return Reply(question, percent(figures["accuracy"]), text)
 
 
-def against_supervised(record: Record) -> Answer:
+def against_supervised(record: Record) -> Reply:
     """Return whether the unlabelled rows helped: the guard's comparison with supervised training on the same labels."""
     question, guard = "Did the unlabelled rows help?", record.results.get("guard", {})
     if record.results["method"] == "supervised":
-        return Answer(question, "not used", "This is supervised training: it learns from the labelled rows alone.")
+        return Reply(question, "not used", "This is supervised training: it learns from the labelled rows alone.")
     if "difference" not in guard:
         why = str(guard.get("text", "")).removeprefix("no guard: ") or "the guard was off"
-        return Answer(question, "not measured", f"The run was not compared with supervised training: {why}.", "open")
+        return Reply(question, "not measured", f"The run was not compared with supervised training: {why}.", "open")
     method, rows = record.method, guard["rows"]
     low, high = guard["difference_95"]
     shares = list(guard["accuracy"].values())
@@ -93,48 +93,48 @@ def against_supervised(record: Record) -> Answer:
     )
     if guard["difference"] > 0 and not guard.get("better") and guard.get("doubt"):
         text += f" Three standard errors are asked for here: {guard['doubt']}."
-        return Answer(question, f"in doubt, {points}", text, "open")
+        return Reply(question, f"in doubt, {points}", text, "open")
     if low > 0:
-        return Answer(question, f"yes, {points}", text, "good")
+        return Reply(question, f"yes, {points}", text, "good")
     if guard.get("better"):
         text += " The interval includes 0, so chance alone may give this difference."
-        return Answer(question, f"probably, {points}", text, "open")
+        return Reply(question, f"probably, {points}", text, "open")
     if high < 0:
-        return Answer(question, f"no, {points}", text, "bad")
+        return Reply(question, f"no, {points}", text, "bad")
     text += f" {method} is not clearly ahead, so there is no reason to prefer it."
-    return Answer(question, f"not shown, {points}", text, "open")
+    return Reply(question, f"not shown, {points}", text, "open")
 
 
-def feedback(record: Record) -> Answer:
+def feedback(record: Record) -> Reply:
     """Return whether the labelled rows' feedback helped the teacher: one run cannot say."""
     question, method = "Did the feedback help?", str(record.results["method"])
     if method not in FEEDBACK:
-        return Answer(question, "none", "This method has no feedback from the labelled rows to the pseudo labels.")
+        return Reply(question, "none", "This method has no feedback from the labelled rows to the pseudo labels.")
     if record.settings.get("feedback") == "none" or not record.settings.get("feedback_weight", 1):
-        return Answer(question, "off", "The feedback was switched off in this run.")
+        return Reply(question, "off", "The feedback was switched off in this run.")
     _, spread = record.series("feedback_spread")
     text = "One run cannot tell: it takes runs with and without feedback on the same labels."
     if spread:
         late = spread[3 * len(spread) // 4 :]
         strength = sum(late) / len(late)
         text += f" It was at work: in the last quarter its spread was {strength:.2g} on average."
-    return Answer(question, "not measured", text, "open")
+    return Reply(question, "not measured", text, "open")
 
 
-def model(record: Record) -> Answer:
+def model(record: Record) -> Reply:
     """Return which network the folder ``model`` holds, and why."""
     results, question = record.results, "Which model came out?"
     if results.get("chosen_by") == "guard":
         text = f"{record.method} was not better, so the run returned the model trained on the labels alone. "
-        return Answer(question, "supervised", text + "The other one stands in model-not-chosen.", "open")
+        return Reply(question, "supervised", text + "The other one stands in model-not-chosen.", "open")
     reason = "by accuracy on the validation rows" if results.get("validation") else "by the method's order"
     others = len(results.get("validation", {}))
     name = str(results["chosen"]).replace("_", " ")
     text = f"The network “{name}”"
-    return Answer(question, record.method, f"{text}, chosen among {others} {reason}." if others > 1 else f"{text}.")
+    return Reply(question, record.method, f"{text}, chosen among {others} {reason}." if others > 1 else f"{text}.")
 
 
-def next_steps(record: Record, material: Material) -> list[Step]:
+def next_steps(record: Record, material: PageData) -> list[Step]:
     """Return what a colleague would do now, most useful first."""
     steps, run = list[Step](), shlex.quote(str(record.folder))
     rows, data = record.results["rows"], shlex.quote(str(record.config["data"]))
@@ -159,7 +159,7 @@ def next_steps(record: Record, material: Material) -> list[Step]:
     return steps
 
 
-def _about_labels(material: Material) -> list[Step]:
+def _about_labels(material: PageData) -> list[Step]:
     """Return what the rows themselves ask for."""
     steps, grids = list[Step](), {grid["name"]: len(grid["rows"]) for grid in material.get("grids", [])}
     if material.get("check", {}).get("verdict") in ("WILL HURT", "CANNOT BE USED"):
@@ -193,7 +193,7 @@ def weakest(figures: dict[str, Any]) -> tuple[str, float, int, str] | None:
     return name, share, count, other
 
 
-def _headline(record: Record, answers: list[Answer], figures: dict[str, Any] | None, judged_on: str) -> str:
+def _headline(record: Record, answers: list[Reply], figures: dict[str, Any] | None, judged_on: str) -> str:
     """Return the sentence at the top of the page."""
     results, helped = record.results, answers[1]
     rows = results["rows"]

@@ -24,7 +24,7 @@ class Answer:
     kind: str = LABEL
 
 
-class Answers:
+class AnswerFile:
     """Answers by row id, in the order in which they were given; every change is written at once.
 
     Raises:

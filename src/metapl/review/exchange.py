@@ -17,7 +17,7 @@ import numpy as np
 
 from metapl.errors import UserError
 from metapl.report.display import display
-from metapl.review.answers import Answer, Answers, checked, read_answers, write_answers
+from metapl.review.answers import Answer, AnswerFile, checked, read_answers, write_answers
 from metapl.review.queue import Question, Review
 from metapl.utils.files import write_text, write_with
 
@@ -25,7 +25,7 @@ TASKS = 1000  # rows for Label Studio and FiftyOne, at most: their contents go a
 NAME, ROW = "label", "row"  # of the choices and of what is shown, in Label Studio's configuration
 
 
-def export_to(review: Review, answers: Answers, path: Path) -> str:
+def export_to(review: Review, answers: AnswerFile, path: Path) -> str:
     """Write a new file, or folder, for another tool; its suffix says which. Gives a sentence on what stands in it.
 
     Raises:
@@ -40,7 +40,7 @@ def export_to(review: Review, answers: Answers, path: Path) -> str:
     return writers[path.suffix.lower()](review, answers, path)
 
 
-def import_from(review: Review, answers: Answers, path: Path) -> str:
+def import_from(review: Review, answers: AnswerFile, path: Path) -> str:
     """Take in answers from a CSV file (id, label) or an export that another tool filled in; gives a sentence on them.
 
     Raises:
@@ -58,12 +58,12 @@ def import_from(review: Review, answers: Answers, path: Path) -> str:
     return f"{len(own)} answers read, {changed} new or changed: {answers.path}"
 
 
-def _csv(review: Review, answers: Answers, path: Path) -> str:
+def _csv(review: Review, answers: AnswerFile, path: Path) -> str:
     write_answers(path, answers.given)
     return f"{len(answers.given)} answers: {path}"
 
 
-def _label_studio(review: Review, answers: Answers, path: Path) -> str:
+def _label_studio(review: Review, answers: AnswerFile, path: Path) -> str:
     some = review.questions[:TASKS]
     rows = display(review.source, np.array([q.index for q in some], dtype=np.int64))
     tasks = [_task(q, row, answers.given.get(q.id)) for q, row in zip(some, rows)]
@@ -107,7 +107,7 @@ def _chosen(annotation: dict[str, Any]) -> str:
     return str(results[0]["value"]["choices"][0]) if results else ""
 
 
-def _cleanlab(review: Review, answers: Answers, path: Path) -> str:
+def _cleanlab(review: Review, answers: AnswerFile, path: Path) -> str:
     """Labels [n], probabilities [n, C], ids [n] and class names [C] of the labelled and validation rows."""
     taught = review.taught
     arrays = {
@@ -137,7 +137,7 @@ def _read_cleanlab(review: Review, path: Path) -> dict[str, Answer]:
     return {row: answer for row, answer in checked(path, pairs, source).items() if answer.label != known.get(row)}
 
 
-def _fiftyone(review: Review, answers: Answers, path: Path) -> str:
+def _fiftyone(review: Review, answers: AnswerFile, path: Path) -> str:
     """Write images, the model's guesses (predictions.json) and the answers so far (labels.json; null = open)."""
     some = review.questions[:TASKS]
     rows = display(review.source, np.array([q.index for q in some], dtype=np.int64))

@@ -12,7 +12,7 @@ import torch
 
 from metapl.inference.evaluate import Judged, answers
 from metapl.inference.run_evaluation import open_own
-from metapl.report.pseudo_labels import PseudoLabel, pseudo_labels_of, read_table
+from metapl.report.pseudo_labels import PoolRow, pseudo_labels_of, read_table
 from metapl.report.record import read_record
 from metapl.training.result import Result
 from metapl.types import Source
@@ -92,38 +92,40 @@ def review_of(result: Result) -> Review:
     return Review(folder, source, predictor.class_names, tuple(questions), taught)
 
 
-def _pool(rows: list[PseudoLabel], number: dict[str, int]) -> list[tuple[int, PseudoLabel]]:
+def _pool(rows: list[PoolRow], number: dict[str, int]) -> list[tuple[int, PoolRow]]:
     """Return the rows of the table by their number in the source; ``number`` has the pool rows by id."""
     plain = {row.id: row for row in rows}
     rows_of = {k: plain.get(name) or plain.get(f"'{name}") for name, k in number.items()}
     return [(k, row) for k, row in rows_of.items() if row is not None]
 
 
-def _close(pool: list[tuple[int, PseudoLabel]]) -> list[Question]:
+def _close(pool: list[tuple[int, PoolRow]]) -> list[Question]:
     """Return all pool rows, the closest call first."""
     return _questions(pool, lambda row: row.margin, _close_reason)
 
 
-def _changing(pool: list[tuple[int, PseudoLabel]]) -> list[Question]:
+def _changing(pool: list[tuple[int, PoolRow]]) -> list[Question]:
     """Return pool rows whose class changed during the training, most often first."""
     some = [(k, row) for k, row in pool if _agreement(row) < STABLE]
     return _questions(some, _agreement, _changing_reason)
 
 
-def _agreement(row: PseudoLabel) -> float:
+def _agreement(row: PoolRow) -> float:
     return 1.0 if row.agreement is None else row.agreement
 
 
-def _close_reason(row: PseudoLabel) -> str:
+def _close_reason(row: PoolRow) -> str:
     return f"The two likeliest classes are {100 * row.margin:.0f} points apart."
 
 
-def _changing_reason(row: PseudoLabel) -> str:
+def _changing_reason(row: PoolRow) -> str:
     return f"During the training the model named this class only {100 * _agreement(row):.0f} % of the time."
 
 
 def _questions(
-    pool: list[tuple[int, PseudoLabel]], key: Callable[[PseudoLabel], float], reason: Callable[[PseudoLabel], str]
+    pool: list[tuple[int, PoolRow]],
+    key: Callable[[PoolRow], float],
+    reason: Callable[[PoolRow], str],
 ) -> list[Question]:
     ordered = sorted(pool, key=lambda pair: (key(pair[1]), pair[0]))
     return [Question(k, row.id, row.label, row.confidence, reason(row)) for k, row in ordered]

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from metapl.report.display import cut, display
-from metapl.review.answers import NONE, UNSURE, Answer, Answers
+from metapl.review.answers import NONE, UNSURE, Answer, AnswerFile
 from metapl.review.queue import Question, Review
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -34,7 +34,7 @@ SECONDS = 30.0  # a connection may be silent
 class Session:
     """The state of a review: what is asked next, and the answers so far. Safe to use from several threads."""
 
-    def __init__(self, review: Review, answers: Answers) -> None:
+    def __init__(self, review: Review, answers: AnswerFile) -> None:
         self.review, self.answers, self.lock = review, answers, threading.Lock()
         self._again: str | None = None  # the row whose answer was taken back
         self._questions = {question.id: question for question in review.questions}

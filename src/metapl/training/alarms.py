@@ -33,7 +33,7 @@ EXPECTED = 10  # rows of a class expected in the sample, below which its absence
 MASK_LOW, MASK_HIGH = 0.005, 0.995  # A2
 AGREEMENT = 0.5  # A3
 
-Row = Mapping[str, float]
+LoggedRow = Mapping[str, float]
 Raised = tuple[str, float, str]  # name, value, text
 
 
@@ -91,7 +91,7 @@ def measure(shares: Tensor, prior: Tensor, rows: int) -> dict[str, float]:
 
 
 def find(
-    rows: Sequence[Row], steps: int, method: str, settings: Any, class_names: Sequence[str]
+    rows: Sequence[LoggedRow], steps: int, method: str, settings: Any, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the alarms that the logged ``rows`` raise, each once: name, step, value and what to do.
 
@@ -110,7 +110,7 @@ def find(
     return list(found.values())
 
 
-def _collapse(row: Row, previous: Row | None, names: Sequence[str]) -> list[Raised]:
+def _collapse(row: LoggedRow, previous: LoggedRow | None, names: Sequence[str]) -> list[Raised]:
     """Look for a collapse of the classes named on the pool (A1)."""
     found = []
     if previous is not None and min(row["class_shift"], previous["class_shift"]) > SHIFT:
@@ -122,7 +122,7 @@ def _collapse(row: Row, previous: Row | None, names: Sequence[str]) -> list[Rais
     return found
 
 
-def _mask(rows: Sequence[Row], settings: Any) -> list[Raised]:
+def _mask(rows: Sequence[LoggedRow], settings: Any) -> list[Raised]:
     """Look for a mask that is shut or wide open (A2), over the logged rows that have a mask."""
     rates = [r["mask_rate"] for r in rows if "mask_rate" in r]
     if not rates or not 0 < threshold(settings) <= 1:
@@ -133,7 +133,7 @@ def _mask(rows: Sequence[Row], settings: Any) -> list[Raised]:
     return [("mask_open", mean, _OPEN.format(100 * mean))] if mean > MASK_HIGH else []
 
 
-def _gap(rows: Sequence[Row], steps: int, method: str, settings: Any) -> list[Raised]:
+def _gap(rows: Sequence[LoggedRow], steps: int, method: str, settings: Any) -> list[Raised]:
     """Look for a student and a teacher that disagree late in the run (A3)."""
     logged = [r for r in rows if "agreement" in r]
     if not logged:

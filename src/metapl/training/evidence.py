@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -27,9 +26,8 @@ from metapl.methods import fits_once
 from metapl.runs.model_folder import Predictor
 from metapl.training.in_memory import run_trial
 from metapl.training.job import Job, resolved
-from metapl.types import Calibrated, Source, Split
+from metapl.types import Array, Calibrated, Source, Split
 
-Array = np.ndarray[Any, Any]
 LEAST_ROWS = 10  # judged rows below which no verdict is given
 
 

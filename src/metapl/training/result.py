@@ -14,9 +14,7 @@ from metapl.inference.evaluate import evaluate, probabilities
 from metapl.runs.folder import LOCK, new_folder
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder
-from metapl.types import Source, Split
-
-Array = np.ndarray[Any, Any]
+from metapl.types import Array, Source, Split
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ MEAN, FOLD, OTHERS, DEFAULT, CHOSEN = LEGEND = (
 WIDE = 8.0  # largest over smallest value from which a logarithmic axis is drawn
 
 
-def draw(
+def draw_tuning(
     path: Path, axes: Sequence[Axis], config: RunConfig, scores: Sequence[Score], verdict: Choice, joint: bool
 ) -> None:
     """Draw folds as small points, means with their standard error as large ones; mark the default and the choice.

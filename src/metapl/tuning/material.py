@@ -23,15 +23,14 @@ from metapl.training.finite import Diverged
 from metapl.training.in_memory import train_job
 from metapl.training.job import Job, build_job, nothing_to_fit_on
 from metapl.training.prepared import Prepared
-from metapl.types import Calibrated, Kind, Method, Preprocessing, Source, Split
+from metapl.types import Array, Calibrated, Kind, Method, Preprocessing, Source, Split
 from metapl.utils.device import pick_device
 
-Array = np.ndarray[Any, Any]
-Answer = dict[str, Any]
+FoldAnswer = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Material:
+class FoldData:
     """The rows of a tuning, without any test row; labels are those of the labelled rows alone.
 
     Attributes:
@@ -60,7 +59,7 @@ class Material:
         return MemorySource(self.name, self.kind, rows, self.labels, self.class_names, **form)  # type: ignore[arg-type]
 
 
-def gather(source: Source, split: Split, folds: int | None, seed: int) -> Material:
+def gather(source: Source, split: Split, folds: int | None, seed: int) -> FoldData:
     """Read the labelled, validation and unlabelled rows of ``split`` and deal the first two into folds.
 
     Rows that the source does not hold in memory are not held here either, but read when a training needs them.
@@ -85,10 +84,10 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> Materi
     dealt = fold_splits(inside, whole, fold_count(inside, whole) if folds is None else folds, seed)
     preprocessing = fit_preprocessing(inside, np.arange(len(rows)))
     names, own = source.class_names, at["validation"]
-    return Material(source.name, source.kind, data, labels, names, tuple(dealt), own, preprocessing)
+    return FoldData(source.name, source.kind, data, labels, names, tuple(dealt), own, preprocessing)
 
 
-def check_start(material: Material, config: RunConfig) -> None:
+def check_start(material: FoldData, config: RunConfig) -> None:
     """Build the first fold's run and throw it away, so that errors come before anything is trained.
 
     Raises:
@@ -99,7 +98,7 @@ def check_start(material: Material, config: RunConfig) -> None:
             _with_rows_to_fit_on(material, fold, config.method)
 
 
-def judge_fold(material: Material, config: RunConfig, fold: int) -> Answer:
+def judge_fold(material: FoldData, config: RunConfig, fold: int) -> FoldAnswer:
     """Train on all folds but one and judge every candidate network on the rows held out.
 
     All settings see the same folds and, fold by fold, the same seed: the same first weights, batches and views.
@@ -125,13 +124,13 @@ def judge_fold(material: Material, config: RunConfig, fold: int) -> Answer:
     return {"right": right, "log_loss": log_loss}
 
 
-def train_fold(material: Material, tree: dict[str, Any], fold: int) -> Answer:
+def train_fold(material: FoldData, tree: dict[str, Any], fold: int) -> FoldAnswer:
     """Return ``judge_fold`` as a job: the run's settings as plain values, and the answer with its ``seconds``."""
     began = time.monotonic()
     return {**judge_fold(material, from_dict(tree), fold), "seconds": round(time.monotonic() - began, 3)}
 
 
-def _job(material: Material, config: RunConfig, fold: int) -> Job:
+def _job(material: FoldData, config: RunConfig, fold: int) -> Job:
     """Return the run of a fold; its validation rows are never those that judge what is fitted on them."""
     config, split = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31), material.folds[fold]
 
@@ -148,7 +147,7 @@ def _is_fitted(method: Method) -> bool:
     return isinstance(method, Calibrated) and method.needs_validation
 
 
-def _with_rows_to_fit_on(material: Material, fold: Split, method: str) -> Split:
+def _with_rows_to_fit_on(material: FoldData, fold: Split, method: str) -> Split:
     """Return the fold without its held-out rows: those of the run's own validation rows that teach in it are
     validation rows.
 

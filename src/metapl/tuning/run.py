@@ -20,8 +20,8 @@ from metapl.methods import method_class
 from metapl.runs.folder import write_csv
 from metapl.training.job import resolved, with_steps
 from metapl.training.workers import Outcome, run_jobs
-from metapl.tuning.figure import draw
-from metapl.tuning.material import Material, check_start, gather, train_fold
+from metapl.tuning.figure import draw_tuning
+from metapl.tuning.material import FoldData, check_start, gather, train_fold
 from metapl.tuning.score import Choice, Score, decide, entry, make_score, ranked
 from metapl.tuning.search import Ask, Rank, Search, make_search
 from metapl.tuning.space import Axis, Space, get, make_space, resolve, with_setting, word
@@ -146,7 +146,7 @@ class _Bench:
     def __init__(
         self,
         config: RunConfig,
-        material: Material,
+        material: FoldData,
         trials: Trials,
         search: Search,
         progress: Progress,
@@ -293,7 +293,7 @@ def _finish(folder: Path, plan: dict[str, Any], config: RunConfig, axes: Sequenc
     }
     write_text(folder / "best.yaml", _settings_file(chosen, verdict, summary))
     _write_table(folder / "trials.csv", keys, config, scores)
-    draw(folder / "tune.png", axes, config, scores, verdict, plan["sampler"] != "single")
+    draw_tuning(folder / "tune.png", axes, config, scores, verdict, plan["sampler"] != "single")
     write_json(folder / "results.json", summary)
     return Tuning(folder, chosen, tuple(scores), summary)
 

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metapl.tuning.material import Answer
+from metapl.tuning.material import FoldAnswer
 from metapl.tuning.search import Rank
-from metapl.tuning.space import Setting
+from metapl.tuning.space import Changes
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Score:
         error: why there is no score; the other figures are then empty.
     """
 
-    setting: Setting
+    setting: Changes
     steps: int
     network: str
     right: tuple[tuple[bool, ...], ...]
@@ -69,7 +69,7 @@ class Score:
 
     @property
     def spread(self) -> float:
-        """Return the standard error of the accuracy over folds, not paired with anything."""
+        """Return the standard error of the accuracy over folds, not paired_difference with anything."""
         return statistics.stdev(self.fold_accuracy) / math.sqrt(len(self.right)) if self.right else math.nan
 
     @property
@@ -78,7 +78,7 @@ class Score:
         return (-math.inf, -math.inf) if self.error else (self.accuracy, -self.log_loss)
 
 
-def make_score(setting: Setting, steps: int, answers: Sequence[Answer], seconds: float, choose: bool) -> Score:
+def make_score(setting: Changes, steps: int, answers: Sequence[FoldAnswer], seconds: float, choose: bool) -> Score:
     """Return the score of a setting from the answers of its folds.
 
     Args:
@@ -92,12 +92,12 @@ def make_score(setting: Setting, steps: int, answers: Sequence[Answer], seconds:
     return max(made, key=lambda score: score.rank) if choose else made[0]
 
 
-def _of_network(name: str, setting: Setting, steps: int, answers: Sequence[Answer], seconds: float) -> Score:
+def _of_network(name: str, setting: Changes, steps: int, answers: Sequence[FoldAnswer], seconds: float) -> Score:
     right = tuple(tuple(bit == "1" for bit in answer["right"][name]) for answer in answers)
     return Score(setting, steps, name, right, tuple(answer["log_loss"][name] for answer in answers), seconds)
 
 
-def paired(score: Score, default: Score) -> tuple[float, float]:
+def paired_difference(score: Score, default: Score) -> tuple[float, float]:
     """Return the difference of two accuracies on the same rows (T2) and its standard error (T3)."""
     rows = [float(a) - float(b) for one, other in zip(score.right, default.right) for a, b in zip(one, other)]
     folds = [a - b for a, b in zip(score.fold_accuracy, default.fold_accuracy)]
@@ -142,7 +142,7 @@ def decide(scores: Sequence[Score]) -> Choice | None:
     z = needed(len(sound) - 1)
     if default is None:
         return Choice(best, best, None, None, z)
-    difference, error = paired(best, default)
+    difference, error = paired_difference(best, default)
     beyond = difference > z * error * (1 + 1e-9)  # one row more is exactly one standard error: not beyond it
     return Choice(best, best if beyond else default, difference, error, z)
 
@@ -153,7 +153,7 @@ def entry(score: Score, scores: Sequence[Score]) -> dict[str, Any]:
     if score.error:
         return {**head, "error": score.error}
     default = next((s for s in scores if not s.setting and not s.error), None)
-    difference, error = paired(score, default) if default else (None, None)
+    difference, error = paired_difference(score, default) if default else (None, None)
     return {
         **head,
         "accuracy": score.accuracy,

@@ -16,7 +16,7 @@ from typing import Any
 from metapl.config.settings import RunConfig
 from metapl.data.batches.seeds import derive_seed
 from metapl.errors import UserError, nearest
-from metapl.tuning.space import Axis, Setting, resolve
+from metapl.tuning.space import Axis, Changes, resolve
 
 MOST = 100  # settings of a grid that nobody asked for by number
 RANDOM, OPTUNA = 16, 20  # settings where no number is given
@@ -27,7 +27,7 @@ DRAWS = 50  # tries for each further setting that is not there yet
 class Ask:
     """A setting to judge by cross-validation, each fold trained for this share of the run's steps."""
 
-    setting: Setting
+    setting: Changes
     share: float = 1.0
 
 
@@ -99,7 +99,7 @@ def grid(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int)
 
 def halving(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
     """Try random settings: all for a quarter of the steps, the better half for a half, half of these for all."""
-    draw, settings = random.Random(derive_seed(seed, "tuning")), list[Setting]()
+    draw, settings = random.Random(derive_seed(seed, "tuning")), list[Changes]()
     wanted = trials or RANDOM
     for _ in range(DRAWS * wanted):
         settings = _distinct(config, [*settings, {axis.key: axis.at(draw.random()) for axis in axes}])
@@ -159,9 +159,9 @@ def _suggest(trial: Any, axis: Axis) -> Any:
     return axis.rounded(trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log))
 
 
-def _distinct(config: RunConfig, picks: Sequence[dict[str, Any]]) -> list[Setting]:
+def _distinct(config: RunConfig, picks: Sequence[dict[str, Any]]) -> list[Changes]:
     """Return each setting once, without the default."""
-    made: list[Setting] = []
+    made: list[Changes] = []
     for pick in picks:
         setting = resolve(config, pick)
         if setting and setting not in made:

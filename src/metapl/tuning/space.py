@@ -21,7 +21,7 @@ GROUPS = ("batch", "views", "optim")  # beside the method's own group
 POINTS = 5  # of a range, where points are needed
 DIGITS = 4  # significant digits of a drawn value: what is read off the screen is what was run
 
-Setting = dict[str, Any]  # dotted key -> value, only where it differs from the run's own
+Changes = dict[str, Any]  # dotted key -> value, only where it differs from the run's own
 Space = Mapping[str, Any] | Iterable[str]
 
 
@@ -120,9 +120,9 @@ def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = N
     return (setting or {}).get("optim.lr") or config.optim.resolved(config.model).lr
 
 
-def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Setting:
+def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Changes:
     """Return one value per axis as a setting: multiples are worked out, values equal to the run's own left out."""
-    made: Setting = {}
+    made: Changes = {}
     for key, value in sorted(picks.items(), key=lambda pair: pair[0].endswith("teacher_lr")):
         own = get(config, key)
         if isinstance(value, Times):
@@ -135,7 +135,7 @@ def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Setting:
     return {key: made[key] for key in picks if key in made}
 
 
-def with_setting(config: RunConfig, setting: Setting) -> RunConfig:
+def with_setting(config: RunConfig, setting: Changes) -> RunConfig:
     """Return the run with other settings.
 
     Raises:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from metapl.errors import UserError
-from metapl.tuning.material import Answer
-from metapl.tuning.space import Setting
+from metapl.tuning.material import FoldAnswer
+from metapl.tuning.space import Changes
 from metapl.utils.files import write_json, write_text
 
-Key = tuple[str, int, int]
+TrialKey = tuple[str, int, int]
 PLAN, TRIALS = "plan.json", "trials.jsonl"
 
 
@@ -41,7 +41,7 @@ class Trials:
     """``trials.jsonl``: one line per finished training (setting, steps, fold), written at once and flushed to disk."""
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.rows = folder / TRIALS, dict[Key, dict[str, Any]]()
+        self.path, self.rows = folder / TRIALS, dict[TrialKey, dict[str, Any]]()
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 if (row := _row(line)) is not None:
@@ -50,11 +50,11 @@ class Trials:
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows.values()))
         self.spent = max((row["elapsed"] for row in self.rows.values()), default=0.0)  # seconds of earlier starts
 
-    def get(self, setting: Setting, steps: int, fold: int) -> dict[str, Any] | None:
+    def get(self, setting: Changes, steps: int, fold: int) -> dict[str, Any] | None:
         """Return the finished training, or None."""
         return self.rows.get(_key(setting, steps, fold))
 
-    def add(self, setting: Setting, steps: int, fold: int, answer: Answer, elapsed: float) -> None:
+    def add(self, setting: Changes, steps: int, fold: int, answer: FoldAnswer, elapsed: float) -> None:
         """Store one (``answer`` with its seconds); ``elapsed`` is the time of the whole tuning up to here."""
         row = {"setting": setting, "steps": steps, "fold": fold, **answer, "elapsed": round(elapsed, 3)}
         with open(self.path, "a", encoding="utf-8") as file:
@@ -64,7 +64,7 @@ class Trials:
         self.rows[_key(setting, steps, fold)] = row
 
 
-def _key(setting: Setting, steps: int, fold: int) -> Key:
+def _key(setting: Changes, steps: int, fold: int) -> TrialKey:
     return json.dumps(setting, sort_keys=True), steps, fold
 
 

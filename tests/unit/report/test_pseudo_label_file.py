@@ -21,7 +21,7 @@ from metapl.methods import METHODS
 from metapl.report import pseudo_labels
 from metapl.report.pseudo_labels import (
     HEADER,
-    PseudoLabel,
+    PoolRow,
     calibrated,
     pseudo_labels_of,
     pseudo_labels_of_run,
@@ -112,9 +112,9 @@ def test_a_failure_is_a_sentence(result: Result, monkeypatch: pytest.MonkeyPatch
 
 
 LINES = [
-    PseudoLabel("a", "cat", 0.5, 0.25, None, None, None, "no threshold"),
-    PseudoLabel("=b", "-dog", 0.75, 0.5, 0.5, -0.25, True, "sure"),
-    PseudoLabel("c", "cow", 0.75, 0.5, 1.0, 0.125, False, ""),
+    PoolRow("a", "cat", 0.5, 0.25, None, None, None, "no threshold"),
+    PoolRow("=b", "-dog", 0.75, 0.5, 0.5, -0.25, True, "sure"),
+    PoolRow("c", "cow", 0.75, 0.5, 1.0, 0.125, False, ""),
 ]
 
 

@@ -21,7 +21,7 @@ from metapl.data.memory.arrays import from_arrays
 from metapl.data.options import SourceOptions
 from metapl.errors import UserError
 from metapl.methods import METHODS
-from metapl.review.answers import Answer, Answers, read_answers, write_answers
+from metapl.review.answers import Answer, AnswerFile, read_answers, write_answers
 from metapl.review.exchange import export_to, import_from
 from metapl.review.queue import Question, Review, open_review
 from metapl.review.server import Session, keys_of, serve
@@ -58,7 +58,7 @@ class Page:
     """A served review and requests to it."""
 
     def __init__(self, review: Review) -> None:
-        self.session = Session(review, Answers(review.folder, review.source))
+        self.session = Session(review, AnswerFile(review.folder, review.source))
         self.server, self.address = serve(self.session)
         self.place = urlsplit(self.address)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -110,7 +110,7 @@ def test_answers_are_kept_at_once_undone_and_gone_on_with(page: Page, review: Re
     assert again is not None
     assert again.id == asked[2]
     assert len((review.folder / "corrections.csv").read_text(encoding="utf-8").splitlines()) == 3
-    later = Session(review, Answers(review.folder, review.source))  # another day
+    later = Session(review, AnswerFile(review.folder, review.source))  # another day
     assert later.answers.given == {asked[0]: Answer("3"), asked[1]: Answer("", "unsure")}
     assert later.progress()[0] == 2
     assert later.next() == again
@@ -161,7 +161,7 @@ def test_texts_of_the_data_stay_texts(page: Page, review: Review) -> None:
 
 
 def test_label_studio_and_csv_come_back_as_they_went(review: Review, tmp_path: Path) -> None:
-    answers = Answers(review.folder, review.source)
+    answers = AnswerFile(review.folder, review.source)
     first, second = review.questions[0].id, review.questions[1].id
     answers.give(first, Answer("4"))
     answers.give(second, Answer("", "unsure"))
@@ -172,7 +172,7 @@ def test_label_studio_and_csv_come_back_as_they_went(review: Review, tmp_path: P
     assert tasks[0]["predictions"][0]["result"][0]["value"]["choices"] == [review.questions[0].guess]
     for name in ("tasks.json", "plain.csv"):
         (review.folder / "corrections.csv").unlink()
-        fresh = Answers(review.folder, review.source)
+        fresh = AnswerFile(review.folder, review.source)
         assert import_from(review, fresh, tmp_path / name).startswith("2 answers read, 2 new")
         assert fresh.given == {first: Answer("4"), second: Answer("", "unsure")}
     with pytest.raises(UserError, match="new file"):
@@ -194,15 +194,15 @@ def test_ids_that_a_spreadsheet_would_compute_come_back(tmp_path: Path) -> None:
 
 
 def test_cleanlab_gets_arrays_without_pickle(review: Review, tmp_path: Path) -> None:
-    export_to(review, Answers(review.folder, review.source), tmp_path / "c.npz")
+    export_to(review, AnswerFile(review.folder, review.source), tmp_path / "c.npz")
     with np.load(tmp_path / "c.npz", allow_pickle=False) as arrays:
         assert arrays["pred_probs"].shape == (80, 10)
         assert arrays["labels"].tolist() == [int(review.source.labels[k]) for k in review.taught.index]
 
 
 def test_cleanlab_brings_mended_labels_back(review: Review, tmp_path: Path) -> None:
-    export_to(review, Answers(review.folder, review.source), tmp_path / "c.npz")
-    answers = Answers(review.folder, review.source)
+    export_to(review, AnswerFile(review.folder, review.source), tmp_path / "c.npz")
+    answers = AnswerFile(review.folder, review.source)
     assert import_from(review, answers, tmp_path / "c.npz").startswith("0 answers read")
     with np.load(tmp_path / "c.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
@@ -223,7 +223,7 @@ def test_cleanlab_brings_mended_labels_back(review: Review, tmp_path: Path) -> N
 
 
 def test_fiftyone_gets_a_folder_and_its_answers_come_back(review: Review, tmp_path: Path) -> None:
-    answers = Answers(review.folder, review.source)
+    answers = AnswerFile(review.folder, review.source)
     first, second = review.questions[:2]
     answers.give(first.id, Answer("4"))
     answers.give(second.id, Answer("", "unsure"))
@@ -238,7 +238,7 @@ def test_fiftyone_gets_a_folder_and_its_answers_come_back(review: Review, tmp_pa
     with Image.open(tmp_path / "tasks" / "data" / f"{first.index:06d}.png") as picture:
         assert np.array_equal(np.asarray(picture), review.source.rows(np.array([first.index]))[0, 0].numpy())
     (review.folder / "corrections.csv").unlink()
-    fresh = Answers(review.folder, review.source)
+    fresh = AnswerFile(review.folder, review.source)
     assert import_from(review, fresh, tmp_path / "tasks").startswith("1 answers read, 1 new")
     assert fresh.given == {first.id: Answer("4")}
 
@@ -253,7 +253,7 @@ def test_every_way_in_which_fiftyone_writes_a_label(
     question = review.questions[0]
     content = {"classes": classes, "labels": {f"{question.index:06d}": label}}
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    answers = Answers(review.folder, review.source)
+    answers = AnswerFile(review.folder, review.source)
     import_from(review, answers, tmp_path)
     assert answers.given == {question.id: Answer("7")}
 
@@ -263,7 +263,7 @@ def test_every_way_in_which_fiftyone_writes_a_label(
 )
 def test_a_folder_that_fiftyone_did_not_write_changes_nothing(review: Review, tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_text(text)
-    answers = Answers(review.folder, review.source)
+    answers = AnswerFile(review.folder, review.source)
     with pytest.raises(UserError, match=r"labels\.json"):
         import_from(review, answers, tmp_path)
     assert not answers.given
@@ -274,12 +274,12 @@ def test_rows_that_are_not_images_do_not_go_to_fiftyone(review: Review, tmp_path
     questions = tuple(Question(k, table.ids[k], "a", 0.5, "close") for k in range(3))
     other = replace(review, source=table, class_names=("a", "b"), questions=questions)
     with pytest.raises(UserError, match="shows images"):
-        export_to(other, Answers(tmp_path, table), tmp_path / "tasks")
+        export_to(other, AnswerFile(tmp_path, table), tmp_path / "tasks")
     assert not (tmp_path / "tasks").exists()
 
 
 def test_a_run_with_corrections_does_not_ask_for_them_again(review: Review, tmp_path: Path) -> None:
-    answers, question = Answers(review.folder, review.source), review.questions[0]
+    answers, question = AnswerFile(review.folder, review.source), review.questions[0]
     answers.give(question.id, Answer(review.source.class_names[int(review.source.labels[question.index])]))
     config = RunConfig(
         "digits",
@@ -293,7 +293,7 @@ def test_a_run_with_corrections_does_not_ask_for_them_again(review: Review, tmp_
     second = train(config, tmp_path / "second")
     assert question.index in second.split.labeled
     opened = open_review(tmp_path / "second")
-    assert Answers(opened.folder, opened.source).given == answers.given
+    assert AnswerFile(opened.folder, opened.source).given == answers.given
 
 
 def test_each_class_has_a_key_of_its_own() -> None:
@@ -323,7 +323,7 @@ def test_a_person_at_a_keyboard_in_a_real_browser(page: Page, review: Review) ->
         assert tab.locator("h1").inner_text() == "Which class is this?"
         assert [text for text in errors if "favicon" not in text] == []
         browser.close()
-    kept = Answers(review.folder, review.source).given
+    kept = AnswerFile(review.folder, review.source).given
     assert list(kept) == [q.id for q in review.questions[:19]]
     assert kept[review.questions[2].id] == Answer("1")
     assert kept[review.questions[1].id] == Answer("", "none")

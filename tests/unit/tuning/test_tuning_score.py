@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metapl.tuning.score import Score, decide, make_score, needed, paired, ranked
+from metapl.tuning.score import Score, decide, make_score, needed, paired_difference, ranked
 
 
 def score_of(text: str, setting: dict[str, Any] | None = None, log_loss: float = 1.0) -> Score:
@@ -49,14 +49,14 @@ def test_the_network_is_chosen_over_all_folds_or_not_at_all() -> None:
 def test_the_standard_error_is_the_larger_of_folds_and_rows() -> None:
     # One more right in each fold: the folds agree wholly, the rows do not.
     a, b = score_of("1110 1110"), score_of("1100 1100")
-    difference, error = paired(a, b)
+    difference, error = paired_difference(a, b)
     assert difference == 0.25
     assert error == pytest.approx(np.std([0, 0, 1, 0] * 2, ddof=1) / math.sqrt(8))
     # All the gain in one fold: now the folds are the noisier ones.
     a, b = score_of("1111 0000"), score_of("0000 0000")
-    assert paired(a, b)[1] == pytest.approx(np.std([1, 0], ddof=1) / math.sqrt(2))
-    assert paired(b, a)[0] == -0.5
-    assert paired(a, a) == (0.0, 0.0)
+    assert paired_difference(a, b)[1] == pytest.approx(np.std([1, 0], ddof=1) / math.sqrt(2))
+    assert paired_difference(b, a)[0] == -0.5
+    assert paired_difference(a, a) == (0.0, 0.0)
 
 
 def test_the_bar_rises_with_the_number_tried() -> None:
