@@ -151,7 +151,9 @@ class Study(MPL):
     def shaped(self, r: Tensor, batch: SemiBatch) -> Tensor:
         return r
 
-    def _exact(self, before: fb.Before, batch: SemiBatch, p: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _exact(
+        self, before: fb.Before, batch: SemiBatch, p: Tensor, output: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         labeled, v = self.direction(before, batch)
         _, strong = unlabeled_views(batch)
         r = fb.log_prob_derivative(self.student.model, before, strong, v, self.config.derivative)
@@ -263,9 +265,19 @@ class TrustedAll(MPL):
 class Gated(MPL):
     """r counts only while the student knows more about the labelled rows than nothing: their loss is below ln C."""
 
-    def _exact(self, before: fb.Before, batch: SemiBatch, p: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        feedback, logged = super()._exact(before, batch, p)
+    def _exact(
+        self, before: fb.Before, batch: SemiBatch, p: Tensor, output: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        feedback, logged = super()._exact(before, batch, p, output)
         return feedback * (logged["student_labeled"] < math.log(p.shape[1])), logged
+
+
+class EverySecond(MPL):
+    """The feedback of every second step, at twice its weight."""
+
+    def _teach_student(self, batch: SemiBatch, z: Tensor, t: int, use_feedback: bool) -> Any:
+        feedback, logged = super()._teach_student(batch, z, t, use_feedback and t % 2 == 0)
+        return None if feedback is None else 2 * feedback, logged
 
 
 class Corrected(RowMemory):
@@ -308,6 +320,9 @@ VARIANTS: dict[str, tuple[type[MPL], dict[str, Any]]] = {
     "on-ema": (OnEMA, EXACT),
     "corrected": (Corrected, EXACT),
     "robust": (Robust, EXACT),
+    "one-sided": (MPL, {"mpl.feedback": "exact", "mpl.derivative": "one_sided"}),
+    "forward": (MPL, {"mpl.feedback": "exact", "mpl.derivative": "forward"}),
+    "every-second": (EverySecond, {"mpl.feedback": "exact", "mpl.derivative": "forward"}),
     "trusted-all": (TrustedAll, UNCAPPED),
 }
 

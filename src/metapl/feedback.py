@@ -29,10 +29,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metapl.errors import UserError
 from metapl.optim import Learner
+from metapl.utils.precision import loss_scale, low_dtype, wide
 
 Tensors = dict[str, Tensor]
-Derivative = Literal["auto", "forward", "difference"]
+Derivative = Literal["auto", "forward", "difference", "one_sided"]
 RowWeights = Literal["even", "trusted"]  # how the labelled rows are weighted in E3
+LOW_STEPS = {torch.bfloat16: 3e-3, torch.float16: 5e-4}  # of a one-sided difference, as shares of the parameters' size
 MAJORITY = 3  # from this number of rows of a class on, one of them can be outvoted
 
 
@@ -66,6 +68,7 @@ def label_derivative(
     x: Tensor,
     derivative: Derivative = "auto",
     rows: RowWeights = "even",
+    output: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """E3 to E5: return the labelled loss after the step and its derivative by each label that the step was made from.
 
@@ -75,6 +78,7 @@ def label_derivative(
         x_l, y_l: [b, ...] labelled rows and [b] int64 labels.
         x: [B, ...] the very rows of that forward.
         derivative: forward mode or a difference, as in ``log_prob_derivative``.
+        output: [B, C] the logits of that forward, which ``one_sided`` uses again.
         rows: how the labelled rows are weighted, as in ``labeled_gradient``.
 
     Returns:
@@ -87,7 +91,7 @@ def label_derivative(
         weights = {n: p for n, p in learner.model.named_parameters() if n in direction}
         clipped = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in weights.items()}
         direction = clip_adjoint(direction, clipped, learner.clip_scale)
-    return loss, log_prob_derivative(learner.model, before, x, direction, derivative)  # E4
+    return loss, log_prob_derivative(learner.model, before, x, direction, derivative, output)  # E4
 
 
 def labeled_gradient(
@@ -103,8 +107,11 @@ def labeled_gradient(
         losses = F.cross_entropy(_logits(student, parameters, before.buffers, x_l), y_l, reduction="none")
         loss = losses.mean()
         weighted = loss if rows == "even" else (trust(losses.detach(), y_l) * losses).mean()
-        grads = torch.autograd.grad(weighted, list(parameters.values()), allow_unused=True)
-    gradient = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), grads)}
+        scale = loss_scale(weighted.device)
+        with wide(weighted.device):
+            weighted = weighted * scale if scale != 1 else weighted
+            grads = torch.autograd.grad(weighted, list(parameters.values()), allow_unused=True)
+    gradient = {n: torch.zeros_like(p) if g is None else g / scale for (n, p), g in zip(parameters.items(), grads)}
     return loss.detach(), gradient
 
 
@@ -183,18 +190,29 @@ def clip_adjoint(direction: Mapping[str, Tensor], clipped: Mapping[str, Tensor],
 
 
 def log_prob_derivative(
-    student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor], derivative: Derivative = "auto"
+    student: nn.Module,
+    before: Before,
+    x: Tensor,
+    direction: Mapping[str, Tensor],
+    derivative: Derivative = "auto",
+    output: Tensor | None = None,
 ) -> Tensor:
     """E4: return ``r[i, c] = d/ds log S_c(x[i]; theta + s * direction)`` at s = 0, at the OLD student; [B, C].
 
-    ``forward`` takes one forward-mode derivative. ``difference`` takes the central difference along ``direction`` (two
-    forwards), for layers without a forward-mode rule. ``auto`` tries the first; if the network has no rule for it, it
-    warns and takes the second from then on.
+    ``forward`` takes one forward-mode derivative, which costs about three forwards. ``difference`` takes the central
+    difference along ``direction`` (two forwards), for layers without a forward-mode rule. ``one_sided`` takes the
+    difference from ``output``, the logits [B, C] of the student's own forward (one forward more). ``auto`` tries the
+    first; if the network has no rule for it, it warns and takes the second from then on. In mixed precision the first
+    two run in fp32, since a difference of 16-bit numbers says little; ``one_sided`` runs as the forward did.
     """
+    if derivative == "one_sided":
+        return _one_sided_difference(student, before, x, direction, output)
     if derivative == "difference" or (derivative == "auto" and getattr(student, _NO_FORWARD_MODE, False)):
-        return _central_difference(student, before, x, direction)
+        with wide(x.device):
+            return _central_difference(student, before, x, direction)
     try:
-        return _forward_mode(student, before, x, direction)
+        with wide(x.device):
+            return _forward_mode(student, before, x, direction)
     except (NotImplementedError, RuntimeError) as error:
         if derivative == "forward" or not _is_missing_rule(error):
             raise
@@ -204,7 +222,8 @@ def log_prob_derivative(
         "the exact feedback uses a central difference instead (one more forward per step).",
         stacklevel=2,
     )
-    return _central_difference(student, before, x, direction)
+    with wide(x.device):
+        return _central_difference(student, before, x, direction)
 
 
 def exact_loss(p: Tensor, r: Tensor) -> Tensor:
@@ -258,20 +277,45 @@ def _load_forward_rules() -> None:
 
 
 def _central_difference(student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
-    names = list(direction)
-    length = torch.sqrt(sum((direction[n] ** 2).sum() for n in names))  # type: ignore[arg-type]
-    size = torch.sqrt(sum((before.parameters[n] ** 2).sum() for n in names))  # type: ignore[arg-type]
+    # The power 1/3 balances the truncation error (quadratic in the step) against rounding (inverse to it).
+    h, length = _difference_step(before, direction, 1 / 3)
+    sides = [_moved_log_probs(student, before, x, direction, sign * h) for sign in (1.0, -1.0)]
+    return torch.where(length > 0, (sides[0] - sides[1]) / (2 * h), torch.zeros_like(sides[0]))
+
+
+def _one_sided_difference(
+    student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor], output: Tensor | None
+) -> Tensor:
+    # Across the kinks of ReLUs the truncation error grows with the square root of the step, so the power is 2/3. In 16
+    # bits many roundings average out, so that a shorter step than by that rule is better.
+    low = low_dtype(x.device)
+    h, length = _difference_step(before, direction, 2 / 3, None if low is None else LOW_STEPS[low])
+    if output is None:
+        old = _moved_log_probs(student, before, x, direction, torch.zeros_like(h))
+    else:
+        old = F.log_softmax(output.detach(), dim=-1)
+    new = _moved_log_probs(student, before, x, direction, h)
+    return torch.where(length > 0, (new - old) / h, torch.zeros_like(new))
+
+
+def _difference_step(
+    before: Before, direction: Mapping[str, Tensor], power: float, share: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the step along ``direction`` that is ``share`` (or ``eps^power``) of the parameters' size; its length."""
+    length = torch.sqrt(sum((v**2).sum() for v in direction.values()))  # type: ignore[arg-type]
+    size = torch.sqrt(sum((before.parameters[n] ** 2).sum() for n in direction))  # type: ignore[arg-type]
     tiny = torch.finfo(length.dtype)
-    # eps^(1/3) balances the truncation error (quadratic in the step) against rounding (inverse to it).
-    h = tiny.eps ** (1 / 3) * (1 + size) / length.clamp_min(tiny.tiny)
-    with torch.no_grad():
-        sides = []
-        for sign in (1.0, -1.0):
-            moved = {n: before.parameters[n] + sign * h * v for n, v in direction.items()}
-            moved = {**before.parameters, **moved}
-            with replayed_rng(before.rng, x.device):
-                sides.append(F.log_softmax(_logits(student, moved, before.buffers, x), dim=-1))
-        return torch.where(length > 0, (sides[0] - sides[1]) / (2 * h), torch.zeros_like(sides[0]))
+    return (share or tiny.eps**power) * (1 + size) / length.clamp_min(tiny.tiny), length
+
+
+@torch.no_grad()
+def _moved_log_probs(
+    student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor], h: Tensor
+) -> Tensor:
+    """Return log S(x; theta + h * direction) [B, C], with the random draws of the student's own forward."""
+    moved = {n: before.parameters[n] + h * v for n, v in direction.items()}
+    with replayed_rng(before.rng, x.device):
+        return F.log_softmax(_logits(student, {**before.parameters, **moved}, before.buffers, x), dim=-1)
 
 
 def _step_coefficient(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> Tensor | float:

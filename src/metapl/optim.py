@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metapl.losses import cross_entropy
 from metapl.types import SemiBatch
 from metapl.utils.fields import BELOW_ONE, NOT_NEGATIVE, Help, Settings, Tries
+from metapl.utils.precision import loss_scale, wide
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, t, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        scale = loss_scale(loss.device)
+        with wide(loss.device):  # each pass goes back in the precision in which it went forward
+            (loss * scale if scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
+        if scale != 1:
+            torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], scale)
         self.clip_scale = self._clip() if self.config.clip else None
         self.optimizer.step()
 

@@ -27,6 +27,7 @@ from metapl.models.own import code_in
 from metapl.optim import OptimConfig
 from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Help, Range, Settings
 from metapl.utils.files import write_text
+from metapl.utils.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class RunConfig(Settings):
         float, Help("as many steps as fit into this time on this machine; 0 = as steps says", "minutes"), NOT_NEGATIVE
     ] = 0.0
     device: Annotated[str, "auto, cpu, cuda, cuda:N, mps"] = "auto"
+    precision: Annotated[
+        Precision, "of the passes in training; auto: bf16 for large convolutional networks on a GPU that is fast at it"
+    ] = "auto"
     source: SourceOptions = field(default_factory=SourceOptions)
     split: SplitConfig = field(default_factory=SplitConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

@@ -38,6 +38,6 @@ UdaTemperature = Annotated[
 # Meta Pseudo Labels and its relatives.
 FeedbackWeight = Annotated[float, NOT_NEGATIVE, Tries("0,0.1,0.3,1", idle=("feedback", "none"))]
 Baseline = Annotated[float, "decay of the moving baseline of the gain; 0 = no baseline", BELOW_ONE]
-DerivativeKind = Annotated[Literal["auto", "forward", "difference"], "how the derivative (E4) is computed"]
+DerivativeKind = Annotated[Literal["auto", "forward", "difference", "one_sided"], "how the derivative (E4) is computed"]
 FinetuneSteps = Annotated[int, "steps of fine-tuning on the labelled rows, after the main phase; 0 = off", NOT_NEGATIVE]
 FinetuneRate = Annotated[float, "learning rate of fine-tuning (plain SGD)", POSITIVE]

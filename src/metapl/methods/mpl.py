@@ -151,18 +151,20 @@ class MPL:
         if not use_feedback:
             return None, logged
         if self.config.feedback == "exact":
-            feedback, more = self._exact(before, batch, p)
+            feedback, more = self._exact(before, batch, p, output)
             return feedback, logged | more
         old, new = (fb.labeled_loss(student.model, before, batch.x_l, batch.y_l, old=o) for o in (True, False))
         gain = self.baseline.subtract(old - new)  # E4'
         feedback = fb.official_loss(z, gain) if y is None else fb.sampled_loss(z, y, gain)
         return feedback, logged | {"student_labeled": new, "gain": gain}
 
-    def _exact(self, before: fb.Before, batch: SemiBatch, p: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _exact(
+        self, before: fb.Before, batch: SemiBatch, p: Tensor, output: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """E3 to E5: return the exact feedback, 0-d, and numbers to log."""
         c, (_, strong) = self.config, unlabeled_views(batch)
         labeled, r = fb.label_derivative(
-            self.student, before, batch.x_l, batch.y_l, strong, c.derivative, c.feedback_rows
+            self.student, before, batch.x_l, batch.y_l, strong, c.derivative, c.feedback_rows, output
         )
         spread = r.std()
         if c.feedback_cap:

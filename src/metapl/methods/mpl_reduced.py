@@ -147,7 +147,7 @@ class ReducedMPL:
         weak, strong = unlabeled_views(batch)
         stored, t_student = log_p[batch.u_index], max(0, t - self.switch)
         z = self.calibrator.model(stored) if self.calibrator else stored
-        p = torch.softmax(z, -1)  # R3
+        p = torch.softmax(z, -1, dtype=stored.dtype)  # R3
         student, before = self.net, fb.snapshot(self.net.model)
         output = student.model(strong)
         loss = soft_cross_entropy(output, p)
@@ -156,7 +156,7 @@ class ReducedMPL:
         logged = {"student": loss, "agreement": (output.argmax(-1) == p.argmax(-1)).to(p.dtype).mean()}
         if self.calibrator:
             labeled, r = fb.label_derivative(
-                student, before, batch.x_l, batch.y_l, strong, self.config.derivative
+                student, before, batch.x_l, batch.y_l, strong, self.config.derivative, output=output
             )  # E3 to E5
             feedback = fb.exact_loss(p, r)
             self.scores.add(feedback, z, batch.u_index)

@@ -100,7 +100,8 @@ class SelfMPL(OneNetwork):
         weak, strong = unlabeled_views(batch)
         x, model, before = torch.cat([weak, strong]), self.net.model, fb.snapshot(self.net.model)
         theta = {n: p.requires_grad_() for n, p in before.parameters.items()}  # stays when the network's weights move
-        z, z_strong = functional_call(model, theta, (x,)).chunk(2)
+        output = functional_call(model, theta, (x,))
+        z, z_strong = output.chunk(2)
         p = torch.softmax(z, -1)  # S1
         y = sample_labels(p) if self.config.feedback == "sampled" else None
         loss = soft_cross_entropy(z_strong, p) if y is None else cross_entropy(z_strong, y)
@@ -112,7 +113,9 @@ class SelfMPL(OneNetwork):
             return {}, logged
         if y is None:
             derivative = self.config.derivative
-            labeled, r = fb.label_derivative(self.net, before, batch.x_l, batch.y_l, x, derivative)  # S3, S4
+            labeled, r = fb.label_derivative(
+                self.net, before, batch.x_l, batch.y_l, x, derivative, output=output
+            )  # S3, S4
             r = self.config.pseudo_weight * r[len(p) :]  # the strong views' part
             feedback = fb.exact_loss(p, r)
             logged |= {"student_labeled": labeled, "feedback_spread": r.std()}

@@ -22,6 +22,8 @@ from metapl.models import Factory, auto_name, build_given, build_model
 from metapl.runs.model_folder import CHUNK, Predictor
 from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
+from metapl.utils.device import pick_device
+from metapl.utils.precision import keep_logits_wide, mixed, pick_precision
 
 JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
 
@@ -79,7 +81,9 @@ class Job:
             method.calibrate(self.judge)
         needs = method.needs if t < self.config.steps else frozenset()
         torch.manual_seed(derive_seed(self.config.seed, "step", t))
-        report: Any = method.step(self.stream(t, needs), t)
+        batch = self.stream(t, needs)
+        with mixed(self.config.precision, self.device):
+            report: Any = method.step(batch, t)
         if not isinstance(report, StepReport):
             what = f"step gave back a {type(report).__name__}"
             raise UserError(what, 'Return metapl.types.StepReport({"loss": loss.detach(), ...}).', self.config.method)
@@ -106,7 +110,7 @@ def with_steps(config: RunConfig, source: Source) -> RunConfig:
 
 
 def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
-    """Return the config with the network and the optimiser that ``auto`` means for these rows.
+    """Return the config with the network, the optimiser and the precision that ``auto`` means for these rows.
 
     Raises:
         UserError: a network that the method cannot train.
@@ -116,7 +120,8 @@ def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
     model = auto_name(preprocessing.input_shape, preprocessing.tokens, fitted) if model == "auto" else model
     if model == "tfidf" and not fitted:
         raise UserError("the network tfidf is fitted, not trained", "Use method=linear, or leave model=auto.", "model")
-    return replace(config, model=model, optim=config.optim.resolved(model))
+    precision = pick_precision(config.precision, pick_device(config.device), model)
+    return replace(config, model=model, optim=config.optim.resolved(model), precision=precision)
 
 
 def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module], None] | None = None) -> Job:
@@ -126,6 +131,7 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
         UserError: settings or data that cannot make a run.
     """
     config = with_steps(config, prepared.source)
+    config = replace(config, precision=resolved(config, prepared.preprocessing).precision)
     notes, asked = list[str](), list[str]()
     source, split, preprocessing = prepared.source, prepared.split, prepared.preprocessing
 
@@ -133,6 +139,8 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
         name: str = config.model, start: str = config.weights, given: Factory | None = prepared.network
     ) -> nn.Module:
         model = _network(name, start, config.download, prepared, notes, given)
+        if config.precision != "fp32":
+            keep_logits_wide(model)
         if watch is not None:
             watch(model)
         return model
