@@ -75,14 +75,6 @@ class RowCounter:
         self.rows.backward += rows
 
 
-def count_run(job: Job, counter: RowCounter) -> RowCounts:
-    """Return the rows of the whole of ``job``, whose networks ``counter`` watches; the job is spent by it."""
-    counter.take()
-    for t in range(job.config.steps):
-        job.step(t)
-    return counter.take() + _extra(job, counter)
-
-
 def sample_run(job: Job, counter: RowCounter) -> tuple[RowCounts, RowCounts]:
     """Measure rows of the extra steps and the mean of a main step, from few steps. The job cannot be used afterwards.
 

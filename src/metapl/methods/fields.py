@@ -9,6 +9,7 @@ from metapl.utils.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Tries
 
 LabelSmoothing = Annotated[float, "label smoothing on the labelled rows", BELOW_ONE]
 Weight = Annotated[float, "weight of the unlabelled loss", NOT_NEGATIVE]
+AverageDecay = Annotated[float, "decay of the moving averages; take less in shorter runs", BELOW_ONE, Tries("0.9,0.99")]
 Ramp = Annotated[float, "share of the run over which the weight of the unlabelled term rises from 0", SHARE]
 
 # Which pseudo labels count: ``thresholds``.

@@ -23,7 +23,7 @@ from metapl.methods import fields
 from metapl.methods.base import WeakToStrong
 from metapl.thresholds import Adaptive
 from metapl.types import Context
-from metapl.utils.fields import BELOW_ONE, NOT_NEGATIVE, Settings, Tries
+from metapl.utils.fields import NOT_NEGATIVE, Settings
 
 
 class FreeMatch(WeakToStrong):
@@ -34,9 +34,7 @@ class FreeMatch(WeakToStrong):
         """Settings of FreeMatch."""
 
         fairness: Annotated[float, "weight of the fairness loss (w_f); 0 = off", NOT_NEGATIVE] = 0.05
-        decay: Annotated[
-            float, "decay of the moving averages; take less in shorter runs", BELOW_ONE, Tries("0.9,0.99")
-        ] = 0.999
+        decay: fields.AverageDecay = 0.999
         weight: fields.Weight = 1.0
         label_smoothing: fields.LabelSmoothing = 0.0
 

@@ -18,7 +18,7 @@ from metapl.methods import fields
 from metapl.methods.base import WeakToStrong
 from metapl.thresholds import Soft
 from metapl.types import Context
-from metapl.utils.fields import BELOW_ONE, POSITIVE, Settings, Tries
+from metapl.utils.fields import POSITIVE, Settings
 
 
 class SoftMatch(WeakToStrong):
@@ -30,9 +30,7 @@ class SoftMatch(WeakToStrong):
 
         align: Annotated[bool, "uniform alignment (S2)"] = True
         n_sigma: Annotated[float, "the larger, the faster a row below the mean loses its weight", POSITIVE] = 2.0
-        decay: Annotated[
-            float, "decay of the moving averages; take less in shorter runs", BELOW_ONE, Tries("0.9,0.99")
-        ] = 0.999
+        decay: fields.AverageDecay = 0.999
         weight: fields.Weight = 1.0
         label_smoothing: fields.LabelSmoothing = 0.0
 

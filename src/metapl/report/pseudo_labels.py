@@ -17,7 +17,6 @@ from torch import Tensor
 
 from metapl.errors import UserError
 from metapl.inference.evaluate import answers
-from metapl.inference.run_evaluation import open_own
 from metapl.report.gather import threshold_of
 from metapl.report.record import Record, read_record
 from metapl.runs.folder import write_csv
@@ -64,16 +63,6 @@ def pseudo_labels_of(result: Result) -> Path:
     feedback = [scores.get(row) for row in pool.index.tolist()]
     answer = _Answers(p, calibrated(p, judged.p, judged.y), agreement, feedback)
     return write_table(result.folder, _lines(pool.ids, pool.labels, answer, *_rule(record)))
-
-
-def pseudo_labels_of_run(folder: Path, device: str | None = None, trust_code: bool = False) -> Path:
-    """Write the table of a stored run, whose data are opened for it.
-
-    Raises:
-        UserError: no finished run, or data that have changed or gone.
-    """
-    _, predictor, source, split = open_own(folder, device, trust_code)
-    return pseudo_labels_of(Result(folder, predictor, source, split, read_record(folder).results))
 
 
 def try_pseudo_labels(result: Result) -> str:

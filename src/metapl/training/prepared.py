@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,10 +29,6 @@ class Prepared:
     preprocessing: Preprocessing
     device: torch.device
     network: Factory | None = None
-
-    def with_split(self, split: Split) -> Prepared:
-        """Return the same with another split of the same rows; the preprocessing stays."""
-        return replace(self, split=split)
 
 
 def prepare(source: Source, split: Split, device: torch.device, network: Factory | None = None) -> Prepared:

@@ -22,7 +22,7 @@ from metapl.comparison import figure
 from metapl.comparison.budget import Cost, cost, measure, share_out
 from metapl.comparison.comparison import compare, folder_names
 from metapl.comparison.paired import against_best, estimate, holm, paired, seeds_needed
-from metapl.comparison.passes import RowCounter, RowCounts, count_run
+from metapl.comparison.passes import RowCounter, RowCounts, _extra
 from metapl.comparison.plan import Plan, going_on, load_plan, make_plan
 from metapl.comparison.render import markdown, runs_csv, text, text_table
 from metapl.comparison.specs import ABLATIONS, Base, Spec, based_on, check_base, configure, parse
@@ -216,7 +216,10 @@ def counted(label: str, model: str = "linear", **options: Any) -> tuple[RunConfi
     source, counter = open_digits(), RowCounter()
     split = make_split(source, config.split, config.seed)
     job = build_job(config, prepare(source, split, torch.device("cpu")), counter.watch)
-    return config, count_run(job, counter), job.stream.pool_size
+    counter.take()
+    for t in range(job.config.steps):
+        job.step(t)
+    return config, counter.take() + _extra(job, counter), job.stream.pool_size
 
 
 @pytest.mark.parametrize("label", [*(name for name in METHODS if not fits_once(name)), *OVER_THE_POOL])

@@ -24,7 +24,6 @@ from metapl.report.pseudo_labels import (
     PoolRow,
     calibrated,
     pseudo_labels_of,
-    pseudo_labels_of_run,
     read_table,
     try_pseudo_labels,
     write_table,
@@ -86,12 +85,6 @@ def test_agreement_is_the_share_of_snapshots_and_empty_outside_the_sample(result
     number = result.class_names.index(line["label"])
     share = np.mean([shot["pool"]["class"][at] == number for shot in shots])
     assert float(line["agreement"]) == pytest.approx(share, abs=1e-3)
-
-
-def test_a_stored_run_gives_the_same_table(result: Result) -> None:
-    before = pseudo_labels_of(result).read_bytes()
-    assert result.folder is not None
-    assert pseudo_labels_of_run(result.folder).read_bytes() == before
 
 
 def test_calibration_keeps_the_class_and_lowers_false_confidence() -> None:
