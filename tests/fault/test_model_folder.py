@@ -13,7 +13,16 @@ import torch
 
 from metapl.errors import UserError
 from metapl.models import build_model
-from metapl.runs.model_folder import CARD, UNSEALED, WEIGHTS, Predictor, load_model, save_model
+from metapl.runs.model_folder import (
+    CARD,
+    UNSEALED,
+    VALIDATION,
+    WEIGHTS,
+    Predictor,
+    ValidationAnswers,
+    load_model,
+    save_model,
+)
 from metapl.types import Preprocessing
 
 SHAPE = (1, 8, 8)
@@ -22,7 +31,8 @@ SHAPE = (1, 8, 8)
 def predictor() -> Predictor:
     torch.manual_seed(0)
     preprocessing = Preprocessing("image", SHAPE, (0.5,), (0.25,))
-    return Predictor(build_model("small_cnn", SHAPE, 3).eval(), preprocessing, ("a", "b", "c"), torch.device("cpu"))
+    network, answers = build_model("small_cnn", SHAPE, 3).eval(), ValidationAnswers(torch.eye(3), torch.arange(3))
+    return Predictor(network, preprocessing, ("a", "b", "c"), torch.device("cpu"), validation=answers)
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def test_a_whole_model_loads_and_answers_the_same(folder: Path) -> None:
     assert torch.equal(load_model(folder).probabilities(rows), predictor().probabilities(rows))
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+@pytest.mark.parametrize("name", [WEIGHTS, CARD, VALIDATION])
 def test_every_flipped_bit_is_refused_and_the_file_named(folder: Path, name: str) -> None:
     whole, draw = (folder / name).read_bytes(), random.Random(1)
     for _ in range(100):
@@ -58,13 +68,19 @@ def _same_facts(damaged: bytes, whole: bytes) -> bool:
         return False
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+@pytest.mark.parametrize("name", [WEIGHTS, CARD, VALIDATION])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_truncated_file_is_refused(folder: Path, name: str, share: float) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UserError, match=r"damaged|cannot be loaded"):
         load_model(folder)
+
+
+def test_answers_for_validation_rows_may_be_left_behind(folder: Path) -> None:
+    assert load_model(folder).validation is not None
+    (folder / VALIDATION).unlink()
+    assert load_model(folder).validation is None
 
 
 def test_an_edited_order_of_classes_is_refused(folder: Path) -> None:

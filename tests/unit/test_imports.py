@@ -32,6 +32,7 @@ ROOMS = (
     {"tuning"},
     {"report"},
     {"review"},
+    {"deploy"},
     {"api"},
     {"cli"},
     {"__main__"},

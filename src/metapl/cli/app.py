@@ -18,7 +18,7 @@ from metapl.errors import nearest
 # How --help lists the commands; one that is not named here comes last.
 ORDER = (
     *("demo", "check", "train", "resume", "evaluate", "predict"),
-    *("compare", "tune", "report", "review", "methods", "models"),
+    *("compare", "tune", "report", "review", "export", "serve", "methods", "models"),
 )
 
 

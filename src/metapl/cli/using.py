@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Debug, Device, Json, Run, State, Text, TrustCode
+from metapl.cli.options import Debug, Device, Json, Number, Run, State, Text, TrustCode
 from metapl.utils import printing
 
 
@@ -59,6 +59,10 @@ def predict(
     abstain_below: Annotated[
         float, typer.Option(metavar="P", help="Leave the label empty where its probability is below P.")
     ] = 0.0,
+    precision: Annotated[
+        Number,
+        typer.Option(metavar="P", help="Choose --abstain-below so that a share P of the answers is right."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE, an earlier one.")] = False,
     device: Device = None,
     trust_code: TrustCode = False,
@@ -69,19 +73,20 @@ def predict(
     The answer has the columns id, label and probability, and with --top 3 also label_2, probability_2 and so on. A
     folder may hold folders in folders; no class folders are needed. Rows that cannot be read are skipped, named on the
     screen and listed in problems.csv beside FILE. A file of rows needs the columns that the model was trained on, in
-    any order; its ids are those of the column id, or line numbers.
+    any order; its ids are those of the column id, or line numbers. --precision 0.95 is kept by means of the run's
+    validation rows, and says which share of them it answers.
 
     \b
     Examples:
       metapl predict runs/photos-mpl-0 holiday --out predictions.csv
-      metapl predict runs/people-mpl-0 new.csv --top 3 --abstain-below 0.8 --out predictions.parquet
+      metapl predict runs/people-mpl-0 new.csv --top 3 --precision 0.95 --out predictions.parquet
     """
     from metapl.inference.answers import AnswerForm
     from metapl.inference.run_predictions import predict_to
 
     State.folder = run
     count, found, listed = predict_to(
-        run, input, out, overwrite, device, _note, trust_code, AnswerForm(top, abstain_below)
+        run, input, out, overwrite, device, _note, trust_code, AnswerForm(top, abstain_below, precision)
     )
     say(printing.problems(found, listed))
     say(f"labelled {count} row{'s' * (count != 1)}{'' if out == '-' else f': {printing.one_line(out)}'}")

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from metapl._version import __version__
 from metapl.errors import UserError
+from metapl.inference.abstain import threshold_for
 from metapl.inference.predict import HEADER, Predictions, Problem
+from metapl.runs.model_folder import Predictor
 from metapl.utils.files import guarded
 from metapl.utils.paths import shown
 
@@ -26,16 +28,32 @@ class AnswerForm:
     Attributes:
         top: the number of classes, the most probable first; beyond the classes of the model it has no effect.
         abstain_below: rows whose most probable class is below this probability get no label; 0 labels every row.
+        precision: the share of answers that should be right; it decides ``abstain_below``, see ``settled``.
     """
 
     top: int = 1
     abstain_below: float = 0.0
+    precision: float | None = None
 
     def __post_init__(self) -> None:
         if self.top < 1:
             raise UserError(f"top is {self.top}", "Give at least 1.", "--top")
         if not 0 <= self.abstain_below <= 1:
             raise UserError(f"abstain-below is {self.abstain_below}", "Give 0 to 1.", "--abstain-below")
+        if self.precision is not None and self.abstain_below:
+            raise UserError("--precision and --abstain-below are both given", "Give one of the two.")
+
+    def settled(self, predictor: Predictor, tell: Callable[[str], None]) -> AnswerForm:
+        """Return the form with the threshold that the target precision means for this model; ``tell`` is given it.
+
+        Raises:
+            UserError: no threshold is known to reach it.
+        """
+        if self.precision is None:
+            return self
+        threshold = threshold_for(predictor, self.precision)
+        tell(str(threshold))
+        return AnswerForm(self.top, threshold.value)
 
     def header(self, classes: int) -> list[str]:
         """Return the names of the columns for a model of ``classes`` classes."""

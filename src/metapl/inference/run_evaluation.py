@@ -21,6 +21,7 @@ from metapl.data.tables.readers.files import tables_in
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate, judge, model_class_numbers
 from metapl.inference.leakage import seen_rows
+from metapl.inference.model_card import is_own_card, write_card
 from metapl.inference.predict import (
     Problem,
     nothing,
@@ -62,7 +63,10 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
     result = evaluate(predictor, source, split.test)
     if not result["rows"]:
         raise UserError("no test row can be read", f"See {source.problems[-1][0]}: {source.problems[-1][1]}", str(run))
+    fresh = is_own_card(run)
     write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
+    if fresh:
+        write_card(run)
     write_problems(run / "problems.csv", source.problems)
     return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
 

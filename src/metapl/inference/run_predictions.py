@@ -60,6 +60,7 @@ def predict_to(
     target, form = None if out == "-" else Path(out).expanduser(), form or AnswerForm()
     _check_target(target, overwrite)
     config, predictor = open_model(run, device, trust_code)
+    form = form.settled(predictor, tell)
     with _named_input(data) as name:
         chunks, early = _predictions(config, predictor, read_ref(name), tell)
         if target is None:

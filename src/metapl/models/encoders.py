@@ -114,7 +114,7 @@ class FrozenEncoder:
     def _batch(self, x: Tensor) -> Tensor:
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         try:
-            out = self._pooled(x.to(device))
+            out = self._scaled(self._pooled(x.to(device)))
         except (AssertionError, IndexError, RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(
@@ -125,7 +125,17 @@ class FrozenEncoder:
             raise UserError(
                 f"the encoder '{self.name}' gives {got} for {len(x)} rows", "It must give [B, D].", "encoder"
             )
-        return (F.normalize(out.float(), dim=1) if self.normalize else out.float()).cpu()
+        return out.cpu()
+
+    def graph(self, rows: Tensor) -> Tensor:
+        """Return float32 [n, D] for raw rows as one chain of tensor operations, which can be exported."""
+        out: Tensor = self._scaled(self._pooled(rows if self.takes.tokens is not None else self._image(rows)))
+        return out
+
+    def _scaled(self, out: Any) -> Any:
+        if not isinstance(out, Tensor):  # it is refused by the caller
+            return out
+        return F.normalize(out.float(), dim=1) if self.normalize and out.ndim == 2 else out.float()
 
     def _image(self, x: Tensor) -> Tensor:
         """Bring uint8 [n, C, h, w] to the size, channels and scale of the network's own training."""

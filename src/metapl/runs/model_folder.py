@@ -26,14 +26,28 @@ from metapl.models.combined import PLAIN, assemble, describe
 from metapl.models.encoders import FrozenEncoder, InputSpec, build_encoder
 from metapl.models.own import check_trusted
 from metapl.models.probe import alike
+from metapl.thresholds import fit_temperature
 from metapl.types import ModelInput, Preprocessing
 from metapl.utils.chunks import rows_at_once
 from metapl.utils.files import seal, sha256, write_json, write_tensors
 
 Array = np.ndarray[Any, Any]
-CARD, WEIGHTS = "model.json", "weights.safetensors"
+CARD, WEIGHTS, VALIDATION = "model.json", "weights.safetensors", "validation.safetensors"
 UNSEALED = "0.1.0"  # the version whose models carry no sums
 CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
+
+
+@dataclass(frozen=True)
+class ValidationAnswers:
+    """What a model answers about validation rows, which it did not learn from.
+
+    Attributes:
+        p: [m, C] float32 probabilities.
+        y: [m] int64 true classes, by the model's numbers.
+    """
+
+    p: Tensor
+    y: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,11 +60,21 @@ class Predictor:
     device: torch.device
     encoder: FrozenEncoder | None = None  # turns raw rows into what ``preprocessing`` describes
     files: Mapping[str, str] = field(default_factory=dict)  # ``TableOptions.written`` of the training
+    validation: ValidationAnswers | None = None
 
     @property
     def takes(self) -> Preprocessing:
         """Return what raw rows the model takes: kind, shape, columns, tokens."""
         return self.preprocessing if self.encoder is None else self.encoder.takes
+
+    @property
+    def temperature(self) -> float | None:
+        """What divides the logarithms of the probabilities to calibrate them; None without validation rows."""
+        return (
+            None
+            if self.validation is None
+            else fit_temperature(self.validation.p.clamp_min(1e-12).log()[None], self.validation.y)
+        )
 
     def input(self, labels: bool = False) -> ModelInput:
         """Return what it asks of new rows; ``labels``: whether these are read, too."""
@@ -139,6 +163,10 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in predictor.model.state_dict().items()}
     write_tensors(folder / WEIGHTS, tensors)
+    sums = {WEIGHTS: sha256(folder / WEIGHTS)}
+    if predictor.validation is not None:
+        write_tensors(folder / VALIDATION, {"p": predictor.validation.p, "y": predictor.validation.y})
+        sums[VALIDATION] = sha256(folder / VALIDATION)
     facts = {
         "metapl": __version__,
         "model": name,
@@ -149,7 +177,7 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
         **({} if predictor.encoder is None else {"encoder": _encoder_to_dict(predictor.encoder)}),
         **({"files": dict(predictor.files)} if predictor.files else {}),
         **card,
-        "sha256": {WEIGHTS: sha256(folder / WEIGHTS)},
+        "sha256": sums,
     }
     write_json(folder / CARD, {**facts, "seal": seal(facts)})
 
@@ -196,6 +224,7 @@ def load_model(
         if bad := non_finite(model):
             raise ValueError(f"'{bad}' holds numbers that are not finite")
         frozen = _encoder_from_dict(card["encoder"], encoder) if "encoder" in card else None
+        validation = validation_answers(folder, card, len(names))
     except FileNotFoundError as error:
         remedy = "Has the training finished? `metapl resume` goes on where it stopped."
         raise UserError("there is no trained model here", remedy, str(folder)) from error
@@ -207,7 +236,7 @@ def load_model(
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise UserError(f"the model cannot be loaded ({error})", "Train again.", str(folder)) from error
     frozen = None if frozen is None else frozen.to(device)
-    return Predictor(model.to(device).eval(), preprocessing, names, device, frozen, files)
+    return Predictor(model.to(device).eval(), preprocessing, names, device, frozen, files, validation)
 
 
 def _sealed_card(folder: Path) -> dict[str, Any]:
@@ -231,6 +260,24 @@ def _sealed_card(folder: Path) -> dict[str, Any]:
     if sha256(folder / WEIGHTS) != card["sha256"][WEIGHTS]:
         raise UserError("the file is damaged (SHA-256 differs)", remedy, str(folder / WEIGHTS))
     return card
+
+
+def validation_answers(folder: Path, card: Mapping[str, Any], classes: int) -> ValidationAnswers | None:
+    """Read the model's answers for validation rows; None where it has none, or where they were left behind.
+
+    Raises:
+        UserError: the file differs from what was written.
+    """
+    path, wanted = folder / VALIDATION, card.get("sha256", {}).get(VALIDATION)
+    if wanted is None or not path.is_file():
+        return None
+    if sha256(path) != wanted:
+        remedy = "Copy it again from where it was trained, or remove it."
+        raise UserError("the file is damaged (SHA-256 differs)", remedy, str(path))
+    tensors = load_file(path)
+    if tensors["p"].shape != (len(tensors["y"]), classes):
+        raise ValueError(f"{VALIDATION} does not fit the classes")
+    return ValidationAnswers(tensors["p"], tensors["y"])
 
 
 def _encoder_to_dict(encoder: FrozenEncoder) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from metapl.data.batches.split import make_split
 from metapl.data.embedded import EmbeddedSource
 from metapl.data.sources import open_source
 from metapl.errors import UserError
-from metapl.inference.evaluate import best_of, evaluate
+from metapl.inference.evaluate import answers, best_of, evaluate
+from metapl.inference.model_card import write_card
 from metapl.methods import method_class
 from metapl.models import Factory
 from metapl.runs import checkpoint
 from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
-from metapl.runs.model_folder import Predictor
+from metapl.runs.model_folder import Predictor, ValidationAnswers
 from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import evidence, guard
 from metapl.training.announce import encoder_hint, found_text, plan_text
@@ -42,6 +43,7 @@ from metapl.types import Source
 from metapl.utils.device import own_generator, pick_device
 from metapl.utils.progress import Progress, Silent
 
+KEPT_ROWS = 5000  # validation rows whose answers are stored with the model
 CALIBRATION = 5.0  # seconds spent on measuring the speed when a run is sized in minutes
 
 
@@ -225,13 +227,15 @@ def _finish(steps: Steps, seconds: float, halt: Callable[[], None]) -> Result:
         "alarms": raised,
         "rollbacks": steps.rollbacks,
     }
-    predictor = _keep(job, store, chosen, model, verdict)
+    predictor = _keep(job, store, _models(job, chosen, model, verdict))
     store.finish(summary, job.source.problems)
+    if store.folder is not None:
+        write_card(store.folder)
     return Result(store.folder, predictor, job.source, split, summary, store)
 
 
-def _keep(job: Job, store: Recorder, chosen: str, own: Predictor, verdict: guard.GuardVerdict) -> Predictor:
-    """Store the run's model, and beside it one that the guard compared it with; return the former."""
+def _models(job: Job, chosen: str, own: Predictor, verdict: guard.GuardVerdict) -> list[TrainedModel]:
+    """Return the run's model, and after it one that the guard compared it with."""
     method = TrainedModel("model", own, job.config.model, {"method": job.config.method, "network": chosen})
     models = [method]
     if verdict.baseline is not None:
@@ -240,15 +244,25 @@ def _keep(job: Job, store: Recorder, chosen: str, own: Predictor, verdict: guard
         models.append(TrainedModel("model-not-chosen", verdict.baseline, verdict.network, card))
     if verdict.mean is not None:
         card = {"method": job.config.method, "network": verdict.name}
-        models = [
+        return [
             TrainedModel("model", verdict.mean, job.config.model, card),
             replace(method, place="model-not-chosen"),
         ]
-    elif verdict.returned:
-        models = [replace(models[1], place="model"), replace(method, place="model-not-chosen")]
-    for model in models:
+    if verdict.returned:
+        return [replace(models[1], place="model"), replace(method, place="model-not-chosen")]
+    return models
+
+
+def _keep(job: Job, store: Recorder, models: list[TrainedModel]) -> Predictor:
+    """Store the models, the first with its answers for the validation rows; return that one."""
+    own = models[0].predictor
+    some = job.split.validation[:: -(-len(job.split.validation) // KEPT_ROWS) or 1]
+    if len(some):
+        judged = answers(own, job.source, some)
+        own = replace(own, validation=ValidationAnswers(judged.p.contiguous(), judged.y) if len(judged.y) else None)
+    for model in [replace(models[0], predictor=own), *models[1:]]:
         store.keep_model(replace(model, card={**model.card, "split_sha": job.split.sha}))
-    return models[0].predictor
+    return own
 
 
 def _validation(job: Job, model: nn.Module) -> dict[str, Any]:

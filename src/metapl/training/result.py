@@ -11,6 +11,7 @@ import numpy as np
 
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate, probabilities
+from metapl.inference.model_card import write_card
 from metapl.runs.folder import LOCK, new_folder
 from metapl.runs.model_folder import Predictor
 from metapl.runs.recorder import Recorder, RunFolder
@@ -115,6 +116,7 @@ class Result:
             shutil.copytree(self.folder, place, ignore=_no_checkpoints, dirs_exist_ok=True)
         else:
             self.kept.copy_to(RunFolder(place))
+            write_card(place)
         return place
 
 

@@ -116,7 +116,8 @@ def test_run_folder(tmp_path: Path) -> None:
     assert names == {
         "config.yaml", "env.json", "split.json", "metrics.jsonl", "metrics.csv", "results.json", "snapshots.jsonl",
         "checkpoints",
-        "model", "model/model.json", "model/weights.safetensors",
+        "model", "model/model.json", "model/weights.safetensors", "model/validation.safetensors",
+        "model/README.md",
         *(f"checkpoints/step-{s:08d}" for s in (12, 15, 17)),
         *(f"checkpoints/step-{s:08d}/{p}" for s in (12, 15, 17) for p in parts),
     }  # fmt: skip

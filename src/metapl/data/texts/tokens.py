@@ -134,6 +134,11 @@ def _pattern() -> tuple[re.Pattern[str], dict[int, str | None]]:
     return re.compile(token), drop
 
 
+def word_pattern() -> str:
+    """Return the regular expression of one token, for programs without metapl; see examples/onnx_predict.py."""
+    return _pattern()[0].pattern
+
+
 @functools.lru_cache(maxsize=1 << 17)
 def word_id(word: str) -> int:
     """Return the id of one token, FIRST .. 2^31 - 1; words that begin alike share the bits from ``STEM_SHIFT`` up."""
@@ -186,6 +191,21 @@ class HfTokenizer:
             for row, ids in zip(rows[start:], found):
                 row[: len(ids)] = ids
         return torch.from_numpy(rows)
+
+
+def tokenizer_json(tokens: Tokens) -> str:
+    """Return the tokenizer of a folder as the library ``tokenizers`` reads it, cutting texts to ``tokens.length``.
+
+    Raises:
+        UserError: it is written in Python, and has no such form.
+    """
+    inner, _ = _load(tokens.tokenizer.removeprefix(HF))
+    backend = getattr(inner, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError("this tokenizer has no tokenizer.json", "Use one of the fast tokenizers.", tokens.tokenizer)
+    stored = json.loads(backend.to_str())
+    cut = {"direction": "Right", "max_length": tokens.length, "strategy": "LongestFirst", "stride": 0}
+    return json.dumps({**stored, "truncation": cut, "padding": None}, ensure_ascii=False)
 
 
 _LENGTH = "source.text.max_tokens"
