@@ -240,7 +240,7 @@ def sampled_loss(logits: Tensor, labels: Tensor, gain: Tensor) -> Tensor:
 
 
 def official_loss(logits: Tensor, gain: Tensor) -> Tensor:
-    """Return the released code's term ``gain * CE(stopgrad softmax(z), z)``, a control with a gradient of zero."""
+    """Return the released code's term ``gain * CE(stopgrad softmax(z), z)``, 0-d, a control with a gradient of zero."""
     return gain.detach() * -(torch.softmax(logits, -1).detach() * F.log_softmax(logits, -1)).sum(-1).mean()
 
 

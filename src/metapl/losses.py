@@ -26,7 +26,7 @@ def masked_cross_entropy(logits: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
 
 def consistency(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over all rows of ``mask * CE(target, logits)``, no gradient into ``target``.
+    """Return the mean over all rows of ``mask * CE(target, logits)``, 0-d, without gradient into ``target``.
 
     It is the loss of UDA (Xie et al. 2020, section 2.2), with the sharpened prediction of the weak view as target. The
     KL divergence of the paper differs from it by the target's entropy, which has no gradient.
@@ -44,5 +44,5 @@ def squared_distance(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean over rows of ``KL(target || softmax(logits))``; no gradient into ``target``."""
+    """Return the mean over rows of ``KL(target || softmax(logits))``, 0-d, without gradient into ``target``."""
     return F.kl_div(F.log_softmax(logits, dim=-1), target.detach(), reduction="batchmean")

@@ -112,7 +112,7 @@ class EMA:
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
-        """Update BatchNorm's statistics by one forward of ``x``, without dropout or another random draw."""
+        """Update BatchNorm's statistics by one forward of ``x`` [B, ...], without dropout or another random draw."""
         if self.norms:
             for norm in self.norms:
                 norm.train()
@@ -142,12 +142,12 @@ class Learner:
         return tuple(self.model(torch.cat(views)).split(sizes)) if len(views) > 1 else (self.model(views[0]),)
 
     def step(self, loss: Tensor, t: int, first: int = 0) -> None:
-        """Backpropagate ``loss``, make update t and move the EMA; ``first`` is the t of this network's first step."""
+        """Backpropagate ``loss`` (0-d), make update t, move the EMA; ``first``: the t of this network's first step."""
         self.update(loss, t)
         self.ema.update(self.model, t - first)
 
     def update(self, loss: Tensor, t: int) -> None:
-        """Make the update without moving the EMA: for a method that makes several updates in one step."""
+        """Make the update for ``loss`` (0-d) without moving the EMA, for a method with several updates in one step."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, t, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -178,7 +178,7 @@ class Learner:
 
 @torch.no_grad()
 def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits of ``x`` in train mode (batch statistics), and leave the network's buffers untouched."""
+    """Return the logits [B, C] of ``x`` [B, ...] in train mode (batch statistics); the buffers stay untouched."""
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     logits: Tensor = torch.func.functional_call(model, buffers, (x,))
     return logits

@@ -28,7 +28,7 @@ CHUNK = 256  # rows per forward if the rows themselves were kept
 
 
 def sharpen(logits: Tensor, temperature: float) -> Tensor:
-    """Return ``softmax(logits / temperature)`` without gradient; a temperature below 1 sharpens."""
+    """Return ``softmax(logits / temperature)`` [B, C] without gradient; a temperature below 1 sharpens."""
     return torch.softmax(logits.detach() / temperature, dim=-1)
 
 

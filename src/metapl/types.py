@@ -1,4 +1,4 @@
-"""The joints: what passes between data, methods and the loop. No logic lives here.
+"""The joints: the types that pass between data, methods and the loop. No logic lives here.
 
 Shapes: b labelled rows and B unlabelled rows in a batch, C classes. Rows as a source gives them ("raw" rows):
 
@@ -93,7 +93,7 @@ class Source(Protocol):
         ...
 
     def readable(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return those of ``index`` whose rows can be read; the others are entered in ``problems``."""
+        """Return the part of ``index`` [n] int64 whose rows can be read; the others are entered in ``problems``."""
         ...
 
     def fingerprint(self) -> str:
@@ -300,7 +300,7 @@ class Method(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave, exactly."""
+        """Restore the state that ``state_dict`` gave, exactly."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""``open_source`` as users call it: with what they wrote for the data."""
+"""``open_source`` for users, who name the data by a text."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         self.pseudo_labels_, self.transduction_ = pseudo, transduction
 
     def _config(self) -> tuple[RunConfig, Factory | None]:
-        """Return the run's settings, and what makes its networks where they were given as objects."""
+        """Return the run's settings, and the factory of networks that were given as objects."""
         from metapl.config.settings import make_config
         from metapl.models import as_factory, given_name
 
@@ -305,7 +305,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         network: nn.Module | Factory | None = None,
         trust_code: bool = False,
     ) -> Self:
-        """Return what ``save`` wrote, ready to predict.
+        """Read a classifier that ``save`` wrote, ready to predict.
 
         Args:
             network: the ``nn.Module`` or factory that was given as ``model``, where it was no name.

@@ -68,7 +68,7 @@ def _check_finite(X: Any) -> None:
 
 
 def in_order(X: Any, names: Sequence[str]) -> Any:
-    """Return a DataFrame with its columns in the order of ``names``, those of the training; anything else as it is.
+    """Return a DataFrame with its columns in the training's order ``names``; anything else as it is.
 
     scikit-learn compares names that are text; columns called by whole numbers would go by their position.
 
@@ -135,7 +135,7 @@ def named_columns(rows: Any, names: Sequence[str]) -> Any:
 
 
 def check_left_out(X: Any, names: Sequence[str], used: Sequence[str]) -> None:
-    """Refuse an array that lacks the columns of ``names``, those of the training, which it left out.
+    """Refuse an array that lacks columns of the training, ``names``.
 
     Raises:
         UserError: it has another number of columns, and training left some out.

@@ -167,7 +167,7 @@ def train_mpl(
 
 @dataclass
 class _Loop:
-    """The network in training, its average, and what steps them."""
+    """The network in training, its average, and its optimiser."""
 
     model: nn.Module
     ema: EMA

@@ -1,4 +1,4 @@
-"""The typer app, and what the commands share: options, the state of the command at hand, messages."""
+"""The typer app, with the options, the state and the messages that commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``metapl`` alone: what to do next, from what lies in the working folder. Nothing is opened, only names are read."""
+"""``metapl`` alone: the next steps for the files in the working folder, by their names; nothing is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLES = {".csv", ".tsv", ".jsonl", ".parquet", ".npz"}
 
 
 def home_text(folder: Path) -> str:
-    """Say what could be done with the runs and the data in ``folder``, or how to begin."""
+    """Return the next steps for the runs and the data in ``folder``, or how to begin."""
     lines = [f"metapl {__version__} trains classifiers from few labels and many unlabelled rows.", ""]
     found = [*_runs(folder), *_data(folder)]
     if found:
@@ -45,7 +45,7 @@ def _names(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _runs(folder: Path) -> list[tuple[str, str]]:
-    """Return what to do with the newest runs in ``runs`` and in the folder itself."""
+    """Return the next steps for the newest runs in ``runs`` and in the folder itself."""
     places = [e for where in (folder / "runs", folder) for e in _names(where) if e.is_dir()]
     runs = [Path(e.path) for e in places if (Path(e.path) / "config.yaml").is_file()]
     runs.sort(key=lambda run: (run / "config.yaml").stat().st_mtime, reverse=True)
@@ -62,7 +62,7 @@ def _runs(folder: Path) -> list[tuple[str, str]]:
 
 
 def _data(folder: Path) -> list[tuple[str, str]]:
-    """Return what to do with files of rows and folders of images."""
+    """Return the next steps for files of rows and folders of images."""
     found = []
     for entry in _names(folder):
         name, suffix = shlex.quote(one_line(entry.name)), os.path.splitext(entry.name)[1].lower()

@@ -64,12 +64,12 @@ class Comparison:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``results.json`` holds."""
+        """Return the content of ``results.json``."""
         head = {"verdict": self.verdict, "unit": "percent", "table": self.table, "runs": self.runs}
         return {**head, "plan": self.plan.to_dict(), "versions": versions(self.runs)}
 
     def to_markdown(self) -> str:
-        """Return what ``table.md`` holds: the table, the verdict and how to read them, ready to paste."""
+        """Return the text of ``table.md``: the table, the verdict and how to read them, ready to paste."""
         return markdown(self.plan, self.table, versions(self.runs))
 
     def __str__(self) -> str:
@@ -184,7 +184,7 @@ def _base(
 
 
 def _guard_off(method: str) -> dict[str, Any]:
-    """Return each row shows the method itself, not what a guard makes of it."""
+    """Return the config without the guard: each row shows the method itself."""
     return {"guard.mode": "off"} if "guard.mode" in known_keys(method) else {}
 
 

@@ -1,4 +1,4 @@
-"""``comparison.png``: every seed of every method, means with intervals, and what it cost."""
+"""``comparison.png``: every seed of every method, means with intervals, and training times."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Peer:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Peer:
-        """Return what ``to_dict`` stored."""
+        """Return the peer that ``to_dict`` stored."""
         return cls(str(stored["name"]), tuple(dict(stored["settings"]).items()))
 
 

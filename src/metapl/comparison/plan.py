@@ -1,4 +1,4 @@
-"""The plan of a comparison: what was asked, on which splits, with which budget. Stored before the first run starts.
+"""The plan of a comparison: its rows, splits and budget. It is stored before the first run starts.
 
 A folder holds one comparison. The same question asked again goes on where it was, and may add seeds; another question
 is refused.
@@ -185,7 +185,7 @@ def make_plan(
 
 
 def _row(spec: Spec, config: RunConfig) -> dict[str, Any]:
-    """Return what the plan stores of one row."""
+    """Return one row as the plan stores it."""
     peer = {} if spec.peer is None else {PEER: spec.peer.to_dict()}
     return {**_without(to_dict(config), PER_RUN), **peer}
 

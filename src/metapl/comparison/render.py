@@ -46,7 +46,7 @@ def text_table(plan: Plan, rows: Sequence[TableRow]) -> str:
 
 
 def text(plan: Plan, rows: Sequence[TableRow]) -> str:
-    """Return all that the terminal shows: the table, what failed, the verdict, and how to read it."""
+    """Return the terminal's text: the table, failed runs, the verdict, and how to read it."""
     parts = [f"{plan.asked['data']}: {plan.facts['labels']}", text_table(plan, rows)]
     parts += ["\n".join(_wrapped(line) for line in failures(rows))] if any(r["errors"] for r in rows) else []
     parts.append(_wrapped(verdict(plan, rows)))

@@ -108,7 +108,7 @@ def _spec(method: str, settings: Sequence[str]) -> Spec:
 
 
 def _pair(method: str, setting: str, label: str) -> str:
-    """Return ``feedback=none`` as ``mpl.feedback=none``; what belongs to the whole run stays as it is.
+    """Return ``feedback=none`` as ``mpl.feedback=none``; keys of the whole run stay as they are.
 
     Raises:
         UserError: not ``key=value``, an unknown key, or one that must be the same for all rows.
@@ -130,12 +130,12 @@ def _pair(method: str, setting: str, label: str) -> str:
 
 
 def based_on(config: RunConfig) -> Base:
-    """Return what ``config`` sets, for all rows; the settings of its method go to the rows of that method."""
+    """Return the settings of ``config`` for all rows; those of its method go to the rows of that method."""
     return Base(options=flatten(to_dict(config)))
 
 
 def configure(base: Base, spec: Spec, options: Mapping[str, Any] | None = None) -> RunConfig:
-    """Return the config of one row: the base, ``options`` on top, then what the row itself sets.
+    """Return the config of one row: the base, ``options`` on top, then the row's own settings.
 
     Raises:
         UserError: what ``make_config`` finds wrong; for a row's own settings it names the row.

@@ -1,4 +1,4 @@
-"""From runs to a table: means and spread, paired differences with intervals, and what they say in plain words."""
+"""The table of a comparison: means and spread, paired differences with intervals, and a verdict in plain words."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _not_ranked(plan: Plan, rows: Sequence[TableRow]) -> list[str]:
 
 
 def _seeds_asked(row: TableRow) -> list[str]:
-    """Return how many seeds would tell, where those at hand do not."""
+    """Return how many seeds would decide, where those at hand do not."""
     cell, number = row["to_best"], row["seeds_for_one_point"]
     if cell is None or number is None or not _open(cell) or number <= cell["n"]:
         return []
@@ -249,7 +249,7 @@ def footnotes(plan: Plan, rows: Sequence[TableRow]) -> list[str]:
 
 
 def budget_text(plan: Plan, rows: Sequence[TableRow]) -> str:
-    """Return what each method was given."""
+    """Return the budget of each method."""
     budget = plan.asked["budget"]
     extra = [f"{r['method']} {r['extra_steps']}" for r in rows if r["extra_steps"]]
     after = f" Steps of fine-tuning come on top: {', '.join(extra)}." if extra else ""

@@ -37,7 +37,7 @@ def joined(found: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def check_version(made: str, what: str, where: Path) -> None:
-    """Refuse to go on with what another version made.
+    """Refuse to go on with a comparison of another version.
 
     Raises:
         UserError: it names both versions.
@@ -58,6 +58,6 @@ def mixed(runs: Iterable[Mapping[str, Any]], device: torch.device) -> str:
 
 
 def versions(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what the figures were made with, for the last line of the table."""
+    """Return the versions behind the figures, for the last line of the table."""
     made = [run["versions"] for run in runs if not run.get("error")]
     return {**joined(made), "python": platform.python_version()}

@@ -40,7 +40,7 @@ def count_judges(split: Split) -> int:
 
 
 def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """Return what an earlier call stored for the run, or None.
+    """Read the row that an earlier call stored for the run, or None.
 
     Raises:
         UserError: the run in ``folder`` is another one, or another version made it.

@@ -1,4 +1,4 @@
-"""What there is to set: every key with its default, what it takes and its meaning, read from annotated fields."""
+"""Every setting: its key, default, accepted values and meaning, read from annotated fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metapl.utils.fields import Help, Range, helps_of, notes_of
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: its dotted name, its default as YAML, what it takes, and what it means."""
+    """One setting: its dotted key, its default as YAML, its accepted values and its meaning."""
 
     key: str
     default: str

@@ -1,4 +1,4 @@
-"""Photographs: the encoder that a run takes where none is named, and what to tell the user about it."""
+"""Photographs: the default encoder of a run, and the note about it."""
 
 from __future__ import annotations
 

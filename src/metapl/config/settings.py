@@ -43,7 +43,7 @@ class LoopConfig(Settings, group="loop"):
 
 @dataclass(frozen=True)
 class GuardConfig(Settings, group="guard"):
-    """Whether the result is compared with models learnt from the labels alone, and what follows: docs/guard.md."""
+    """The comparison of the result with models learnt from the labels alone: docs/guard.md."""
 
     mode: Annotated[Literal["off", "warn", "return"], "no comparison; only say so; give the best choice back"] = (
         "return"
@@ -159,7 +159,7 @@ def _renamed(old: Sequence[str], most: int = 4) -> str:
 
 
 def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
-    """Return the config that ``to_dict`` (or a YAML file) describes; what is left out takes its default.
+    """Return the config that ``to_dict`` (or a YAML file) describes; missing keys take their defaults.
 
     The flat keys of 0.1.0, such as ``source.image_size``, are read as those that took their place.
     """
@@ -195,10 +195,10 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def load_config(path: Path, training: bool = True) -> RunConfig:
-    """Return what ``save_config`` wrote.
+    """Read a config that ``save_config`` wrote.
 
-    Not ``training``: a method of one's own is not imported, since a trained model does without; its name and settings
-    are left out.
+    Without ``training``, a method of one's own is not imported, since a trained model does not need it; its name and
+    settings are left out.
     """
     tree = _read_yaml(path)
     if not training and ":" in str(tree.get("method")):

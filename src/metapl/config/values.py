@@ -42,7 +42,7 @@ def convert(value: Any, hint: Any, key: str, where: str) -> Any:
 
 
 def read_text(text: str, hint: Any, key: str) -> Any:
-    """Return the value that ``text`` stands for: itself where the setting takes text alone, else what YAML reads in it.
+    """Return the value of ``text``: the text itself if the setting takes only text, else the value that YAML reads.
 
     Quotes around a text are taken off, so that one may begin or end with a space.
 

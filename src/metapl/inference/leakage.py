@@ -1,4 +1,4 @@
-"""Whether rows that a model is judged by were among those that it learnt from, whatever their file is called.
+"""The check whether judged rows were among the training rows, in whatever file.
 
 Nothing about single rows is stored with a run: its own files are read again, where that is quick.
 """

@@ -41,7 +41,11 @@ class Linear:
             raise UserError("method linear brings its own network", "Leave model=auto.", "model")
 
     def step(self, batch: SemiBatch, t: int) -> StepReport:
-        """Fit the network to all labelled rows, whatever the batch holds; the loss is that of the fit."""
+        """Fit the network to all labelled rows, not only the batch; report the loss of the fit.
+
+        Raises:
+            ValueError: the context has no labelled rows.
+        """
         assert isinstance(self.model, Fitted)
         if self.context.labeled is None:
             raise ValueError("this method is fitted to all labelled rows: Context.labeled must be given")

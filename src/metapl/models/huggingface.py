@@ -48,7 +48,7 @@ class HFClassifier(nn.Module):
 
 
 def inputs(wrapper: Any, x: Tensor) -> dict[str, Any]:
-    """Return the keyword arguments of ``wrapper.model`` for rows ``x``."""
+    """Return the keyword arguments of ``wrapper.model`` for rows ``x`` [B, ...]."""
     config = wrapper.model.config
     if wrapper.pad is not None:
         ids = x.long()

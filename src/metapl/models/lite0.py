@@ -49,7 +49,7 @@ def build_lite0() -> nn.Module:
 
 
 def lite0_weights() -> dict[str, Tensor]:
-    """Read the tensors of the package, by its own names.
+    """Read the tensors of the package, by its own names and in their own shapes.
 
     Raises:
         UserError: see ``build_lite0``.

@@ -45,7 +45,7 @@ def sketch(features: Tensor) -> Tensor:
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
-    """Return whether two sketches are of the same encoder, up to rounding."""
+    """Return whether two sketches [rows, values] are of the same encoder, up to rounding."""
     if one.shape != other.shape:
         return False
     one, other = one.double(), other.double()

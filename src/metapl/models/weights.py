@@ -94,7 +94,7 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
 
 
 def _remedy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Say what to do about a file that does not fit: its names may be all that is wrong."""
+    """Return the remedy for a file that does not fit: often only its names differ."""
     counted = [t for name, t in own.items() if not name.endswith(COUNTER)]
     given = [t for name, t in tensors.items() if not name.endswith(COUNTER)]
     if len(given) >= len(counted) and all(g.shape == o.shape for g, o in zip(given, counted)):

@@ -1,1 +1,1 @@
-"""The report of a run: what came out, why, and which rows to look at, as one HTML page that needs nothing else."""
+"""The report of a run as one HTML page: its result, the reasons, and the rows to look at."""

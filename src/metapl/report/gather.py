@@ -69,7 +69,7 @@ def gather(record: Record, predictor: Predictor, source: Source, split: Split) -
 
 
 def stored(folder: Path) -> dict[str, Any] | None:
-    """Return what ``store`` wrote into a run folder; None where there is nothing that this version can use."""
+    """Read what ``store`` wrote into a run folder; None if this version cannot use it."""
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The table of pseudo labels: what a run's model says about each row that came without a label, one line per row.
+"""The table of pseudo labels: the model's answer for each row that came without a label, one line per row.
 
 It is ``pseudo_labels.parquet`` where pyarrow is installed and ``pseudo_labels.csv`` where it is not.
 """
@@ -32,7 +32,7 @@ DIGITS = {"confidence": ".4f", "margin": ".4f", "agreement": ".3f", "feedback": 
 
 @dataclass(frozen=True)
 class PoolRow:
-    """One line of the table; the page ``docs/run-folder.md`` says what each column means."""
+    """One line of the table; ``docs/run-folder.md`` explains the columns."""
 
     id: str
     label: str
@@ -66,7 +66,7 @@ def pseudo_labels_of(result: Result) -> Path:
 
 
 def try_pseudo_labels(result: Result) -> str:
-    """Return ``pseudo_labels_of`` that never raises: gives what to say about a failure, or ""."""
+    """Call ``pseudo_labels_of``; return a message about a failure, or ""."""
     try:
         pseudo_labels_of(result)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a run folder holds, read back for a report. Figures on test rows are those that ``evaluate`` has stored."""
+"""A run folder read back for a report. Figures on test rows are those that ``evaluate`` has stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict of a run in plain words: how good, better than supervised training or not, and what to do next."""
+"""The verdict of a run in plain words: its quality, the comparison with supervised training, the next steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Step:
 
 
 def verdict(record: Record, material: PageData) -> dict[str, Any]:
-    """Answer the four questions of a reader, and say what to do next."""
+    """Answer a reader's four questions, and list the next steps."""
     answers = [accuracy(record, material), against_supervised(record), feedback(record), model(record)]
     return {
         "headline": _headline(record, answers, *judged(record, material)),
@@ -135,7 +135,7 @@ def model(record: Record) -> Reply:
 
 
 def next_steps(record: Record, material: PageData) -> list[Step]:
-    """Return what a colleague would do now, most useful first."""
+    """Return the next steps, most useful first."""
     steps, run = list[Step](), shlex.quote(str(record.folder))
     rows, data = record.results["rows"], shlex.quote(str(record.config["data"]))
     figures, _ = judged(record, material)
@@ -160,7 +160,7 @@ def next_steps(record: Record, material: PageData) -> list[Step]:
 
 
 def _about_labels(material: PageData) -> list[Step]:
-    """Return what the rows themselves ask for."""
+    """Return the next steps that the rows ask for."""
     steps, grids = list[Step](), {grid["name"]: len(grid["rows"]) for grid in material.get("grids", [])}
     if material.get("check", {}).get("verdict") in ("WILL HURT", "CANNOT BE USED"):
         steps.append(Step("Mend the data first: the data check below found something that will hurt."))

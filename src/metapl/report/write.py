@@ -66,7 +66,7 @@ def write_report(run: Result | str | Path, device: str | None = None, trust_code
 
 
 def try_report(result: Result) -> tuple[Path | None, str]:
-    """Return ``report_result`` that never raises: gives the page, or None and what to say about the failure."""
+    """Call ``report_result``; return the page, or None and a message about the failure."""
     assert result.folder is not None
     try:
         return report_result(result), ""

@@ -58,7 +58,7 @@ class AnswerFile:
         return last
 
     def merge(self, answers: Mapping[str, Answer]) -> int:
-        """Keep answers from elsewhere, which replace those for the same rows; gives how many are new or differ."""
+        """Keep answers from elsewhere in place of those for the same rows; return how many are new or differ."""
         changed = sum(self._given.get(row) != answer for row, answer in answers.items())
         self._replace({**self._given, **answers})
         return changed

@@ -26,7 +26,7 @@ NAME, ROW = "label", "row"  # of the choices and of what is shown, in Label Stud
 
 
 def export_to(review: Review, answers: AnswerFile, path: Path) -> str:
-    """Write a new file, or folder, for another tool; its suffix says which. Gives a sentence on what stands in it.
+    """Write a new file, or folder, for another tool; its suffix says which. Return a sentence about its content.
 
     Raises:
         UserError: another suffix, a file that exists, a folder that does not, or rows that the tool does not show.

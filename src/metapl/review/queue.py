@@ -74,7 +74,7 @@ def open_review(folder: Path, device: str | None = None, trust_code: bool = Fals
 
 
 def review_of(result: Result) -> Review:
-    """Return what to ask about a run whose data are open.
+    """Return the questions about a run whose data are open.
 
     Raises:
         UserError: a run in memory, or a folder that cannot be read.

@@ -32,7 +32,7 @@ SECONDS = 30.0  # a connection may be silent
 
 
 class Session:
-    """The state of a review: what is asked next, and the answers so far. Safe to use from several threads."""
+    """The state of a review: the next question and the answers so far. It is safe to use from several threads."""
 
     def __init__(self, review: Review, answers: AnswerFile) -> None:
         self.review, self.answers, self.lock = review, answers, threading.Lock()

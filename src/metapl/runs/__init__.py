@@ -1,1 +1,1 @@
-"""Run folders: what is stored, how it is stored, and how it is read back."""
+"""Run folders: writing and reading them."""

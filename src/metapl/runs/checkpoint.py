@@ -113,7 +113,7 @@ def _write(folder: Path, step: int, state: Mapping[str, Any], keep: int, run: st
 
 
 def _remove_orphans(folder: Path) -> None:
-    """Remove what a process left that was killed while saving."""
+    """Remove the files of a process that was killed while saving."""
     for orphan in folder.glob(".tmp-*"):
         shutil.rmtree(orphan, ignore_errors=True)
 

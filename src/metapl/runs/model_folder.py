@@ -77,7 +77,7 @@ class Predictor:
         )
 
     def input(self, labels: bool = False) -> ModelInput:
-        """Return what it asks of new rows; ``labels``: whether these are read, too."""
+        """Return what the model asks of new rows; ``labels``: whether these are read, too."""
         return ModelInput(self.takes, self.class_names, labels)
 
     def predict_proba(self, X: Any) -> Array:
@@ -190,7 +190,7 @@ def load_model(
     encoder: nn.Module | Factory | None = None,
     trust_code: bool = False,
 ) -> Predictor:
-    """Return what ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
+    """Read a model that ``save_model`` wrote. ``folder`` is the model's folder, or the run folder that holds it.
 
     ``network``: the ``nn.Module`` or factory that was trained, where it was given as an object; its weights are loaded.
 

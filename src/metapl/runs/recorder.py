@@ -1,4 +1,4 @@
-"""Where a run keeps what it logs and makes: in memory alone, or in its run folder."""
+"""Recorders: a run's logged numbers, states and models, kept in memory or in its run folder."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class RunFolder(Recorder):
                 self._writer = None
 
     def begin(self, start: RunStart) -> None:
-        """Write what is known before the first step.
+        """Write the files that are known before the first step.
 
         Raises:
             UserError: another training has begun in this folder since it was found empty.

@@ -1,4 +1,4 @@
-"""Alarms: what a training's own numbers say about pseudo labels that go wrong. Thresholds and reasons: docs/guard.md.
+"""Alarms: signs of wrong pseudo labels in a training's own numbers. Thresholds and reasons: docs/guard.md.
 
 All is read from the logged rows, so that a resumed run raises what an unbroken one raises. A moment is a row that
 carries ``class_shift`` (the validation rows were judged) in the second half of the main phase or after it.

@@ -1,4 +1,4 @@
-"""What a training says before it starts: what it found, what it will do, and how long that takes here."""
+"""The lines before a training starts: the data, the plan, and the time that it takes here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metapl.utils.progress import clock
 
 
 def found_text(source: Source) -> str:
-    """Return what the data are: how many rows of which kind, in how many classes."""
+    """Describe the data: number of rows, their kind, number of classes."""
     inner = traits(source).inner or source
     classes = len(source.class_names)
     return f"found {len(source.ids)} {modality_of(inner.kind).row}s in {classes} class{'es' * (classes != 1)}"
 
 
 def plan_text(job: Job) -> str:
-    """Return what will be done, in one sentence."""
+    """Describe the training in one sentence."""
     config, extra = job.config, job.extra_steps
     steps = f"{config.steps} steps" if not config.minutes else f"as many steps as fit into {config.minutes:g} minutes"
     fine = f" and {extra} of fine-tuning" if extra else ""

@@ -1,4 +1,4 @@
-"""Labelled rows by which the guard judges: which ones, and what each side says about them.
+"""The labelled rows by which the guard judges, and each side's answers on them.
 
 G2  rows whose labels no side was taught or chosen by, each judged by all sides:
     - each half of the validation rows, by the baselines and by the candidate that the other half chooses;
@@ -80,7 +80,7 @@ class Answers:
     right: Array
 
     def at(self, rows: Array) -> Answers:
-        """Return those of some of the rows."""
+        """Return the answers on some of the rows."""
         return Answers(self.p[rows], self.right[rows])
 
     @property
@@ -199,7 +199,7 @@ def gather_evidence(
 
 
 def answers(source: Source, rows: Array, model: Predictor) -> Answers:
-    """Return what ``model`` says about the labelled rows at ``rows``."""
+    """Return the answers of ``model`` on the labelled rows at ``rows`` [n] int64."""
     y, p = source.labels[rows], probabilities(model, source, rows).numpy()
     return Answers(p[np.arange(len(rows)), y], p.argmax(1) == y)
 

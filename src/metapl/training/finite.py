@@ -1,4 +1,4 @@
-"""Whether all numbers of a step are finite, and a name for those that are not.
+"""The check that all numbers of a step are finite.
 
 A NaN or an infinity in a gradient reaches the parameters in the same update, so losses, parameters and buffers are
 looked at. One pass over each tensor and one wait for the device per step is all that it costs.
@@ -24,7 +24,7 @@ class Diverged(UserError):
 
 
 def diverged(done: int, bad: str) -> Diverged:
-    """Return the error that names what is not finite after ``done`` steps."""
+    """Return the error that names the numbers that are not finite after ``done`` steps."""
     remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
     return Diverged(f"training diverged by step {done}: {bad} is not finite", remedy)
 
@@ -65,7 +65,7 @@ def _sizes(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def bad_values(method: Method, values: Mapping[str, Tensor]) -> str:
-    """Name what is not finite: reported values, else the first gradient, parameter or buffer."""
+    """Name the numbers that are not finite: reported values, else the first gradient, parameter or buffer."""
     if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
         return ", ".join(bad)
     for name, model in networks(method).items():

@@ -1,4 +1,4 @@
-"""A guard against harm: which model does a run give back, the method's own or one learnt from the labels alone?
+"""The guard against harm: it chooses between the method's model and models learnt from the labels alone.
 
 G1  baselines = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps, and,
     for tables, features and texts, the linear model
@@ -8,8 +8,8 @@ G3  images: of method and baseline the one that would be right more often on new
         a + wins > b + losses,   or   wins - losses + credit > 0 with credit = a - b
     wins, losses: judged rows on which only the method, only the baseline is right. The credit is what earlier studies
     say; it is another where the pool has other class shares than the labelled rows (``training.pool``)
-G3' tables, texts, features: so few labelled rows cannot tell the sides apart, and studies know none that is always
-    the better one. What is returned is the mean of both: logits = (log p_method + log p_baseline) / 2. The baseline is
+G3' tables, texts, features: so few labelled rows cannot separate the sides, and in studies neither side is always
+    the better one. The result is the mean of both: logits = (log p_method + log p_baseline) / 2. The baseline is
     the linear model, or supervised training where it is right on more than ``AHEAD`` rows more. On features ``mpl`` is
     returned alone, which studies found ahead of the mean
 G4  refusal = a class lost on the pool, student and teacher apart, no better than chance, or behind a baseline on rows
@@ -51,7 +51,7 @@ ALIKE = 0.02  # share of the pool on which method and baseline differ, up to whi
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sides and the rows that tell them apart.
+    """Two sides and the rows on which they differ.
 
     Attributes:
         first, second: names of the sides.
@@ -201,12 +201,12 @@ def baseline_names(job: Job) -> list[str]:
 
 
 def mean_of(method: str, baseline: str) -> str:
-    """Return what the mean of both is called."""
+    """Return the name of the mean of both."""
     return f"mean of {method} and the {NAMES[baseline]}"
 
 
 def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor], alarms: Sequence[Mapping[str, Any]]) -> Case:
-    """Return what the pool, the alarms and the labelled rows that it was trained on say about the method's model."""
+    """Judge the method's model by the pool, the alarms and the labelled rows that it was trained on."""
     mine = look(job, own.model)
     others = {name: look(job, baseline.model) for name, baseline in baselines.items()}
     known = ev.answers(job.source, job.source.readable(job.split.labeled), own)
@@ -303,7 +303,7 @@ def _behind(pair: Pair, plan: ev.GuardPlan) -> str:
 
 
 def _text(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair], choice: str) -> str:
-    """Return the verdict in plain words: what is returned, which rule decided, and its figures."""
+    """Return the verdict in words: the returned model, the rule that decided, and its figures."""
     method, returned = case.method, str(summary["returned"])
     if returned != choice:
         head = f"guard: the {choice} would be the better choice, but guard.mode=warn keeps {method}"

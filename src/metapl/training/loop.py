@@ -1,4 +1,4 @@
-"""The loop: owns time, device and evaluation; knows nothing of what a method does in a step, nor where a run is kept.
+"""The loop: owns time, device and evaluation. Methods own their steps, and recorders the place of a run.
 
 Step t is a pure function of (weights, seed, t): the stream gives batch t, and the global generator is seeded from
 (seed, t) before ``method.step``. So a checkpoint needs no generator state, and a resumed run equals an unbroken one
@@ -85,7 +85,7 @@ def start(
     network: Factory | None = None,
     require_unlabeled: bool = True,
 ) -> Result:
-    """Return ``train``, into whatever ``open_store`` gives for the final config.
+    """Train like ``train``, into the recorder that ``open_store`` gives for the final config.
 
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """

@@ -40,7 +40,7 @@ class PoolView:
 
 
 def look(job: Job, model: nn.Module) -> PoolView:
-    """Return what ``model`` says about the sample, the same rows at every call."""
+    """Return the answers of ``model`` on the sample, the same rows at every call."""
     p = torch.softmax(pool_answers(job, model).double(), -1)
     return PoolView(p.argmax(-1), estimate_shares(p, training_shares(job)))
 
@@ -70,7 +70,7 @@ def estimate_shares(p: Tensor, trained: Tensor, shrink: float = SHRINK) -> Tenso
 
 
 def shift(shares: Tensor, trained: Tensor) -> float:
-    """Return the share of rows that would have to change class to bring one to the other (total variation)."""
+    """Return the share of rows, 0 to 1, that would have to change class to turn one [C] into the other [C]."""
     return float((shares - trained).abs().sum() / 2)
 
 

@@ -1,4 +1,4 @@
-"""What a training gives back, and what can be asked of it."""
+"""The result of a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a run one after another: what is logged, judged and saved when, and the way back from a NaN.
+"""The steps of a run one after another: logging, judging, saving, and the way back from a NaN.
 
 A number that is not finite is noticed in its own step. The run then goes back to the last state of the regular grid
 (``origin``) and goes on with half the learning rate, at most ``ROLLBACKS`` times. The grid depends on the settings
@@ -94,7 +94,7 @@ class Steps:
                 done = self._go_back(done + 1, fault)
 
     def _step(self, t: int, stop: list[int]) -> int:
-        """Make step t; log, judge and save what is due after it; return the number of steps done."""
+        """Make step t; log, judge and save if due; return the number of steps done."""
         job, loop, total = self.job, self.job.config.loop, self.job.total
         values, done = job.step(t), t + 1
         if not is_finite(job.method, values):

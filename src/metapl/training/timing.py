@@ -1,4 +1,4 @@
-"""How long a run takes here: what turns minutes into steps, and steps into the seconds that are announced.
+"""The time of a run on this machine: minutes become steps, and steps the announced seconds.
 
 A pass over the whole pool is timed apart from the steps: it comes once per round or epoch, however long the run is.
 """
@@ -38,7 +38,7 @@ class Pace:
 
 
 class PoolClock:
-    """Times each walk through the pool, with what its user does with the rows."""
+    """Times each walk through the pool, with the work that is done on its rows."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.walks = device, list[float]()

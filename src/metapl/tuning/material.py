@@ -1,4 +1,4 @@
-"""What every training of a tuning shares: the training rows alone, their folds, and the one way to judge a fold."""
+"""The parts that all trainings of a tuning share: the training rows, their folds, and the judging of a fold."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def train_fold(material: FoldData, tree: dict[str, Any], fold: int) -> FoldAnswe
 
 
 def _job(material: FoldData, config: RunConfig, fold: int) -> Job:
-    """Return the run of a fold; its validation rows are never those that judge what is fitted on them."""
+    """Return the run of a fold; what is fitted on its validation rows is judged on other rows."""
     config, split = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31), material.folds[fold]
 
     device = pick_device(config.device)

@@ -62,7 +62,7 @@ def tune(
     source: Source | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
-    """Choose settings by K-fold cross-validation on the labelled rows (those for validation included).
+    """Choose settings by K-fold cross-validation on the labelled rows, validation rows included.
 
     Every setting trains on the same folds with the same seeds. Test rows are not read. Started again with the same
     arguments and the same ``out``, it goes on where it was stopped.
@@ -141,7 +141,7 @@ def free_folder(config: RunConfig) -> Path:
 
 
 class _Bench:
-    """Carries out what the search asks for, fold by fold, and remembers it."""
+    """Trains the settings that the search asks for, fold by fold, and stores their scores."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What is tried: one axis per setting, with listed values or a range, read from text and checked against the config."""
+"""The search space: one axis per setting, with listed values or a range, read from text and checked."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Axis:
         return tuple(dict.fromkeys(self.at(k / (POINTS - 1)) for k in range(POINTS)))
 
     def text(self) -> str:
-        """Return what would be typed for it."""
+        """Return the axis as it is typed."""
         if self.values:
             return ",".join(f"x{v.factor:g}" if isinstance(v, Times) else word(v) for v in self.values)
         return f"{self.low:g}..{self.high:g}{':log' if self.log else ''}"
@@ -113,7 +113,7 @@ def get(config: RunConfig, key: str) -> Any:
 
 
 def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = None) -> Any:
-    """Return what the run's own value amounts to: a rate of 0 is the optimiser's own, a teacher's the shared one."""
+    """Return the run's value in effect: a rate of 0 means the optimiser's own, for a teacher the shared one."""
     own = get(config, key)
     if own != 0 or not (key == "optim.lr" or key.endswith("teacher_lr")):
         return own
@@ -154,7 +154,7 @@ def _pair(text: str) -> tuple[str, str | None]:
 
 
 def _tries(config: RunConfig, key: str) -> Tries | None:
-    """Return what the setting itself says should be tried; a method's settings without it are not tuned by default."""
+    """Return the ``Tries`` of a setting; settings without it are not tuned by default."""
     group, _, name = key.partition(".")
     cls: Any = type(_group(config, group))
     return notes_of(cls, Tries).get(name)
@@ -227,7 +227,7 @@ def _value(config: RunConfig, key: str, part: Any) -> Any:
 
 
 def _check(config: RunConfig, key: str, value: Any) -> None:
-    """Refuse now what would fail when its turn comes."""
+    """Refuse a value that the setting would not take when its turn comes."""
     with_setting(config, resolve(config, {key: value}))
 
 

@@ -84,7 +84,7 @@ class Settings:
         cls.group = group or cls.group
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, and what is not a number where only one is taken.
+        """Refuse numbers out of range, and other values where only numbers are taken.
 
         Raises:
             UserError: it says the value, the range and the key.
@@ -122,7 +122,7 @@ def _types(cls: Any) -> Mapping[str, Any]:
 
 
 def helps_of(cls: Any) -> dict[str, Help]:
-    """Return what each field of the dataclass ``cls`` means, where it says so."""
+    """Return the meaning of each field of the dataclass ``cls`` that has one."""
     return {name: Help(text) for name, text in notes_of(cls, str).items()} | dict(notes_of(cls, Help))
 
 

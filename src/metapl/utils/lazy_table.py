@@ -10,7 +10,7 @@ from metapl.utils.names import split_name
 
 
 class LazyTable(UserDict[str, Any]):
-    """A dictionary in which a text ``package.module:name`` stands for what that module has under that name.
+    """A dictionary in which a text ``package.module:name`` stands for that name of the module.
 
     ``table[key]`` imports the module and gives the object itself; the names alone cost no import. Objects may be
     entered, too.

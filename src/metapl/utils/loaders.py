@@ -91,7 +91,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
 
 
 def check_loader(loader: Any) -> None:
-    """Raises UserError for what gives rows instead of batches, or nothing at all."""
+    """Raise UserError for a loader that gives rows instead of batches, or nothing."""
     iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
     if not iterable or isinstance(loader, Tensor | Dataset | str | dict):
         remedy = "Wrap the rows: DataLoader(dataset, batch_size=256)."

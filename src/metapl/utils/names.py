@@ -9,8 +9,8 @@ class Name(NamedTuple):
     """A name, split at its first colon.
 
     Attributes:
-        prefix: what stands before the colon; None where there is none.
-        rest: what stands behind it; the whole text where there is none.
+        prefix: the part before the colon; None without a colon.
+        rest: the part behind it; the whole text without a colon.
     """
 
     prefix: str | None
@@ -24,5 +24,5 @@ def split_name(text: str) -> Name:
 
 
 def last_part(text: str) -> str:
-    """Return what stands behind the last colon of ``text``; all of it where there is none."""
+    """Return the part of ``text`` behind its last colon; all of it without a colon."""
     return text.rpartition(":")[2]

@@ -23,7 +23,7 @@ def shown(name: str | Path) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Return whether there is such a path; False for one that no file system would take."""
+    """Return whether the path exists; False for a name that file systems refuse."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name too long, a link in a circle, a NUL byte

@@ -89,7 +89,7 @@ def _steps(summary: Mapping[str, Any]) -> str:
 
 
 def training(folder: Path, summary: Mapping[str, Any], page: Path | None = None) -> str:
-    """Say how a training ended: the candidates, which was chosen and why, the report's ``page``, what to type next."""
+    """Return the end of a training in words: candidates, choice and reason, the report's ``page``, the next command."""
     rows = summary["rows"]
     took = f" in {summary['seconds']:.0f} s"
     if summary.get("resumed_at"):  # what came before is not on this clock
@@ -135,7 +135,7 @@ def _mark(name: str, summary: Mapping[str, Any]) -> str:
 
 
 def _word(summary: Mapping[str, Any]) -> str:
-    """Return what the best candidate is; whether it stands in ``model`` was for the guard to say."""
+    """Name the best candidate; the guard decides whether it stands in ``model``."""
     return "chosen" if summary["chosen"] == summary["candidate"] else f"best of {summary['method']}"
 
 
