@@ -69,3 +69,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
         return f"Did you mean {' or '.join(repr(name) for name in inside[:3])}?"
     close = closest(word, known)
     return f"Did you mean '{close}'?" if close else f"Known: {', '.join(known)}."
+
+
+class Silenced(Exception):
+    """This process of a run ends because another one did, which has said why."""

@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metapl.errors import UserError
 from metapl.optim import Learner
+from metapl.utils.device import rng_state, set_rng_state
 from metapl.utils.precision import loss_scale, low_dtype, wide
 
 Tensors = dict[str, Tensor]
@@ -57,7 +58,7 @@ def snapshot(student: nn.Module) -> Before:
     """Copy the student's trainable parameters, buffers and random state; call it right before E2's forward."""
     parameters = {n: p.detach().clone() for n, p in student.named_parameters() if p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in student.named_buffers()}
-    return Before(parameters, buffers, _rng_state(_device(student)))
+    return Before(parameters, buffers, rng_state(_device(student)))
 
 
 def label_derivative(
@@ -342,23 +343,12 @@ def _device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def _rng_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_rng_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
-
-
 @contextmanager
 def replayed_rng(state: Tensor, device: torch.device) -> Iterator[None]:
     """Run a block from the random state ``state`` of ``device``; afterwards the state is as it was before the block."""
-    now = _rng_state(device)
-    _set_rng_state(state, device)
+    now = rng_state(device)
+    set_rng_state(state, device)
     try:
         yield
     finally:
-        _set_rng_state(now, device)
+        set_rng_state(now, device)

@@ -29,7 +29,7 @@ from metapl.cli import using as using
 from metapl.cli.app import app as app
 from metapl.cli.app import say, stopped
 from metapl.cli.options import State
-from metapl.errors import UserError
+from metapl.errors import Silenced, UserError
 from metapl.utils import printing
 
 _ClickException: Any = typer.BadParameter.__mro__[2]  # the base of usage errors, wherever this typer keeps it
@@ -38,6 +38,7 @@ _ClickException: Any = typer.BadParameter.__mro__[2]  # the base of usage errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code: 0 done, 2 a mistake in the input, 130 or 143 stopped, 1 a bug."""
     State.debug, State.folder = False, None
+    State.argv = tuple(sys.argv[1:] if argv is None else argv)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m metapl` does, so that --model file:function finds the file
     with warnings.catch_warnings():
@@ -46,10 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, _terminated)  # a training takes it over, and saves its state
         try:
             command = typer.main.get_command(app)
-            code = command.main(_at_home(sys.argv[1:] if argv is None else argv), "metapl", standalone_mode=False)
+            code = command.main(_at_home(State.argv), "metapl", standalone_mode=False)
             return code if isinstance(code, int) else 0
         except UserError as error:
             return _failed(str(error), 2)
+        except Silenced:
+            return 2
         except KeyboardInterrupt as stop:
             return stopped(stop)
         except BrokenPipeError:  # the reader of a pipe went away, such as `| head`

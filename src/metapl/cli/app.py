@@ -13,7 +13,8 @@ from typer.core import TyperGroup
 from metapl._version import __version__
 from metapl.cli.home import home_text
 from metapl.cli.options import Debug
-from metapl.errors import nearest
+from metapl.cli.processes import started_together
+from metapl.errors import UserError, nearest
 
 # How --help lists the commands; one that is not named here comes last.
 ORDER = (
@@ -69,6 +70,8 @@ def _metapl(
     Start with `metapl demo`. For your own images: `metapl train FOLDER`, then `metapl evaluate RUN` and
     `metapl predict RUN IMAGES`. Each command explains itself: `metapl train --help`.
     """
+    if started_together() and ctx.invoked_subcommand not in ("train", "resume"):
+        raise UserError("only train and resume run in several processes", "Start this command without torchrun.")
     if ctx.invoked_subcommand is None:
         print(home_text(Path()))
 

@@ -22,6 +22,7 @@ class State:
 
     debug = False
     folder: Path | None = None
+    argv: tuple[str, ...] = ()
 
 
 def _set_debug(value: bool) -> None:
@@ -62,6 +63,22 @@ Guard = Annotated[
     typer.Option(
         metavar="MODE",
         help="Also train on the labels alone, and if that is not worse: return it (the default), warn, or off.",
+    ),
+]
+
+Procs = Annotated[
+    int,
+    typer.Option(
+        "--procs", metavar="N", min=1, help="Divide each batch over N processes: one per GPU, or on cores of the CPU."
+    ),
+]
+MaxRestarts = Annotated[
+    int,
+    typer.Option(
+        "--max-restarts",
+        metavar="N",
+        min=0,
+        help="With --procs: go on from the newest checkpoint if one dies, N times.",
     ),
 ]
 

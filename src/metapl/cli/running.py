@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +15,11 @@ from metapl.cli.options import (
     Debug,
     Guard,
     Json,
+    MaxRestarts,
     Method,
     Number,
     OptionalPath,
+    Procs,
     Quiet,
     Run,
     State,
@@ -22,7 +27,8 @@ from metapl.cli.options import (
     TrustCode,
     with_train_options,
 )
-from metapl.errors import UserError
+from metapl.cli.processes import joined, own_progress, start_processes
+from metapl.errors import Silenced, UserError
 from metapl.utils import printing
 
 
@@ -75,6 +81,8 @@ def train(
         typer.Option(metavar="FILE", help="CSV with id and label: labels laid over those of DATA, as review writes."),
     ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
+    procs: Procs = 1,
+    max_restarts: MaxRestarts = 0,
 ) -> None:
     """Train a classifier and store it in a new run folder.
 
@@ -90,8 +98,6 @@ def train(
     """
     from metapl.config.paths import anchored
     from metapl.config.settings import make_config
-    from metapl.training.loop import train as run
-    from metapl.utils.progress import make_progress
 
     printing.check_json(options.json)
     if options.steps is not None and minutes is not None:
@@ -102,7 +108,8 @@ def train(
     keys = options.keys(method=method, minutes=minutes, **given)
     made = make_config(data, file=options.config, options=keys, overrides=pairs)
     State.folder = out
-    _finish(lambda: run(anchored(made), out, progress=make_progress(options.quiet)), options.json, report)
+    start_processes(procs, max_restarts)
+    _finish(lambda: _trained(anchored(made), out, options.quiet), options.json, report)
 
 
 @app.command()
@@ -110,6 +117,8 @@ def resume(
     run: Run,
     trust_code: TrustCode = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
+    procs: Procs = 1,
+    max_restarts: MaxRestarts = 0,
     json: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -132,7 +141,6 @@ def resume(
     from metapl.config.settings import stored_code
     from metapl.models.own import check_trusted
     from metapl.training.loop import resume as go_on
-    from metapl.utils.progress import make_progress
 
     printing.check_json(json)
     State.folder = run
@@ -143,7 +151,23 @@ def resume(
     if (run / "config.yaml").is_file():
         for name in stored_code(run / "config.yaml"):
             check_trusted(name, trust_code, str(run))
-    _finish(lambda: go_on(run, progress=make_progress(quiet)), json, report)
+    start_processes(procs, max_restarts)
+    _finish(lambda: go_on(run, progress=own_progress(quiet)), json, report)
+
+
+def _trained(config: Any, out: Any, quiet: bool) -> Any:
+    """Train; after a restart of the processes go on with the run that they had begun."""
+    from metapl.runs.checkpoint import steps
+    from metapl.training.loop import resume, train
+    from metapl.utils.ranks import earlier_folder, from_first
+
+    folder = earlier_folder()
+    if folder is None:
+        return train(config, out, progress=own_progress(quiet))
+    if from_first(lambda: bool(steps(Path(folder) / "checkpoints"))):
+        return resume(folder, progress=own_progress(quiet))
+    from_first(lambda: shutil.rmtree(folder, ignore_errors=True))  # this command made it, and lost a process at once
+    return train(config, folder, progress=own_progress(quiet))
 
 
 def _finish(work: Any, json: str | None, report: bool) -> None:
@@ -154,12 +178,18 @@ def _finish(work: Any, json: str | None, report: bool) -> None:
     from metapl.training.loop import Stopped
 
     try:
-        result = work()
+        with joined():
+            result = work()
+    except Silenced as silenced:
+        stop = silenced.__cause__
+        raise typer.Exit(128 + stop.signal_number if isinstance(stop, Stopped) else 2) from None
     except Stopped as stopped:
         place = shlex.quote(str(stopped.folder))
         flag = " --trust-code" if stopped.folder and stored_code(stopped.folder / "config.yaml") else ""
         say(f"stopped at step {stopped.step}, the state is saved. To go on: metapl resume {place}{flag}")
         raise typer.Exit(128 + stopped.signal_number) from None
+    if os.environ.get("RANK", "0") != "0":
+        return
     assert result.folder is not None  # a command's run is never in memory
     page, problem = try_report(result) if report else (None, "")
     for text in filter(None, (try_pseudo_labels(result), problem)):

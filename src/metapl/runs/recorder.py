@@ -24,6 +24,7 @@ from metapl.runs import checkpoint
 from metapl.runs.folder import CORRECTIONS, LOCK, Metrics, write_csv, write_problems
 from metapl.runs.model_folder import Predictor, save_model
 from metapl.types import Source, Split
+from metapl.utils import ranks
 from metapl.utils.device import environment
 from metapl.utils.files import write_json
 from metapl.utils.locks import locked
@@ -303,7 +304,9 @@ class RunFolder(Recorder):
 
     def latest_state(self) -> tuple[int, dict[str, Any], list[str]]:
         """Read the newest whole checkpoint of this run, as ``checkpoint.load_latest`` does."""
-        return checkpoint.load_latest(self.folder / "checkpoints", self._id())
+        found = checkpoint.load_latest(self.folder / "checkpoints", self._id())
+        ranks.from_first(lambda: found[0])  # for the followers
+        return found
 
     def _id(self) -> str:
         """Return the run's id; empty for runs of 0.1.0, which have none."""
@@ -322,6 +325,33 @@ class RunFolder(Recorder):
             self._board.close()
         write_problems(self.folder / "problems.csv", problems)
         write_json(self.folder / "results.json", summary)
+
+
+class Follower(Recorder):
+    """The recorder of every process but 0, which writes the run folder: it reads there and writes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder: Path = folder
+
+    def listen(self) -> AbstractContextManager[list[int]]:
+        return stop_signals()
+
+    def truncate(self, step: int) -> None:
+        """Take over what was logged up to ``step``, before process 0 goes on."""
+        self._rows = [row for row in Metrics(self.folder).read() if row["step"] <= step]
+        self._snapshots = [row for row in Metrics(self.folder, SNAPSHOT_FILE).read() if row["step"] <= step]
+        super().truncate(step)
+
+    def origin_state(self, origin: int) -> tuple[int, dict[str, Any]]:
+        if self._origin[0] == origin:
+            return super().origin_state(origin)
+        return origin, checkpoint.load(self.folder / "checkpoints" / f"step-{origin:08d}")
+
+    def latest_state(self) -> tuple[int, dict[str, Any], list[str]]:
+        """Read the checkpoint that process 0 has found to be the newest whole one."""
+        step = int(ranks.from_first(lambda: None))
+        return step, checkpoint.load(self.folder / "checkpoints" / f"step-{step:08d}"), []
 
 
 def _kept(p: Tensor) -> dict[str, list[int]]:

@@ -19,6 +19,7 @@ from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.methods import fits_once, method_class
 from metapl.models import Factory, auto_name, build_given, build_model
+from metapl.models.divided import divide
 from metapl.runs.model_folder import CHUNK, Predictor
 from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
@@ -198,7 +199,7 @@ def _network(
     # Convolutions run up to twice as fast in this memory layout, on CPUs too.
     layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(shape) == 3 else {}
     moved: nn.Module = model.to(prepared.device).to(**layout)
-    return moved
+    return divide(moved)
 
 
 def interval(every: int, total: int) -> int:

@@ -3,12 +3,13 @@
 Step t is a pure function of (weights, seed, t): the stream gives batch t, and the global generator is seeded from
 (seed, t) before ``method.step``. So a checkpoint needs no generator state, and a resumed run equals an unbroken one
 bit for bit on the CPU.
+
+Several processes go through the same loop in step, and process 0 alone writes (``utils.ranks``).
 """
 
 from __future__ import annotations
 
 import bisect
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from metapl.models import Factory
 from metapl.runs import checkpoint
 from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
 from metapl.runs.model_folder import Predictor, ValidationAnswers
-from metapl.runs.recorder import Recorder, RunFolder, RunStart, TrainedModel
+from metapl.runs.recorder import Follower, Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import evidence, guard
 from metapl.training.announce import encoder_hint, found_text, plan_text
 from metapl.training.job import Job, build_job, resolved, with_steps
@@ -40,6 +41,7 @@ from metapl.training.steps import Observer as Observer
 from metapl.training.steps import Stopped as Stopped
 from metapl.training.timing import measure_pace
 from metapl.types import Source
+from metapl.utils import ranks
 from metapl.utils.device import own_generator, pick_device
 from metapl.utils.progress import Progress, Silent
 
@@ -73,7 +75,16 @@ def train(
         UserError: bad data, settings or folder, or a loss that is no longer finite.
         Stopped: asked to stop; the state is saved.
     """
-    return start(config, lambda made: RunFolder(new_folder(out, made)), source, progress, observe, network)
+    return start(config, lambda made: _new_store(out, made), source, progress, observe, network)
+
+
+def _new_store(out: str | Path | None, config: RunConfig) -> Recorder:
+    return _store(Path(ranks.from_first(lambda: str(new_folder(out, config)))))
+
+
+def _store(folder: Path) -> RunFolder | Follower:
+    ranks.remember_folder(str(folder))
+    return RunFolder(folder) if ranks.rank() == 0 else Follower(folder)
 
 
 def start(
@@ -98,6 +109,7 @@ def start(
         for note in source.notes:  # the reason may stand there: a wrong column of labels, say
             progress.note(note)
         raise
+    ranks.check_same("data", split.sha)
     prepared = prepare(source, split, device, network)
     config = resolved(with_steps(config, source), prepared.preprocessing)  # stored as it is run
     with own_generator(device):
@@ -150,12 +162,12 @@ def resume(
     """
     folder = Path(folder).expanduser()
     open_run(folder)  # before the lock: nothing is written into a folder that is not a run
-    store = RunFolder(folder)
+    store = _store(folder)
     with store.claimed():
         return _resumed(store, source, progress or Silent(), network)
 
 
-def _resumed(store: RunFolder, source: Source | None, progress: Progress, network: Factory | None) -> Result:
+def _resumed(store: RunFolder | Follower, source: Source | None, progress: Progress, network: Factory | None) -> Result:
     folder, config = store.folder, open_run(store.folder)
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
@@ -163,6 +175,7 @@ def _resumed(store: RunFolder, source: Source | None, progress: Progress, networ
     if isinstance(source, EmbeddedSource) and is_of_0_1_0(folder):
         source.kind = "table"  # 0.1.0 standardised features like the columns of a table
     split = load_split(folder, source)
+    ranks.check_same("data", split.sha)
     device = pick_device(config.device)
     prepared = prepare(source, split, device, network)
     step, state, damaged = store.latest_state()
@@ -190,11 +203,11 @@ def _loop(
         steps.run(stop)
 
         def halt() -> None:
-            if stop:
+            if number := int(ranks.highest(*stop[:1] or [0])[0]):
                 store.settle()
-                raise Stopped(store.folder, steps.job.total, stop[0])
+                raise Stopped(store.folder, steps.job.total, number)
 
-        return _finish(steps, time.monotonic() - steps.began, halt)
+        return _finish(steps, ranks.clock() - steps.began, halt)
 
 
 def _finish(steps: Steps, seconds: float, halt: Callable[[], None]) -> Result:
@@ -273,11 +286,11 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     """Return ``minutes`` turned into steps by timing throw-away copies of the run; 10 % are kept for judging and
     saving.
     """
-    budget, began = job.config.minutes * 60, time.monotonic()
+    budget, began = job.config.minutes * 60, ranks.clock()
     plan, limit = evidence.plan_guard(job), min(CALIBRATION, 0.05 * budget)
     pace = measure_pace(job, limit)
     baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
-    left = 0.9 * (budget - (time.monotonic() - began))
+    left = 0.9 * (budget - (ranks.clock() - began))
     left -= pace.extra * job.extra_steps * (1 + plan.trainings)
 
     def cost(steps: int) -> float:

@@ -26,6 +26,7 @@ from metapl.training.finite import Diverged, bad_values, diverged, is_finite, is
 from metapl.training.job import Job, build_job, due, interval, resolved
 from metapl.training.prepared import Prepared
 from metapl.types import Scoring
+from metapl.utils import ranks
 from metapl.utils.printing import rollback_text
 from metapl.utils.progress import Progress
 
@@ -72,7 +73,7 @@ class Steps:
     ) -> None:
         self.job, self.start, self.store, self.progress, self.observe = job, start, store, progress, observe
         self.rollbacks = list(rollbacks or [])
-        self.began = self.saved = time.monotonic()
+        self.began = self.saved = ranks.clock()
         self.timed, self.alarmed = False, set[str]()
 
     def run(self, stop: list[int]) -> None:
@@ -100,10 +101,11 @@ class Steps:
         if not is_finite(job.method, values):
             raise diverged(done, bad_values(job.method, values))
         self._announce(done)
-        stopping = bool(stop)  # read once: a signal from here on is served after the next step
+        # Read once: a signal from here on is served after the next step.
+        stopping, now = ranks.highest(stop[0] if stop else 0, time.monotonic())
         look, save = due(done, loop.eval_every, total), origin(job, done) == done or due(done, loop.save_every, total)
         # By the clock too, so that a kill costs little; when a state is saved changes nothing in the run.
-        keep_state = save or stopping or time.monotonic() - self.saved > SAVE_SECONDS
+        keep_state = save or stopping or now - self.saved > SAVE_SECONDS
         state = self._state() if keep_state else {}
         if keep_state and not is_sound(job.method, state):
             raise diverged(done, bad_values(job.method, {}))
@@ -113,10 +115,11 @@ class Steps:
             self._show(self.alarms())
         if keep_state:
             self.store.keep_state(done, state, loop.keep, origin(job, done))
-            self.saved = time.monotonic()
+            self.saved = now
         if stopping and done < total:
             self.store.settle()
-            raise Stopped(self.store.folder, done, stop[0])
+            ranks.clock()  # no process stops before process 0 has saved
+            raise Stopped(self.store.folder, done, int(stopping))
         return done
 
     def _state(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ A pass over the whole pool is timed apart from the steps: it comes once per roun
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ import torch
 
 from metapl.training.job import Job
 from metapl.types import PoolChunk, PoolPasses
+from metapl.utils.ranks import clock
 
 STRETCHES = 10  # places of the main phase at which steps are timed, evenly apart
 EXTRA = 2  # steps after it
@@ -46,12 +46,12 @@ class PoolClock:
     def __call__(self, chunks: Iterable[PoolChunk]) -> Iterator[PoolChunk]:
         """Yield the same chunks."""
         self._wait()
-        began = time.monotonic()
+        began = clock()
         try:
             yield from chunks
         finally:
             self._wait()
-            self.walks.append(time.monotonic() - began)
+            self.walks.append(clock() - began)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -75,9 +75,9 @@ def measure_pace(job: Job, limit: float) -> Pace:
     timer = _Timer(job)
     timer.step(0)  # not counted: the first step warms up
     timer.steps, timer.walks = [], []
-    starts, began, found = spread(job.config.steps, STRETCHES), time.monotonic(), list[float]()
+    starts, began, found = spread(job.config.steps, STRETCHES), clock(), list[float]()
     while len(found) < len(starts):
-        late = time.monotonic() - began > 2 * limit
+        late = clock() - began > 2 * limit
         if late and timer.walks:
             break  # a pass over the pool may take long: one has to do
         found += [timer.stretch(starts[-1 if late else len(found)], limit / STRETCHES)]
@@ -109,9 +109,9 @@ class _Timer:
         job.stream.on_pool = self.clock
 
     def step(self, t: int) -> None:
-        self.clock.walks, began = [], time.monotonic()
+        self.clock.walks, began = [], clock()
         self.job.step(t)["loss"].item()
-        self.steps.append(time.monotonic() - began - sum(self.clock.walks))
+        self.steps.append(clock() - began - sum(self.clock.walks))
         self.walks += [max(self.clock.walks)] if self.clock.walks else []
 
     def extra(self) -> float:
@@ -122,8 +122,8 @@ class _Timer:
 
     def stretch(self, t: int, limit: float) -> float:
         """Return the median seconds of the steps from t on; the first is left out if there are others."""
-        deadline, first = time.monotonic() + limit, len(self.steps)
-        while len(self.steps) == first or (t < self.job.config.steps and time.monotonic() < deadline):
+        deadline, first = clock() + limit, len(self.steps)
+        while len(self.steps) == first or (t < self.job.config.steps and clock() < deadline):
             self.step(t)
             t += 1
         times = self.steps[first:]

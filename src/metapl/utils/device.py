@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from metapl._version import __version__
 from metapl.errors import UserError
+from metapl.utils import ranks
 
 
 def pick_device(name: str) -> torch.device:
     """Return the named device; ``auto`` means CUDA where there is one, else the CPU.
 
+    Of several processes on a machine each takes a GPU of its own.
+
     Raises:
-        UserError: the device does not exist here.
+        UserError: the device does not exist here, or several processes cannot share it.
     """
+    if ranks.count() > 1:
+        return _own_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -26,6 +33,32 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device '{name}' is not usable here", "Use auto, cpu, cuda or cuda:N.", "device") from error
     return device
+
+
+def _own_device(name: str) -> torch.device:
+    """Return the device of one process among several."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise UserError(f"several processes cannot share device '{name}'", "Use auto, cpu or cuda.", "device")
+    number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= gpus:
+        raise UserError(f"there are {gpus} GPUs for more processes", "Start one process per GPU, or use cpu.", "device")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def rng_state(device: torch.device) -> Tensor:
+    """Return the state of the global generator of ``device``."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_rng_state(state: Tensor, device: torch.device) -> None:
+    """Set the state of the global generator of ``device``."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 @contextmanager
@@ -44,5 +77,6 @@ def environment(device: torch.device) -> dict[str, str]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": str(torch.get_num_threads()),
+        **({"processes": str(ranks.count())} if ranks.count() > 1 else {}),
         "exact_resume": "bit for bit" if device.type == "cpu" else "same batches; kernels may round differently",
     }

@@ -13,6 +13,7 @@ from torch import Tensor
 from metapl.data.batches.prefetch import Prefetch
 from metapl.data.traits import traits
 from metapl.types import Source, Split
+from metapl.utils import ranks
 from metapl.utils.chunks import rows_at_once
 
 Array = np.ndarray[Any, Any]
@@ -52,7 +53,10 @@ class HeldRows:
 
 
 class LazyRows:
-    """Rows read from the source as steps need them, those of the next steps in the background."""
+    """Rows read from the source as steps need them, those of the next steps in the background.
+
+    Of several processes each reads its part of the rows and gets the others from the other processes.
+    """
 
     def __init__(self, source: Source, split: Split, device: torch.device) -> None:
         self.source, self.device = source, device
@@ -66,12 +70,12 @@ class LazyRows:
     def want(self, steps: Mapping[Key, Picks]) -> None:
         """Read the rows of ``steps`` in the background."""
         index = {key: self._index(*picks) for key, picks in steps.items()}
-        self.ahead.want({key: rows for key, rows in index.items() if len(rows)})
+        self.ahead.want({key: _own(rows) for key, rows in index.items() if len(rows)})
 
     def take(self, key: Key, labeled: Tensor, unlabeled: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the labelled and the unlabelled rows of one step."""
         index = self._index(labeled, unlabeled)
-        rows = self.ahead.take(key, index).to(self.device) if len(index) else None
+        rows = _everyones(self.ahead.take(key, _own(index)).to(self.device), len(index)) if len(index) else None
         if self.labeled is not None:
             return self.labeled[labeled.to(self.device)], rows
         assert rows is not None  # the labelled ones at least
@@ -87,13 +91,24 @@ class LazyRows:
         chunks = torch.split(torch.arange(count), rows_at_once(self.shape, POOL_CHUNK, POOL_VALUES))
         for k, positions in enumerate(chunks):
             if self.prefetch and k + 1 < len(chunks):
-                ahead.want({k: self.at_u[chunks[k].numpy()], k + 1: self.at_u[chunks[k + 1].numpy()]})
-            yield positions.to(self.device), ahead.take(k, self.at_u[positions.numpy()]).to(self.device)
+                ahead.want({n: _own(self.at_u[chunks[n].numpy()]) for n in (k, k + 1)})
+            own = ahead.take(k, _own(self.at_u[positions.numpy()])).to(self.device)
+            yield positions.to(self.device), _everyones(own, len(positions))
 
     def _index(self, labeled: Tensor, unlabeled: Tensor | None) -> Array:
         """Return the source's rows of one step, without labelled rows that are held."""
         parts = [self.at_l[labeled.numpy()]] if self.labeled is None else []
         return np.concatenate([*parts, *([] if unlabeled is None else [self.at_u[unlabeled.numpy()]]), self.at_u[:0]])
+
+
+def _own(index: Array) -> Array:
+    """Return this process's part of row numbers; all of them where there are fewer than processes."""
+    return index[ranks.part(len(index))] if len(index) >= ranks.count() else index
+
+
+def _everyones(own: Tensor, count: int) -> Tensor:
+    """Return all ``count`` rows, of which this process has read ``_own``."""
+    return ranks.gathered(own, count) if 1 < ranks.count() <= count else own
 
 
 def _gather(source: Source, parts: list[Array], device: torch.device) -> tuple[Tensor, list[Tensor]]:
