@@ -19,7 +19,7 @@ from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
 from metapl.data.tables.readers.files import tables_in
 from metapl.errors import UserError
-from metapl.inference.evaluate import evaluate, judge, model_class_numbers
+from metapl.inference.evaluate import Judged, answers, judge, model_class_numbers
 from metapl.inference.leakage import seen_rows
 from metapl.inference.model_card import is_own_card, write_card
 from metapl.inference.predict import (
@@ -30,10 +30,12 @@ from metapl.inference.predict import (
 from metapl.inference.stored_run import Tell, open_model, silent
 from metapl.models.own import check_trusted
 from metapl.runs.folder import left_out, load_split, write_problems
-from metapl.runs.model_folder import Predictor
+from metapl.runs.model_folder import Predictor, load_model
 from metapl.types import Array, Source, Split
+from metapl.utils.device import pick_device
 from metapl.utils.files import write_json
 
+OTHER = "model-not-chosen"  # in a run folder: the other side of the guard's comparison
 Evaluation = tuple[dict[str, Any], list[Problem], str]
 
 
@@ -60,15 +62,29 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
         remedy = "Give labelled data: metapl evaluate RUN DATA."
         raise UserError("this run has no test rows", remedy, str(run))
     known = len(source.problems)
-    result = evaluate(predictor, source, split.test)
+    judged = answers(predictor, source, split.test)
+    result = judge(judged.p, judged.y, predictor.class_names)
     if not result["rows"]:
         raise UserError("no test row can be read", f"See {source.problems[-1][0]}: {source.problems[-1][1]}", str(run))
     fresh = is_own_card(run)
+    result |= _not_chosen(run, device, trust_code, source, judged)
     write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
     if fresh:
         write_card(run)
     write_problems(run / "problems.csv", source.problems)
     return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
+
+
+def _not_chosen(run: Path, device: str | None, trust_code: bool, source: Source, ours: Judged) -> dict[str, Any]:
+    """Return how the other side of the guard's comparison does on the same rows; empty where the run has none."""
+    try:
+        other = load_model(run / OTHER, pick_device(device or "auto"), trust_code=trust_code)
+        theirs = answers(other, source, ours.index)
+    except UserError:
+        return {}
+    right, also = ours.p.argmax(-1) == ours.y, theirs.p.argmax(-1) == theirs.y
+    counts = {"both_right": right & also, "only_chosen_right": right & ~also, "only_other_right": ~right & also}
+    return {"not_chosen": {"accuracy": float(also.double().mean()), **{k: int(v.sum()) for k, v in counts.items()}}}
 
 
 def open_own(run: Path, device: str | None, trust_code: bool = False) -> tuple[RunConfig, Predictor, Source, Split]:

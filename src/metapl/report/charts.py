@@ -16,6 +16,7 @@ from metapl.report.svg import LIGHT, SERIES, inline, svg_text
 
 WIDE, HIGH = 4.4, 2.5  # inches
 SMOOTH = 20  # points of a curve from which a running mean is laid over it
+WIDE_RANGE = 30  # largest over smallest value from which an axis is logarithmic
 MOST = 9  # classes with a colour of their own; the others are added up
 
 TERMS = {
@@ -99,15 +100,19 @@ def render(planned: Sequence[tuple[str, str, str, str, Draw]], folder: Path | No
     return charts
 
 
-def _lines(curves: Sequence[tuple[str, Sequence[int], Sequence[float]]], share: bool = False) -> Draw:
-    """Draw curves over steps; one alone has no legend."""
+def _lines(
+    curves: Sequence[tuple[str, Sequence[int], Sequence[float]]], share: bool = False, log: bool = False
+) -> Draw:
+    """Draw curves over steps; one alone has no legend. ``share``: of 0 to 100 %; ``log``: on a logarithmic axis."""
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         axes.grid(axis="y")
         for k, (label, steps, values) in enumerate(curves):
             colour, count = SERIES[k], len(values)
-            if count >= SMOOTH:
+            if count == 2 and len(curves) > 1:  # a level, not a measurement
+                axes.plot(steps, values, color=colour, linewidth=1.2, linestyle="--", label=label)
+            elif count >= SMOOTH:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
                 axes.plot(steps, smoothed(values), color=colour, linewidth=1.6, label=label)
             else:
@@ -116,6 +121,9 @@ def _lines(curves: Sequence[tuple[str, Sequence[int], Sequence[float]]], share: 
         if share:
             axes.set_ylim(-0.03, 1.03)
             axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize=8)
 
@@ -144,7 +152,7 @@ def _losses(record: Record) -> list[tuple[str, str, str, str, Draw]]:
         steps, values = record.series(name)
         if not values:
             continue
-        about = f"{name}, logged {len(values)} times, from {values[0]:.3g} to {values[-1]:.3g}."
+        about = f"{name}, logged {len(values)} times, from {short(values[0])} to {short(values[-1])}."
         share, title = name == "agreement", TERMS.get(name, cut(name, 40))
         planned.append(("learning", f"term-{safe(name)}", title, about, _lines([("", steps, values)], share)))
     return planned
@@ -185,7 +193,7 @@ def _classes(record: Record, material: dict[str, Any]) -> list[tuple[str, str, s
     order = np.argsort(-shares.mean(0), kind="stable")
     kept, rest = order[:MOST], order[MOST:]
     stack = [shares[:, k] for k in kept] + ([shares[:, rest].sum(1)] if len(rest) else [])
-    words = [cut(names[k], 18) for k in kept] + ([f"{len(rest)} others"] if len(rest) else [])
+    words = [cut(names[k], 18) for k in kept] + ([f"{len(rest)} other{'s' * (len(rest) > 1)}"] if len(rest) else [])
     prior = labels / max(1.0, labels.sum())
     ideal = [prior[k] for k in kept] + ([prior[rest].sum()] if len(rest) else [])
 
@@ -212,14 +220,16 @@ def _feedback(record: Record) -> list[tuple[str, str, str, str, Draw]]:
     steps, spread = record.series("feedback_spread")
     cap = record.settings.get("feedback_cap") or 0
     if spread:
-        about = f"Spread of the feedback over a batch, {spread[0]:.2g} at first and {spread[-1]:.2g} at last."
+        about = f"Spread of the feedback over a batch, {short(spread[0])} at first and {short(spread[-1])} at last."
         curves: list[tuple[str, Sequence[int], Sequence[float]]] = [("spread", steps, spread)]
         if cap:
             curves.append((f"cap {cap:g}", [steps[0], steps[-1]], [cap, cap]))
-        planned.append(("feedback", "feedback", "Strength of the feedback", about, _lines(curves)))
+            about += f" What is above {cap:g} is scaled down to it."
+        wide = min(spread) > 0 and max(spread) > WIDE_RANGE * min(min(spread), cap or min(spread))
+        planned.append(("feedback", "feedback", "Strength of the feedback", about, _lines(curves, log=wide)))
     steps, gain = record.series("gain")
     if gain:
-        about = f"Gain on the labelled rows by a student's step, {gain[-1]:.2g} at last."
+        about = f"Gain on the labelled rows by a student's step, {short(gain[-1])} at last."
         planned.append(("feedback", "gain", "Gain by a student's step", about, _lines([("", steps, gain)])))
     return planned
 
@@ -271,6 +281,11 @@ def _confusion(record: Record, material: dict[str, Any]) -> list[tuple[str, str,
                     axes.text(j, k, count, ha="center", va="center", color="w" if shares[k, j] > 0.5 else LIGHT["ink"])
 
     return [("files", "confusion", "Confusion matrix", "", draw)]
+
+
+def short(value: float) -> str:
+    """Return a number with about three digits, and in plain digits where it has few places."""
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}".replace(",", " ")
 
 
 def safe(name: str) -> str:

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metapl.config.photographs import CLAIM
 from metapl.data.batches.subset import Subset
+from metapl.data.images.parts import part_of
 from metapl.data.traits import traits
 from metapl.inference.evaluate import Judged, answers, calibration_error, judge, probabilities
 from metapl.report.display import cut, display
@@ -55,7 +57,7 @@ def gather(record: Record, predictor: Predictor, source: Source, split: Split) -
     ]
     made = {
         "format": FORMAT,
-        "source": cut(source.name, 120),
+        "source": cut(_name_of(source, record), 120),
         "kind": (traits(source).inner or source).kind,
         "classes": [cut(name, 120) for name in names],
         "labels": np.bincount(source.labels[split.labeled], minlength=len(source.class_names)).tolist(),
@@ -66,6 +68,12 @@ def gather(record: Record, predictor: Predictor, source: Source, split: Split) -
         "check": _check(source, split),
     }
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]  # so that stored and fresh material are alike
+
+
+def _name_of(source: Source, record: Record) -> str:
+    """Return the name of the data; the one of a folder that only says which part it is comes with its parent's."""
+    path = Path(str(record.config["data"]))
+    return f"{path.parent.name}/{path.name}" if path.name == source.name and part_of(path.name) else source.name
 
 
 def stored(folder: Path) -> dict[str, Any] | None:
@@ -268,8 +276,10 @@ def _check(source: Source, split: Split) -> dict[str, Any]:
     if len(rows) > CHECKED:
         return {"verdict": None, "findings": [], "notes": [cut(note) for note in source.notes]}
     found = check(Subset(inner, rows, known_labels(inner, split)[rows]))
+    encoded = traits(source).inner is not None  # then the advice to use an encoder has been followed
     findings = [
         {"level": f.level, "text": cut(f.text, 600), "remedy": cut(f.remedy, 400), "rows": f.rows}
         for f in found.findings
+        if not (encoded and f.text == CLAIM)
     ]
     return {"verdict": found.verdict, "findings": findings, "notes": [cut(note) for note in source.notes]}

@@ -47,9 +47,9 @@ def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> s
     names = material.get("classes", [])
     source = material.get("source") or Path(last_part(str(config["data"]))).name
     run = shlex.quote(str(record.folder))
-    rows = results["rows"]
+    rows, encoder = results["rows"], _encoder(config)
     facts = [
-        f"network {results['model']}",
+        f"network {results['model']}" + (f" on features of {encoder}" if encoder else ""),
         f"{results['steps']} steps"
         + (f" and {results['extra_steps']} of fine-tuning" if results["extra_steps"] else ""),
         f"{results['seconds']:.0f} s",
@@ -78,6 +78,12 @@ def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> s
         "results": json.dumps(results, indent=2, ensure_ascii=False),
     }
     return render("run.html", values)
+
+
+def _encoder(config: dict[str, Any]) -> str:
+    """Return the name of the run's encoder; settings of 0.1.0 have it as a plain text or not at all."""
+    found = config.get("source", {}).get("encoder", "")
+    return cut(str(found.get("name") or "" if isinstance(found, dict) else found or ""), 60)
 
 
 _NO_CHECK: dict[str, Any] = {"verdict": None, "findings": [], "notes": []}

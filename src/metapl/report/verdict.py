@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metapl.inference.evaluate import wilson
+from metapl.report.baseline import compared, returned_mean
 from metapl.report.record import Record
 from metapl.utils.printing import rollback_text
 
@@ -62,6 +63,9 @@ def accuracy(record: Record, material: PageData) -> Reply:
     """Return how often the model is right, on which rows."""
     question = "How good is the model?"
     figures, rows = judged(record, material)
+    if waiting := not figures and record.results["rows"]["test"]:
+        text = f"{waiting} test rows wait to be judged: see what to do next."
+        return Reply(question, "not judged yet", text, "open")
     if not figures:
         text = "This run has neither test rows nor validation rows, so nothing says how good the model is. "
         return Reply(question, "unknown", text + "Judge it on labelled rows that it has not seen.", "open")
@@ -76,33 +80,47 @@ def accuracy(record: Record, material: PageData) -> Reply:
 
 
 def against_supervised(record: Record) -> Reply:
-    """Return whether the unlabelled rows helped: the guard's comparison with supervised training on the same labels."""
+    """Return whether the unlabelled rows helped: the method beside a model that learnt from the same labels alone."""
     question, guard = "Did the unlabelled rows help?", record.results.get("guard", {})
     if record.results["method"] == "supervised":
         return Reply(question, "not used", "This is supervised training: it learns from the labelled rows alone.")
-    if "difference" not in guard:
-        why = str(guard.get("text", "")).removeprefix("no guard: ") or "the guard was off"
-        return Reply(question, "not measured", f"The run was not compared with supervised training: {why}.", "open")
-    method, rows = record.method, guard["rows"]
-    low, high = guard["difference_95"]
-    shares = list(guard["accuracy"].values())
-    points = f"{100 * guard['difference']:+.1f} points"
+    found = compared(record)
+    if found is None:
+        return Reply(question, "not measured", _why_not_measured(record, guard), "open")
+    points = f"{100 * found.difference:+.1f} points"
     text = (
-        f"With the unlabelled rows {percent(shares[0])} of {rows} rows are right, with the same labels alone "
-        f"{percent(shares[1])}. The difference is {points}, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}."
+        f"Of {found.rows} {found.kind} {record.method} has {percent(found.method)} right, the {found.baseline} with "
+        f"the same labels alone {percent(found.other)}. The difference is {points}, 95 % interval "
+        f"{100 * found.low:+.1f} to {100 * found.high:+.1f}."
     )
-    if guard["difference"] > 0 and not guard.get("better") and guard.get("doubt"):
+    if found.difference > 0 and not guard.get("better") and guard.get("doubt"):  # runs of 0.1.0
         text += f" Three standard errors are asked for here: {guard['doubt']}."
         return Reply(question, f"in doubt, {points}", text, "open")
-    if low > 0:
+    if found.low > 0:
         return Reply(question, f"yes, {points}", text, "good")
-    if guard.get("better"):
+    if found.high < 0:
+        return Reply(question, f"no, {points}", text, "bad")
+    if found.difference > 0 and guard.get("better"):
         text += " The interval includes 0, so chance alone may give this difference."
         return Reply(question, f"probably, {points}", text, "open")
-    if high < 0:
-        return Reply(question, f"no, {points}", text, "bad")
-    text += f" {method} is not clearly ahead, so there is no reason to prefer it."
+    text += f" {record.method} is not clearly ahead, so there is no reason to prefer it."
     return Reply(question, f"not shown, {points}", text, "open")
+
+
+def _why_not_measured(record: Record, guard: dict[str, Any]) -> str:
+    if not guard.get("pairs"):
+        why = str(guard.get("text", "")).removeprefix("no guard: ").removeprefix("guard: ").rstrip(".")
+        return f"The run was not compared with supervised training: {why or 'the guard was off'}."
+    text = (
+        f"The {guard['rows']} labelled rows that could be judged are too few to tell, so this run did not measure it."
+    )
+    if guard.get("better") and returned_mean(record):
+        text += f" In earlier studies the mean of {record.method} and a linear model was right more often than either."
+    elif guard.get("better"):
+        text += f" In earlier studies {record.method} was right more often on rows of this kind."
+    if record.results["rows"]["test"] and not record.evaluation and not returned_mean(record):
+        text += " Judging the test rows measures it."
+    return text
 
 
 def feedback(record: Record) -> Reply:
@@ -123,10 +141,15 @@ def feedback(record: Record) -> Reply:
 
 def model(record: Record) -> Reply:
     """Return which network the folder ``model`` holds, and why."""
-    results, question = record.results, "Which model came out?"
+    results, question, guard = record.results, "Which model came out?", record.results.get("guard", {})
+    if returned_mean(record):
+        text = f"{str(guard['returned']).capitalize()}. {record.method} alone stands in model-not-chosen."
+        return Reply(question, "mean of both", text)
     if results.get("chosen_by") == "guard":
-        text = f"{record.method} was not better, so the run returned the model trained on the labels alone. "
-        return Reply(question, "supervised", text + "The other one stands in model-not-chosen.", "open")
+        why = f": {guard['refusal']}" if guard.get("refusal") else ""
+        text = f"{record.method} was not better{why}. So the run returned the model trained on the labels alone. "
+        name = str(guard.get("baseline", "supervised"))
+        return Reply(question, name, text + f"{record.method} stands in model-not-chosen.", "open")
     reason = "by accuracy on the validation rows" if results.get("validation") else "by the method's order"
     others = len(results.get("validation", {}))
     name = str(results["chosen"]).replace("_", " ")
@@ -146,7 +169,7 @@ def next_steps(record: Record, material: PageData) -> list[Step]:
         steps.append(Step("Judge the model once on the test rows.", f"metapl evaluate {run}"))
     if not rows["test"] and not figures:
         steps.append(Step("Judge the model on labelled rows.", f"metapl evaluate {run} LABELLED_DATA"))
-    steps += _about_labels(material)
+    steps += _about_labels(material, run)
     if figures and (weak := weakest(figures)):
         name, share, count, other = weak
         taken = f"Most of its errors go to {other}." if other else ""
@@ -159,7 +182,7 @@ def next_steps(record: Record, material: PageData) -> list[Step]:
     return steps
 
 
-def _about_labels(material: PageData) -> list[Step]:
+def _about_labels(material: PageData, run: str) -> list[Step]:
     """Return the next steps that the rows ask for."""
     steps, grids = list[Step](), {grid["name"]: len(grid["rows"]) for grid in material.get("grids", [])}
     if material.get("check", {}).get("verdict") in ("WILL HURT", "CANNOT BE USED"):
@@ -167,6 +190,8 @@ def _about_labels(material: PageData) -> list[Step]:
     if count := grids.get("suspects"):
         what = "label that the model firmly contradicts" if count == 1 else "labels that the model firmly contradicts"
         steps.append(Step(f"Look at {count} {what}, under “Labels to look at again”."))
+    if grids.get("near"):
+        steps.append(Step("Label the rows whose answer helps most, in the browser.", f"metapl review {run}"))
     calibrated = material.get("calibration")
     if calibrated and calibrated["before"]["error"] > OVERCONFIDENT:
         error = 100 * calibrated["before"]["error"]
@@ -203,6 +228,9 @@ def _headline(record: Record, answers: list[Reply], figures: dict[str, Any] | No
     right = " a model"
     if figures:
         right = f" a model that is right on {percent(figures['accuracy'])} of {figures['rows']} {judged_on}"
+    if returned_mean(record):
+        good = right.removeprefix(" a model that") if figures else " was returned"
+        return f"{about}, the mean of {record.method} and a model of the labels alone{good}."
     if results.get("chosen_by") == "guard":
         return f"{about}, {record.method} was not surely better than the labels alone. The run returned{right}."
     ends = {"good": ", clearly ahead of the labels alone", "bad": ", behind the labels alone"}

@@ -267,6 +267,7 @@ def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: 
         "validation_rows": len(plan.validation) if rows else 0,
         "folds": len(plan.folds) if rows else 0,
         "steps_per_fold": fold_steps(config) if rows and plan.folds else 0,
+        "held_out": bool(rows) and (plan.retrained or not plan.folds),  # whether no side learnt from these rows
         "baseline": best,
         "baselines": list(case.baselines),
         "accuracy": {name: float(a.right.mean()) for name, a in answers.items()},
