@@ -34,6 +34,9 @@ from metapl.utils import printing
 
 _ClickException: Any = typer.BadParameter.__mro__[2]  # the base of usage errors, wherever this typer keeps it
 
+_MEMORY = "memory ran out. Use smaller batches (batch.labeled, batch.unlabeled), smaller rows or a smaller network."
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in PyTorch's errors
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code: 0 done, 2 a mistake in the input, 130 or 143 stopped, 1 a bug."""
@@ -59,10 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except OSError as error:  # a full disk, a folder that may not be written to
-            return _failed(f"{error}. Check the path, its permissions and the free space.", 2)
+            return _failed(f"{_place(error)}{error}. Check the path, its permissions and the free space.", 2)
+        except MemoryError:
+            return _failed(_MEMORY, 2)
         except Exception as error:
             if isinstance(error, _ClickException):
                 return _failed(_usage(error), 2)
+            if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+                return _failed(_MEMORY, 2)
             return _crashed(error)
 
 
@@ -92,6 +99,11 @@ def _failed(text: str, code: int) -> int:
         traceback.print_exc()
     say(f"error: {printing.one_line(text)}")
     return code
+
+
+def _place(error: OSError) -> str:
+    """Return the folder at work, for an error that names no file."""
+    return f"{State.folder}: " if State.folder is not None and error.filename is None else ""
 
 
 def _own_code(error: Exception) -> str:

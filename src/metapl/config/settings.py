@@ -27,6 +27,7 @@ from metapl.models.own import code_in
 from metapl.optim import OptimConfig
 from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Help, Range, Settings
 from metapl.utils.files import write_text
+from metapl.utils.limits import check_regular, check_tree
 from metapl.utils.precision import Precision
 
 
@@ -288,11 +289,15 @@ _GROUPS = {f.name for f in fields(SourceOptions)}
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        check_regular(path)
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the file ({error.strerror})", "Check the path.", str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise UserError(f"not valid YAML ({' '.join(str(error).split())})", "Mend the file.", str(path)) from error
+    except RecursionError as error:
+        raise UserError("the settings are nested too deeply", "Write plain groups.", str(path)) from error
+    check_tree(tree, str(path))
     if not isinstance(tree, dict):
         raise UserError("the file holds no settings", "Write lines such as 'method: mpl'.", str(path))
     return tree

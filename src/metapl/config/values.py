@@ -26,19 +26,27 @@ def convert(value: Any, hint: Any, key: str, where: str) -> Any:
     choices = _choices(hint)
     for choice in choices:
         fits = value in typing.get_args(choice) if _is_literal(choice) else type(value) is choice
-        if fits and not (isinstance(value, float) and not math.isfinite(value)):
+        if fits and not (isinstance(value, float) and not math.isfinite(value)) and not _too_large(value):
             return value
     if float in choices and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             number = float(value)
             if math.isfinite(number):
                 return number
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
-    remedy = _wanted(choices)
+    remedy, shown = _wanted(choices), _shown(value)
     if choices == (str,) and not isinstance(value, dict | list) and value is not None:
-        remedy = f"It takes text: put it in quotes, as '{value}'."
-    raise UserError(f"{value!r} is not a valid value of {key}", remedy, where)
+        remedy = f"It takes text: put it in quotes, as '{shown}'."
+    raise UserError(f"{shown} is not a valid value of {key}", remedy, where)
+
+
+def _shown(value: Any) -> str:
+    """Return the value for a message: not longer than a line, which a number of many digits would be."""
+    if _too_large(value):
+        return "so large a number"
+    text = repr(value)
+    return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 
 def read_text(text: str, hint: Any, key: str) -> Any:
@@ -54,7 +62,7 @@ def read_text(text: str, hint: Any, key: str) -> Any:
         return text[1:-1] if quoted else text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"the value of '{key}' cannot be read", "Quote it.") from error
 
 
@@ -66,6 +74,12 @@ def describe(hint: Any) -> list[str]:
     return words
 
 
+def _too_large(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > WHOLE
+
+
+WHOLE = 2**53  # the largest whole number that a setting takes
+LONG = 200  # characters of a value in a message
 WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 
 

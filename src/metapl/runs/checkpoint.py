@@ -5,7 +5,6 @@ Nothing here can run code on load: no pickle. A folder appears under its final n
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from metapl.errors import UserError
 from metapl.utils.files import seal, sha256, sync_folder, write_json, write_tensors
+from metapl.utils.limits import read_json
 
 FORMAT = 1
 PARTS = ("tensors.safetensors", "state.json")
@@ -143,7 +143,7 @@ def load(path: Path, run: str = "") -> dict[str, Any]:
             raise DamagedCheckpoint("the file is damaged (SHA-256 differs)", "", str(path / part))
     try:
         tensors = load_file(path / PARTS[0])
-        state = _unpack(json.loads((path / PARTS[1]).read_text(encoding="utf-8")), tensors)
+        state = _unpack(read_json(path / PARTS[1]), tensors)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise DamagedCheckpoint(f"the checkpoint cannot be read ({error})", "", str(path)) from error
     if not isinstance(state, dict):
@@ -169,7 +169,7 @@ def load_latest(folder: Path, run: str = "") -> tuple[int, dict[str, Any], list[
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+        facts = dict(read_json(path))
         whole, named = facts.pop("seal") == seal(facts), NAME.fullmatch(path.parent.name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(f"the file cannot be read ({error})", "", str(path)) from error

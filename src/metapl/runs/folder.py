@@ -17,6 +17,7 @@ from metapl.data.batches.split import from_json
 from metapl.errors import UserError
 from metapl.types import Source, Split
 from metapl.utils.files import guarded, write_text
+from metapl.utils.limits import check_regular, read_json
 from metapl.utils.names import last_part
 
 CORRECTIONS = "corrections-used.csv"  # in a run folder: the corrected labels that it was trained with
@@ -72,8 +73,8 @@ def load_split(folder: Path, source: Source) -> Split:
         UserError: the split cannot be read, or the data have changed since.
     """
     try:
-        stored = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        stored = read_json(folder / "split.json")
+    except (OSError, ValueError) as error:
         raise UserError(f"the stored split cannot be read ({error})", "Train again.", str(folder)) from error
     return from_json(stored, source)
 
@@ -126,10 +127,14 @@ class Metrics:
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:  # a full disk is noticed when the file is closed, without its name
+            raise type(error)(error.errno, error.strerror, str(self.path)) from error
 
     def read(self) -> list[dict[str, Any]]:
+        check_regular(self.path)
         rows = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []:
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,7 +28,8 @@ from metapl.models.probe import alike
 from metapl.thresholds import fit_temperature
 from metapl.types import ModelInput, Preprocessing
 from metapl.utils.chunks import rows_at_once
-from metapl.utils.files import seal, sha256, write_json, write_tensors
+from metapl.utils.files import replace_tensors, seal, sha256, write_json
+from metapl.utils.limits import read_json
 
 Array = np.ndarray[Any, Any]
 CARD, WEIGHTS, VALIDATION = "model.json", "weights.safetensors", "validation.safetensors"
@@ -162,10 +162,10 @@ def save_model(folder: Path, predictor: Predictor, name: str, card: dict[str, An
         raise UserError(what, "Train with a lower learning rate (optim.lr).", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in predictor.model.state_dict().items()}
-    write_tensors(folder / WEIGHTS, tensors)
+    replace_tensors(folder / WEIGHTS, tensors)
     sums = {WEIGHTS: sha256(folder / WEIGHTS)}
     if predictor.validation is not None:
-        write_tensors(folder / VALIDATION, {"p": predictor.validation.p, "y": predictor.validation.y})
+        replace_tensors(folder / VALIDATION, {"p": predictor.validation.p, "y": predictor.validation.y})
         sums[VALIDATION] = sha256(folder / VALIDATION)
     facts = {
         "metapl": __version__,
@@ -251,7 +251,7 @@ def _sealed_card(folder: Path) -> dict[str, Any]:
     for name in (CARD, WEIGHTS):
         if (folder / name).exists() and not (folder / name).is_file():
             raise UserError("this is not a file", "Train again.", str(folder / name))
-    card: dict[str, Any] = dict(json.loads((folder / CARD).read_text(encoding="utf-8")))
+    card: dict[str, Any] = dict(read_json(folder / CARD))
     if card.get("metapl") == UNSEALED and not {"seal", "sha256"} & card.keys():
         return card
     remedy = "Copy it again from where it was trained, or train again."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import uuid
@@ -27,6 +26,7 @@ from metapl.types import Source, Split
 from metapl.utils import ranks
 from metapl.utils.device import environment
 from metapl.utils.files import write_json
+from metapl.utils.limits import read_json
 from metapl.utils.locks import locked
 from metapl.utils.signals import stop_signals
 
@@ -311,8 +311,8 @@ class RunFolder(Recorder):
     def _id(self) -> str:
         """Return the run's id; empty for runs of 0.1.0, which have none."""
         try:
-            return str(json.loads((self.folder / "env.json").read_text(encoding="utf-8")).get(RUN_ID, ""))
-        except (OSError, ValueError, RecursionError, AttributeError):
+            return str(read_json(self.folder / "env.json").get(RUN_ID, ""))
+        except (OSError, ValueError, AttributeError):
             return ""
 
     def keep_model(self, trained: TrainedModel) -> None:

@@ -146,14 +146,15 @@ def run_jobs(
 
 
 def _start(context: Any, work: Any, job: tuple[Any, ...], threads: int) -> tuple[Connection, Any]:
-    pipe, other = context.Pipe(duplex=False)
-    # Pickled here and by plain means: on torch's own way between processes tensors would move to shared memory.
-    process = context.Process(
-        target=_serve, args=(other, pickle.dumps((own_modalities(), work, job)), threads), daemon=True
-    )
+    pipe, other = context.Pipe()
+    process = context.Process(target=_serve, args=(other, threads), daemon=True)
     with _main_hidden():
         process.start()
     other.close()
+    with suppress(OSError):  # it has ended already: ``_receive`` says so
+        # Pickled here and by plain means: on torch's own way between processes tensors would move to shared memory.
+        # Sent once it runs, so that it ends without a word where this process is killed in the middle.
+        pipe.send_bytes(pickle.dumps((own_modalities(), work, job)))
     return pipe, process
 
 
@@ -181,14 +182,18 @@ def _main_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(pipe: Connection, packed: bytes, threads: int) -> None:
-    """Do the job in its process, and send the outcome."""
+def _serve(pipe: Connection, threads: int) -> None:
+    """Do the job that comes through ``pipe``, and send the outcome."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
     os.dup2(2, 1)  # what a network prints does not mix with the results
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    try:
+        packed = pipe.recv_bytes()
+    except (EOFError, OSError):  # the parent was killed
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         outcome = _outcome(packed)

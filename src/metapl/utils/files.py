@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from metapl.utils.limits import check_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+_ASIDE = re.compile(r"\..+\.(\d+)\.tmp")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
@@ -67,6 +73,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def remove_leftovers(folder: Path, age: float = 60.0) -> None:
+    """Remove the files that a killed process wrote aside in ``folder``: ``.NAME.PROCESS.tmp``, older than ``age`` s."""
+    with suppress(OSError):
+        for path in folder.glob(".*.tmp"):
+            found = _ASIDE.fullmatch(path.name)
+            if found and not _is_alive(int(found[1])) and time.time() - path.stat().st_mtime > age:
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside ``folder`` survive a power loss (where the system can)."""
     if os.name == "nt":
@@ -82,17 +107,42 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write contiguous CPU tensors as safetensors, flushed to disk.
 
     The library gives the file the mode 0600. Here those who may read its folder may read the file.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file  # slow to import, and not every command stores tensors
 
-    save_file(dict(tensors), path)
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        full = "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
     path.chmod(path.parent.stat().st_mode & 0o666)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
+def replace_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as ``write_tensors`` does, in one step: an earlier file stays until the new one is whole."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_tensors(aside, tensors)
+        os.replace(aside, path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
+    """Return the SHA-256 (hex) of a file.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device, which may never end.
+    """
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from metapl.errors import UserError
+from metapl.utils.files import remove_leftovers
 
 
 @contextmanager
@@ -37,6 +38,7 @@ def locked(path: Path, *, patient: bool = False) -> Iterator[None]:
     try:
         with suppress(OSError):  # a name to show, no part of the lock
             command = " ".join(["metapl", *sys.argv[1:]]) if sys.argv else "python"
+            remove_leftovers(path.parent)
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}: {command}", encoding="utf-8")
         yield
     finally:

@@ -16,17 +16,19 @@ from metapl.data.batches.views import Views
 from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.types import PoolChunk, SemiBatch, Source, Split, View
-from metapl.utils.fields import AT_LEAST_ONE, Settings
+from metapl.utils.fields import Range, Settings
 
 Array = np.ndarray[Any, Any]
+
+BATCH = Range(1, 2**20)  # rows of a batch
 
 
 @dataclass(frozen=True)
 class BatchConfig(Settings, group="batch"):
     """Rows per step. Either number may exceed its set, which is then gone through more than once per step."""
 
-    labeled: Annotated[int, "rows with a label", AT_LEAST_ONE] = 32
-    unlabeled: Annotated[int, "rows without", AT_LEAST_ONE] = 128
+    labeled: Annotated[int, "rows with a label", BATCH] = 32
+    unlabeled: Annotated[int, "rows without", BATCH] = 128
 
 
 class _Order:

@@ -13,7 +13,7 @@ from metapl.data.images.parts import LABELED as LABELED
 from metapl.data.images.parts import NOT_READ, TRAINING, is_image, is_passed_over, part_of, same_folders
 from metapl.data.images.parts import TEST as TEST
 from metapl.data.images.parts import UNLABELED as UNLABELED
-from metapl.errors import UserError, nearest
+from metapl.errors import Doubt, UserError, nearest
 from metapl.utils.own_folders import is_made
 from metapl.utils.paths import clean as clean
 from metapl.utils.paths import exists as exists
@@ -36,6 +36,7 @@ class Found:
         folders_unread: (path, reason) of folders that could not be opened.
         others: suffix -> number of files that are not images by it.
         notes: what was passed over.
+        outside: links that lead out of the folder.
         no_label: names of class folders that the user takes for unlabelled images.
     """
 
@@ -46,6 +47,7 @@ class Found:
     folders_unread: list[tuple[str, str]] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     no_label: NoLabel = lambda name: False
 
 
@@ -77,6 +79,7 @@ def scan(root: Path, no_label: NoLabel = lambda name: False) -> Found:
     _check_classes(found, labeled[0] if len(labeled) == 1 else root)
     found.notes += other_files(found.others)
     found.notes = list(dict.fromkeys(found.notes))  # a folder may have been looked at twice
+    found.notes += _links_outside(sorted(set(found.outside)))
     return found
 
 
@@ -331,8 +334,24 @@ def _folders(folder: Path, found: Found) -> list[Path]:
         if is_made(entry.path):
             found.notes.append(_made_note(entry.path, found))
             continue
+        if entry.is_symlink():
+            _note_outside(entry.path, found)
         kept.append(Path(entry.path))
     return kept
+
+
+def _links_outside(links: list[str]) -> list[str]:
+    """Return the note on links that lead out of the data folder, as a doubt that ``check`` lists."""
+    if not links:
+        return []
+    what = f"links lead out of the folder, and what they show is read: {len(links)}, such as '{shown(links[0])}'"
+    return [Doubt(what, "If the folder came from elsewhere, look where they lead.", "links", harmful=False)]
+
+
+def _note_outside(path: str, found: Found) -> None:
+    """Enter a link that leads out of the data folder."""
+    if not Path(path).resolve().is_relative_to(found.root.resolve()):
+        found.outside.append(clean(Path(path).relative_to(found.root)))
 
 
 def _made_note(folder: str, found: Found) -> str:
@@ -370,6 +389,8 @@ def _images(folder: Path, found: Found) -> list[str]:
                 waiting.append(f"{here}/{entry.name}")
             elif is_image(entry.name):
                 images.append(f"{here}/{entry.name}")
+                if entry.is_symlink():
+                    _note_outside(entry.path, found)
             else:
                 found.others[os.path.splitext(entry.name)[1].lower()] += 1
     if links:

@@ -16,6 +16,7 @@ from metapl.data.images.resize import images_at
 from metapl.data.memory.source import digest_of, tensor_bytes
 from metapl.errors import UserError
 from metapl.types import Column, Kind, Tokens
+from metapl.utils.limits import check_ratio
 
 Array = np.ndarray[Any, Any]
 MAX_BYTES = 4 * 2**30
@@ -139,6 +140,7 @@ def read_idx(path: Path, dims: int) -> Array:
             count = int(np.prod(shape, dtype=object))
             if count > MAX_BYTES:
                 raise UserError(f"its header announces {count} bytes", "The limit is 4 GiB.", str(path))
+            check_ratio(count, path.stat().st_size, str(path))
             body = file.read(count + 1)  # one more than announced, to notice a tail
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError("the file is truncated or damaged", "Fetch it again.", str(path)) from error

@@ -21,6 +21,7 @@ from metapl.data.tables.label_values import NO_RULE, LabelRule
 from metapl.data.tables.labels import encode_labels, read_lines
 from metapl.errors import UserError
 from metapl.types import Preprocessing
+from metapl.utils.limits import check_ratio
 
 Array = np.ndarray[Any, Any]
 SUFFIXES = (".npz", ".npy")
@@ -204,11 +205,13 @@ def _chosen(keys: Iterable[str], name: str) -> dict[str, str]:
 
 def _check_sizes(archive: Any, keys: Iterable[str], name: str) -> None:
     """Refuse arrays that would not fit into memory, before they are unpacked."""
-    sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
-    for key in keys:
-        if sizes.get(key, 0) > MAX_BYTES:
-            what = f"'{shown(key)}' is {sizes[key] / 2**30:.1f} GiB, above the limit of {MAX_BYTES / 2**30:.0f}"
+    infos = {info.filename.removesuffix(".npy"): info for info in archive.zip.infolist()}
+    for info in (infos[key] for key in keys if key in infos):
+        if info.file_size > MAX_BYTES:
+            size = f"{info.file_size / 2**30:.1f} GiB, above the limit of {MAX_BYTES / 2**30:.0f}"
+            what = f"'{shown(info.filename.removesuffix('.npy'))}' is {size}"
             raise UserError(what, "Save it as a .npy file, which need not fit into memory.", name)
+        check_ratio(info.file_size, info.compress_size, f"{name}, '{shown(info.filename)}'")
 
 
 def _load(path: Path, name: str) -> Array:
@@ -241,6 +244,7 @@ def _archive_labels(path: Path, name: str) -> Array:
         key = _chosen(archive.files, name).get("y")
         if key is None:
             raise UserError("no array in it is named y", "Name the labels y.", name)
+        _check_sizes(archive, [key], name)
         return np.array(archive[key])
 
 

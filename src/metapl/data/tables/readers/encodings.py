@@ -10,6 +10,7 @@ from typing import IO
 
 from metapl.data.images.scan import missing, shown
 from metapl.errors import UserError
+from metapl.utils.limits import check_lines
 
 AUTO = "auto"
 COMMON = ("utf-8", "cp1252", "latin-1", "cp1250", "cp1251", "cp850", "mac-roman", "utf-16")  # for messages
@@ -66,6 +67,7 @@ def find_encoding(path: Path, asked: str, skip_bad: bool) -> Encoding:
         raise UserError("this is a folder, not a file", "Give a file.", shown(path))
     codec = known(asked)
     try:
+        check_lines(path, name)
         with open(path, "rb") as file:
             start = file.read(4)
         marked = next((made for marks, made in _MARKS if start.startswith(marks)), "")
