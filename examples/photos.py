@@ -34,9 +34,9 @@ def make_folder(root: Path) -> Path:
     return root
 
 
-def main(folder: Path, run: Path) -> None:
+def main(folder: Path, run: Path, steps: int = 0) -> None:  # 0: what suits the rows
     print(metapl.check(folder), "\n")
-    result = metapl.fit(folder, steps=STEPS, out=run, progress=True)
+    result = metapl.fit(folder, steps=steps, out=run, progress=True)
     print("\n" + result.summary["guard"]["text"], "\n")
     judged = result.evaluate()
     print(f"{100 * judged['accuracy']:.1f} % of {judged['rows']} test images")
@@ -52,4 +52,4 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "photos-run"))
     else:
         with tempfile.TemporaryDirectory() as made:
-            main(make_folder(Path(made, "photos")), Path(made, "run"))
+            main(make_folder(Path(made, "photos")), Path(made, "run"), STEPS)

@@ -75,6 +75,25 @@ def test_photographs_get_the_pretrained_encoder_and_are_told_so(
     assert "lite0" not in done.err + done.out
 
 
+@pytest.mark.skipif(not lite0.is_installed(), reason="the package of lite0 is not installed")
+def test_compare_and_tune_take_the_encoder_too_unless_a_row_names_a_network(
+    call: Call, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METAPL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    short = ("--steps", 4, "--device", "cpu", "--workers", 1)
+    for folder, methods in (("one", "supervised,linear"), ("two", "supervised,supervised:model=mlp")):
+        done = call("compare", photos, "--methods", methods, "--seeds", 1, *short, "--out", folder)
+        assert done.code == 0, done.err
+        rows = json.loads((tmp_path / folder / "comparison.json").read_text())["asked"]["rows"].values()
+        used = {row["source"]["encoder"]["name"] for row in rows}
+        assert used == ({"lite0"} if folder == "one" else {""})
+        assert ("the pretrained encoder lite0 is used" in done.err + done.out) is (folder == "one")
+    done = call("tune", photos, "--method", "supervised", "--search", "optim.lr=0.01,0.1", *short, "--out", "tuned")
+    assert done.code == 0, done.err
+    assert "the pretrained encoder lite0 is used" in done.err + done.out
+
+
 def test_where_it_is_not_installed_the_line_that_does_it_is_said(
     call: Call, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

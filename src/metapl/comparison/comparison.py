@@ -26,7 +26,7 @@ from metapl.data.sources import open_source
 from metapl.errors import UserError, nearest
 from metapl.methods import fits_once
 from metapl.training.job import with_steps
-from metapl.training.loop import Stopped
+from metapl.training.loop import Stopped, open_rows
 from metapl.training.workers import JobsStopped, Outcome, default_workers, run_jobs
 from metapl.types import Source
 from metapl.utils.device import pick_device
@@ -127,9 +127,9 @@ def compare(
     chosen = _reference(reference, specs)
     numbers = _seeds(seeds, next(iter(configs.values())).seed)
     progress, kept = progress or Silent(), source
-    first = next(iter(configs.values()))
-    source = open_source(first.ref if source is None else source, first.source, progress=progress.status)
-    configs = {spec: with_steps(config, source) for spec, config in configs.items()}
+    first = max(configs.values(), key=lambda config: config.model != "auto")  # a network of images wants images
+    source, first = open_rows(first, source, progress)
+    configs = {spec: with_steps(replace(config, source=first.source), source) for spec, config in configs.items()}
     trained = [config for config in configs.values() if not fits_once(config.method)]
     wanted = _budget(budget, minutes, next(iter(trained or configs.values())))
     plan = make_plan(configs, source, numbers, wanted, chosen, command or "metapl.compare(...)")

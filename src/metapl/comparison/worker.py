@@ -147,7 +147,7 @@ def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Re
     else:
         if folder.exists():  # cut off before its first checkpoint
             shutil.rmtree(folder)
-        # Opened here, so that photographs stay what the plan says: train alone chooses an encoder by itself.
+        # Opened here, so that photographs stay what the plan says.
         rows = open_source(config.ref if source is None else source, config.source)
         result = train(config, folder, source=rows)
     device = result.predictor.device

@@ -85,6 +85,8 @@ def export_run(
     _check_target(path.with_suffix(BESIDE), overwrite)
     run_file = _onnx_runner() if form == "onnx" else _run_program
     config, predictor = open_model(run, "cpu", trust_code)
+    if predictor.encoder is not None:
+        predictor.encoder.bfloat16 = False  # the file computes in float32
     raw = _given_rows(config, predictor, rows) if rows else _own_rows(run, trust_code)
     if len(raw) < 2:
         raise UserError("there are fewer than two rows to compare on", "Name a file with more: --rows FILE.", str(run))

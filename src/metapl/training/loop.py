@@ -101,7 +101,7 @@ def start(
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """
     progress, device = progress or Silent(), pick_device(config.device)
-    source, config = _opened(config, source, progress)
+    source, config = open_rows(config, source, progress)
     required = require_unlabeled and bool(method_class(config.method).needs)
     try:
         split = make_split(source, config.split, config.seed, require_unlabeled=required)
@@ -133,8 +133,12 @@ def start(
                 return _loop(job, 0, store, progress, observe)
 
 
-def _opened(config: RunConfig, source: Source | None, progress: Progress) -> tuple[Source, RunConfig]:
-    """Open the rows; photographs as the features of a pretrained encoder, where the run leaves that open."""
+def open_rows(config: RunConfig, source: Source | None, progress: Progress) -> tuple[Source, RunConfig]:
+    """Open the rows of a run, a comparison or a tuning: photographs as features of a pretrained encoder by default.
+
+    Returns:
+        The rows, and the config with the encoder that was chosen. Rows that are given already stay as they are.
+    """
     if source is not None:
         return open_source(source, config.source, progress=progress.status), config
     source = open_source(config.ref, config.source, progress=progress.status)

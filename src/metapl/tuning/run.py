@@ -14,11 +14,11 @@ import yaml
 from metapl._version import __version__
 from metapl.config.settings import RunConfig, make_config, to_dict
 from metapl.data.batches.split import make_split
-from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.methods import method_class
 from metapl.runs.folder import write_csv
 from metapl.training.job import resolved, with_steps
+from metapl.training.loop import open_rows
 from metapl.training.workers import Outcome, run_jobs
 from metapl.tuning.figure import draw_tuning
 from metapl.tuning.material import FoldData, check_start, gather, train_fold
@@ -88,7 +88,7 @@ def tune(
     if not isinstance(config, RunConfig):
         config = make_config("arrays" if config is None and source is not None else config)
     _check_numbers(config, minutes, workers)
-    source = open_source(config.ref if source is None else source, config.source)
+    source, config = open_rows(config, source, progress)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
     material = gather(source, split, folds, config.seed)
     config = resolved(with_steps(config, source), material.preprocessing)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metapl.errors import UserError
-from metapl.models import lite0
+from metapl.models import encoders, lite0
 from metapl.models.encoders import build_encoder
 from metapl.models.fetch import fetch_weights
 from metapl.models.vision import build_timm
@@ -105,6 +105,46 @@ def test_an_encoder_file_with_other_names_is_told_the_way(tmp_path: Path) -> Non
         load_body(network, renamed(state()), 0, "given.pth")
     with pytest.raises(UserError, match="Is it another network's"):
         load_body(network, timm.create_model("test_vit", pretrained=False).state_dict(), 0, "given.pth")
+
+
+def test_an_encoder_does_not_begin_with_a_file_that_does_not_fit(tmp_path: Path) -> None:
+    """What the user of ``source.encoder.weights`` reads: the cause, the file and what to do."""
+    tensors, file = state(), tmp_path / "given.pth"
+    first = next(iter(tensors))
+    named = (renamed(tensors), f"{first} is missing", "models fetch NAME --from FILE")
+    shaped = ({**tensors, first: torch.zeros(2, 2)}, rf"{first} has \[2, 2\] for", "another network's")
+    other = (timm.create_model("test_vit", pretrained=False).state_dict(), "and .* more", "another network's")
+    for given, cause, remedy in (named, shaped, other):
+        torch.save(given, file)
+        _refused(file, f"do not fit the network: .*{cause}", remedy)
+    for name in ("cut.pth", "cut.safetensors"):
+        (torch.save if name == "cut.pth" else save_file)(tensors, tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        _refused(tmp_path / name, "cannot be read", "Give a .safetensors file, or a .pth file")
+
+
+def _refused(file: Path, cause: str, remedy: str) -> None:
+    takes = Preprocessing("image", (3, 32, 32), (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(UserError, match=cause) as caught:
+        build_encoder(NAME, takes, weights_file=str(file))
+    assert remedy in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.skipif(not encoders._has_bfloat16(), reason="no instructions for bfloat16")
+def test_images_are_encoded_in_bfloat16_and_kept_apart_from_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = Preprocessing("image", (3, 32, 32), (0.0,) * 3, (1.0,) * 3)
+    rows = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    half, own = build_encoder(NAME, takes), build_encoder(timm.create_model("test_resnet", num_classes=0), takes)
+    monkeypatch.setattr(encoders, "_has_bfloat16", lambda: False)
+    full = build_encoder(NAME, takes)
+    assert (half.bfloat16, full.bfloat16, own.bfloat16) == (True, False, False), "a network of the user's own is not"
+    assert half.encode(rows).dtype == torch.float32
+    assert not torch.equal(half.encode(rows), full.encode(rows))
+    assert torch.cosine_similarity(half.encode(rows), full.encode(rows)).min() > 0.999
+    assert torch.equal(half.probe, full.probe), "it is the same encoder"
+    assert half.versions != full.versions, "the cache keeps their features apart"
 
 
 def test_equal_names_are_matched_by_name_whatever_their_order() -> None:
