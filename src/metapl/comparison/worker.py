@@ -166,6 +166,8 @@ def _check_config(folder: Path, config: RunConfig) -> None:
     stored = load_config(folder / "config.yaml")
     if config.model == "auto":
         config = replace(config, model=stored.model)
+    if config.precision == "auto":
+        config = replace(config, precision=stored.precision)
     here, there = (replace(c, optim=c.optim.resolved(c.model)) for c in (config, stored))
     if here != there:
         remedy = "Move the folder away to train it again."
