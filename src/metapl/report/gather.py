@@ -57,7 +57,7 @@ def gather(record: Record, predictor: Predictor, source: Source, split: Split) -
     ]
     made = {
         "format": FORMAT,
-        "source": cut(_name_of(source, record), 120),
+        "source": cut(name_of(source, record), 120),
         "kind": (traits(source).inner or source).kind,
         "classes": [cut(name, 120) for name in names],
         "labels": np.bincount(source.labels[split.labeled], minlength=len(source.class_names)).tolist(),
@@ -70,10 +70,12 @@ def gather(record: Record, predictor: Predictor, source: Source, split: Split) -
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]  # so that stored and fresh material are alike
 
 
-def _name_of(source: Source, record: Record) -> str:
+def name_of(source: Source, record: Record) -> str:
     """Return the name of the data; the one of a folder that only says which part it is comes with its parent's."""
     path = Path(str(record.config["data"]))
-    return f"{path.parent.name}/{path.name}" if path.name == source.name and part_of(path.name) else source.name
+    if not part_of(source.name):
+        return source.name
+    return f"{path.parent.name}/{path.name}" if part_of(path.name) else path.name
 
 
 def stored(folder: Path) -> dict[str, Any] | None:

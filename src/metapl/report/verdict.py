@@ -115,7 +115,7 @@ def _why_not_measured(record: Record, guard: dict[str, Any]) -> str:
         f"The {guard['rows']} labelled rows that could be judged are too few to tell, so this run did not measure it."
     )
     if guard.get("better") and returned_mean(record):
-        text += f" In earlier studies the mean of {record.method} and a linear model was right more often than either."
+        text += " In earlier studies such a mean was right more often than either of the two."
     elif guard.get("better"):
         text += f" In earlier studies {record.method} was right more often on rows of this kind."
     if record.results["rows"]["test"] and not record.evaluation and not returned_mean(record):

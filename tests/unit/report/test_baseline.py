@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from metapl.config.settings import GuardConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
+from metapl.data.memory.arrays import from_arrays
 from metapl.inference.run_evaluation import judge_own
+from metapl.report import gather
 from metapl.report.baseline import compared
 from metapl.report.record import Record, read_record
 from metapl.report.verdict import against_supervised, model, verdict
@@ -65,7 +68,7 @@ def test_a_run_that_returned_the_mean_says_so() -> None:
     name = "mean of mpl and the linear baseline"
     run = record(chosen_by="guard", returned=name, held_out=False)
     assert model(run).short == "mean of both"
-    assert "In earlier studies the mean" in against_supervised(run).text
+    assert "In earlier studies such a mean" in against_supervised(run).text
     figures = {
         "rows": 20,
         "accuracy": 0.9,
@@ -107,3 +110,13 @@ def test_evaluate_counts_what_both_models_have_right(tmp_path: Path) -> None:
     found = compared(read_record(out))
     assert found is not None
     assert found.kind == "test rows"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "shown"),
+    [("photos", "/a/photos", "photos"), ("train", "/a/clothes/train", "clothes/train"), ("train", "/a/link", "link")],
+)
+def test_a_folder_that_only_names_its_part_is_shown_with_its_parent(name: str, data: str, shown: str) -> None:
+    source = from_arrays(np.zeros((2, 2), dtype=np.float32), ["a", "b"])
+    source.name = name
+    assert gather.name_of(source, replace(record(), config={"data": data})) == shown
