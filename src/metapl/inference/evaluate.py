@@ -19,12 +19,12 @@ from metapl.types import Source
 from metapl.utils.chunks import rows_at_once
 
 UNEVEN = 0.02  # from which difference on the balanced accuracy is worth a word
-ROWS, VALUES = 4096, 2**28  # raw rows in memory at a time, and numbers in them
+ROWS, VALUES = 4096, 2**25  # raw rows in memory at a time, and numbers in them: image sources keep as many
 
 
 def probabilities(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -> Tensor:
     """Return [n, C] probabilities of the rows at ``index``."""
-    step = rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    step = rows_at_once(predictor.takes.shape, ROWS, VALUES)
     fit = matching(source.columns, predictor.takes.columns, source.name)
     parts = [predictor.probabilities(fit(source.rows(index[i : i + step]))) for i in range(0, len(index), step)]
     return torch.cat(parts) if parts else torch.zeros(0, len(predictor.class_names))
@@ -51,7 +51,7 @@ def answers(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) -
     Raises:
         UserError: a class that the model does not know, or rows that do not fit it.
     """
-    number, step = model_class_numbers(predictor, source), rows_at_once(predictor.preprocessing.shape, ROWS, VALUES)
+    number, step = model_class_numbers(predictor, source), rows_at_once(predictor.takes.shape, ROWS, VALUES)
     read, parts = [index[:0]], [probabilities(predictor, source, index[:0])]
     for start in range(0, len(index), step):  # predict each chunk while its rows are in memory
         read.append(source.readable(index[start : start + step]))

@@ -23,7 +23,7 @@ from metapl.types import Source
 from metapl.utils.chunks import rows_at_once
 
 ROWS = 4096  # rows of a source at a time
-VALUES = 2**26  # numbers in them, at most
+VALUES = 2**25  # numbers in them, at most: image sources keep as many
 Problem = tuple[str, str]
 
 

@@ -24,7 +24,7 @@ from metapl.data.images.facts import BAD, GOOD, UNKNOWN, Facts
 from metapl.data.images.options import GIB, ImageOptions, SizeStats
 
 Array = np.ndarray[Any, Any]
-KEPT_BYTES = GIB // 2  # decoded rows beyond the held ones that are kept for the next call
+KEPT_BYTES = GIB // 32  # of decoded rows beyond the held ones that are kept for the next call: those of one chunk
 SLOW, BETWEEN = 3.0, 10.0  # seconds of decoding after which something is said, and between two lines
 WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in the cache
 

@@ -36,24 +36,35 @@ def open_tree(path: Path, like: ModelInput, options: ImageOptions | None = None)
     if not exists(path):
         raise missing(path)
     root = _classes_folder(path, like) if like.labels else path
-    files = list(_class_files(root, like) if like.labels else ((*found, -1) for found in image_files(root)))
-    images = [(row_id, file, label) for row_id, file, why, label in files if not why]
+    ids, images, labels, problems = list[str](), list[str](), list[int](), list[tuple[str, str]]()
+    for row_id, file, why, label in _class_files(root, like) if like.labels else _unlabeled_files(root):
+        if why:
+            problems.append((row_id, why))
+            continue
+        ids.append(row_id)
+        images.append(str(file))
+        labels.append(label)
     if not images:
         remedy = f"Give a folder with images in it ({', '.join(sorted(SUFFIXES))}), or one image."
         raise UserError("there is no image here", remedy, shown(root))
     channels, height, width = like.takes.shape
     source = ImageSource(
         shown(root),
-        [str(file) for _, file, _ in images],
-        ids=[row_id for row_id, _, _ in images],
-        labels=np.array([label for _, _, label in images], dtype=np.int64),
+        images,
+        ids=ids,
+        labels=np.array(labels, dtype=np.int64),
         class_names=like.class_names,
         is_test=np.ones(len(images), dtype=bool),  # decoded when asked for, a chunk at a time
         options=replace(options or ImageOptions(), resize=like.takes.resize, allow_bad=True, cache=False),
         known=Known((channels, height, width), {}),
     )
-    source.problems += [(row_id, why) for row_id, _, why, _ in files if why]
+    source.problems += problems
     return source
+
+
+def _unlabeled_files(root: Path) -> Iterator[tuple[str, Path, str, int]]:
+    """Yield ``image_files`` without a class."""
+    yield from ((*found, -1) for found in image_files(root))
 
 
 def _classes_folder(root: Path, like: ModelInput) -> Path:
