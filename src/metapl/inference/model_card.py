@@ -68,7 +68,7 @@ def _text(run: Path) -> str:
     parts = [
         f"---\n# license: name the licence of this model before you publish it\n{front}---",
         f"# {escaped(config.ref.stem)}",
-        f"A classifier of {modality.rows} with {len(card['class_names'])} classes, trained by "
+        f"A classifier of {modality.row}s with {len(card['class_names'])} classes, trained by "
         f"metapl {escaped(card['metapl'])} from few labels and many unlabelled rows.",
         "## How to use it\n\n"
         "```python\nimport metapl\n\nmodel = metapl.load_model(\"FOLDER\")  # the folder of this file\n"
@@ -91,7 +91,11 @@ def _front(
     tags = ["metapl", "semi-supervised-learning", "pseudo-labels", cut(one_line(results["method"]), 60)]
     front = {"library_name": "metapl", "pipeline_tag": task, "tags": tags}
     metrics = [
-        {"type": kind, "value": round(float(f[kind]), 4), "name": f"{kind} on {f['rows']} {f['of']}"}
+        {
+            "type": kind,
+            "value": round(float(f[kind]), 4),
+            "name": f"{kind} on {f['rows']} {f['of']}{_interval(kind, f)}",
+        }
         for f in figures
         for kind in ("accuracy", "balanced_accuracy", "log_loss")
         if kind in f
@@ -100,6 +104,11 @@ def _front(
         return front
     result = {"task": {"type": task}, "dataset": {"name": name, "type": name}, "metrics": metrics}
     return {**front, "model-index": [{"name": name, "results": [result]}]}
+
+
+def _interval(kind: str, figures: Mapping[str, Any]) -> str:
+    low, high = figures.get(f"{kind}_low"), figures.get(f"{kind}_high")
+    return "" if low is None or high is None else f", 95 % interval {low:.3f} to {high:.3f}"
 
 
 def _figures(run: Path, card: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -129,7 +138,8 @@ def _method(config: RunConfig, results: Mapping[str, Any], card: Mapping[str, An
     rows, chosen = results["rows"], escaped(results["chosen"])
     lines = [
         f"- Data: {escaped(config.ref.stem)}. {rows['labeled']} rows teach with their label and {rows['unlabeled']} "
-        f"without it. {rows['validation']} validation rows and {rows['test']} test rows do not teach.",
+        f"without it, the former among them. {rows['validation']} validation rows and {rows['test']} test rows do "
+        "not teach.",
         f"- Method: {escaped(results['method'])}, {results['steps']} steps, seed {results['seed']}.",
         f"- Network: {escaped(_last(card['model']))}; chosen: {chosen}, by {escaped(results['chosen_by'])}.",
     ]
@@ -158,12 +168,16 @@ def _judged(figures: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _limits(results: Mapping[str, Any]) -> str:
+    method = escaped(results["method"])
     lines = [
         "- It always names one of its classes, also for a row that belongs to none of them. "
         "`metapl predict --precision` lets it abstain.",
         "- Rows of another origin than the training's may be judged much worse. Judge it on rows that you labelled.",
         "- Probabilities are not calibrated unless `model.temperature` is used.",
-        *(f"- Alarm during training: {escaped(alarm.get('text', ''), 400)}." for alarm in results.get("alarms", [])),
+        *(
+            f"- Alarm while {method} was trained: {escaped(alarm.get('text', ''), 400)}."
+            for alarm in results.get("alarms", [])
+        ),
         "- This file is not covered by the seal of the model: edit it as you like.",
     ]
     return "\n".join(lines)
