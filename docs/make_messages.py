@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 import metapl
+from metapl.data.row_checks import plural
 from metapl.errors import UserError
 
 PAGE = Path(__file__).with_name("messages.md")
@@ -26,7 +27,7 @@ NOT_SHOWN = 110  # characters of an input beyond which the rest is left out
 
 @dataclass
 class Case:
-    """An input and what is said of it.
+    """An input and the message on it.
 
     Attributes:
         title: what is odd about the input.
@@ -86,7 +87,7 @@ def shown(case: Case) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         message, _ = provoke(case, Path(folder), case.files, case.settings)
     if not message:
-        raise SystemExit(f"{case.title}: nothing is said")
+        raise SystemExit(f"{case.title}: there is no message")
     lines = ["```text", *input_of(case), "```", "", f"> {message}"]
     if case.fix or case.mended:
         with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +120,8 @@ def provoke(case: Case, folder: Path, files: dict[str, str], settings: dict[str,
         return str(error).replace(f"{folder}/", ""), ""
     rows_read = len(source.ids)
     found = (
-        f"{rows_read} rows, {len(source.class_names)} classes, {int((source.labels < 0).sum())} rows without a label"
+        f"{plural(rows_read, 'row')}, {plural(len(source.class_names), 'class', 'classes')}, "
+        f"{plural(int((source.labels < 0).sum()), 'row')} without a label"
     )
     return "; ".join(note.replace(f"{folder}/", "") for note in source.notes), found
 
@@ -150,7 +152,7 @@ def templates() -> Iterator[tuple[str, list[str]]]:
             yield path.relative_to(SOURCE).as_posix(), found
 
 
-ERRORS = {"UserError", "BadRow", "UnclearDelimiter", "MissingFile"}
+ERRORS = {"UserError", "BadRow", "UnclearDelimiter", "NoRow"}
 
 
 def _messages(tree: ast.AST) -> Iterator[str]:
@@ -250,6 +252,17 @@ GROUPS["The first line and the delimiter"] = [
         {"x.csv": rows("{a};{b},1;{label}", head="a;b,c;label").replace("b,c", "b,c")},
         {"source.table.delimiter": "auto"},
     ),
+    Case(
+        "A title above the names",
+        {"x.csv": "Report of May\n" + GOOD},
+        mended={"x.csv": GOOD},
+    ),
+    Case(
+        "Names that come again",
+        {"x.csv": GOOD + GOOD},
+        {},
+        {"source.table.skip_bad_rows": "true"},
+    ),
     Case("An empty file", {"x.csv": ""}, mended={"x.csv": GOOD}),
     Case("A spreadsheet", {"x.xlsx": "x"}),
     Case("A .json file", {"x.json": "[]"}),
@@ -262,10 +275,27 @@ GROUPS["Quotes, encodings, JSON"] = [
         {"source.table.quotes": "none"},
     ),
     Case(
+        "Swallowed lines in two columns",
+        {"x.csv": 'text,label\n"one,u\ntwo,v\nthree",u\n' + rows("text {k},{label}", 20, "")},
+        {},
+        {"source.table.quotes": "none"},
+    ),
+    Case(
         "A quote that is never closed",
         {"x.csv": GOOD + '"1,2,u\n'},
         {},
         {"source.table.quotes": "none", "source.table.ignore": "a"},
+    ),
+    Case(
+        "One JSON array",
+        {"x.jsonl": '[{"a": 1, "label": "u"}, {"a": 3, "label": "v"}]\n'},
+        mended={"x.jsonl": '{"a": 1, "label": "u"}\n{"a": 3, "label": "v"}\n'},
+    ),
+    Case(
+        "Two labels in one row",
+        {"x.jsonl": '{"a": 1, "label": "u"}\n{"a": 3, "label": "v"}\n{"a": 5, "label": ["u", "v"]}\n'},
+        {},
+        {"source.table.skip_bad_rows": "true"},
     ),
     Case(
         "An object where a value belongs",
@@ -311,6 +341,12 @@ GROUPS["Columns"] = [
         {"x.csv": rows("{k}.{a},{b},{label}", 40) + "<1.0,1,u\n"},
         {},
         {"source.table.ignore": "a"},
+    ),
+    Case("Numbers with a unit", {"x.csv": rows("{k} cm,{b},{label}", 20)}),
+    Case(
+        "A mark in cells of numbers",
+        {"x.csv": rows("{k}.5,{b},{label}", 30) + rows("...,{b},{label}", 9, "")},
+        mended={"x.csv": rows("{k}.5,{b},{label}", 30) + rows(",{b},{label}", 9, "")},
     ),
     Case("Dates", {"x.csv": rows("2024-05-{a}1,{b},{label}".replace("{a}1", "1{k}"), 10)}),
     Case("NA as a category", {"x.csv": rows("NA,{b},{label}") + rows("brick,{b},{label}", 20, "")}),

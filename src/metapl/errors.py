@@ -25,11 +25,16 @@ class UserError(ValueError):
 
     def without_setting(self) -> UserError:
         """Return the error without the advice to change a setting, for commands that take no settings."""
-        return type(self)(self.what, self._plain, self.where)
+        plain = self._plain if self._plain.endswith((".", "?", ")", "!")) or not self._plain else f"{self._plain}."
+        return type(self)(self.what, plain, self.where)
 
 
 class BadRow(UserError):
     """One row of a file cannot be read; ``source.table.skip_bad_rows`` leaves such rows out."""
+
+
+class NoRow(UserError):
+    """A file holds no row, or all of its rows were left out."""
 
 
 class UnclearDelimiter(UserError):

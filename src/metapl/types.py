@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,6 +22,20 @@ Kind = str  # of rows: a name in data.modalities.MODALITIES ("image", "table", "
 View = Literal["weak", "strong"]
 Resize = Literal["cover", "stretch", "pad"]  # how an image is brought to another shape: data/images.py
 RESIZES: tuple[Resize, ...] = ("cover", "stretch", "pad")
+
+
+class Levels(NamedTuple):
+    """The lowest and the highest value of the training images that have more than 8 bits per value.
+
+    They become 0 and 255, in new images too. None where training had no such images, or where an earlier version
+    trained: whole numbers are then divided by 257, and floats taken for 0..1 or 0..255.
+    """
+
+    whole: tuple[float, float] | None = None
+    floats: tuple[float, float] | None = None
+
+
+NO_LEVELS = Levels()
 
 
 @dataclass(frozen=True)
@@ -162,6 +176,7 @@ class Preprocessing:
         resize: images: how they were brought to ``shape``, and new ones are.
         white: images: white level of float training rows, 1 or 255; 0 if they were whole numbers or files.
         resized: images: whether training rows were brought to ``shape``, so that new ones of other sizes are, too.
+        levels: images: see ``Levels``.
     """
 
     kind: Kind
@@ -174,6 +189,7 @@ class Preprocessing:
     resize: Resize = "cover"
     white: int = 0
     resized: bool = False
+    levels: Levels = NO_LEVELS
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -190,11 +206,14 @@ class ModelInput:
         takes: kind, shape, columns and tokens of the raw rows.
         class_names: C names of the model's classes.
         labels: whether labels in a file are read, too; they must then be among ``class_names``.
+        widths: files without a header, whose columns go by their place: the fields that a row may have, the training's
+            number first; () where there was a header, or where it is not known.
     """
 
     takes: Preprocessing
     class_names: tuple[str, ...]
     labels: bool = False
+    widths: tuple[int, ...] = ()
 
 
 class Pool(Protocol):

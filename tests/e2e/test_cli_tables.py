@@ -223,7 +223,10 @@ def german(path: Path, rows: int, labeled: int, codec: str = "cp1252", seed: int
 def test_a_german_spreadsheet(call: Call) -> None:
     german(Path("de.csv"), 150, 60)
     before = sums(Path())
-    wrong = "de.csv, line 1: byte 0xe4 is no UTF-8 (in cp1252 the word is 'Länge')", "set source.table.encoding=cp1252"
+    wrong = (
+        "de.csv, line 1: byte 0xe4 is not valid UTF-8 (in cp1252 the word is 'Länge')",
+        "set source.table.encoding=cp1252",
+    )
     refused(call("train", "de.csv", *SHORT, "--out", "run"), *wrong)
     refused(call("check", "de.csv"), *wrong)
     comma = "de.csv, line 2: column 'Länge'", "a number with a decimal comma", "set source.table.decimal=comma"

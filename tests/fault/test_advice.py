@@ -63,7 +63,7 @@ def test_a_guessed_split_that_is_none_is_dropped(tmp_path: Path) -> None:
     source = opened(write(tmp_path / "x.csv", "split,a,label\n" + rows(20, "yes,{a},{label}")))
     assert "column 'split' is called like the split, but holds 'yes'" in notes(source)
     bad = write(tmp_path / "y.csv", "split,a,label\n" + rows(20, "train,{a},{label}") + "yes,1,u\n")
-    with pytest.raises(UserError, match="the split 'yes' is none of"):
+    with pytest.raises(UserError, match="the split 'yes' is not one of"):
         opened(bad)
 
 
@@ -114,5 +114,5 @@ def test_images_in_another_folder_propose_it_and_the_proposal_works(tmp_path: Pa
         opened(path)
     assert len(opened(path, root=str(tmp_path / "deep" / "er"), suffix=".jpg").ids) == 8
     nothing = write(tmp_path / "y.csv", "path,label\n" + rows(8, "z{k}.jpg,{label}"))
-    with pytest.raises(UserError, match=r"looked for '/.*z0\.jpg'\. Name the folder .* source\.root=DIR"):
+    with pytest.raises(UserError, match=r"looked for '/.*z0\.jpg'\. Put the images there, .* source\.root=DIR"):
         opened(nothing)

@@ -86,10 +86,10 @@ def test_files_under_the_wrong_name(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", Y)
     np.savez(tmp_path / "a.npz", X=TABLE, y=Y)
     os.rename(tmp_path / "a.npz", tmp_path / "x.npy")
-    with pytest.raises(UserError, match=r"x\.npy: this is no \.npy file"):
+    with pytest.raises(UserError, match=r"x\.npy: this is not a \.npy file"):
         open_numpy(tmp_path / "x.npy", str(tmp_path / "y.npy"))
     os.rename(tmp_path / "y.npy", tmp_path / "y.npz")
-    with pytest.raises(UserError, match=r"y\.npz: this is no \.npz file"):
+    with pytest.raises(UserError, match=r"y\.npz: this is not a \.npz file"):
         open_numpy(tmp_path / "y.npz")
     with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
         archive.writestr("X.npy", b"no array")

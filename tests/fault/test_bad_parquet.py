@@ -36,7 +36,7 @@ def test_truncated_and_foreign_files(tmp_path: Path, whole: bytes) -> None:
     cuts = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 40))]
     for content in [*cuts, whole[:-1], whole[1:], b"label,text\na,b\n", b"PAR1" + bytes(60) + b"PAR1"]:
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.parquet: the file is damaged, or no Parquet file") as error:
+        with pytest.raises(UserError, match=r"a\.parquet: the file is damaged, or not a Parquet file") as error:
             read(path)
         assert "\n" not in str(error.value)
         assert path.read_bytes() == content

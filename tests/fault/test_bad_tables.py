@@ -62,7 +62,7 @@ REFUSED = [
     Refused(
         "Latin-1",
         "a,b,label\n1,x,u\n2,café,v\n3,y,v\n".encode("latin-1"),
-        "0xe9 is no UTF-8 (in cp1252 the word is 'café'). Save it as UTF-8, or set source.table.encoding=cp1252",
+        "0xe9 is not valid UTF-8 (in cp1252 the word is 'café'). Save it as UTF-8, or set source.table.encoding=cp1252",
         "line 3",
         ["u", "v"],
     ),
@@ -92,7 +92,7 @@ REFUSED = [
     Refused(
         "a byte that means nothing in the encoding",
         b"a,label\n1,u\n2,\x81\n",
-        "byte 0x81 is no CP1252",
+        "byte 0x81 is not valid CP1252",
         "line 3",
         options={"encoding": "cp1252"},
     ),
@@ -162,7 +162,7 @@ REFUSED = [
     Refused(
         "an unknown split",
         "a,split,label\n1.5,train,u\n2,valid,v\n3,train,v\n",
-        "'valid' is none of",
+        "'valid' is not one of",
         "line 3",
         ["u", "v"],
     ),
@@ -170,18 +170,19 @@ REFUSED = [
         "a test class that is new", "a,split,label\n1.5,,u\n2,,v\n3,test,w\n", "'w' is not among", "line 4", ["u", "v"]
     ),
     Refused(
-        "a quantity as label", "a,y\n" + "".join(f"{k},{k}.5\n" for k in range(30)), "a quantity, no class", "line 2"
+        "a quantity as label", "a,y\n" + "".join(f"{k},{k}.5\n" for k in range(30)), "a quantity, not a class", "line 2"
     ),
     Refused(
         "a quantity of commas as label",
         "a;y\n" + "".join(f"{k};{k},5\n" for k in range(30)),
-        "a quantity, no class",
+        "a quantity, not a class",
         "line 2",
     ),
     Refused(
         "ages as label",
         "sex,age\n" + "".join(f"{'mf'[k % 2]},{18 + k * 7 % 61}\n" for k in range(60)),
-        "number of the rows, no class. Name the column of classes with source.table.label; few different values are in "
+        "number of the rows, not a class. Name the column of classes with source.table.label; few different values are "
+        "in "
         "'sex'",
         "line 2",
         options={"label": "age"},
@@ -189,7 +190,7 @@ REFUSED = [
     Refused(
         "row numbers as label",
         "n,target\n" + "".join(f"{k},{'uv'[k % 2]}\n" for k in range(30)),
-        "no class. Did you mean source.table.label=target?",
+        "not a class. Did you mean source.table.label=target?",
         "line 2",
         options={"label": "n"},
     ),
@@ -206,12 +207,12 @@ REFUSED = [
     Refused(
         "broken JSON",
         '{"a": 1, "label": "u"}\n{"a": 2,\n{"a": 3, "label": "v"}\n',
-        "no valid JSON",
+        "not valid JSON",
         "line 2",
         ["u", "v"],
         file="x.jsonl",
     ),
-    Refused("a JSON list", '[{"a": 1, "label": "u"}]\n', "no JSON object", "line 1", file="x.jsonl"),
+    Refused("a JSON list", '[{"a": 1, "label": "u"}]\n', "the file is not JSON Lines", "line 1", file="x.jsonl"),
     Refused(
         "JSON nested too deeply",
         '{"a": 1, "label": "u"}\n{"a": ' + "[" * 100_000 + "]" * 100_000 + '}\n{"a": 3, "label": "v"}\n',
@@ -223,7 +224,7 @@ REFUSED = [
     Refused(
         "infinite JSON",
         '{"a": 1, "label": "u"}\n{"a": 1, "label": -Infinity}\n{"a": 3, "label": "v"}\n',
-        "holds -Infinity, which is no JSON",
+        "holds -Infinity, which is not valid JSON",
         "line 2",
         ["u", "v"],
         file="x.jsonl",
@@ -259,7 +260,7 @@ READ = [
         "Windows-1252 that is said to be Latin-1",
         "a;label\n1;5 €\n2;6 €\n".encode("cp1252"),
         ["5 \x80", "6 \x80"],
-        "is it in cp1252 (source.table.encoding)?",
+        "is it in cp1252?",
         {"encoding": "latin-1"},
     ),
     Read(
@@ -309,7 +310,7 @@ READ = [
         "a slip among numbers",
         "a,label\n1,u\n2,v\n3,u\nl0,v\n",
         ["u", "v", "u", "v"],
-        "but 'l0' (x.csv, line 5) is none",
+        "but 'l0' (x.csv, line 5) is not",
     ),
     Read(
         "many class numbers, one row each",  # not in their order, as row numbers would be
@@ -405,5 +406,5 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         open_source(str(tmp_path / "none.csv"))
     (tmp_path / "x.csv").write_text(GOOD)
-    with pytest.raises(UserError, match=r"source\.unlabeled: .*no file of rows by its suffix"):
+    with pytest.raises(UserError, match=r"source\.unlabeled: .*not a file of rows by its suffix"):
         open_source(str(tmp_path / "x.csv"), SourceOptions(unlabeled=str(tmp_path)))

@@ -10,6 +10,7 @@ from given import notes, opened, write
 
 import metapl
 from metapl import UserError
+from metapl.data.sources import SourceOptions
 
 ADULT = ["39, State-gov, 77516, Bachelors, <=50K"] + [
     f"{20 + k * 7 % 50}, {('Private', 'State-gov')[k % 2]}, {k * 977 % 9973}, {('HS', 'Bachelors')[k % 3 % 2]}, "
@@ -156,3 +157,84 @@ def test_predictions_do_not_offer_settings(tmp_path: Path) -> None:
         list(metapl.predict_source(predictor, str(new)))
     assert "source." not in str(error.value)
     assert np.isfinite(predictor.predict_proba(np.zeros((1, 2)))).all()
+
+
+SHORT = [
+    "text,label",
+    '"He said so,u',
+    "and she did,v",
+    'they agreed",u',
+    *(f"plain {k},{'uv'[k % 2]}" for k in range(40)),
+]
+IN_FRONT = [
+    "label,text",
+    'u,"He said so',
+    "v,and she did",
+    'u,they agreed"',
+    *(f"{'uv'[k % 2]},plain {k}" for k in range(40)),
+]
+NUMBERED = ["7,3,u", '"8,5,u', "9,6,v", '4",7,u', *(f"{k * 7 % 11},{k * 3 % 13},{'uv'[k % 2]}" for k in range(40))]
+
+
+@pytest.mark.parametrize(
+    "lines", [SHORT, IN_FRONT, ["a,b,label", *NUMBERED]], ids=["two columns", "label first", "three"]
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_swallowed_lines_of_few_columns_are_an_error_in_check_and_train(
+    tmp_path: Path, lines: list[str], skip: bool
+) -> None:
+    """Lines of prose may hold a comma too: here they also hold a known label, each at its place."""
+    path = write(tmp_path / "x.csv", "\n".join(lines))
+    options = SourceOptions(skip_bad_rows=skip)
+    for read in (lambda: opened(path, skip_bad_rows=skip), lambda: metapl.check(str(path), options=options)):
+        with pytest.raises(UserError, match=r"makes one row of 3 lines.*source\.table\.quotes=none"):
+            read()
+    more = {} if "text" in lines[0] else {"categorical": "a"}
+    assert len(opened(path, quotes="none", skip_bad_rows=skip, **more).ids) == len(lines) - 1
+
+
+def test_quoted_prose_of_several_lines_is_a_text(tmp_path: Path) -> None:
+    rows = "".join(f'"first {k}, and\nsecond, third\nlast, u or v",{"uv"[k % 2]}\n' for k in range(20))
+    rows += "".join(f"plain {k},{'uv'[k % 2]}\n" for k in range(20))
+    assert len(opened(write(tmp_path / "x.csv", "text,label\n" + rows)).ids) == 40
+
+
+# -- without a header, columns go by their place
+
+PLAIN = [f"{k * 7 % 11},{k * 3 % 13},{k * 5 % 17},{'uv'[k % 2]}" for k in range(40)]
+
+
+def shortened(*dropped: int) -> str:
+    return "\n".join(",".join(c for k, c in enumerate(line.split(",")) if k not in dropped) for line in PLAIN)
+
+
+def test_a_new_file_without_a_middle_column_is_refused(tmp_path: Path) -> None:
+    data, out = write(tmp_path / "x.csv", "\n".join(PLAIN)), tmp_path / "run"
+    settings = ["source.table.header=none", "source.table.label=4", "steps=2", "split.labels=3", "guard.mode=off"]
+    metapl.train(metapl.make_config(str(data), overrides=settings), out)
+    from metapl.inference.run_evaluation import judge_other
+    from metapl.inference.run_predictions import predict_to
+
+    for k, dropped in enumerate([(1,), (0,), (1, 3), (2, 3)]):
+        new = write(tmp_path / f"new{k}.csv", shortened(*dropped))
+        with pytest.raises(UserError, match="columns go by their place: write all") as error:
+            list(metapl.predict_source(metapl.load_model(out), str(new)))
+        assert "source." not in str(error.value)
+        with pytest.raises(UserError, match="columns go by their place: write all"):
+            predict_to(out, str(new), str(tmp_path / "out.csv"), False, None)
+    for k, dropped in enumerate([(), (3,)]):  # the label, the last of them, may be left out
+        new = write(tmp_path / f"good{k}.csv", shortened(*dropped))
+        assert predict_to(out, str(new), str(tmp_path / f"out{k}.csv"), False, None)[0] == 40
+    with pytest.raises(UserError, match="columns go by their place: write all"):
+        judge_other(out, str(tmp_path / "good1.csv"), None)
+
+
+def test_unlabelled_and_test_files_without_a_header_have_all_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "\n".join(PLAIN))
+    write(tmp_path / "u.csv", shortened(3))
+    write(tmp_path / "short.csv", shortened(1))
+    settings = {"header": "none", "label": "4"}
+    assert len(opened(path, unlabeled=str(tmp_path / "u.csv"), **settings).ids) == 80
+    for part in ({"unlabeled": str(tmp_path / "short.csv")}, {"test": str(tmp_path / "u.csv")}):
+        with pytest.raises(UserError, match="its rows have 3 fields, those of the training have 4"):
+            opened(path, **settings, **part)

@@ -78,14 +78,35 @@ def test_folds_name_the_class_with_too_few_labels() -> None:
 # -- signals, RGBA, scales
 
 
-@pytest.mark.parametrize("shape", [(20, 128, 9), (20, 3, 50)])
-def test_signals_are_not_pictures(shape: tuple[int, ...]) -> None:
-    signals = RANDOM.random(shape)
-    with pytest.raises(UserError, match=r"signals of .* steps.*X\.reshape\(len\(X\), -1\)"):
-        metapl.from_arrays(signals, np.arange(20) % 2)
-    assert metapl.from_arrays(signals.reshape(20, -1), np.arange(20) % 2).kind == "table"
-    assert metapl.from_arrays(signals, np.arange(20) % 2, kind="image").kind == "image"
-    assert metapl.from_arrays(RANDOM.random((20, 28, 28)), np.arange(20) % 2).kind == "image"
+@pytest.mark.parametrize("shape", [(20, 128, 9), (20, 3, 50), (20, 10, 12), (20, 32, 24), (20, 1, 40)])
+def test_signals_are_not_pictures(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    signals, y = RANDOM.random(shape), np.arange(20) % 2
+    message = rf"rows of {shape[1]} x {shape[2]} numbers may be grey images or signals.*X\[:, None\].*X\.reshape"
+    with pytest.raises(UserError, match=message):
+        metapl.from_arrays(signals, y)
+    with pytest.raises(UserError, match=message):
+        classifier().fit(signals, np.where(np.arange(20) < 10, y, -1))
+    np.savez(tmp_path / "x.npz", X=signals, y=y)
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path / "x.npz")
+    with pytest.raises(UserError, match=r"x\[None\].*x\.reshape\(-1\)"):
+        metapl.from_dataset([(row, int(label)) for row, label in zip(signals, y, strict=True)])
+    # as the message says
+    assert metapl.from_arrays(signals.reshape(20, -1), y).kind == "table"
+    assert metapl.from_arrays(signals[:, None], y).kind == "image"
+    assert metapl.from_arrays(signals, y, kind="image").kind == "image"
+    assert metapl.from_dataset([(row.reshape(-1), k % 2) for k, row in enumerate(signals)]).kind == "table"
+    assert metapl.from_dataset([(row[None], k % 2) for k, row in enumerate(signals)]).kind == "image"
+
+
+def test_what_may_be_signals_but_is_read_as_images_is_said() -> None:
+    y = np.arange(20) % 2
+    for images in (RANDOM.random((20, 28, 28)), RANDOM.integers(0, 255, (20, 28, 20)).astype(np.uint8)):
+        (note,) = metapl.from_arrays(images, y).notes
+        assert f"rows of 28 x {images.shape[2]} numbers are read as grey images (for signals, give X.reshape" in note
+        notes = metapl.from_dataset([(image, k % 2) for k, image in enumerate(images)]).notes
+        assert "numbers are read as grey images (for signals, give x.reshape(-1))" in notes[1]
+    assert not metapl.from_arrays(RANDOM.random((20, 1, 28, 20)), y).notes
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 8, 4), (6, 4, 8, 8)])
@@ -214,15 +235,3 @@ def test_quiet_silences_progress_and_no_notes(tmp_path: Path, capsys: pytest.Cap
         progress.note("column 'x' is not used")
         progress.update(1, 2, {"loss": 1.0})
     assert capsys.readouterr().err == "column 'x' is not used\n"
-
-
-@pytest.mark.parametrize(("bits", "found"), [(12, True), (10, True), (16, False)])
-def test_check_finds_16_bit_images_that_use_fewer(tmp_path: Path, bits: int, found: bool) -> None:
-    for name in ("u", "v"):
-        (tmp_path / name).mkdir()
-        for k in range(4):
-            values = np.random.default_rng(k).integers(0, 2**bits, (8, 8)).astype(np.uint16)
-            values[0, 0] = 2**bits - 1
-            Image.fromarray(values).save(tmp_path / name / f"{k}.png")
-    remedies = [f.remedy for f in metapl.check(str(tmp_path)).findings if f.kind == "narrow_depth"]
-    assert remedies == [f"Multiply their values by {2 ** (16 - bits)}, or save them with 8 bits per value."] * found

@@ -28,7 +28,7 @@ def test_a_mark_in_most_rows_is_asked_about_and_the_answers_work(tmp_path: Path,
     path = marked(tmp_path / "x.csv", mark)
     with pytest.raises(UserError, match=r"stands in 180 of 200 labelled rows\. If .* set source.no_label=") as error:
         opened(path)
-    assert f"source.no_label={mark}; if it is a class, to empty" in str(error.value)
+    assert f"source.no_label={mark}. If it is a class, set source.no_label=empty" in str(error.value)
     source = opened(path, no_label=mark)
     assert source.class_names == ("a", "b")
     assert int((source.labels < 0).sum()) == 180

@@ -106,7 +106,8 @@ def test_a_file_of_unknown_categories_is_told_loudly_and_first(tmp_path: Path) -
     path = write(tmp_path / "new.csv", "age,job\n" + "3,smith\n" * 391)
     rows = open_source(read_ref(str(path)), like=predictor.input())
     wanted = (
-        "column 'job': none of the 391 rows holds a known category: all count as missing (here 'smith', in training"
+        "column 'job': all 391 rows hold categories that training did not hold, so the column counts as missing "
+        "(here 'smith', in training"
     )
     assert any(note.startswith(wanted) for note in rows.notes)
 

@@ -50,7 +50,7 @@ def check(
         source: a source, or what ``open_source`` takes: a folder, a file, ``idx:FOLDER``, ``digits``.
         options: how rows are read; unreadable ones are reported, however many there are, and so are bad rows of a
             file, at whose first one a training would stop.
-        progress: told how far the reading is.
+        progress: shows how far the reading is.
 
     Raises:
         UserError: the data cannot be opened at all.
@@ -60,7 +60,7 @@ def check(
         if isinstance(source, str | Path):
             forgiving = replace(options, image=replace(options.image, allow_bad=True))
             source, stops = _open_without_bad_rows(read_ref(str(source)), forgiving)
-        rows = read_rows(source, _teller(progress))
+        rows = read_rows(source, _updates(progress))
         copies = find_copies(rows)
         files = header_facts(source, lambda done, total: None)
     problems: list[RowProblem] = [("unreadable", row, "", why) for row, why in source.problems]
@@ -83,12 +83,12 @@ def _open_without_bad_rows(ref: DataRef, options: SourceOptions) -> tuple[Source
             raise first from None
 
 
-def _teller(progress: Progress) -> ReadProgress:
-    def told(done: int, total: int) -> None:
+def _updates(progress: Progress) -> ReadProgress:
+    def update(done: int, total: int) -> None:
         if done < total:  # what is done needs no line of its own
             progress.update(done, total, {})
 
-    return told
+    return update
 
 
 def _findings(

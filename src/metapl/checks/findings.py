@@ -11,13 +11,14 @@ from metapl.checks.reading import LABELED, TEST, UNLABELED, CheckedRows
 from metapl.config.photographs import CLAIM, advice, are_photographs
 from metapl.data.batches.split import SplitConfig
 from metapl.data.modalities import modality_of
-from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, plural, share, some
+from metapl.data.row_checks import HURT, LEVELS, LOOK, UNUSABLE, Finding, of_rows, plural, share, some
 from metapl.data.tables.readers.rules import SYSTEMATIC, fault_of, systematic_remedy
 from metapl.errors import Doubt
 from metapl.types import Source
 
 MUCH = 0.01  # share of rows from which leakage or contradicting labels will hurt
 SKEW = 10.0
+FEW_SHADES = 16  # grey levels that hold nearly all values, below which an image shows little
 MAX_BAD = 0.05  # share of unreadable images at which train stops
 
 
@@ -36,7 +37,9 @@ def about_copies(rows: CheckedRows, copies: Copies) -> list[Finding]:
     ]
     exact, _ = copies.within[UNLABELED]
     if exact > 0.1 * counts[UNLABELED]:
-        text = f"{share(exact, counts[UNLABELED])} unlabelled rows repeat another one"
+        text = of_rows(
+            exact, counts[UNLABELED], "unlabelled rows repeats another one", "unlabelled rows repeat another one"
+        )
         made.append(Finding(LOOK, "unlabelled_copies", text, "Keep one of each: they add time, not knowledge.", exact))
     return made
 
@@ -51,13 +54,13 @@ def _leaks(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> list[Fi
         total = exact + near
         if not total:
             continue
+        also = of_rows(total, counts[TEST], "test rows also stands", "test rows also stand")
         certain = total >= MUCH * counts[TEST] and other == LABELED and not _chance(rows, copies)
         made.append(
             Finding(
                 HURT if certain else LOOK,
                 f"test_in_{name}",
-                f"{share(total, counts[TEST])} test rows also stand among the {name} rows ({exact:,} exactly, "
-                f"{near:,} nearly): {harm}",
+                f"{also} among the {name} rows ({exact:,} exactly, {near:,} nearly): {harm}",
                 f"Take these rows out of the {'training' if other == LABELED else 'unlabelled'} rows.",
                 total,
             )
@@ -79,7 +82,8 @@ def _conflicts(copies: Copies, counts: dict[int, int]) -> list[Finding]:
             Finding(
                 HURT if exact >= MUCH * known else LOOK,
                 "label_conflict",
-                f"{share(exact, known)} rows with a label have an exact copy of another class",
+                of_rows(exact, known, "rows with a label has", "rows with a label have")
+                + " an exact copy of another class",
                 "Decide which label is right, or leave these rows out.",
                 exact,
             )
@@ -89,7 +93,8 @@ def _conflicts(copies: Copies, counts: dict[int, int]) -> list[Finding]:
             Finding(
                 LOOK,
                 "near_label_conflict",
-                f"{share(near, known)} rows with a label have a near copy of another class",
+                of_rows(near, known, "rows with a label has", "rows with a label have")
+                + " a near copy of another class",
                 "Look at the pairs: one label of each is probably wrong.",
                 near,
             )
@@ -104,7 +109,8 @@ def _own_copies(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> li
     if total < max(1, MUCH * counts[LABELED]) or _chance(rows, copies):
         return []
     drawn = "validation rows are" if counts[TEST] or counts[UNLABELED] else "validation and test rows are"
-    text = f"{share(total, counts[LABELED])} labelled rows repeat another one ({exact:,} exactly, {near:,} nearly)"
+    repeat = of_rows(total, counts[LABELED], "labelled rows repeats", "labelled rows repeat")
+    text = f"{repeat} another one ({exact:,} exactly, {near:,} nearly)"
     remedy = f"Keep one of each: {drawn} drawn from these, and copies make their figures too good."
     return [Finding(LOOK, "labelled_copies", text, remedy, total)]
 
@@ -142,7 +148,8 @@ def about_classes(source: Source, per_class: list[int], draws_test: bool = False
     if high > SKEW * low:
         rare, common = names[per_class.index(low)], names[per_class.index(high)]
         text = f"the labels are uneven: '{common}' has {high:,}, '{rare}' {low:,} (1 to {high / low:.0f})"
-        remedy = f"Label more of the rare ones, or draw evenly: --labels {_left(low, draws_test)} or fewer."
+        most = _left(low, draws_test)
+        remedy = f"Label more of the rare ones, or draw evenly: --labels {most}{' or fewer' if most > 1 else ''}."
         made.append(Finding(LOOK, "skew", text, remedy, high))
     return made
 
@@ -187,7 +194,7 @@ def about_names(twins: list[tuple[str, str, str]], empty: list[str]) -> list[Fin
     made = []
     if twins:
         one, other, by = twins[0]
-        more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
+        more = f" (and {plural(len(twins) - 1, 'more pair')})" if len(twins) > 1 else ""
         sure = any(by != "a plural s" for _, _, by in twins)
         text = f"the classes '{one}' and '{other}' differ only by {by}{more}"
         made.append(Finding(HURT if sure else LOOK, "class_twins", text, "Merge them if they are one.", len(twins)))
@@ -219,7 +226,8 @@ def about_strange(rows: CheckedRows, strange: Strange | None) -> list[Finding]:
     if strange.some:
         count = round(strange.share * pool)
         worst = rows.id(strange.positions[0])
-        text = f"{share(count, pool)} unlabelled rows look unlike every labelled one, such as '{worst}'"
+        text = of_rows(count, pool, "unlabelled rows looks", "unlabelled rows look")
+        text += f" unlike every labelled one, such as '{worst}'"
         remedy = "Look at a few: rows of no known class teach the wrong thing. Remove them, or label some."
         made.append(Finding(LOOK, "strange_rows", text, remedy, count))
     if strange.apart:
@@ -238,11 +246,17 @@ def about_headers(facts: dict[str, Any] | None) -> list[Finding]:
     if high_h * high_w > 64 * low_h * low_w:
         text = f"the images' sizes run from {low_w} x {low_h} to {high_w} x {high_h}"
         made.append(Finding(LOOK, "sizes", text, "Small ones are enlarged: check that they show what the others show."))
-    if facts["deep"] and 0 < facts["brightest"] < 2**15:
-        bits = int(facts["brightest"]).bit_length()
-        text = f"{plural(facts['deep'], 'image has', 'images have')} 16 bits and use {bits} of them: they become dark"
-        remedy = f"Multiply their values by {2 ** (16 - bits)}, or save them with 8 bits per value."
+    if facts["shades"] < FEW_SHADES:
+        held = plural(facts["deep"], "image has", "images have")
+        text = f"{held} more than 8 bits, but 98 % of the values share {plural(facts['shades'], 'grey level')} of 256"
+        remedy = "A few values lie far from the others: cut these off, or save the images with 8 bits per value."
         made.append(Finding(HURT, "narrow_depth", text, remedy, facts["deep"]))
+    if facts["cut"]:
+        text = f"{plural(facts['cut'], 'image has', 'images have')} 16 bits per colour, of which the upper 8 are read"
+        dark = f"{plural(facts['dark'], 'image is', 'images are')} nearly black so" if facts["dark"] else ""
+        remedy = "Bring their values to 0..255 and save them with 8 bits per colour."
+        text += f", and {dark}" if dark else ""
+        made.append(Finding(HURT if facts["dark"] else LOOK, "deep_colours", text, remedy, facts["cut"]))
     if facts["animated"]:
         text = f"{plural(facts['animated'], 'image moves', 'images move')}"
         made.append(Finding(LOOK, "animated", text, "Only the first frame is read.", facts["animated"]))

@@ -11,31 +11,35 @@ from PIL import Image
 
 from metapl.checks.reading import ReadProgress
 from metapl.data.images.decode import Stored, Unreadable, header
+from metapl.data.images.levels import depth_of
 from metapl.data.images.store import ImageStore
 from metapl.data.traits import traits
 from metapl.types import Source
 
 MOST = 20_000  # files looked at, evenly over the rows
 LOADED = 100  # images of more than 8 bits whose values are looked at
+VALUES = 4096  # values of each
+DARK = 64  # of 255: a colour image with no value above it has lost most of its shades
 _ORIENTATION = 0x0112
 
 
-def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
-    """Counts over the files behind the rows; None where the rows are no files.
+def header_facts(source: Source, progress: ReadProgress) -> dict[str, Any] | None:
+    """Counts over the files behind the rows; None where the rows are not files.
 
     Keys: ``files`` looked at, ``sizes`` (how many different), ``smallest``, ``largest`` and ``commonest`` [height,
     width], ``aspects`` (different ratios, to two figures), ``modes`` and ``forms`` (counts by name), ``alpha``,
-    ``deep`` (more than 8 bits), ``brightest`` (the highest value in some of these, 0 where there are none),
+    ``deep`` (more than 8 bits), ``shades`` (how many of 256 grey levels the middle 98 % of their values take, 256 where
+    there are none), ``cut`` (16 bits per colour, of which 8 are read), ``dark`` (those of them that are nearly black),
     ``animated``, ``turned`` (by their EXIF orientation).
     """
-    files = _files(source)
+    files, levels = _files(source), traits(source).levels
     if not files:
         return None
     counts: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     modes: Counter[str] = Counter()
     forms: Counter[str] = Counter()
-    brightest = 0
+    deep: dict[str, list[Any]] = {"whole": [], "floats": []}
     for k, path in enumerate(files):
         try:
             with header(path) as image:
@@ -43,11 +47,14 @@ def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
                 modes[image.mode] += 1
                 forms[image.format or "?"] += 1
                 counts.update(marks := _marks(image))
-                if "deep" in marks and counts["deep"] <= LOADED and image.mode.startswith("I"):
-                    brightest = max(brightest, int(np.asarray(image).max()))
+                if "deep" in marks and counts["deep"] <= LOADED:
+                    values = np.asarray(image).ravel()
+                    deep[depth_of(image)].append(values[:: max(1, len(values) // VALUES)])
+                if "cut" in marks and counts["cut"] <= LOADED and np.asarray(image).max() < DARK:
+                    counts["dark"] += 1
         except Unreadable:
             counts["unreadable"] += 1
-        told(k + 1, len(files))
+        progress(k + 1, len(files))
     if not sizes:
         return None
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
@@ -60,9 +67,17 @@ def header_facts(source: Source, told: ReadProgress) -> dict[str, Any] | None:
         "aspects": len({round(width / height, 1) for height, width in sizes}),
         "modes": dict(modes.most_common()),
         "forms": dict(forms.most_common()),
-        **{name: counts[name] for name in ("alpha", "deep", "animated", "turned")},
-        "brightest": brightest,
+        **{name: counts[name] for name in ("alpha", "deep", "cut", "dark", "animated", "turned")},
+        "shades": min(_shades(deep["whole"], levels.whole), _shades(deep["floats"], levels.floats)),
     }
+
+
+def _shades(values: list[Any], span: tuple[float, float] | None) -> int:
+    """Return how many of 256 grey levels the middle 98 % of values with more than 8 bits take."""
+    if not values or span is None:
+        return 256
+    low, high = np.quantile(np.concatenate(values), [0.01, 0.99])
+    return int((high - low) / (span[1] - span[0]) * 255) + 1
 
 
 def _files(source: Source) -> list[Stored]:
@@ -78,8 +93,10 @@ def _marks(image: Image.Image) -> list[str]:
     marks = []
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         marks.append("alpha")
-    if image.mode.startswith("I") or image.mode == "F":
+    if depth_of(image):
         marks.append("deep")
+    elif any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()) if len(tile) > 3):
+        marks.append("cut")
     if getattr(image, "is_animated", False):
         marks.append("animated")
     try:

@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[+\-]?[\d_]+([.,]\d*)?(e[+\-]?\d+)?(-\d+)*")  # also 1-2 
 def twins(names: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return (name, name, what they differ by) of classes that look like one: case, spaces, accents' encoding, plural.
 
-    Numbers are told apart by their sign and point: -1 and 1 are two classes.
+    Numbers differ by their sign and point: -1 and 1 are two classes.
     """
     found: list[tuple[str, str, str]] = []
     seen: dict[str, str] = {}

@@ -27,7 +27,7 @@ class Strange:
     """How the unlabelled rows differ from the labelled ones.
 
     Attributes:
-        share: of the unlabelled rows that are strange. expected: the share up to which this is no news.
+        share: of the unlabelled rows that are strange. expected: tthe share up to which this is not worth a word.
         positions: the strangest, at most ``NAMED``, the worst first. scores: how far beyond the limit, 1 = at it.
         auc: how well a classifier tells unlabelled from labelled rows, 0.5 = not at all. error: its standard error.
     """
@@ -61,7 +61,7 @@ def find_strange(rows: CheckedRows, seed: int = 0) -> Strange | None:
     score = np.max([_beyond(own, others) for own, others in groups], axis=0)
     order = np.argsort(-score, kind="stable")[:NAMED]
     order = order[score[order] > 1]
-    auc, error = _told_apart(groups, draw)
+    auc, error = _separability(groups, draw)
     return Strange(
         float((score > 1).mean()),
         0.03 + 1.5 / len(labeled),
@@ -96,7 +96,7 @@ def _nearest(rows: Array, own: Array, leave_one_out: bool = False) -> Array:
     return np.concatenate(parts)
 
 
-def _told_apart(groups: list[tuple[Array, Array]], draw: np.random.Generator) -> tuple[float, float]:
+def _separability(groups: list[tuple[Array, Array]], draw: np.random.Generator) -> tuple[float, float]:
     """Cross-validated area under the curve of a linear classifier, and its standard error were there no difference."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score

@@ -49,7 +49,7 @@ class CheckedRows:
         return self.source.ids[int(self.index[position])]
 
 
-def read_rows(source: Source, told: ReadProgress) -> CheckedRows:
+def read_rows(source: Source, progress: ReadProgress) -> CheckedRows:
     """Read every row once, a chunk at a time; rows that cannot be read are entered in ``source.problems``."""
     index = source.readable(np.arange(len(source.ids)))
     seen: dict[bytes, int] = {}
@@ -62,7 +62,7 @@ def read_rows(source: Source, told: ReadProgress) -> CheckedRows:
         groups.append(_groups(rows, seen))
         for name, piece in checks.keep(rows).items():
             pieces.setdefault(name, []).append(piece)
-        told(min(start + CHUNK, len(index)), len(index))
+        progress(min(start + CHUNK, len(index)), len(index))
     kept = {name: np.concatenate(some) for name, some in pieces.items()}
     labels = source.labels[index]
     part = np.where(source.is_test[index], TEST, np.where(labels >= 0, LABELED, UNLABELED))

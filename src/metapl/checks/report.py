@@ -82,7 +82,7 @@ class Check:
         return "\n".join(
             [
                 head,
-                *_told(self.findings),
+                *_lines(self.findings),
                 "",
                 _table(self.facts),
                 *_read_as(self.facts),
@@ -132,7 +132,7 @@ def _what(facts: dict[str, Any]) -> str:
     return printing.one_line(f"{facts['source']}, {plural(facts['rows']['all'], modality.row)}{of_size}, {classes}")
 
 
-def _told(findings: tuple[Finding, ...]) -> list[str]:
+def _lines(findings: tuple[Finding, ...]) -> list[str]:
     lines = []
     for finding in findings[:MOST]:
         lines.append(f"- {finding.level}: {printing.one_line(finding.text)}. {printing.one_line(finding.remedy)}")

@@ -21,7 +21,7 @@ from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.inference.evaluate import evaluate
 from metapl.runs import checkpoint
-from metapl.runs.folder import load_split, write_problems
+from metapl.runs.folder import load_split, stored_levels, write_problems
 from metapl.runs.model_folder import load_model
 from metapl.training.loop import Result, resume, train
 from metapl.training.workers import peak_memory
@@ -135,7 +135,8 @@ def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Re
     """Return the run's result and the bytes that training it held at most; None for one that was trained earlier."""
     if (folder / "results.json").is_file():
         _check_config(folder, config)
-        source = open_source(config.ref if source is None else source, config.source)
+        levels = stored_levels(folder)
+        source = open_source(config.ref if source is None else source, config.source, levels=levels)
         device = pick_device(config.device)
         summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         split = load_split(folder, source)

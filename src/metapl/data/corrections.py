@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from metapl.data.row_checks import plural
 from metapl.data.traits import traits
 from metapl.errors import UserError, nearest
 from metapl.types import Column, Kind, Source, Tokens
@@ -46,7 +47,10 @@ class CorrectedSource:
         for name, label in self.corrections.items():
             self.labels[row[name]] = number[label] if label else -1
         changed = int((self.labels != source.labels).sum())
-        self.notes = (*source.notes, f"corrections: {len(self.corrections)} answers, {changed} labels differ")
+        self.notes = (
+            *source.notes,
+            f"corrections: {plural(len(self.corrections), 'answer')}, {plural(changed, 'changed label')}",
+        )
         own = traits(source)
         self.inner = None if own.inner is None else CorrectedSource(own.inner, corrections)
 

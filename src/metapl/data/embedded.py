@@ -52,7 +52,7 @@ class EmbeddedSource:
         inner: the source of images or texts.
         encoder: what turns them into features.
         cache: keep features on disk.
-        tell: is told when encoding begins, and from time to time how far it is.
+        tell: called with progress messages.
 
     Attributes:
         inner, encoder: as given.
@@ -76,12 +76,13 @@ class EmbeddedSource:
         self.problems = inner.problems  # the same list: what is found later shows too
         if not encoder.weights and encoder.name.startswith(("timm:", "torchvision:")):
             self.notes += ("the encoder's weights are random: give its file as source.encoder.weights",)
+        self.levels, self.widths = traits(inner).levels, traits(inner).widths
         self._features = torch.zeros(len(inner.ids), encoder.features)
         self._done = np.zeros(len(inner.ids), dtype=bool)
         self._fingerprint = ""
         self._cache, self._read = cache, set[str]()
         self._of_row: dict[bytes, Tensor] = {}  # stored features of test rows by the digest of the raw row
-        self._tell, self._told = tell or _silent, 0.0  # when it was last told something
+        self._tell, self._said_at = tell or _silent, 0.0  # when it was last called
         self._began, self._at_first = 0.0, 0  # when the encoding began, and the rows it had before it
 
     def rows(self, index: Array) -> Tensor:
@@ -98,6 +99,7 @@ class EmbeddedSource:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the inner source's fingerprint and the encoder's weights and settings."""
         if not self._fingerprint:
+            # (An inner source that has levels puts them into its own fingerprint.)
             parts = f"{VERSION}|{self.inner.fingerprint()}|{self.encoder.identity}"
             self._fingerprint = hashlib.sha256(parts.encode()).hexdigest()
         return self._fingerprint
@@ -116,7 +118,7 @@ class EmbeddedSource:
         tidy(root, SETS, OURS, LIMIT)
 
     def _encode(self, missing: Array, folder: Path | None) -> None:
-        self._told = 0.0  # each call counts its own rows
+        self._said_at = 0.0  # each call counts its own rows
         for start in range(0, len(missing), PIECE):
             some = missing[start : start + PIECE]
             rows = self.inner.rows(some)
@@ -141,17 +143,17 @@ class EmbeddedSource:
     def _say(self, coming: int, left: int) -> None:
         """Tell how far the encoding is: ``coming`` rows are next, ``left`` rows in all, these included."""
         now = time.monotonic()
-        if not self._told and coming >= FEW:
+        if not self._said_at and coming >= FEW:
             kept = f"; features are kept in {cache_folder() / 'features'}" if self._cache else ""
             self._tell(f"encoding {left} rows with {self.encoder.name}, once{kept}")
             self._began, self._at_first = now, left
-        elif self._told and now - self._told > SECONDS:
+        elif self._said_at and now - self._said_at > SECONDS:
             done = self._at_first - left
             wait = clock((now - self._began) / done * left) if done > 0 else "?"
             self._tell(f"{done} of {self._at_first} rows are encoded, about {wait} to go")
         else:
             return
-        self._told = now
+        self._said_at = now
 
     def _load(self, folder: Path) -> None:
         """Take what is stored; a file that is damaged or does not fit is passed over."""
@@ -228,7 +230,7 @@ def embed(
             the text: where the first words say most), or auto (as its folder says).
         device: where it runs.
         cache: keep features on disk (``$METAPL_CACHE``, else ``~/.cache/metapl``).
-        tell: is told when encoding begins, and from time to time how far it is.
+        tell: called with progress messages.
 
     Raises:
         UserError: no such encoder, or one that does not take these rows.
@@ -237,7 +239,7 @@ def embed(
     modality, own = modality_of(source.kind), traits(source)
     if not modality.encodable:
         what = f"an encoder takes images or texts, these rows are {modality.rows}"
-        raise UserError(what, "Leave it out.", "encoder")
+        raise UserError(what, "Leave the encoder out.", "encoder")
     plain = not modality.has_tokens
     takes = Preprocessing(
         source.kind,
@@ -248,6 +250,7 @@ def embed(
         resize=own.resize,
         white=own.white,
         resized=own.resized,
+        levels=own.levels,
     )
     spec = None
     if plain and not (size is None and mean is None and std is None):

@@ -16,7 +16,7 @@ from torch import Tensor
 from metapl.data.batches.views import ViewConfig, Views
 from metapl.data.images.options import OWN_SIZE, ImageOptions
 from metapl.data.memory.tensors import read_numbers
-from metapl.data.row_checks import RowChecks
+from metapl.data.row_checks import RowChecks, plural
 from metapl.errors import UserError
 from metapl.types import Kind, Preprocessing, Source
 from metapl.utils.chunks import rows_at_once
@@ -142,7 +142,7 @@ class Modality:
     def _numbers(self, X: Any, name: str) -> Tensor:
         array = read_numbers(X, name)
         if array.ndim != 1 + self.dimensions:
-            what = f"it has {array.ndim} dimensions, {self.rows} have {1 + self.dimensions}"
+            what = f"it has {plural(array.ndim, 'dimension')}, {self.rows} have {1 + self.dimensions}"
             raise UserError(what, "The first is the number of rows.", name)
         rows = torch.from_numpy(np.array(array)).to(self.dtype)
         if not torch.isfinite(rows).all():
@@ -182,7 +182,7 @@ class Modality:
         return " x ".join(map(str, shape))
 
     def show(self, source: Source, index: Array) -> list[dict[str, Any]]:
-        """Show rows to people, one or more and none of them test rows, as plain JSON values.
+        """Show rows to people, one or more, without test rows, as plain JSON values.
 
         Returns:
             Per row ``{"image": data URI, "small": bool}``, ``{"text": str}`` or ``{"cells": [[name, value], ...]}``.

@@ -103,6 +103,11 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def of_rows(count: int, of: int, one: str, many: str) -> str:
+    """Return ``share`` with the words that fit the count, such as "rows repeat" or, of one, "rows repeats"."""
+    return f"{share(count, of)} {one if count == 1 else many}"
+
+
 def some(names: Sequence[str], most: int = 4) -> str:
     """Return the first few names in quotes."""
     shown = ", ".join(f"'{name}'" for name in names[:most])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from metapl.data.corrections import CorrectedSource, with_corrections
 from metapl.data.embedded import as_features, check_encoder, check_size, for_encoder
@@ -28,7 +29,7 @@ from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.readers.files import READERS, is_table, tables_in
 from metapl.data.tables.source import open_table
 from metapl.errors import UserError, nearest
-from metapl.types import ModelInput, Source
+from metapl.types import Levels, ModelInput, Source
 from metapl.utils.names import split_name
 
 
@@ -57,7 +58,8 @@ def _folder(ref: DataRef, request: Request) -> Source:
     if like is not None:
         return open_tree(root, like, options.image)
     no_label = read_rule(options.no_label, "").no_label
-    return FolderSource(root, options.image, known=request.known, progress=request.progress, no_label=no_label)
+    how: dict[str, Any] = {"known": request.known, "progress": request.progress, "levels": request.levels}
+    return FolderSource(root, options.image, no_label=no_label, **how)
 
 
 def _no_reader(path: Path) -> UserError:
@@ -87,7 +89,7 @@ def _table(paths: Mapping[str, Path], request: Request, name: str = "", suffix: 
         paths = _with_more(paths, options)
     elif like.labels:  # of several files the one that is judged
         paths = {"labeled": paths.get("test", paths["labeled"])}
-    return open_table(paths, options, name, suffix, like, request.known, request.progress)
+    return open_table(paths, options, name, suffix, like, request.known, request.progress, request.levels)
 
 
 def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, Path]:
@@ -102,7 +104,7 @@ def _with_more(paths: Mapping[str, Path], options: SourceOptions) -> dict[str, P
             path = Path(named).expanduser()
             if not is_table(path):
                 remedy = f"Give a file ({', '.join(READERS)})."
-                raise UserError(f"'{shown(named)}' is no file of rows by its suffix", remedy, f"source.{part}")
+                raise UserError(f"'{shown(named)}' is not a file of rows by its suffix", remedy, f"source.{part}")
             if any(path.resolve() == other.resolve() for other in made.values()):
                 raise UserError(f"'{shown(named)}' is given twice", "Name another file.", f"source.{part}")
             made[part] = path
@@ -129,7 +131,8 @@ def _numpy(ref: DataRef, request: Request) -> Source:
 def _published(request: Request) -> PublishedOptions:
     """Return the options of a published data set; the labels of new rows are those of a trained model."""
     published = request.options.published
-    return replace(published, rows={**published.rows, "learnt": request.like is None})
+    levels = request.levels if request.like is None else request.like.takes.levels
+    return replace(published, rows={**published.rows, "learnt": request.like is None, "levels": levels})
 
 
 def _torchvision(ref: DataRef, request: Request) -> Source:
@@ -157,6 +160,7 @@ def open_source(
     like: ModelInput | None = None,
     known: Known | None = None,
     progress: Callable[[str], None] | None = None,
+    levels: Levels | None = None,
 ) -> Source:
     """Open what ``ref`` refers to, training rows or new rows for a trained model.
 
@@ -167,6 +171,8 @@ def open_source(
         like: new rows: what the trained model asks of them. Nothing is learnt from such rows.
         known: what a finished run knows of its images.
         progress: called with a line on how far the opening is, where it takes long.
+        levels: those of a stored run (``runs.folder.stored_levels``), to read its images as it did; None: those of the
+            training images.
 
     Raises:
         UserError: an unknown name or path (with the nearest name), rows that do not fit the model, or whatever the
@@ -179,7 +185,7 @@ def open_source(
     check_encoder(options)
     if isinstance(ref, DataRef):
         options = for_encoder(options)
-        source = _opened(ref, Request(options, None, known, progress))
+        source = _opened(ref, Request(options, None, known, progress, levels))
         check_sized(options.image, source.kind)
     else:
         source = ref
@@ -190,7 +196,7 @@ def open_source(
 
 
 def _new_rows(ref: DataRef, options: SourceOptions, like: ModelInput, progress: Callable[[str], None]) -> Source:
-    """Rows as the model wants them; it encodes by itself.
+    """Rows as the model wants them; it encodes by itself. Errors advise no setting, since these are the training's.
 
     Raises:
         UserError: the model takes images, and these rows are not images.
@@ -201,7 +207,10 @@ def _new_rows(ref: DataRef, options: SourceOptions, like: ModelInput, progress: 
         image = replace(image, size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
     text = options.text if p.tokens is None else TextOptions(p.tokens.tokenizer, p.tokens.length)
     options = replace(options, image=image, text=text, encoder=EncoderOptions())
-    source = _opened(ref, Request(options, like, None, progress))
+    try:
+        source = _opened(ref, Request(options, like, None, progress))
+    except UserError as error:
+        raise error.without_setting() from error
     if images and source.kind != p.kind:
         remedy = "Give images, or the model that was trained on such rows."
         raise UserError("the model takes images, and these rows are not images", remedy, ref.text)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metapl.types import Resize, Source
+from metapl.types import NO_LEVELS, Levels, Resize, Source
 
 
 def _nothing_held() -> Tensor | None:
@@ -22,7 +22,7 @@ class Traits:
     Attributes:
         lazy: whether reading a row costs time (it is decoded when it is needed).
         prefetch: steps whose rows are read ahead in the background, where ``lazy``.
-        resize, white, resized: images: as in ``Preprocessing``.
+        resize, white, resized, levels: images: as in ``Preprocessing``.
         encoder: the frozen encoder whose features stand for the rows.
         store: images: what holds the files (``images.store.ImageStore``).
         held: gives all rows but test rows in one CPU tensor, row k of it being row k of the source; or None.
@@ -30,6 +30,7 @@ class Traits:
         inner: the source of images or texts whose features these rows are.
         uncorrected: the source before labels of a file were laid over its own.
         corrections: these labels: class name by id, "" for none.
+        widths: as in ``ModelInput``.
     """
 
     lazy: bool = False
@@ -37,6 +38,7 @@ class Traits:
     resize: Resize = "cover"
     white: int = 0
     resized: bool = False
+    levels: Levels = NO_LEVELS
     encoder: Any = None
     store: Any = None
     held: Callable[[], Tensor | None] = _nothing_held
@@ -44,6 +46,7 @@ class Traits:
     inner: Any = None
     uncorrected: Any = None
     corrections: Mapping[str, str] | None = None
+    widths: tuple[int, ...] = ()
 
 
 def traits(source: Source) -> Traits:

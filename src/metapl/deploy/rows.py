@@ -65,7 +65,13 @@ class RowReader:
             raise BadRequestRow(f"an image is sent as base64, not as {_kind(value)}")
         channels, height, width = self.takes.shape
         try:
-            return decode(value, (channels, height, width), resize=self.takes.resize, max_pixels=self.max_pixels)
+            return decode(
+                value,
+                (channels, height, width),
+                resize=self.takes.resize,
+                max_pixels=self.max_pixels,
+                levels=self.takes.levels,
+            )
         except Unreadable as reason:
             raise BadRequestRow(f"the image cannot be read: {reason}") from None
 

@@ -29,7 +29,7 @@ from metapl.inference.predict import (
 )
 from metapl.inference.stored_run import Tell, open_model, silent
 from metapl.models.own import check_trusted
-from metapl.runs.folder import left_out, load_split, write_problems
+from metapl.runs.folder import left_out, load_split, stored_levels, write_problems
 from metapl.runs.model_folder import Predictor, load_model
 from metapl.types import Array, Source, Split
 from metapl.utils.device import pick_device
@@ -103,13 +103,14 @@ def _own_data(run: Path, config: RunConfig, predictor: Predictor) -> tuple[Sourc
     """Return the run's data and split. Training images are not decoded for it, if the run's list of bad ones still
     holds.
     """
+    levels = stored_levels(run)
     if modality_of(predictor.takes.kind).sized:
         channels, height, width = predictor.takes.shape
         known = Known((channels, height, width), left_out(run))
-        source = open_source(config.ref, config.source, known=known)
+        source = open_source(config.ref, config.source, known=known, levels=levels)
         with suppress(UserError):  # the list is gone, or the data changed: reported by the strict way below
             return source, load_split(run, source)
-    source = open_source(config.ref, config.source)
+    source = open_source(config.ref, config.source, levels=levels)
     return source, load_split(run, source)
 
 

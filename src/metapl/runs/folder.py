@@ -14,8 +14,9 @@ import yaml
 
 from metapl.config.settings import RunConfig, load_config
 from metapl.data.batches.split import from_json
+from metapl.data.images.levels import from_dict
 from metapl.errors import UserError
-from metapl.types import Source, Split
+from metapl.types import Levels, Source, Split
 from metapl.utils.files import guarded, write_text
 from metapl.utils.limits import check_regular, read_json
 from metapl.utils.names import last_part
@@ -77,6 +78,17 @@ def load_split(folder: Path, source: Source) -> Split:
     except (OSError, ValueError) as error:
         raise UserError(f"the stored split cannot be read ({error})", "Train again.", str(folder)) from error
     return from_json(stored, source)
+
+
+def stored_levels(folder: Path) -> Levels:
+    """Read how the run in ``folder`` reads images with more than 8 bits; no levels where an earlier version began it.
+
+    What is damaged counts as absent: ``load_split`` says so.
+    """
+    try:
+        return from_dict(json.loads((folder / "split.json").read_text(encoding="utf-8")))
+    except (OSError, AttributeError, TypeError, ValueError, RecursionError):
+        return Levels()
 
 
 def is_of_0_1_0(folder: Path) -> bool:

@@ -59,7 +59,7 @@ class Predictor:
     class_names: tuple[str, ...]
     device: torch.device
     encoder: FrozenEncoder | None = None  # turns raw rows into what ``preprocessing`` describes
-    files: Mapping[str, str] = field(default_factory=dict)  # ``TableOptions.written`` of the training
+    files: Mapping[str, str] = field(default_factory=dict)  # ``TableOptions.written`` of the training, and ``widths``
     validation: ValidationAnswers | None = None
 
     @property
@@ -78,7 +78,8 @@ class Predictor:
 
     def input(self, labels: bool = False) -> ModelInput:
         """Return what the model asks of new rows; ``labels``: whether these are read, too."""
-        return ModelInput(self.takes, self.class_names, labels)
+        widths = tuple(int(width) for width in self.files.get("widths", "").split(",") if width.isdecimal())
+        return ModelInput(self.takes, self.class_names, labels, widths)
 
     def predict_proba(self, X: Any) -> Array:
         """Return [n, C] float32 for new rows, in any of the forms that ``from_arrays`` takes.

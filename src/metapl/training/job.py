@@ -71,9 +71,9 @@ class Job:
         return self.method.pool_passes(epoch) if isinstance(self.method, Passing) else None
 
     def predictor(self, model: nn.Module) -> Predictor:
-        names, files = self.source.class_names, self.config.source.table.written
-        encoder = traits(self.source).encoder
-        return Predictor(model, self.prepared.preprocessing, names, self.device, encoder, files)
+        own, names, files = traits(self.source), self.source.class_names, self.config.source.table.written
+        files |= {"widths": ",".join(map(str, own.widths))} if own.widths else {}
+        return Predictor(model, self.prepared.preprocessing, names, self.device, own.encoder, files)
 
     def step(self, t: int) -> Mapping[str, Tensor]:
         """Make step t. Before it, every ``loop.eval_every`` steps, fit what the method fits on validation rows."""

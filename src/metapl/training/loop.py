@@ -28,7 +28,7 @@ from metapl.inference.model_card import write_card
 from metapl.methods import method_class
 from metapl.models import Factory
 from metapl.runs import checkpoint
-from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run
+from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run, stored_levels
 from metapl.runs.model_folder import Predictor, ValidationAnswers
 from metapl.runs.recorder import Follower, Recorder, RunFolder, RunStart, TrainedModel
 from metapl.training import evidence, guard
@@ -175,7 +175,8 @@ def _resumed(store: RunFolder | Follower, source: Source | None, progress: Progr
     folder, config = store.folder, open_run(store.folder)
     if (folder / "results.json").exists():
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
-    source = open_source(config.ref if source is None else source, config.source)
+    levels = stored_levels(folder)
+    source = open_source(config.ref if source is None else source, config.source, levels=levels)
     if isinstance(source, EmbeddedSource) and is_of_0_1_0(folder):
         source.kind = "table"  # 0.1.0 standardised features like the columns of a table
     split = load_split(folder, source)

@@ -230,7 +230,7 @@ def test_what_was_fitted_tells_how_a_data_frame_is_read() -> None:
     with pytest.warns(UserWarning, match="feature names"), pytest.raises(UserError, match="an array cannot name"):
         model.predict(flags.to_numpy(dtype=float))
     strange = quick().fit(frame, y)
-    with pytest.warns(UserWarning, match="column 'sign': none of the"):
+    with pytest.warns(UserWarning, match="column 'sign': all "):
         strange.predict(frame.assign(sign=1))
 
 

@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, trained: tuple[Source, Predi
     _, predictor = trained
     with pytest.raises(UserError, match=r"^new\.csv: column 'zip' is missing"):
         rows_of(predictor, put(tmp_path, "age,job\n1,cook\n", "new.csv"))
-    with pytest.raises(UserError, match=r"^new\.csv, line 3: column 'age' has 'old', which is no number"):
+    with pytest.raises(UserError, match=r"^new\.csv, line 3: column 'age' has 'old', which is not a number"):
         rows_of(predictor, put(tmp_path, "age,job,zip\n1,cook,01\nold,cook,1\n", "new.csv"))
     with pytest.raises(UserError, match=r"^new\.csv, line 3: the model knows no class 'none'\. Did you mean 'None'"):
         rows_of(predictor, put(tmp_path, "age,job,zip,y\n1,cook,01,NA\n1,cook,1,none\n", "new.csv"), labels=True)

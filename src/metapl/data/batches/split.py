@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from metapl.data.batches.seeds import generator
+from metapl.data.images.levels import to_dict
 from metapl.data.modalities import modality_of
+from metapl.data.row_checks import plural, some
 from metapl.data.tables.spelling import doubtful
 from metapl.data.traits import traits
 from metapl.errors import UserError
@@ -133,9 +135,13 @@ def split_sha(source: Source, labeled: Array, unlabeled: Array, validation: Arra
 
 
 def to_json(split: Split, source: Source) -> dict[str, Any]:
-    """Return the split as plain JSON values. Rows go by their ids, which outlive a change in the order of files."""
+    """Return the split as plain JSON values, and the levels of its images.
+
+    Rows go by their ids, which outlive a change in the order of files.
+    """
     parts = {part: [source.ids[k] for k in getattr(split, part)] for part in PARTS}
-    head = {"format": 1, "source": source.name, "fingerprint": source.fingerprint()}
+    levels = to_dict(traits(source).levels)
+    head = {"format": 1, "source": source.name, "fingerprint": source.fingerprint(), **levels}
     return {**head, "seed": split.seed, "sha": split.sha, "notes": list(split.notes), **parts}
 
 
@@ -174,7 +180,7 @@ def _check(source: Source, config: SplitConfig) -> None:
         raise UserError("labels and labels_total are both set", "Set one of the two.", "split")
     if config.labels_total is not None and config.labels_total < classes:
         raise UserError(
-            f"{config.labels_total} labels are fewer than the {classes} classes",
+            f"labels_total is {config.labels_total}, below the {classes} classes",
             f"Give at least {classes}.",
             "split.labels_total",
         )
@@ -211,7 +217,7 @@ def _test_rows(source: Source, config: SplitConfig, seed: int, notes: list[str])
     if source.is_test.any():
         without = int(source.is_test.sum()) - len(own)
         if without:
-            notes.append(f"{without} test rows have no label and are left out")
+            notes.append(f"{plural(without, 'test row')} without a label left out")
         return own
     if config.test == 0:
         notes.append("no test rows: test=0")
@@ -253,9 +259,10 @@ def _draw_labels(source: Source, rest: Array, config: SplitConfig, seed: int) ->
             )
         if quota is not None and len(rows) < quota[k]:
             away = int(((source.labels == k) & ~source.is_test).sum()) - len(rows)
-            held = f" (beside {away} that are held out as test rows)" if away else ""
+            held = f" (and {away} held out for testing)" if away else ""
+            have = plural(len(rows), "labelled row")
             raise UserError(
-                f"class '{name}' has {len(rows)} labelled rows for training{held}, fewer than the {quota[k]} asked for",
+                f"class '{name}' has {have} for training{held}, fewer than the {quota[k]} asked for",
                 f"Ask for at most {len(rows)} per class, or label more rows.",
                 source.name,
             )
@@ -276,7 +283,8 @@ def _validation_rows(source: Source, drawn: ByClass, wanted: str | float | int, 
     else:
         bare = [source.class_names[k] for k, count in take.items() if not count]
         if bare:
-            notes.append(f"{len(bare)} classes have too few labelled rows for a validation row: {bare[0]}, ...")
+            have = plural(len(bare), "class has", "classes have")
+            notes.append(f"{have} too few labelled rows for a validation row: {some(bare)}")
     names = source.class_names
     return _join({k: _shuffled(np.sort(drawn[k]), seed, "validation", names[k])[:n] for k, n in take.items()})
 
@@ -299,8 +307,9 @@ def _validation_count(name: str, count: int, wanted: str | float | int) -> int:
         return 0
     if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
         if wanted >= count:
+            have = f"class '{name}' has {plural(count, 'labelled row')}"
             raise UserError(
-                f"{wanted} validation rows per class leave class '{name}' ({count} labelled rows) none to train on",
+                f"{have}: beside {wanted} for validation, no row is left to train on",
                 "Ask for fewer validation rows or more labels.",
                 "split.validation",
             )
@@ -331,7 +340,7 @@ def _note_counts(
     notes.insert(
         0,
         f"{len(labeled)} labelled ({spread} per class), {len(unlabeled)} unlabelled ({pool}), "
-        f"{len(validation)} validation, {len(test)} test rows",
+        f"{len(validation)} validation, {plural(len(test), 'test row')}",
     )
     if high > 10 * low:
         few, many = source.class_names[int(counts.argmin())], source.class_names[int(counts.argmax())]

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Subset:
-    """A ``types.Source`` over the rows ``index`` of ``source``, none of them a test row, with ``labels`` of its own."""
+    """A ``types.Source`` over the rows ``index`` of ``source``, without test rows, with ``labels`` of its own."""
 
     def __init__(self, source: Source, index: Array, labels: Array) -> None:
         self._source, self._index = source, np.asarray(index, dtype=np.int64)
@@ -27,6 +27,7 @@ class Subset:
         self.problems, self.notes = source.problems, source.notes
         own = traits(source)
         self.lazy, self.prefetch, self.resize, self.white = own.lazy, own.prefetch, own.resize, own.white
+        self.levels = own.levels
 
     def rows(self, index: Array) -> Tensor:
         """Return the rows at ``index``, as the source gives them."""

@@ -37,8 +37,8 @@ from metapl.utils.cache import LIMIT, cache_folder, has_room, tidy, used
 from metapl.utils.files import write_with
 
 Array = np.ndarray[Any, Any]
-FORMAT = "metapl images 1"
-FRESH = 2 * 10**9  # nanoseconds between a file's last change and the look at it, below which times are no proof
+FORMAT = "metapl images 2"
+FRESH = 2 * 10**9  # nanoseconds between a file's last change and the look at it, below which times prove nothing
 SETS = re.compile(r"[0-9a-f]{32}")
 OURS = re.compile(r"facts\.npz|pixels-\w+\.npz|pixels-\w+-[0-9a-f]{8}\.npy|\.[\w.-]+\.tmp")
 ENTRY = np.dtype(
@@ -47,6 +47,7 @@ ENTRY = np.dtype(
         ("seen", "<i8"),
         ("digest", "u1", (32,)),
         ("head", "<i4", (3,)),
+        ("span", "<f8", (4,)),
         ("state", "i1"),
         ("reason", "<i4"),
     ]
@@ -105,6 +106,7 @@ class ImageCache:
         good = there & (entries["state"] == GOOD)
         facts.state[there] = entries["state"][there]
         facts.digest[good], facts.head[good], facts.hashed[good] = entries["digest"][good], entries["head"][good], True
+        facts.span[good] = entries["span"][good]
         for k in np.flatnonzero(there & ~good).tolist():
             facts.reason[k] = reasons[entries["reason"][k]]
         self._changed = bool(fresh.any()) or not there.all() or len(found["entries"]) != len(names)
@@ -121,7 +123,7 @@ class ImageCache:
         number = {reason: k for k, reason in enumerate(reasons)}
         entries = np.zeros(len(facts.state), dtype=ENTRY)
         entries["status"], entries["seen"], entries["reason"] = self._status, self._seen, -1
-        entries["digest"], entries["head"] = facts.digest, facts.head
+        entries["digest"], entries["head"], entries["span"] = facts.digest, facts.head, facts.span
         entries["state"] = np.where(kept, facts.state, UNKNOWN)
         for k, reason in facts.reason.items():
             entries["reason"][k] = number.get(reason, -1)

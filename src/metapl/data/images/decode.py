@@ -23,7 +23,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from metapl.types import Resize
+from metapl.data.images.levels import NO_SPAN, as_bytes, levels_of, span_of
+from metapl.types import NO_LEVELS, Levels, Resize
 
 _SUFFIXES = ".png .jpg .jpeg .jpe .jfif .jif .bmp .gif .webp .tif .tiff .ppm .pgm"
 SUFFIXES = frozenset(_SUFFIXES.split())
@@ -66,12 +67,14 @@ class Unreadable(Exception):
 class Decoded(NamedTuple):
     """One image: uint8 [channels, height, width], the SHA-256 of its file, and (height, width, grey?) as stored.
 
-    The digest is empty where nobody asked for it. Sizes are those of the upright image.
+    The digest is empty where nobody asked for it. Sizes are those of the upright image. ``span``: as in
+    ``levels.NO_SPAN``.
     """
 
     pixels: Tensor
     digest: bytes
     head: tuple[int, int, bool]
+    span: tuple[float, ...] = NO_SPAN
 
 
 def decode(
@@ -80,32 +83,43 @@ def decode(
     *,
     resize: Resize = "cover",
     max_pixels: int = MAX_PIXELS,
+    levels: Levels = NO_LEVELS,
 ) -> Tensor:
     """One image file, or its bytes, as uint8 [channels, height, width].
 
     The header is checked before anything is decoded, EXIF orientation is applied, the first frame of an animation
-    is taken, transparency is laid over white, 16-bit greys are divided by 257. With ``shape`` the image is made grey
-    (1) or RGB (3) and brought to height x width; without, it keeps its size and is grey or RGB as stored.
+    is taken, transparency is laid over white. With ``shape`` the image is made grey (1) or RGB (3) and brought to
+    height x width; without, it keeps its size and is grey or RGB as stored.
 
     Args:
         resize: "cover" scales until the shape is covered and crops about the centre, "stretch" scales both sides on
             their own, "pad" scales until the image fits and fills the rest with middle grey.
+        levels: what becomes 0 and 255 in an image with more than 8 bits; by default 16 bits are divided by 257.
 
     Raises:
         Unreadable: the file is not a whole image in a known format, or has more than ``max_pixels`` pixels.
     """
     with quiet():
-        return _decode(path, shape, resize, max_pixels).pixels
+        return _decode(path, shape, resize, max_pixels, levels=levels).pixels
 
 
 def decode_many(
-    paths: Sequence[Stored], shape: tuple[int, int, int], *, resize: Resize = "cover", with_digest: bool = False
+    paths: Sequence[Stored],
+    shape: tuple[int, int, int],
+    *,
+    resize: Resize = "cover",
+    with_digest: bool = False,
+    levels: Levels = NO_LEVELS,
+    fit: bool = False,
 ) -> Iterator[Decoded | Unreadable]:
-    """``decode`` for many files (or bytes) by a pool of threads, in the order of ``paths``; threads end with it."""
+    """``decode`` for many files (or bytes) by a pool of threads, in the order of ``paths``; threads end with it.
+
+    ``fit``: where ``levels`` are not known yet, the range of the image itself stands for them.
+    """
 
     def one(path: Stored) -> Decoded | Unreadable:
         try:
-            return _decode(path, shape, resize, MAX_PIXELS, with_digest)
+            return _decode(path, shape, resize, MAX_PIXELS, with_digest, levels, fit)
         except Unreadable as reason:
             return reason.with_traceback(None)  # a traceback would keep the file's bytes alive
 
@@ -228,7 +242,13 @@ def _read(path: Stored) -> Stored:
 
 
 def _decode(
-    path: Stored, shape: tuple[int, int, int] | None, resize: Resize, max_pixels: int, with_digest: bool = False
+    path: Stored,
+    shape: tuple[int, int, int] | None,
+    resize: Resize,
+    max_pixels: int,
+    with_digest: bool = False,
+    levels: Levels = NO_LEVELS,
+    fit: bool = False,
 ) -> Decoded:
     """``decode`` without the guard against warnings, for threads."""
     with _opened(path, max_pixels) as (image, stored):
@@ -240,7 +260,9 @@ def _decode(
         image.load()
         orientation = _orientation(image)
         turn = _TURNS.get(orientation)
-        flat = _flat(image)
+        span = _span(image)
+        own = levels_of(np.array([span])) if fit else NO_LEVELS
+        flat = _flat(image, Levels(levels.whole or own.whole, levels.floats or own.floats))
         upright = flat if turn is None else flat.transpose(turn)
         width, height = upright.size if not drafted else stored_size[:: -1 if orientation >= 5 else 1]
         if shape is not None:
@@ -250,22 +272,24 @@ def _decode(
         pixels = np.array(upright)
         digest = digest_of_file(stored) if with_digest else b""
     tensor = torch.from_numpy(pixels)
-    return Decoded(
-        tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous(), digest, (height, width, grey)
-    )
+    tensor = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
+    return Decoded(tensor, digest, (height, width, grey), span)
 
 
-def pixels_of(image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "cover") -> Tensor:
+def pixels_of(
+    image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "cover", levels: Levels = NO_LEVELS
+) -> Tensor:
     """Return an image that is already open as uint8 [1 or 3, height, width], upright, at ``size`` (height, width).
 
     Raises:
-        Unreadable: its file is damaged, or it holds floats outside 0..255.
+        Unreadable: its file is damaged, or it holds floats that are not finite or, without levels, outside 0..255.
     """
     try:
         with quiet():
             image.load()
             turn = _TURNS.get(_orientation(image))
-            upright = _flat(image) if turn is None else _flat(image).transpose(turn)
+            _span(image)
+            upright = _flat(image, levels) if turn is None else _flat(image, levels).transpose(turn)
             if size is not None and upright.size != size[::-1]:
                 upright = _resized(upright, (size[1], size[0]), resize)
             pixels = np.array(upright)
@@ -303,8 +327,17 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _span(image: Image.Image) -> tuple[float, ...]:
+    try:
+        return span_of(image)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def _flat(image: Image.Image, levels: Levels) -> Image.Image:
     """Return the loaded image in mode L or RGB, without transparency."""
+    if (scaled := as_bytes(image, levels)) is not None:
+        return scaled
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
     if image.mode == "F":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from metapl.data.images.decode import Decoded, Unreadable
+from metapl.data.images.levels import NO_SPAN
 
 Array = np.ndarray[Any, Any]
 UNKNOWN, GOOD, BAD = 0, 1, 2
@@ -22,6 +23,7 @@ class Facts:
         hashed: [n] bool, whether ``digest`` holds the file's SHA-256.
         digest: [n, 32] uint8.
         head: [n, 3] int32: height, width, grey?
+        span: [n, 4] float64, see ``levels.NO_SPAN``.
         reason: position -> why it cannot be read.
         fleeting: positions whose reason may be gone tomorrow though the file is the same (no permission, no memory).
     """
@@ -30,6 +32,7 @@ class Facts:
     hashed: Array
     digest: Array
     head: Array
+    span: Array
     reason: dict[int, str] = field(default_factory=dict)
     fleeting: set[int] = field(default_factory=set)
 
@@ -37,7 +40,8 @@ class Facts:
     def none(cls, count: int) -> Facts:
         """Nothing is known of ``count`` images."""
         flags, numbers = np.zeros(count, dtype=np.int8), np.zeros((count, 3), dtype=np.int32)
-        return cls(flags, np.zeros(count, dtype=bool), np.zeros((count, 32), dtype=np.uint8), numbers)
+        digests, spans = np.zeros((count, 32), dtype=np.uint8), np.tile(np.array(NO_SPAN), (count, 1))
+        return cls(flags, np.zeros(count, dtype=bool), digests, numbers, spans)
 
     def enter(self, k: int, result: Decoded | Unreadable) -> None:
         """What decoding image ``k`` has shown."""
@@ -46,7 +50,7 @@ class Facts:
             if not result.lasting:
                 self.fleeting.add(k)
             return
-        self.state[k], self.head[k] = GOOD, result.head
+        self.state[k], self.head[k], self.span[k] = GOOD, result.head, result.span
         self.set_digest(k, result.digest)
 
     def set_digest(self, k: int, digest: bytes) -> None:

@@ -11,7 +11,7 @@ from metapl.data.images.options import ImageOptions
 from metapl.data.images.scan import NoLabel, clean, scan, shown
 from metapl.data.images.source import ImageSource
 from metapl.data.images.store import Known
-from metapl.types import Resize
+from metapl.types import Levels, Resize
 
 
 class FolderSource(ImageSource):
@@ -23,7 +23,7 @@ class FolderSource(ImageSource):
     Args:
         path: the folder.
         options: how images are read; or its fields one by one: image_size, resize, memory, prefetch, allow_bad, cache.
-        known, progress: as in ``ImageSource``.
+        known, progress, levels: as in ``ImageSource``.
         no_label: whether the images in a folder of this name have no label.
 
     Raises:
@@ -44,6 +44,7 @@ class FolderSource(ImageSource):
         allow_bad: bool = False,
         cache: bool = False,
         no_label: NoLabel = lambda name: False,
+        levels: Levels | None = None,
     ) -> None:
         options = options or ImageOptions(image_size, resize, memory, prefetch, allow_bad, cache)
         root = Path(path)
@@ -68,4 +69,5 @@ class FolderSource(ImageSource):
             place=str(root),
             known=known,
             progress=progress,
+            levels=levels,
         )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
 from metapl.data.images.checks import ImageChecks
-from metapl.data.images.inline import inline_image
+from metapl.data.images.levels import from_dict, to_dict
 from metapl.data.images.options import SIDES
 from metapl.data.images.resize import how, images_at
 from metapl.data.images.views import ImageViews
@@ -21,6 +25,8 @@ from metapl.data.traits import traits
 from metapl.types import RESIZES, Preprocessing, Source
 
 STD_FLOOR = 1.0 / 255.0  # one grey level
+PAGE_SIDE = 128  # pixels of the longer side, at most
+SMALL = 48  # pixels of the longer side below which a page enlarges the image
 
 
 class ImageModality(Modality):
@@ -66,7 +72,7 @@ class ImageModality(Modality):
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         p = preprocessing
-        return super().to_dict(p) | {"resize": p.resize, "white": p.white, "resized": p.resized}
+        return super().to_dict(p) | {"resize": p.resize, "white": p.white, "resized": p.resized, **to_dict(p.levels)}
 
     def from_dict(self, stored: Mapping[str, Any]) -> Preprocessing:
         return replace(
@@ -74,6 +80,7 @@ class ImageModality(Modality):
             resize=stored.get("resize", "cover"),
             white=int(stored.get("white", 0)),
             resized=bool(stored.get("resized", False)),
+            levels=from_dict(stored),
         )
 
     def is_sound(self, preprocessing: Preprocessing) -> bool:
@@ -82,6 +89,18 @@ class ImageModality(Modality):
 
 
 def with_size(preprocessing: Preprocessing, source: Source) -> Preprocessing:
-    """Return it with how the source brought its images to their shape, and what white was in them."""
+    """Return it with how the source brought its images to their shape, and with their white and their levels."""
     own = traits(source)
-    return replace(preprocessing, resize=own.resize, white=own.white, resized=own.resized)
+    return replace(preprocessing, resize=own.resize, white=own.white, resized=own.resized, levels=own.levels)
+
+
+def inline_image(row: Tensor) -> dict[str, Any]:
+    """Return ``{"image": data URI, "small": bool}`` of a raw row, uint8 [channels, height, width]."""
+    pixels = row.numpy()
+    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels[:3].transpose(1, 2, 0)))
+    if max(picture.size) > PAGE_SIDE:
+        picture.thumbnail((PAGE_SIDE, PAGE_SIDE))
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+    return {"image": uri, "small": max(row.shape[1:]) < SMALL}

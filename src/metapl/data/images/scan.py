@@ -13,6 +13,7 @@ from metapl.data.images.parts import LABELED as LABELED
 from metapl.data.images.parts import NOT_READ, TRAINING, is_image, is_passed_over, part_of, same_folders
 from metapl.data.images.parts import TEST as TEST
 from metapl.data.images.parts import UNLABELED as UNLABELED
+from metapl.data.row_checks import plural
 from metapl.errors import Doubt, UserError, nearest
 from metapl.utils.own_folders import is_made
 from metapl.utils.paths import clean as clean
@@ -86,7 +87,7 @@ def scan(root: Path, no_label: NoLabel = lambda name: False) -> Found:
 def other_files(others: Mapping[str, int]) -> list[str]:
     """Return what to say of files that are not read, by their suffix."""
     photos = {suffix: n for suffix, n in others.items() if suffix in NOT_READ}
-    said = [f"{suffix} is not read: save as JPEG ({n} file{'s' * (n != 1)})" for suffix, n in photos.items()]
+    said = [f"{suffix} is not read: save as JPEG ({plural(n, 'file')})" for suffix, n in photos.items()]
     rest = {suffix: n for suffix, n in others.items() if suffix not in NOT_READ}
     if rest:
         listed = ", ".join(f"{n} {shown(suffix) or 'without a suffix'}" for suffix, n in list(rest.items())[:5])
@@ -219,7 +220,8 @@ def _add_test(found: Found, folders: list[Path]) -> None:
             found.test[name] = sorted([*found.test.get(name, []), *paths], key=clean)
     without = sorted(set(found.classes) - set(found.test))
     if without:
-        found.notes.append(f"{len(without)} classes have no test image: {', '.join(map(shown, without[:5]))}")
+        have = plural(len(without), "class has", "classes have")
+        found.notes.append(f"{have} no test image: {', '.join(map(shown, without[:5]))}")
 
 
 def _scan_plain(found: Found, top: Mapping[str, Path]) -> None:
@@ -249,7 +251,7 @@ def _classes(folder: Path, found: Found, test: bool = False) -> dict[str, list[s
         if not test and (found.no_label(path.name) or part_of(path.name) == "unlabelled"):
             images = _images(path, found)
             found.unlabeled = sorted([*found.unlabeled, *images], key=clean)
-            count = f"{len(images)} image{'s' * (len(images) != 1)}"
+            count = plural(len(images), "image")
             found.notes.append(f"folder '{shown(path.name)}' holds unlabelled images by its name ({count})")
         else:
             classes[path.name] = _images(path, found)
@@ -291,7 +293,8 @@ def _no_images(found: Found, folder: Path) -> UserError:
     """Return what to do where class folders hold no image: they may hold texts, or images in another form."""
     if found.others:
         suffix, count = found.others.most_common(1)[0]
-        what = f"there are no images in class folders, but {count:,} files that end in '{shown(suffix)}'"
+        files = plural(count, "file that ends", "files that end")
+        what = f"there are no images in class folders, but {files} in '{shown(suffix)}'"
         if suffix in NOT_READ:
             return UserError(what, "Save them as JPEG or PNG.", shown(folder))
         if suffix in (".txt", ".text", ".md", ""):
@@ -394,5 +397,6 @@ def _images(folder: Path, found: Found) -> list[str]:
             else:
                 found.others[os.path.splitext(entry.name)[1].lower()] += 1
     if links:
-        found.notes.append(f"{links} linked folders inside '{shown(folder.name)}' are not entered")
+        linked = plural(links, "linked folder")
+        found.notes.append(f"{linked} inside '{shown(folder.name)}' not entered")
     return sorted(images, key=clean)

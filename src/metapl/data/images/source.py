@@ -14,8 +14,9 @@ from metapl.data.images.options import GIB, ImageOptions
 from metapl.data.images.scan import shown
 from metapl.data.images.store import ImageStore, Known
 from metapl.data.memory.source import digest_of
+from metapl.data.row_checks import plural
 from metapl.errors import UserError
-from metapl.types import Column, Kind, Tokens
+from metapl.types import Column, Kind, Levels, Tokens
 
 Array = np.ndarray[Any, Any]
 MAX_BAD = 0.05
@@ -38,12 +39,13 @@ class ImageSource:
             whether they are the same: it holds the contents of every image that was taken for readable.
         place: the folder or file that the images are known by, for ``options.cache`` (of paths, not of bytes).
         progress: called with a line on how far the decoding is, where it takes long.
+        levels: as in ``ImageStore``.
 
     Attributes:
         shape: (channels, height, width) of a row.
         lazy: whether training rows are decoded when needed; then ``held()`` is None.
         prefetch: steps ahead that a reader should ask for rows.
-        resize: how images are brought to ``shape``. resized: that they are.
+        resize: how images are brought to ``shape``. resized: that they are. levels: as in ``Preprocessing``.
 
     Raises:
         UserError: too many images cannot be read, or none of a class or of the unlabelled ones.
@@ -52,6 +54,7 @@ class ImageSource:
     kind: Kind = "image"
     columns: tuple[Column, ...] = ()
     tokens: Tokens | None = None
+    widths: tuple[int, ...] = ()  # as in ``ModelInput``
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class ImageSource:
         known: Known | None = None,
         place: str = "",
         progress: Callable[[str], None] | None = None,
+        levels: Levels | None = None,
     ) -> None:
         options = options or ImageOptions(cache=False)
         self.name, self.class_names, self._where = name, tuple(class_names), where or name
@@ -82,26 +86,36 @@ class ImageSource:
         at = None if known is None else (known.shape, known.at(ids[:count]))
         files = len(items) > 0 and isinstance(items[0], str)
         cache = open_cache(place) if place and files and options.cache else None
-        self.store = ImageStore(items, count, root=root, options=options, known=at, cache=cache, progress=progress)
+        self.store = ImageStore(
+            items, count, root=root, options=options, known=at, cache=cache, progress=progress, levels=levels
+        )
         kept = self.store.kept
         self._item = np.concatenate([kept, np.arange(count, len(items))])  # of a row
         self.ids = tuple(ids) if len(kept) == count else tuple(ids[k] for k in self._item.tolist())
         self.labels = labels[self._item]
         self.is_test = np.arange(len(self.ids)) >= len(kept)
         self.shape, self.lazy = self.store.shape, self.store.lazy
-        self.prefetch, self.resize, self.resized = options.prefetch, options.resize, True
+        self.prefetch, self.resize, self.resized, self.levels = (
+            options.prefetch,
+            options.resize,
+            True,
+            self.store.levels,
+        )
         self.problems: list[tuple[str, str]] = [*problems]
         self.problems += [(ids[k], reason) for k, reason in sorted(self.store.facts.reason.items())]
         self.notes: tuple[str, ...] = (*([self.store.note] if self.store.note else []), *notes)
+        if levels is None:
+            self.notes += tuple(map(_levels_note, filter(None, self.levels)))
+        elif not count:  # new rows
+            self.notes += tuple(filter(None, [self.store.beyond_levels()]))
         self._fingerprint = ""
         self._check_bad(count, options, labels[:count])
         if self.store.kept_in:
             self.notes += (self.store.kept_in,)
         if self.lazy:
             need = len(kept) * int(np.prod(self.shape)) / GIB
-            self.notes += (
-                f"{len(kept)} images need {need:.1f} GiB and are decoded when needed (see source.image.memory)",
-            )
+            would = f"{plural(len(kept), 'image')} would take {need:.1f} GiB"
+            self.notes += (f"{would} and are decoded when needed (see source.image.memory)",)
 
     def rows(self, index: Array) -> Tensor:
         """uint8 [n, channels, height, width]; test rows, and all where ``lazy``, are decoded now.
@@ -140,10 +154,11 @@ class ImageSource:
             raise self._gone(reason) from reason
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over ids, labels, class names, the files' contents and the test files' sizes."""
+        """SHA-256 (hex) over ids, labels, class names, the files' contents, the levels and the test files' sizes."""
         if not self._fingerprint:
             sizes = [self.store.size(k).to_bytes(8, "little") for k in range(self.store.count, len(self.store.items))]
-            contents = [*self.store.digests(), *sizes]
+            levels = [repr(self.levels).encode()] if any(self.levels) else []
+            contents = [*self.store.digests(), *levels, *sizes]
             self._fingerprint = digest_of(self.ids, self.labels, self.is_test, self.class_names, contents)
         return self._fingerprint
 
@@ -176,6 +191,10 @@ class ImageSource:
                 )
         if (labels < 0).any() and not (left < 0).any():
             raise UserError("no unlabelled image can be read", f"Repair them ({example}).", shown(self._where))
+
+
+def _levels_note(span: tuple[float, float]) -> str:
+    return f"images with more than 8 bits: their values from {span[0]:g} to {span[1]:g} become 0 to 255"
 
 
 class _Reordered(Sequence[Any]):

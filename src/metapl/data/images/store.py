@@ -10,22 +10,28 @@ from __future__ import annotations
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from metapl.data.images.cache import ImageCache
-from metapl.data.images.decode import PIECE, Decoded, Stored, Unreadable, decode_many, digest_of_file, probe
+from metapl.data.images.decode import PIECE, Decoded, Stored, Unreadable, decode_many, digest_of_file, header, probe
 from metapl.data.images.facts import BAD, GOOD, UNKNOWN, Facts
+from metapl.data.images.levels import beyond, levels_of
 from metapl.data.images.options import GIB, ImageOptions, SizeStats
+from metapl.types import Levels
 
 Array = np.ndarray[Any, Any]
 KEPT_BYTES = GIB // 32  # of decoded rows beyond the held ones that are kept for the next call: those of one chunk
 SLOW, BETWEEN = 3.0, 10.0  # seconds of decoding after which something is said, and between two lines
+LOOKED_AT = 20  # new images that are compared with the levels of the training
 WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in the cache
 
 
@@ -56,10 +62,12 @@ class ImageStore:
         root: folder that the paths are in.
         known: by position, if nothing is to be decoded now: the shape, and why some cannot be read.
         cache: what is known from an earlier opening; items must then be paths.
+        levels: what becomes 0 and 255 in images with more than 8 bits; None: found in the training images.
         progress: called with a line on how far the decoding is, where it takes long.
 
     Attributes:
         shape: of one row. note: what a user should know about it.
+        levels: as found or given.
         kept: [m] int64, the training images that can be read.
         lazy: whether these are decoded when needed, because all of them would not fit into ``options.memory``.
     """
@@ -74,8 +82,9 @@ class ImageStore:
         known: tuple[tuple[int, int, int], Mapping[int, str]] | None = None,
         cache: ImageCache | None = None,
         progress: Callable[[str], None] | None = None,
+        levels: Levels | None = None,
     ) -> None:
-        self._progress = progress
+        self._progress, self._fits_levels, self.levels = progress, levels is None, levels or Levels()
         self.items, self.count, self.root, self.cache = items, count, root, cache
         self.options = options or ImageOptions(cache=False)
         names = [str(items[k]) for k in range(count)] if cache is not None else []
@@ -145,6 +154,15 @@ class ImageStore:
                 reasons[k] = str(result)
         return reasons
 
+    def beyond_levels(self) -> str:
+        """Return what to say of images whose values lie beyond ``levels``; the first ``LOOKED_AT`` are read for it."""
+        return beyond(self._first_images(), self.levels) if any(self.levels) else ""
+
+    def _first_images(self) -> Iterator[Image.Image]:
+        for k in range(min(LOOKED_AT, len(self.items))):
+            with suppress(Unreadable), header(self._stored(k)) as image:
+                yield image
+
     def digests(self) -> Iterator[bytes]:
         """SHA-256 of the training images' files, in the order of ``kept``; what is not known is read now."""
         for k in self.kept.tolist():
@@ -171,7 +189,8 @@ class ImageStore:
         """Decode what is not known yet, keep the pixels if all is new and fits, and find the common shape.
 
         The shape is guessed from the images seen; where a later one proves the guess wrong, held pixels start anew.
-        That happens twice at most: another size, and the first colour.
+        That happens three times at most: another size, the first colour, and images with more than 8 bits, whose range
+        is known once all have been seen.
         """
         stats, facts, options, began = SizeStats(), self.facts, self.options, time.monotonic()
         for height, width, grey in np.unique(facts.head[facts.state == GOOD], axis=0).tolist():
@@ -179,6 +198,7 @@ class ImageStore:
         todo = np.flatnonzero(facts.state == UNKNOWN)
         if not stats.sizes:
             self._first_head(todo, stats)
+        self._find_levels()
         while not self._decode(todo, stats):
             pass
         shape, self.note = stats.shape(options), stats.note(options)
@@ -194,7 +214,7 @@ class ImageStore:
         held = len(todo) == self.count and self.options.fits(self.count, shape)
         data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
         good, next_word = 0, time.monotonic() + SLOW
-        for done, (k, result) in enumerate(zip(todo.tolist(), self._decoded(todo, shape, with_digest=True))):
+        for done, (k, result) in enumerate(zip(todo.tolist(), self._decoded(todo, shape, examine=True))):
             if self._progress is not None and time.monotonic() > next_word:
                 self._progress(f"{done} of {len(todo)} images are decoded")
                 next_word = time.monotonic() + BETWEEN
@@ -207,8 +227,17 @@ class ImageStore:
                     return False
                 data[good] = result.pixels
                 good += 1
+        before = self.levels
+        self._find_levels()
+        if data is not None and self.levels != before:
+            return False
         self._data = None if data is None else data[:good]
         return True
+
+    def _find_levels(self) -> None:
+        """Find the range of the training images with more than 8 bits, as far as these have been seen."""
+        if self._fits_levels:
+            self.levels = levels_of(self.facts.span[self.facts.state == GOOD])
 
     def _first_head(self, todo: Array, stats: SizeStats) -> None:
         """Return a first guess of the shape, from the first header that can be read."""
@@ -218,12 +247,13 @@ class ImageStore:
                 return stats.add(*head)
 
     def _decoded(
-        self, index: Array, shape: tuple[int, int, int], with_digest: bool = False
+        self, index: Array, shape: tuple[int, int, int], examine: bool = False
     ) -> Iterator[Decoded | Unreadable]:
         """Yield the images at ``index``, a piece at a time: not all paths or bytes are made at once."""
         for start in range(0, len(index), PIECE):
             stored = [self._stored(k) for k in index[start : start + PIECE].tolist()]
-            yield from decode_many(stored, shape, resize=self.options.resize, with_digest=with_digest)
+            how: dict[str, Any] = {"resize": self.options.resize, "levels": self.levels}
+            yield from decode_many(stored, shape, with_digest=examine, fit=examine and self._fits_levels, **how)
 
     def _at_hand(self) -> Tensor | None:
         """Return the held rows if they need not be decoded for it."""
@@ -255,7 +285,8 @@ class ImageStore:
         return data
 
     def _form(self, shape: tuple[int, int, int]) -> str:
-        return f"{'x'.join(map(str, shape))}_{self.options.resize}"
+        levels = f"_{zlib.crc32(repr(self.levels).encode()):08x}" if any(self.levels) else ""
+        return f"{'x'.join(map(str, shape))}_{self.options.resize}{levels}"
 
     def _mapped(self) -> tuple[Array, Array] | None:
         """Decoded rows in the cache, and where in them each kept image is."""

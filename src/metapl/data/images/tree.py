@@ -57,6 +57,7 @@ def open_tree(path: Path, like: ModelInput, options: ImageOptions | None = None)
         is_test=np.ones(len(images), dtype=bool),  # decoded when asked for, a chunk at a time
         options=replace(options or ImageOptions(), resize=like.takes.resize, allow_bad=True, cache=False),
         known=Known((channels, height, width), {}),
+        levels=like.takes.levels,
     )
     source.problems += problems
     return source

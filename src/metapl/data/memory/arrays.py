@@ -10,15 +10,16 @@ import torch
 
 from metapl.data.images.options import OWN_SIZE, ImageOptions
 from metapl.data.memory.kinds import GUESSED, guess_kind
+from metapl.data.memory.new_rows import rows_for
 from metapl.data.memory.source import MemorySource
 from metapl.data.modalities import MODALITIES, modality_of
-from metapl.data.modality import ArrayOptions
+from metapl.data.modality import ArrayOptions, RawRows
 from metapl.data.tables.labels import encode_labels
 from metapl.errors import UserError
-from metapl.types import Kind, Resize
+from metapl.types import Kind, Preprocessing, Resize
 
 Array = np.ndarray[Any, Any]
-NARROW = 16  # side below which images are rarely three times as long as wide
+_NONE = [-1]  # the label of a row without one
 PREFIX = {"X": "", "X_unlabeled": "unlabeled/", "X_test": "test/"}
 
 
@@ -63,7 +64,7 @@ def from_arrays(
         features: columns of a DataFrame: these alone are used, whatever they hold.
 
     Raises:
-        UserError: shapes, values or labels do not fit, or a size is set for rows that are no images; the message names
+        UserError: shapes, values or labels do not fit, or a size is set for rows that are not images; the message names
             the argument, and row and column for tables.
     """
     sized = ImageOptions(image_size, resize)
@@ -83,32 +84,38 @@ def assemble(
     images: ImageOptions = OWN_SIZE,
     features: Sequence[str | int] = (),
     learnt: bool = True,
+    like: Preprocessing | None = None,
 ) -> MemorySource:
     """``from_arrays`` for arguments by name; without ``copy`` a source of one array may share its memory.
 
-    ``learnt``: as in ``encode_labels``.
+    Args:
+        learnt: as in ``encode_labels``.
+        like: what a trained model takes: the rows are read so, with their labels as far as there are any.
     """
-    X, y, X_test, y_test = given["X"], given["y"], given.get("X_test"), given.get("y_test")
-    if (X_test is None) != (y_test is None):
+    X, y, X_test, y_test = given["X"], given.get("y"), given.get("X_test"), given.get("y_test")
+    if like is None and (X_test is None) != (y_test is None):
         raise UserError("X_test and y_test belong together", "Give both or neither.", "from_arrays")
     if isinstance(features, str):
         raise UserError(f"features is {features!r}, not a list of names", f"Write [{features!r}].", "features")
     parts = {part: given[part] for part in PREFIX if given.get(part) is not None}
-    modality = modality_of(kind_of(X, kind))
-    if modality.kind == "image" and kind == "auto":
-        _check_signals(X)
+    modality = modality_of(kind_of(X, kind) if like is None else like.kind)
     check_sized(images, modality.kind)
     options = ArrayOptions(tokenizer, max_tokens, images, tuple(str(name) for name in features), copy)
-    raw = modality.read(parts, options)
+    raw = modality.read(parts, options) if like is None else _new_rows(parts, like)
     if features and not raw.facts.get("columns"):
         raise UserError("features names columns, and X has none", "Give a DataFrame.", "features")
     tensors, notes = raw.tensors, raw.notes
+    if modality.kind == "image" and kind == "auto" and like is None:
+        notes += check_signals(np.shape(X)[1:], raw.facts["white"] == 0, "X")
     counts = {part: len(tensor) for part, tensor in tensors.items()}
     check_order(X, y, "y")
     check_order(X_test, y_test, "y_test")
-    test_rows = counts.get("X_test", 0)
-    labels, class_names = encode_labels(y, counts["X"], y_test, test_rows, class_names, notes, unlabeled, learnt)
     counts_u, counts_t = counts.get("X_unlabeled", 0), counts.get("X_test", 0)
+    if like is None:
+        labels, class_names = encode_labels(y, counts["X"], y_test, counts_t, class_names, notes, unlabeled, learnt)
+    else:
+        both = [*(_NONE * counts["X"] if y is None else y), *(_NONE * counts_t if y_test is None else y_test)]
+        labels, class_names = encode_labels(both, len(both), None, 0, class_names, notes, unlabeled, learnt)
     spread = [labels[: counts["X"]], np.full(counts_u, -1, dtype=np.int64), labels[counts["X"] :]]
     ids = _ids(parts, counts)
     return MemorySource(
@@ -124,18 +131,33 @@ def assemble(
     )
 
 
-def _check_signals(X: Any) -> None:
-    """Refuse [N, T, C] that is hardly a stack of images: long and narrow.
+def _new_rows(parts: Mapping[str, Any], like: Preprocessing) -> RawRows:
+    """Return the rows of all parts as a trained model takes them."""
+    raw = RawRows({}, [], {"columns": like.columns, "tokens": like.tokens})
+    for name, part in parts.items():
+        raw.tensors[name] = rows_for(part, like, name, raw.notes.append)
+    return raw
+
+
+def check_signals(
+    row: Sequence[int], whole: bool, name: str, image: str = "X[:, None]", signal: str = "X.reshape(len(X), -1)"
+) -> list[str]:
+    """Return a note where rows of two dimensions are read as grey images: signals [steps, channels] look the same.
+
+    Args:
+        row: the shape of one row. image, signal: how to write it as the one or the other.
+        whole: the values are whole numbers, as those of most images are and of few signals.
 
     Raises:
-        UserError: one side is short and the other three times as long.
+        UserError: the sides differ, and the values are not whole numbers: nothing says which of the two they are.
     """
-    shape = tuple(np.shape(X))
-    if len(shape) != 3 or min(shape[1:]) >= NARROW or max(shape[1:]) < 3 * min(shape[1:]):
-        return
-    what = f"its shape is {list(shape)}: signals of {max(shape[1:])} steps, or images of {shape[1]} x {shape[2]}?"
-    remedy = "For signals, give X.reshape(len(X), -1); for images, X[:, None], or kind='image'."
-    raise UserError(what.rstrip("?"), remedy, "X")
+    if len(row) != 2:
+        return []
+    if row[0] != row[1] and not whole:
+        what = f"rows of {row[0]} x {row[1]} numbers may be grey images or signals"
+        remedy = f"For images, add the dimension of colours: {image}. For signals, give {signal}."
+        raise UserError(what, remedy, name)
+    return [f"{name}: rows of {row[0]} x {row[1]} numbers are read as grey images (for signals, give {signal})"]
 
 
 def kind_of(X: Any, kind: str = "auto") -> Kind:
@@ -160,7 +182,7 @@ def check_sized(images: ImageOptions, kind: Kind) -> None:
     """Refuse a size for what has none.
 
     Raises:
-        UserError: ``images`` ask for a size, and the rows are no images.
+        UserError: ``images`` ask for a size, and the rows are not images.
     """
     if images.sides is not None and not modality_of(kind).sized:
         what = f"image_size is set, and the rows are {modality_of(kind).rows}"

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from metapl.data.images.decode import Unreadable, pixels_of
+from metapl.data.images.levels import depth_of, levels_of, span_of
 from metapl.data.images.options import GIB, ImageOptions
 from metapl.data.images.resize import how, image_at
-from metapl.data.memory.arrays import assemble
+from metapl.data.memory.arrays import assemble, check_signals
 from metapl.data.memory.source import MemorySource
-from metapl.data.memory.tensors import planes
+from metapl.data.memory.tensors import check_divided_once, planes
 from metapl.data.tables.dataframe import is_missing
 from metapl.errors import UserError
-from metapl.types import Resize
+from metapl.types import Levels, Resize
 
 Array = np.ndarray[Any, Any]
 MAX_BYTES = 4 * GIB
@@ -84,6 +85,7 @@ def read_dataset(
     name: str = "arrays",
     published: bool = False,
     learnt: bool = True,
+    levels: Levels | None = None,
 ) -> MemorySource:
     """``from_dataset`` with more to say.
 
@@ -91,6 +93,7 @@ def read_dataset(
         parts: labeled, unlabeled, test; None where there is none.
         published: the labels are known to be numbers of the set's own names; those that occur are taken.
         learnt: as in ``encode_labels``.
+        levels: of Pillow images with more than 8 bits; None: their range in the labelled and unlabelled rows.
 
     Raises:
         UserError: as ``from_dataset``.
@@ -105,6 +108,9 @@ def read_dataset(
         labels: list[Any] = []
         for k, (x, y) in enumerate(_pairs(dataset, part)):
             rows = rows or _rows_for(x, options, total, f"{part}, row {k}")
+            if levels is None and isinstance(x, Image.Image) and depth_of(x):
+                levels = _levels(given)
+            rows.levels = levels or Levels()
             rows.add(x, f"{part}, row {k}")
             labels.append(y)
         counts[part] = len(labels)
@@ -129,13 +135,27 @@ def read_dataset(
         class_names = [name for name in names if name in made["y"]]  # without those that no row has
     source = assemble(made, class_names, "auto", "", tokenizer, max_tokens, name, copy=False, learnt=learnt)
     source.notes += notes
-    source.resize, source.white, source.resized = resize, rows.white, rows.resized
+    source.resize, source.white, source.resized, source.levels = resize, rows.white, rows.resized, rows.levels
     return source
+
+
+def _levels(parts: Mapping[str, Any]) -> Levels:
+    """Return the range of all Pillow images with more than 8 bits among the training rows; each row is read for it."""
+    spans = []
+    for part in ("labeled", "unlabeled"):
+        for k, (x, _) in enumerate(_pairs(parts[part], part)) if part in parts else ():
+            if isinstance(x, Image.Image) and depth_of(x):
+                try:
+                    spans.append(span_of(x))
+                except (OSError, ValueError) as error:
+                    what = f"the image cannot be used: {error}"
+                    raise UserError(what, "Mend or leave out this row.", f"{part}, row {k}") from error
+    return levels_of(np.array(spans).reshape(-1, 4))
 
 
 def _length(dataset: Any, part: str) -> int:
     if isinstance(dataset, tuple):
-        raise UserError("a tuple of arrays is no data set", "Give them to from_arrays: X and y.", part)
+        raise UserError("a tuple of arrays is not a data set", "Give them to from_arrays: X and y.", part)
     indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if isinstance(dataset, IterableDataset | Mapping | str) or not indexed:
         what = f"a {type(dataset).__name__} cannot be indexed by row"
@@ -226,7 +246,7 @@ def _numbered_so(dataset: Any, names: Sequence[str]) -> bool:
 
 
 def _named(y: Any, names: Sequence[str]) -> Any:
-    """Return the class's name; a number without one as text, which is told later."""
+    """Return the class's name; a number without one as text, which a later check names."""
     return y if y is None else names[y] if isinstance(y, int) and 0 <= y < len(names) else str(y)
 
 
@@ -236,6 +256,7 @@ class _Rows:
     notes: tuple[str, ...] = ()
     white = 0  # in images of floats, 1 or 255; 0: there were none
     resized = False  # whether images were brought to one size, or were to be
+    levels = Levels()  # of Pillow images with more than 8 bits
 
     def add(self, x: Any, where: str) -> None:
         raise NotImplementedError
@@ -253,7 +274,7 @@ def _rows_for(x: Any, options: ImageOptions, total: int, where: str) -> _Rows:
         return _Images(options, total)
     if np.ndim(x) == 1:
         return _Features(total)
-    what = f"a {type(x).__name__} is no image, no row of features and no text"
+    what = f"a {type(x).__name__} is neither an image nor a row of features nor a text"
     raise UserError(what, "Give a Pillow image, a tensor, an array or a text.", where)
 
 
@@ -278,7 +299,9 @@ class _Features(_Rows):
     def add(self, x: Any, where: str) -> None:
         row = torch.as_tensor(x) if np.ndim(x) == 1 else None
         if row is None or (self.filled and len(row) != self.table.shape[1]) or row.is_complex():
-            raise UserError(f"its shape is {np.shape(x)}, that of the rows before is not", "Bring all to one.", where)
+            before = f"[{self.table.shape[1]}]" if self.filled else "another"
+            what = f"its shape is {list(np.shape(x))}, the rows before have {before}"
+            raise UserError(what, "Bring all rows to one shape.", where)
         if not self.filled:
             _check_memory(self.total, 4 * len(row))
             self.table = torch.zeros(self.total, len(row))
@@ -293,8 +316,9 @@ class _Images(_Rows):
     """uint8 images; small ones keep their size until all are known, larger ones are brought to theirs at once."""
 
     def __init__(self, options: ImageOptions, total: int) -> None:
-        self.options, self.total, self.scale = options, total, 0
+        self.options, self.total, self.scale, self.highest = options, total, 0, 0.0
         self.images: list[Tensor] = []
+        self.array: tuple[int, ...] = ()  # the shape of an array among them; Pillow's are images beyond doubt
         self.resized = options.sides is not None
 
     def add(self, x: Any, where: str) -> None:
@@ -307,12 +331,16 @@ class _Images(_Rows):
         self.images.append(image)
 
     def parts(self, counts: Sequence[int]) -> list[Any]:
+        signals = check_signals(self.array, self.white == 0, "x", "x[None]", "x.reshape(-1)")
+        if self.white == 1:
+            check_divided_once(self.highest, "from_dataset")
         channels = max(len(image) for image in self.images)
         sizes = {(image.shape[1], image.shape[2]) for image in self.images}
         self.resized |= len(sizes) > 1
         size = sizes.pop() if len(sizes) == 1 else self.options.auto_sides
         colour, way = "grey" if channels == 1 else "RGB", how(self.options.resize) if self.resized else ""
-        self.notes = (f"images are {'brought to ' if self.resized else ''}{size[0]} x {size[1]}, {colour}{way}",)
+        sized = f"images are {'brought to ' if self.resized else ''}{size[0]} x {size[1]}, {colour}{way}"
+        self.notes = (sized, *signals)
         _check_memory(self.total, channels * size[0] * size[1])
         made = []
         for count in counts:
@@ -327,12 +355,13 @@ class _Images(_Rows):
         """uint8 [1 or 3, height, width]."""
         if isinstance(x, Image.Image):
             try:
-                return pixels_of(x)
+                return pixels_of(x, levels=self.levels)
             except Unreadable as error:
                 raise UserError(f"the image cannot be used: {error}", "Mend or leave out this row.", where) from error
         array = x.detach().cpu().float().numpy() if isinstance(x, Tensor) and x.is_floating_point() else np.asarray(x)
+        self.array = self.array or array.shape
         if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or not array.size:
-            what = f"it is {array.dtype} {list(array.shape)}, which is no image"
+            what = f"it is {array.dtype} {list(array.shape)}, which is not an image"
             raise UserError(what, "Give [H, W], [H, W, C] or [C, H, W] with C 1 or 3.", where)
         stack = planes(array[None], where, isinstance(x, Tensor))[0]
         if stack.dtype == np.uint8:
@@ -347,6 +376,7 @@ class _Images(_Rows):
             raise UserError(f"image values run from {low:g} to {high:g}", remedy, where)
         if not self.scale and high > 0:
             self.scale = 1 if high <= 1 and values.dtype.kind in "bf" else 255
+        self.highest = max(self.highest, high)
         if values.dtype.kind == "f":
             self.white = self.scale
         if self.scale == 1 and high > 1:

@@ -14,6 +14,7 @@ from torch import Tensor
 from metapl.data.images.options import OWN_SIZE, ImageOptions
 from metapl.data.images.resize import images_at
 from metapl.data.memory.source import digest_of, tensor_bytes
+from metapl.data.row_checks import plural
 from metapl.errors import UserError
 from metapl.types import Column, Kind, Tokens
 from metapl.utils.limits import check_ratio
@@ -129,7 +130,7 @@ def read_idx(path: Path, dims: int) -> Array:
             fields = np.frombuffer(head[: len(head) // 4 * 4], dtype=">u4")
             if len(fields) and fields[0] != _MAGIC[dims]:
                 raise UserError(
-                    f"this is no idx file of unsigned bytes with {dims} dimensions (magic number {fields[0]:#010x},"
+                    f"this is not an idx file of unsigned bytes with {dims} dimensions (magic number {fields[0]:#010x},"
                     f" not {_MAGIC[dims]:#010x})",
                     "Fetch the file again, or check that images and labels are not exchanged.",
                     str(path),
@@ -171,7 +172,7 @@ def _test_part(root: Path) -> tuple[Path | None, Array]:
 def _check_lengths(root: Path, part: str, images: int, labels: int) -> None:
     if images != labels:
         raise UserError(
-            f"the {part} files hold {images} images but {labels} labels",
+            f"the {part} files hold {plural(images, 'image')} but {plural(labels, 'label')}",
             "Check that they belong together.",
             str(root),
         )

@@ -24,7 +24,7 @@ def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callab
             the training brought images to one size, images of other sizes are brought to it in the same way.
         preprocessing: the model's own (``Predictor.preprocessing``).
         name: what messages call ``X``.
-        tell: is told what looks like a mistake; by default a ``UserWarning``.
+        tell: called with what looks like a mistake; by default a ``UserWarning``.
 
     Raises:
         UserError: data of another kind or shape, a missing column, or a value that cannot be read.

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from metapl.data.images.options import OWN_SIZE, ImageOptions
 from metapl.data.images.scan import exists, missing, shown
-from metapl.data.memory.arrays import PREFIX, assemble
-from metapl.data.memory.new_rows import rows_for
+from metapl.data.memory.arrays import assemble
 from metapl.data.memory.source import MemorySource
 from metapl.data.tables.label_values import NO_RULE, LabelRule
-from metapl.data.tables.labels import encode_labels, read_lines
+from metapl.data.tables.labels import read_lines
+from metapl.data.tables.readers.frame import counted
 from metapl.errors import UserError
 from metapl.types import Preprocessing
 from metapl.utils.limits import check_ratio
@@ -91,43 +90,18 @@ def open_numpy(
         UserError: a file is missing, damaged or holds Python objects, or the arrays do not fit each other or the model.
     """
     name, parts, notes = _parts(Path(path).expanduser(), labels)
-    if like is not None:
-        return _new_rows(_by_rule(parts, rule), like, name, notes)
-    if "y" not in parts:
-        remedy = "Name a file of labels with source.labels=FILE, one per row."
-        raise UserError("there are no labels in this file", remedy, name)
-    _add(parts, unlabeled, {"X": "X_unlabeled"}, "source.unlabeled")
-    _add(parts, test, {"X": "X_test", "y": "y_test"}, "source.test")
+    if like is None:
+        if "y" not in parts:
+            remedy = "Name a file of labels with source.labels=FILE, one per row."
+            raise UserError("there are no labels in this file", remedy, name)
+        _add(parts, unlabeled, {"X": "X_unlabeled"}, "source.unlabeled")
+        _add(parts, test, {"X": "X_test", "y": "y_test"}, "source.test")
     classes = _class_names(parts.pop("class_names", None), name)
+    how: dict[str, Any] = {"images": images, "learnt": True} if like is None else {"like": like, "learnt": False}
     with _located(name):
-        source = assemble(
-            _by_rule(parts, rule), classes, "auto", "", tokenizer, max_tokens, name, copy=False, images=images
-        )
+        source = assemble(_by_rule(parts, rule), classes, "auto", "", tokenizer, max_tokens, name, copy=False, **how)
     source.notes += tuple(notes)
     return source
-
-
-def _new_rows(parts: dict[str, Any], like: Preprocessing, name: str, notes: list[str]) -> MemorySource:
-    classes = _class_names(parts.pop("class_names", None), name)
-    with _located(name):
-        rows = {k: rows_for(parts[k], like, k, notes.append) for k in PREFIX if k in parts}
-        counts = {k: len(part) for k, part in rows.items()}
-        train, test, further = counts["X"], counts.get("X_test", 0), counts.get("X_unlabeled", 0)
-        y, y_test = (list(parts[k]) if k in parts else [-1] * n for k, n in (("y", train), ("y_test", test)))
-        coded, names = encode_labels([*y, *y_test], train + test, None, 0, classes, notes, "", learnt=False)
-    ids = tuple(f"{PREFIX[k]}{row}" for k, count in counts.items() for row in range(count))
-    return MemorySource(
-        name,
-        like.kind,
-        torch.cat(list(rows.values())) if len(rows) > 1 else rows["X"],
-        np.concatenate([coded[:train], np.full(further, -1), coded[train:]]),
-        names,
-        ids=ids,
-        is_test=np.arange(len(ids)) >= len(ids) - test,
-        notes=tuple(notes),
-        columns=like.columns,
-        tokens=like.tokens,
-    )
 
 
 def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
@@ -138,6 +112,12 @@ def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
         named = rule(text)
         return None if not named else value if named == text else named
 
+    for key in ("y", "y_test"):
+        if not rule.asked and getattr(parts.get(key), "dtype", None) is not None and parts[key].dtype.kind in "US":
+            marked = int((parts[key] == np.array("-1", dtype=parts[key].dtype)).sum())
+            if marked:
+                what = f"{counted(marked, 'label')} of {key} read '-1', which may mean that there is none"
+                raise UserError(what, "If so, set source.no_label=-1; if it is a class, give it another name.", key)
     if not (rule.marks or rule.names):
         return parts
     return parts | {key: [meaning(value) for value in parts[key]] for key in ("y", "y_test") if key in parts}
@@ -165,13 +145,13 @@ def _add(parts: dict[str, Any], path: str, wanted: dict[str, str], setting: str)
     if not path:
         return
     if not is_numpy(path):
-        raise UserError(f"'{shown(path)}' is no NumPy file by its suffix", "Give a .npz or .npy file.", setting)
+        raise UserError(f"'{shown(path)}' is not a NumPy file by its suffix", "Give a .npz or .npy file.", setting)
     name, found, _ = _parts(Path(path).expanduser(), "")
     for key, part in wanted.items():
         if key not in found:
             raise UserError(f"no array in it is named {key}", "Write it with numpy.savez(FILE, X=..., y=...).", name)
         if part in parts:
-            raise UserError(f"{part} is there already", f"Leave {setting} out.", setting)
+            raise UserError(f"the first file holds {part} already", f"Leave {setting} out.", setting)
         parts[part] = found[key]
 
 
@@ -217,11 +197,11 @@ def _check_sizes(archive: Any, keys: Iterable[str], name: str) -> None:
 def _load(path: Path, name: str) -> Array:
     """One .npy file, mapped into memory; changes to the array never reach the file."""
     _check_regular(path, name)
-    with _told(path, name):
+    with _user_errors(path, name):
         found = np.load(path, mmap_mode="c", allow_pickle=False)
         if not isinstance(found, np.ndarray):
             found.close()
-            raise UserError("this is no .npy file", "Name it .npz if it holds several arrays.", name)
+            raise UserError("this is not a .npy file", "Name it .npz if it holds several arrays.", name)
         return found
 
 
@@ -235,7 +215,7 @@ def _labels(path: Path) -> Any:
     try:
         return read_lines(path.read_text(encoding="utf-8-sig"), name)
     except (OSError, UnicodeDecodeError) as error:
-        what = f"the file of labels cannot be read ({getattr(error, 'strerror', None) or 'it is no UTF-8 text'})"
+        what = f"the file of labels cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8 text'})"
         raise UserError(what, "Give one label per line, or an .npy file.", name) from error
 
 
@@ -266,16 +246,16 @@ def _check_regular(path: Path, name: str) -> None:
 def _opened(path: Path, name: str) -> Iterator[Any]:
     """The archive; closed on every way out, which NumPy leaves undone where it is damaged."""
     _check_regular(path, name)
-    with _told(path, name), open(path, "rb") as file:
+    with _user_errors(path, name), open(path, "rb") as file:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError("this is no .npz file", "Write it with numpy.savez.", name)
+            raise UserError("this is not a .npz file", "Write it with numpy.savez.", name)
         with archive:
             yield archive
 
 
 @contextmanager
-def _told(path: Path, name: str) -> Iterator[None]:
+def _user_errors(path: Path, name: str) -> Iterator[None]:
     """Whatever NumPy or the zip format finds wrong with the file, in one line."""
     try:
         yield
@@ -300,7 +280,7 @@ def _damaged(error: BaseException, name: str) -> UserError:
         return UserError(
             what, "Save numbers or texts: numpy.savez(FILE, X=X.astype('float32'), y=y.astype(str)).", name
         )
-    return UserError(f"the file is damaged, or no NumPy file ({text[:200]})", "Fetch or write it again.", name)
+    return UserError(f"the file is damaged, or not a NumPy file ({text[:200]})", "Fetch or write it again.", name)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
         raise UserError("torchvision is not installed", remedy, where) from error
     known = {key.lower(): key for key in TORCHVISION}
     if name.lower() not in known:
-        raise UserError(f"'{shown(name)}' is none of the known data sets", nearest(name, TORCHVISION), where)
+        raise UserError(f"'{shown(name)}' is not a known data set", nearest(name, TORCHVISION), where)
     name = known[name.lower()]
     root = Path(options.root).expanduser() if options.root else cache_folder() / "data" / "torchvision" / name.lower()
     cls = getattr(datasets, name)
@@ -92,7 +92,11 @@ def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
             with _whole(root) as aside:  # a fetch that breaks off leaves nothing that would pass for the data
                 _torchvision_parts(cls, aside, TORCHVISION[name], True, where)
         except OSError as error:
-            raise UserError(f"the data cannot be kept ({_short(error)})", "Set source.root.", where) from error
+            raise UserError(
+                f"the data cannot be kept ({_short(error)})",
+                "Set source.root to a folder that can be written to.",
+                where,
+            ) from error
     train, test, unlabeled = _torchvision_parts(cls, root, TORCHVISION[name], options.download, where)
     return read_dataset((train, unlabeled, test), name=f"torchvision:{name}", published=True, **options.rows)
 
@@ -129,7 +133,12 @@ def _torchvision_part(cls: Any, root: Path, kind: Mapping[str, Any], download: b
         reason = error
     if not download:
         what = f"the data are not in {shown(str(root))} ({_short(reason)})"
-        raise UserError(what, "Add --download to fetch them, or set source.root to the folder.", where) from reason
+        raise UserError(
+            what,
+            "Put them there",
+            where,
+            "or set source.download=true to fetch them (source.root=DIR to another folder).",
+        ) from reason
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _plain_pickles(where):
@@ -206,8 +215,9 @@ def open_hf(name: str, options: PublishedOptions) -> MemorySource:
         folder = place
         if not options.download:
             what = f"there is no data set in {shown(str(folder))}"
-            remedy = "Add --download to fetch it, or name a folder that save_to_disk wrote."
-            raise UserError(what, remedy, where)
+            raise UserError(
+                what, "Name a folder that save_to_disk wrote", where, "or set source.download=true to fetch it."
+            )
         _fetch(datasets, name, folder, where)
     try:
         found = datasets.load_from_disk(str(folder))
@@ -224,7 +234,7 @@ def _is_saved(folder: Path) -> bool:
 def _fetch(datasets: Any, name: str, folder: Path, where: str) -> None:
     """Fetch a data set and keep it in ``folder``, which is whole or not there."""
     if any(part in ("", ".", "..") for part in name.replace(":", "/").split("/")):
-        raise UserError(f"'{shown(name)}' is no name of a data set", "Write hf:NAME or hf:NAME:CONFIG.", where)
+        raise UserError(f"'{shown(name)}' is not the name of a data set", "Write hf:NAME or hf:NAME:CONFIG.", where)
     path, config = name.split(":", 1) if ":" in name else (name, "")
     try:
         with _whole(folder) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".cache.") as cache:
@@ -238,7 +248,7 @@ def _fetch(datasets: Any, name: str, folder: Path, where: str) -> None:
 
 def _of_splits(splits: Mapping[str, Any], options: PublishedOptions, where: str) -> MemorySource:
     if "train" not in splits:
-        raise UserError(f"it has the splits {', '.join(splits)}, none is 'train'", "Name another data set.", where)
+        raise UserError(f"there is no split 'train' (it has {', '.join(splits)})", "Name another data set.", where)
     label = _column(splits["train"], options.label, "label", where)
     contents = _column(splits["train"], options.contents, "text or source.table.path", where)
     parts = {split: _Picked(data, label, contents) for split, data in splits.items()}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from metapl.data.row_checks import plural
 from metapl.errors import UserError
 
 UNLABELED = -1
@@ -28,7 +29,7 @@ class SemiSupervisedDataset(Dataset[tuple[Any, int]]):
         unlabeled: a map-style data set of x, (x,) or (x, y), whose y is dropped; or an array or tensor X.
 
     Raises:
-        UserError: a part cannot be indexed, X and y differ in length, or (when the row is read) a label is no class
+        UserError: a part cannot be indexed, X and y differ in length, or (when the row is read) a label is not a class
             number.
     """
 
@@ -86,7 +87,7 @@ def _labeled_part(given: Any) -> Any:
         return _part(given, "labeled")
     x, y = given
     if len(x) != len(y):
-        raise UserError(f"X has {len(x)} rows, y has {len(y)}", "Give one label per row.", "labeled")
+        raise UserError(f"X has {plural(len(x), 'row')}, y has {len(y)}", "Give one label per row.", "labeled")
     return _Pairs(_part(x, "labeled"), y)
 
 

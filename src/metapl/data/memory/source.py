@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metapl.data.modalities import modality_of
-from metapl.types import Column, Kind, Resize, Tokens
+from metapl.types import NO_LEVELS, Column, Kind, Levels, Resize, Tokens
 
 Array = np.ndarray[Any, Any]
 
@@ -69,6 +69,8 @@ class MemorySource:
     white: int = 0  # what white was in images of floats, 1 or 255, for new ones
     texts: Sequence[str] = ()  # texts as they were written, one per row, where they are at hand; for people to read
     resized: bool = False  # whether images were brought to their shape, so that new ones of other sizes are, too
+    levels: Levels = NO_LEVELS  # of images with more than 8 bits
+    widths: tuple[int, ...] = ()  # of a file without a header, as in ``ModelInput``
     _fingerprint: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:

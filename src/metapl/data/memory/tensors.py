@@ -90,7 +90,7 @@ def planes(values: Array, name: str, channels_first: bool) -> Array:
     if values.ndim == 3:
         return values[:, None]
     if values.ndim != 4:
-        raise UserError(f"its shape is {values.shape}, which is no stack of images", "Reshape it like X.", name)
+        raise UserError(f"its shape is {values.shape}, which is not a stack of images", "Reshape it like X.", name)
     fits_first, fits_last = values.shape[1] in (1, 3), values.shape[3] in (1, 3)
     last = values.shape[3] == 4 and min(values.shape[1:3]) > 4
     if not fits_first and not fits_last and (last or (values.shape[1] == 4 and min(values.shape[2:]) > 4)):
@@ -126,13 +126,23 @@ def pixels(stacks: Mapping[str, Array], notes: list[str], copy: bool = True) -> 
         raise UserError(f"{one} is on the scale 0..{a} but {other} on 0..{b}", "Bring all images to one scale.", other)
     scale = next(iter(known.values()), 255)
     high = max(float(values.max()) for values in stacks.values())
-    if scale == 1 and 0 < high <= TWICE and any(stack.dtype.kind == "f" for stack in stacks.values()):
-        what = f"the images' highest value is {high:.4g}, as if they had been divided by 255 twice"
-        raise UserError(what, "Give 0..1 or 0..255.", next(iter(stacks)))
+    if scale == 1 and any(stack.dtype.kind == "f" for stack in stacks.values()):
+        check_divided_once(high, next(iter(stacks)))
     if scale == 255 and 0 < high <= 64:
         notes.append(f"the images' highest value is {high:g} of 255: is 0..255 their scale?")
     floats = any(stacks[name].dtype.kind == "f" for name in known)
     return {name: _bytes(values, scale, copy) for name, values in stacks.items()}, scale if floats else 0
+
+
+def check_divided_once(highest: float, name: str) -> None:
+    """Refuse float images that would be black: they were scaled twice.
+
+    Raises:
+        UserError: the highest value of all is not above two grey levels of 255.
+    """
+    if 0 < highest <= TWICE:
+        what = f"the images' highest value is {highest:.4g}, as if they had been divided by 255 twice"
+        raise UserError(what, "Give 0..1 or 0..255.", name)
 
 
 def new_pixels(values: Array, white: int, name: str, tell: Callable[[str], None]) -> Tensor:
@@ -143,7 +153,7 @@ def new_pixels(values: Array, white: int, name: str, tell: Callable[[str], None]
 
     Args:
         white: as in ``Preprocessing``.
-        tell: is told what looks like a mistake.
+        tell: called with what looks like a mistake.
 
     Raises:
         UserError: values outside 0..255 or the scale of the training, or rows that seem to be on two scales.
@@ -151,6 +161,8 @@ def new_pixels(values: Array, white: int, name: str, tell: Callable[[str], None]
     scale = _scale(values, name)
     if values.dtype.kind != "f":
         return _bytes(values, scale, True)
+    if white < 2 and len(values) > 1 and 0 < (highest := float(values.max())) <= TWICE:
+        tell(f"{name}: the images' highest value is {highest:.4g}, as if they had been divided by 255 twice")
     if not white:
         return _bytes(values, _scale_of_each(values, name), True)
     if scale > white:

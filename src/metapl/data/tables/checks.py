@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,9 @@ from metapl.types import Source
 FAR = 20  # differing bits of 128
 COLUMN = 0.05  # of a column's spread: the most that two near copies differ by in any column
 HAIR = 0.02  # of the usual distance: the same, where rows lie densely
+FEWEST_LABELS = 20  # labelled rows from which a column that repeats the label hardly does so by chance
+FAR_MARK = 2.0  # how far a mark of missing values lies from the others, in units of their range
+_MARK = re.compile(r"-?9{2,9}|-32768|65535|-?2\.14748e\+09|-?1e\+\d\d|-9\.?9*e\+\d\d")
 FEWEST_COLUMNS = 4  # columns of numbers; with fewer, rows come close by chance
 
 
@@ -50,7 +54,12 @@ class TableChecks(RowChecks):
 
     def contents(self, kept: Kept, source: Source, parts: Sequence[Array]) -> Contents:
         facts = column_facts(kept["table"], source, parts)
-        return Contents(_about_columns(facts), facts={"columns": facts})
+        found = [
+            *_about_columns(facts),
+            *_about_labels(kept["table"], source, parts[0]),
+            *_about_marks(kept["table"], source),
+        ]
+        return Contents(found, facts={"columns": facts})
 
 
 def column_facts(table: Array, source: Source, parts: Sequence[Array]) -> dict[str, list[str]]:
@@ -58,8 +67,7 @@ def column_facts(table: Array, source: Source, parts: Sequence[Array]) -> dict[s
     ``like_ids`` (numbers or names of rows) and ``infinite`` (holding infinite values).
     """
     count = len(table)
-    named = [column.name for column in source.columns]
-    names = named or [f"column {k + 1}" for k in range(table.shape[1])]
+    named, names = bool(source.columns), _names(source, table.shape[1])
     numbers = number_columns(source, table.shape[1])
     found: dict[str, list[str]] = {"constant": [], "empty": [], "sparse": [], "like_ids": [], "infinite": []}
     for k, name in enumerate(names):
@@ -84,7 +92,7 @@ def column_facts(table: Array, source: Source, parts: Sequence[Array]) -> dict[s
 
 def _about_columns(found: dict[str, list[str]]) -> list[Finding]:
     """Columns that carry nothing, or the row's number."""
-    told = (
+    kinds = (
         ("empty", LOOK, "{n} without any value: {names}", "Leave them out."),
         ("infinite", HURT, "{n} with infinite values: {names}", "Replace them by a number or by nothing."),
         ("like_ids", LOOK, "{n} like a row number: {names}", "Leave them out: a model learns the order of the file."),
@@ -95,9 +103,49 @@ def _about_columns(found: dict[str, list[str]]) -> list[Finding]:
         Finding(
             level, f"columns_{kind}", text.format(n=plural(len(names), "column"), names=some(names)), remedy, len(names)
         )
-        for kind, level, text, remedy in told
+        for kind, level, text, remedy in kinds
         if (names := found[kind])
     ]
+
+
+def _about_labels(table: Array, source: Source, labeled: Array) -> list[Finding]:
+    """Columns each of whose values goes with one class, and each class with one value: the label once more."""
+    if len(labeled) < FEWEST_LABELS or len(source.labels) != len(table):
+        return []
+    labels, found = source.labels[labeled], list[str]()
+    classes = len(np.unique(labels))
+    for name, values in zip(_names(source, table.shape[1]), table[labeled].T, strict=True):
+        pairs = np.unique(np.stack([labels, values]), axis=1) if not np.isnan(values).any() else np.zeros((2, 0))
+        if classes > 1 and pairs.shape[1] == classes == len(np.unique(values)):
+            found.append(name)
+    if not found:
+        return []
+    text = f"{some(found)} goes with the label one to one: each value stands for one class"
+    return [Finding(HURT, "columns_like_label", text, "If it is not known for new rows, leave it out.", len(found))]
+
+
+def _about_marks(table: Array, source: Source) -> list[Finding]:
+    """Numbers such as -999 that stand far from the others in several rows, and may mean that a value is missing."""
+    found = []
+    for k in np.flatnonzero(number_columns(source, table.shape[1])).tolist():
+        values = table[:, k].astype(np.float64) + (source.columns[k].offset if source.columns else 0.0)
+        values = values[np.isfinite(values)]
+        for mark in {values.min(), values.max()} if len(values) else ():
+            count, others = int((values == mark).sum()), values[values != mark]
+            far = len(others) and abs(mark - np.median(others)) > FAR_MARK * max(float(np.ptp(others)), 1e-9)
+            if count > 1 and far and _MARK.fullmatch(f"{mark:g}"):
+                found.append((_names(source, table.shape[1])[k], mark, count))
+    if not found:
+        return []
+    name, mark, count = found[0]
+    more = f" (and so in {plural(len(found) - 1, 'more column')})" if len(found) > 1 else ""
+    text = f"column '{name}' holds {mark:g} in {count:,} rows, far from its other values{more}"
+    remedy = "If it means that the value is missing, leave these cells empty."
+    return [Finding(HURT, "marks_as_numbers", text, remedy, len(found))]
+
+
+def _names(source: Source, width: int) -> list[str]:
+    return [column.name for column in source.columns] or [f"column {k + 1}" for k in range(width)]
 
 
 def number_columns(source: Source, width: int) -> Array:

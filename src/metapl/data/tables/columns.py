@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metapl.data.images.scan import folded
 from metapl.data.tables.digits import offset_of
-from metapl.data.tables.doubts import are_dates, is_mixed, mixed
+from metapl.data.tables.doubts import are_dates, is_mixed, mixed, shared_unit
 from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
 from metapl.data.tables.readers.frame import (
     MARKERS,
@@ -25,30 +25,39 @@ from metapl.data.tables.readers.frame import (
     short,
 )
 from metapl.data.tables.roles import hint, listing
-from metapl.data.tables.spelling import Spellings, one_spelling, told_merged
+from metapl.data.tables.spelling import Spellings, merged_note, one_spelling
 from metapl.errors import Doubt, UserError
 from metapl.types import Column
 
 Where = Callable[[int], str]
 MOST_LEVELS = 1000  # of a category that nobody asked for
+LONGEST, HUGE = 2.0**53, 2.0**64  # between these, whole numbers lose digits; beyond, nobody writes them out
 UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
-DATES = "holds dates, which are not read as numbers (turn them into days since a day, say)"
+DATES = "holds dates or times, which are not read as numbers (turn them into days since a day, say)"
 TOO_MANY = f"has more than {MOST_LEVELS} different texts"
 
 
 @dataclass
-class Told:
-    """What is worth saying about columns, gathered so that many columns make few lines."""
+class ColumnReport:
+    """Remarks on columns, gathered so that many columns make few lines.
+
+    Attributes:
+        missing, unknown: cells by column that are empty, and that hold a category which training lacked.
+        constant: columns with one value.
+        notes: further remarks.
+        lost: columns whose values training lacked altogether.
+        marks: columns by a level that may mean "missing".
+    """
 
     missing: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     constant: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    marks: dict[str, list[str]] = field(default_factory=dict)  # level that may say "missing" -> columns
+    marks: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self, rows: int) -> list[str]:
-        """Return all of it."""
+        """Return the remarks as lines; ``rows``: how many rows there are."""
         made = list(self.lost)
         if self.missing:
             made.append(f"values read as missing, of {counted(rows, 'row')}: {_counts(self.missing)}")
@@ -65,7 +74,7 @@ class Told:
 
 def _counts(found: Mapping[str, int], most: int = 8) -> str:
     shown = ", ".join(f"'{short(name)}' {count:,}" for name, count in list(found.items())[:most])
-    return shown + (f" and {len(found) - most} more columns" if len(found) > most else "")
+    return shown + (f" and {counted(len(found) - most, 'more column')}" if len(found) > most else "")
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,9 @@ def decide(
         return Decision(None if sure else Column(name, offset=offset_of(np.concatenate(list(numbers)))), reason)
     if not (keep or category):
         if nearly_all_differ(len(levels), texts):
-            why = "has another text in nearly every row (an id or free text?)"
+            unit, why = shared_unit(levels), "has another text in nearly every row (an id or free text?)"
+            if unit:
+                why = f"holds numbers with '{unit}', which are not read as numbers (write them without it)"
             return Decision(None, DATES if are_dates(levels) else why)
         if are_dates(levels):
             return Decision(None, DATES)
@@ -117,12 +128,12 @@ def fit_column(
     values: Values,
     train: Array,
     where: Where,
-    told: Told,
+    report: ColumnReport,
     category: bool = False,
     keep: bool = False,
     part: Array | None = None,
 ) -> Column | None:
-    """Return what the training rows of a file make of a column; None where it is left out, which is said in ``told``.
+    """Return what the training rows of a file make of a column; None where it is left out, which is said in ``report``.
 
     Args:
         train: [N] bool; nothing is learnt from the other rows.
@@ -138,21 +149,24 @@ def fit_column(
         remedy = "Name it in source.table.path (images) or in source.table.ignore."
         raise UserError(f"column '{short(name)}' holds bytes", remedy, where(0))
     if isinstance(values, Texts):
-        return _fit_texts(name, values, train, where, told, category, keep)
+        return _fit_texts(name, values, train, where, report, category, keep)
     decision = decide(name, (), 0, _by_part(values, train, part), keep)
     if decision.column is None and np.isnan(values[train]).all():
-        told.notes.append(_empty(name))
+        report.notes.append(_empty(name))
     elif decision.column is None:
         remedy = f"to keep it, name the columns in source.table.features, '{short(name)}' among them"
-        told.notes.append(f"column '{short(name)}' {decision.reason} and is left out ({remedy})")
+        report.notes.append(f"column '{short(name)}' {decision.reason} and is left out ({remedy})")
     elif decision.reason:
         remedy = f"to leave it out, source.table.ignore={short(name)}"
-        told.notes.append(f"column '{short(name)}' {decision.reason}: {remedy}")
+        report.notes.append(f"column '{short(name)}' {decision.reason}: {remedy}")
     if decision.column is not None and decision.column.offset:
-        told.notes.append(f"column '{short(name)}' holds long numbers: {decision.column.offset:.17g} is subtracted")
+        report.notes.append(f"column '{short(name)}' holds long numbers: {decision.column.offset:.17g} is subtracted")
+    if decision.column is not None and LONGEST < float(np.abs(values[np.isfinite(values)]).max(initial=0)) < HUGE:
+        what = f"column '{short(name)}' holds whole numbers of more than 15 digits, of which the last are lost"
+        report.notes.append(Doubt(what, "If it is an id, leave it out.", "digits_lost", False))
     own = values[train]
     if decision.column is not None and not np.isnan(own).any() and own.min() == own.max():
-        told.constant.append(name)
+        report.constant.append(name)
     return decision.column
 
 
@@ -167,32 +181,32 @@ def _by_part(values: Array, train: Array, part: Array | None) -> list[Array]:
 
 
 def _fit_texts(
-    name: str, values: Texts, train: Array, where: Where, told: Told, category: bool, keep: bool
+    name: str, values: Texts, train: Array, where: Where, report: ColumnReport, category: bool, keep: bool
 ) -> Column | None:
     seen = np.bincount(values.codes[train], minlength=len(values.levels))
     levels = [level for level, count in zip(values.levels, seen.tolist()) if count and level]
     if not category and _are_numbers(name, values, levels, where):
         return Column(name)
     if not levels:
-        told.notes.append(_empty(name))
+        report.notes.append(_empty(name))
         return None
     total = sum(count for level, count in zip(values.levels, seen.tolist()) if level)
     if not (category or keep):
         _refuse_mixed(name, values, seen, where)
     decision = decide(name, levels, total, (), keep, category)
     if decision.column is None:
-        told.notes.append(_left_out(name, decision.reason))
+        report.notes.append(_left_out(name, decision.reason))
         return None
     if len(levels) == 1 and total == int(train.sum()):
-        told.constant.append(name)
+        report.constant.append(name)
     if not category:
-        _tell_numbers(name, values, seen, where, told)
+        _note_numbers(name, values, seen, where, report)
         for level in decision.column.levels:
             if level in MARKERS:
-                told.marks.setdefault(level, []).append(name)
+                report.marks.setdefault(level, []).append(name)
     if decision.merged:
-        told.notes.append(told_merged(short(name), decision.merged))
-    _tell_twins(name, decision.column.levels, told)
+        report.notes.append(merged_note(short(name), decision.merged))
+    _note_twins(name, decision.column.levels, report)
     return decision.column
 
 
@@ -208,9 +222,7 @@ def described(columns: Sequence[Column], most: int = 12) -> str:
 
 
 def nearly_all_differ(levels: int, total: int) -> bool:
-    """Return whether ``levels`` different texts in ``total`` rows that hold one are an id or free text, and no
-    category.
-    """
+    """Return whether ``levels`` texts in ``total`` rows that hold one are an id or free text, not a category."""
     return total >= FEW and levels > UNIQUE * total
 
 
@@ -220,9 +232,8 @@ def too_many(name: str) -> str:
 
 
 def _left_out(name: str, why: str) -> str:
-    keep = (
-        f"to keep it, as a text: source.table.text={short(name)}; as categories: source.table.categorical={short(name)}"
-    )
+    cell = short(name)
+    keep = f"to keep it, as a text: source.table.text={cell}; as categories: source.table.categorical={cell}"
     return f"column '{short(name)}' {why} and is left out ({keep})"
 
 
@@ -235,7 +246,7 @@ def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) 
     odd = [level for level in levels if level.strip() not in MARKERS and not _fits(values.number(level))]
     if not all(map(meant, odd)):
         return False
-    if not odd:  # what is no number stands in rows that nothing is learnt from
+    if not odd:  # what is not a number stands in rows that nothing is learnt from
         return any(level.strip() not in MARKERS for level in levels)
     clear = next((level for level in odd if not one_group(level)), odd[0])
     raise as_categories(values.not_a_number(name, clear, where(_first(values, clear))), name)
@@ -262,37 +273,43 @@ def _refuse_mixed(name: str, values: Texts, seen: Array, where: Where) -> None:
         if seen[k] and level.strip() not in MARKERS:
             (others if values.number(level) is None else numbers).append(k)
     count, odd = int(seen[numbers].sum()), int(seen[others].sum())
-    if is_mixed(count, odd, len(numbers)):
+    if is_mixed(count, odd, len(numbers), len(others)):
         level = values.levels[others[0]]
         raise mixed(name, level, odd, count + odd, where(_first(values, level)))
 
 
-def _tell_numbers(name: str, values: Texts, seen: Array, where: Where, told: Told) -> None:
+def _note_numbers(name: str, values: Texts, seen: Array, where: Where, report: ColumnReport) -> None:
     """Say so where most values are numbers: a slip of the pen may have made a category of the column."""
     numbers = {k for k, level in enumerate(values.levels) if seen[k] and values.number(level) is not None}
     others = [k for k, level in enumerate(values.levels) if seen[k] and k not in numbers and level not in MARKERS]
     count = int(seen[list(numbers)].sum()) if numbers else 0
     if others and count > int(seen[others].sum()):
         odd = values.levels[others[0]]
-        told.notes.append(
+        what = (
             f"column '{short(name)}' is read as categories: {count:,} of its values are numbers, but "
-            f"'{short(odd)}' ({where(_first(values, odd))}) is none"
+            f"'{short(odd)}' ({where(_first(values, odd))}) is not"
         )
+        remedy = "If it is a column of numbers, mend these cells or leave them empty."
+        report.notes.append(Doubt(what, remedy, "numbers_as_categories", False))
+    elif unit := shared_unit([level for k, level in enumerate(values.levels) if seen[k] and level]):
+        what = f"column '{short(name)}' is read as categories, though it holds numbers with '{unit}'"
+        report.notes.append(Doubt(what, "Write the numbers without it.", "numbers_with_units", False))
 
 
-def _tell_twins(name: str, levels: Sequence[str], told: Told) -> None:
+def _note_twins(name: str, levels: Sequence[str], report: ColumnReport) -> None:
     seen: dict[str, str] = {}
     for level in levels:
         twin = seen.setdefault(folded(level), level)
         if twin != level:
-            told.notes.append(
+            what = (
                 f"column '{short(name)}': '{short(twin)}' and '{short(level)}' are different categories, though they "
                 "differ only by case, spaces or accents' encoding"
             )
+            report.notes.append(Doubt(what, "Write both the same way.", "category_twins", False))
             return
 
 
-def encode_column(column: Column, values: Values, where: Where, told: Told) -> Array:
+def encode_column(column: Column, values: Values, where: Where, report: ColumnReport) -> Array:
     """float32 [N]: numbers, or numbers of levels; NaN where the value is missing or no known level.
 
     Raises:
@@ -303,7 +320,7 @@ def encode_column(column: Column, values: Values, where: Where, told: Told) -> A
     if not column.levels:
         numbers = values if not isinstance(values, Texts) else _numbers(column.name, values, where)
         if missing := int(np.isnan(numbers).sum()):
-            told.missing[column.name] = missing
+            report.missing[column.name] = missing
         return (numbers - column.offset if column.offset else numbers).astype(np.float32, copy=False)
     if not isinstance(values, Texts):
         what = f"column '{short(column.name)}' holds numbers, and the model knows categories"
@@ -314,20 +331,20 @@ def encode_column(column: Column, values: Values, where: Where, told: Told) -> A
     coded = table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
     empty = int(np.isin(values.codes, [k for k, level in enumerate(values.levels) if not level]).sum())
     if empty:
-        told.missing[column.name] = empty
+        report.missing[column.name] = empty
     if unknown := int(np.isnan(coded).sum()) - empty:
-        told.unknown[column.name] = unknown
+        report.unknown[column.name] = unknown
         if unknown == len(coded) - empty:
-            told.lost.append(none_known(column, next(level for level in values.levels if level), len(coded)))
+            report.lost.append(lost_note(column, next(level for level in values.levels if level), len(coded)))
     return coded
 
 
-def none_known(column: Column, example: str, rows: int) -> str:
-    """Return what to say where no row holds a category that training knew."""
+def lost_note(column: Column, example: str, rows: int) -> str:
+    """Return the remark on a column of new rows without a single category of the training."""
     known = listing(column.levels, 3)
-    subject = f"none of the {rows:,} rows holds" if rows > 1 else "the row does not hold"
+    subject = f"all {rows:,} rows hold categories" if rows > 1 else "the row holds a category"
     return (
-        f"column '{short(column.name)}': {subject} a known category: all count as missing "
+        f"column '{short(column.name)}': {subject} that training did not hold, so the column counts as missing "
         f"(here '{short(example)}', in training {known})"
     )
 
@@ -343,8 +360,7 @@ def _numbers(name: str, values: Texts, where: Where) -> Array:
 
 
 def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> Callable[[Tensor], Tensor]:
-    """Return what turns rows with the columns ``given`` into rows with those ``wanted``: by name, and levels by their
-    text.
+    """Return what turns rows with the columns ``given`` into rows with those ``wanted``: by name, and levels by text.
 
     Where either has no names, rows stay as they are.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.tables.columns import Decision, decide, none_known
+from metapl.data.tables.columns import Decision, decide, lost_note
 from metapl.data.tables.doubts import is_mixed, mixed
 from metapl.data.tables.readers.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
 from metapl.data.tables.spelling import Spellings
@@ -132,12 +132,12 @@ def _is_categorical(values: Any) -> bool:
 
 
 def fit_columns(
-    parts: Sequence[Table], where: Sequence[str], told: list[str], keep: Collection[str] = ()
+    parts: Sequence[Table], where: Sequence[str], notes: list[str], keep: Collection[str] = ()
 ) -> tuple[Column, ...]:
     """Return the columns of the first part, in its order, with the levels that occur in any part, sorted.
 
     What would be left out of a file of rows is left out here, too, unless it is one of ``keep``; that, and what looks
-    like a mistake, is appended to ``told``.
+    like a mistake, is appended to ``notes``.
 
     Raises:
         UserError: a part lacks a column, a column is numbers in one part and text in another, or numbers written as
@@ -149,11 +149,11 @@ def fit_columns(
         reason = decision.reason
         if decision.column is not None:
             fitted.append(decision.column)
-            told += [f"column '{name}' {reason}: to leave it out, drop it"] if reason else []
+            notes += [f"column '{name}' {reason}: to leave it out, drop it"] if reason else []
         else:
             left_out[name] = decision
             keeping = "to keep it as a category: astype('category')" if texts else f"to keep it, {_NAMED}"
-            told.append(f"column '{name}' {reason} and is left out ({keeping})")
+            notes.append(f"column '{name}' {reason} and is left out ({keeping})")
     if not fitted:
         name = next(iter(left_out))
         what = f"no column is left for the classifier to see: '{name}' {left_out[name].reason}"
@@ -186,7 +186,7 @@ def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: b
 
 
 def _check_written(name: str, levels: Collection[str], where: str) -> None:
-    """Refuse numbers that are no numbers to Python: 3,5 or 1.234,5.
+    """Refuse numbers that Python does not read as numbers: 3,5 or 1.234,5.
 
     Raises:
         UserError: every value is a number, and some are written so.
@@ -194,7 +194,7 @@ def _check_written(name: str, levels: Collection[str], where: str) -> None:
     filled = [level for level in levels if level.strip() not in MARKERS]
     if not all(map(meant, filled)):
         others = sorted(level for level in filled if parsed(level, POINT) is None)
-        if is_mixed(len(filled) - len(others), len(others), len(filled) - len(others)):
+        if is_mixed(len(filled) - len(others), len(others), len(filled) - len(others), len(others)):
             raise mixed(name, others[0], len(others), len(filled), where, setting=False)
         return
     odd = sorted(level for level in levels if parsed(level, POINT) is None and (decimal_comma(level) or grouped(level)))
@@ -207,7 +207,7 @@ def _check_written(name: str, levels: Collection[str], where: str) -> None:
 def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tensor:
     """float32 [N, len(columns)]: the columns by name, in the order of ``columns``; others in ``table`` are passed over.
 
-    A text that is no level becomes NaN, like a missing value.
+    A text that is not a level becomes NaN, like a missing value.
 
     Raises:
         UserError: a column is missing, text where numbers belong, or a number that is infinite as float32.
@@ -242,14 +242,14 @@ def lost_columns(table: Table, columns: Sequence[Column], rows: Tensor) -> list[
     """Return a line for each column of categories whose values are all unknown to the model; ``rows``: the table
     encoded.
     """
-    told = []
+    notes = []
     for k, column in enumerate(columns):
         values = table[column.name].tolist() if column.levels and rows[:, k].isnan().all() else []
         first = next((value for value in values if not is_missing(value)), None)
         if first is not None:
             found = f"{first:g}" if isinstance(first, float) else str(first)
-            told.append(none_known(column, found, len(values)))
-    return told
+            notes.append(lost_note(column, found, len(values)))
+    return notes
 
 
 def _numbers(values: Array, name: str, where: str) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 
@@ -10,6 +11,8 @@ from metapl.errors import UserError
 from metapl.utils.paths import shown
 
 MOSTLY = 0.9  # share of numbers from which other cells are taken for slips, or for limits such as <1.0
+FEWEST = 5  # different values from which a shared unit is no chance
+MANY = 1000  # texts, where they were not counted
 CLEARLY = 20  # different numbers above which a column of numbers is hardly one of categories
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})|\d{1,2}[ -][A-Za-z]{3,9}\.?[ -]\d{2,4}"
@@ -17,9 +20,15 @@ _DATE = re.compile(
 )
 
 
+_TIME = re.compile(r"\d{1,2}:[0-5]\d(:[0-5]\d([.,]\d+)?)?( ?[AaPp][Mm])?")
+_MEASURE = re.compile(r"([$€£¥₹~≈\u2212]?) ?([+-]?\d[\d.,' ]*?(?:[eE][+-]?\d+)?) ?([^\d\s.,][^\d]{0,5})?")
+
+
 def is_date(value: str) -> bool:
-    """Return whether a text is a date, perhaps with a time: 2024-05-31, 31.05.24, 5/31/2024 10:15, 31 May 2024."""
+    """Return whether a text is a date or a time: 2024-05-31, 31.05.24, 5/31/2024 10:15, 31 May 2024, 10:15."""
     text = value.strip()
+    if _TIME.fullmatch(text):
+        return True
     if not _DATE.fullmatch(text):
         return False
     numbers = [int(part) for part in re.findall(r"\d+", text.split("T")[0].split(" ")[0])]
@@ -40,13 +49,30 @@ def are_dates(levels: Collection[str]) -> bool:
     return bool(levels) and sum(map(is_date, levels)) >= MOSTLY * len(levels)
 
 
-def is_mixed(numbers: int, others: int, different: int) -> bool:
+def shared_unit(levels: Collection[str]) -> str:
+    """Return the unit or sign with which nearly all levels are numbers, as in 12 cm, $5 or 30%; "" for none."""
+    if len(levels) < FEWEST:
+        return ""
+    found: Counter[str] = Counter()
+    for level in levels:
+        if match := _MEASURE.fullmatch(level.strip()):
+            sign, _, unit = match.groups("")
+            found[unit.strip() or sign] += 1
+    found.pop("", None)
+    unit, count = found.most_common(1)[0] if found else ("", 0)
+    negative = unit == "\u2212" and count > 1  # the others are positive
+    return unit if negative or count >= MOSTLY * len(levels) else ""
+
+
+def is_mixed(numbers: int, others: int, different: int, texts: int = MANY) -> bool:
     """Return whether a column is meant as numbers though some of its cells are not.
 
     Args:
         numbers, others: cells that are numbers, and that are not and are not empty. different: numbers that differ.
+        texts: texts that differ; one or two of them may well be marks of missing values, however often they stand.
     """
-    return others > 0 and different > CLEARLY and numbers >= MOSTLY * (numbers + others)
+    least = 0.5 if texts <= 2 else MOSTLY
+    return others > 0 and different > CLEARLY and numbers >= least * (numbers + others)
 
 
 def mixed(name: str, odd: str, others: int, total: int, where: str, setting: bool = True) -> UserError:

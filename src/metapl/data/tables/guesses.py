@@ -11,17 +11,18 @@ from metapl.data.tables.readers.join import Joined
 from metapl.data.tables.roles import Roles
 
 
-def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Collection[str]) -> Roles:
+def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Collection[str], settings: bool) -> Roles:
     """Return the roles without those that were guessed and fail; a note is added for each.
 
     Args:
         splits: the texts, in small letters, that a column of the split may hold.
+        settings: whether the user may change settings.
     """
     if roles.id is not None and options.id == AUTO and (why := _no_id(rows, roles.id)):
         name = short(roles.id)
         rows.notes.append(
-            f"column '{name}' is called like an id, but {why}: it is not used, and rows go by their line (to insist, "
-            f"set source.table.id={name})"
+            f"column '{name}' is called like an id, but {why}: it is not used, and rows go by their line"
+            + (f" (to insist, set source.table.id={name})" if settings else "")
         )
         roles = replace(roles, id=None)
     if roles.split is not None and options.split == AUTO:
@@ -29,8 +30,8 @@ def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Co
         if values and not any(value.lower() in splits for value in values):
             name = short(roles.split)
             rows.notes.append(
-                f"column '{name}' is called like the split, but holds '{short(values[0])}': it is not used (for a "
-                f"feature, name it in source.table.features)"
+                f"column '{name}' is called like the split, but holds '{short(values[0])}': it is not used"
+                + (" (for a feature, name it in source.table.features)" if settings else "")
             )
             roles = replace(roles, split=None)
     return roles

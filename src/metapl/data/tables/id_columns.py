@@ -36,7 +36,7 @@ def numbers_rows(name: str, parts: Sequence[Array]) -> tuple[str, bool]:
         found.append(min((_numbered(part, named) for part in long), key=lambda reason: (bool(reason[0]), reason[1])))
     best = max(found, key=lambda reason: (bool(reason[0]), reason[1]))
     if not best[0] and named and name.lower().endswith("id") and len(np.unique(whole)) > 1:
-        return "is an id by its name, and ids are no quantities", False
+        return "is an id by its name, and ids are not quantities", False
     return best
 
 

@@ -13,7 +13,7 @@ from metapl.data.tables.labels import CLASSES, doubt
 from metapl.data.tables.readers.frame import MARKERS, Array, Texts, Values, counted, parsed, short
 from metapl.data.tables.readers.rules import Refusal, odd_levels
 from metapl.data.tables.roles import LABELS, listing
-from metapl.data.tables.spelling import Spellings, merged_numbers, told_merged
+from metapl.data.tables.spelling import Spellings, merged_note, merged_numbers, plain
 from metapl.errors import UserError, closest, nearest
 
 TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
@@ -38,7 +38,7 @@ def label_texts(column: str, texts: Texts, numeric: Array, rule: LabelRule) -> t
             texts = Texts(np.where(marked, levels.index(""), texts.codes).astype(np.int32), levels)
             notes.append(f"{counted(int(marked.sum()), 'row')} with the number -1 as label taken for unlabelled")
     texts, pairs = merged_numbers(rule.applied(texts))
-    return texts, [*notes, told_merged(short(column), pairs)] if pairs else notes
+    return texts, [*notes, merged_note(short(column), pairs)] if pairs else notes
 
 
 def odd_labels(labels: Texts, use: Array) -> Iterator[Refusal]:
@@ -134,7 +134,8 @@ def _check_twins(names: Sequence[str], labels: Texts, use: Array, place: Callabl
         if (twin := twins.setdefault(folded(name), name)) != name:
             first = int(np.argmax((labels.codes == labels.levels.index(name)) & (use == TRAINING)))
             what = f"the classes '{short(twin)}' and '{short(name)}' differ only by case, spaces or accents' encoding"
-            remedy = f"Write both the same way, or set source.label_map={short(name)}:{short(twin)}."
+            good, other = sorted((twin, name), key=lambda text: text != plain(text))
+            remedy = f"Write both the same way, or set source.label_map={short(plain(other))}:{short(good)}."
             raise UserError(what, remedy, place(first))
 
 

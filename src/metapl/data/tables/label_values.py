@@ -96,7 +96,8 @@ def check_doubtful(names: Sequence[str], counts: Mapping[str, int], rule: LabelR
         if 2 * counts[name] > total and len(names) > 2:
             what = f"the label '{short(name)}' stands in {counts[name]:,} of {total:,} labelled rows"
             remedy = (
-                f"If it means that a row has no label, set source.no_label={short(name)}; if it is a class, to {EMPTY}."
+                f"If it means that a row has no label, set source.no_label={short(name)}. "
+                f"If it is a class, set source.no_label={EMPTY}."
             )
             raise UserError(what, remedy, where)
     if not odd:

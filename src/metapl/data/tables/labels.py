@@ -42,7 +42,7 @@ def encode_labels(
             classes would look like a quantity.
 
     Raises:
-        UserError: labels of mixed or unusable kind, a wrong number of them, or a test label that is no class.
+        UserError: labels of mixed or unusable kind, a wrong number of them, or a test label that is not a class.
     """
     marks = tuple(unlabeled) if isinstance(unlabeled, tuple | list) else () if unlabeled is None else (unlabeled,)
     marks += () if "" in (class_names or ()) else ("",)
@@ -53,7 +53,8 @@ def encode_labels(
     if class_names is None and learnt:
         _check_classes(values, order, notes)
     number = {value: k for k, value in enumerate(order)}
-    coded = _encode(values, number, "y") + _encode(test, number, "y_test")
+    named = class_names is not None
+    coded = _encode(values, number, "y", named) + _encode(test, number, "y_test", named)
     names = tuple(class_names) if class_names is not None else tuple(str(value) for value in order)
     for name in ("nan", "None"):
         if name in names:
@@ -64,7 +65,7 @@ def encode_labels(
 def doubt(names: Sequence[str], rows: int, counting: bool) -> tuple[str, bool]:
     """Return what is to be said of so many classes, "" for nothing; and whether they can be none at all.
 
-    Numbers with decimals are no classes, and neither are whole ones with fewer than two rows each, unless they run
+    Numbers with decimals are not classes, and neither are whole ones with fewer than two rows each, unless they run
     from 0 or 1 without a gap, as class numbers do.
 
     Args:
@@ -82,10 +83,10 @@ def doubt(names: Sequence[str], rows: int, counting: bool) -> tuple[str, bool]:
     if len(found) < count:
         return (said if few else ""), False
     if any(value % 1 for value in found):
-        return f"{said}: a quantity, no class", True
+        return f"{said}: a quantity, not a class", True
     run = max(found) - min(found) == count - 1 and min(found) in (0, 1)
     if few and (counting or not run):
-        return f"{said}: a quantity or a number of the rows, no class", True
+        return f"{said}: a quantity or a number of the rows, not a class", True
     return (said if few or not run else ""), False
 
 
@@ -98,13 +99,16 @@ def read_labels(y: Any, rows: int, name: str, marks: Sequence[Any] = ()) -> Valu
     """One int, text or None per row; None too for what is one of ``marks``.
 
     Raises:
-        UserError: not one label per row, or a label that is none of these.
+        UserError: not one label per row, or a label of another kind.
     """
     array = as_array(y)
     shape = np.shape(y) if isinstance(y, list | tuple) and y and isinstance(y[0], list | np.ndarray) else array.shape
     if shape != (rows,):
-        raise UserError(f"its shape is {shape}, not ({rows},)", "Give one label per row of X.", name)
-    marked = [is_missing(value) or any(_is(value, mark) for mark in marks) for value in array.tolist()]
+        remedy = "Give one label per row of X."
+        if len(shape) == 2 and shape[0] == rows and array.dtype.kind in "buif" and set(np.unique(array)) <= {0, 1}:
+            remedy = "If it is one-hot, give the number of the class: y.argmax(axis=1)."
+        raise UserError(f"its shape is {shape}, not ({rows},)", remedy, name)
+    marked = [is_missing(value) or value == b"" or any(_is(value, mark) for mark in marks) for value in array.tolist()]
     return [None if none else _value(value, row, name) for row, (value, none) in enumerate(zip(array.tolist(), marked))]
 
 
@@ -126,7 +130,7 @@ def read_lines(text: str, name: str) -> Values:
 
 
 def _is(value: Any, mark: Any) -> bool:
-    """Equal and of one kind: True is no 1."""
+    """Return whether both are equal and of one kind: True is not 1."""
     same_kind = all(isinstance(value, kind) == isinstance(mark, kind) for kind in (str, bool))
     return same_kind and bool(value == mark)
 
@@ -141,6 +145,8 @@ def _value(value: Any, row: int, name: str) -> int | str | None:
         if value < -1:
             raise UserError(f"row {row} has label {value}", "Labels are 0 or more; -1 means no label.", name)
         return None if value == -1 else int(value)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
         if value == "-1":
             raise UserError(
@@ -166,18 +172,18 @@ def _check_classes(values: Values, order: Sequence[int | str], notes: list[str])
     """
     labeled = [value for value in values if value is not None]
     counting = all(isinstance(b, int) and b - int(a) == 1 for a, b in pairwise(labeled))
-    told = check_classes(
+    remark = check_classes(
         [str(value) for value in order], len(labeled), counting, bool(order) and isinstance(order[0], int)
     )
-    notes += [told] if told else []
+    notes += [remark] if remark else []
 
 
 def check_classes(names: Sequence[str], rows: int, counting: bool, numbers: bool) -> str:
     """Return what is to be said of labels in memory; ``numbers``: they are whole numbers, no texts. For others see
     ``doubt``.
 
-    Numbers of a row each that may be class numbers by their size are told, not refused: people count classes before
-    they draw one row of each.
+    Numbers with one row each that may be class numbers by their size get a note and are not refused: people count
+    classes before they draw one row of each.
 
     Raises:
         UserError: they can be no classes.
@@ -186,7 +192,7 @@ def check_classes(names: Sequence[str], rows: int, counting: bool, numbers: bool
     if refused and numbers:
         if max(map(int, names)) >= SPREAD * len(names):
             raise UserError(f"it has {said}", "If these are classes, give them as texts. Else give the classes.", "y")
-        return f"if these are no classes, give others: y has {said.removesuffix(', no class')}"
+        return f"if these are not classes, give others: y has {said.removesuffix(', not a class')}"
     return f"y has {said}: are these the classes?" if said else ""
 
 
@@ -202,10 +208,11 @@ def _classes(values: Values, class_names: Sequence[str] | None) -> list[int | st
     return list(range(len(class_names)))
 
 
-def _encode(values: Values, number: dict[int | str, int], name: str) -> list[int]:
+def _encode(values: Values, number: dict[int | str, int], name: str, named: bool) -> list[int]:
     for row, value in enumerate(values):
         if value is not None and value not in number:
-            raise UserError(
-                f"row {row} has label '{value}', which is no class", nearest(str(value), map(str, number)), name
-            )
+            hint = nearest(str(value), map(str, number))
+            if named and isinstance(value, int):
+                hint = f"Labels count class_names from 0, so the last one is {len(number) - 1}."
+            raise UserError(f"row {row} has label '{value}', which is not a class", hint, name)
     return [-1 if value is None else number[value] for value in values]

@@ -146,11 +146,11 @@ def _frames(
     keep = frozenset[str](features).union(*(categorical(parts[name]) for name in train))
     if features:
         tables["X"] = {name: column_of(tables["X"], name, "X") for name in dict.fromkeys(features)}
-    told: list[str] = []
-    columns = fit_columns([tables[name] for name in train], train, told, keep)
-    for text in told:
+    found: list[str] = []
+    columns = fit_columns([tables[name] for name in train], train, found, keep)
+    for text in found:
         warn(text)
-    notes += told
+    notes += found
     for name in tables:
         further = [column for column in column_names(parts[name]) if column not in tables["X"]]
         if further and not features:

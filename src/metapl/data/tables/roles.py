@@ -92,7 +92,7 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
     if not contents:
         raise _nothing(names, label, where)
     if label is None:
-        more = " (Is the delimiter the right one?)" if len(names) == 1 else ""
+        more = " (Is the delimiter a comma, tab, semicolon or pipe?)" if len(names) == 1 else ""
         what = f"no column holds the label (there are {listing(names)})"
         last = f" The last column is often it: source.table.label={len(names)}." if names[0] == "1" else ""
         raise UserError(what, f"Set source.table.label=NAME.{more}{last}", where)
@@ -229,7 +229,8 @@ def _check(name: str, names: Sequence[str], setting: str, where: str) -> None:
 def _nothing(names: Sequence[str], label: str | None, where: str) -> UserError:
     if len(names) == 1:
         what = f"only one column was found ('{short(names[0])}')"
-        return UserError(what, "Is the delimiter a comma, tab, semicolon or pipe? Or set source.table.text.", where)
+        remedy = "Add a column to learn from. (Or is the delimiter not a comma, tab, semicolon or pipe?)"
+        return UserError(what, remedy, where)
     return UserError("no column is left for the classifier to see", "Name some with source.table.features.", where)
 
 
@@ -238,10 +239,10 @@ def _notes(
 ) -> tuple[str, ...]:
     what = {"image": "images", "text": "texts", "table": counted(len(contents), "feature")}[kind]
     named = [f"{role}: '{short(name)}'" for role, name in single.items() if name]
-    told = ["; ".join([f"{what}: {listing(contents)}", *named])]
+    notes = ["; ".join([f"{what}: {listing(contents)}", *named])]
     if rest:
-        told.append(f"columns not used: {listing(rest)}")
-    return tuple(told)
+        notes.append(f"columns not used: {listing(rest)}")
+    return tuple(notes)
 
 
 def listing(names: Sequence[str], most: int = 8) -> str:

@@ -21,7 +21,7 @@ from metapl.data.images.source import ImageSource
 from metapl.data.images.store import Known
 from metapl.data.memory.source import MemorySource
 from metapl.data.options import SourceOptions
-from metapl.data.tables.columns import MOST_LEVELS, Told, described, encode_column, fit_column, too_many
+from metapl.data.tables.columns import MOST_LEVELS, ColumnReport, described, encode_column, fit_column, too_many
 from metapl.data.tables.guesses import only_numbers, without_failed
 from metapl.data.tables.label_column import (
     POOL,
@@ -37,6 +37,7 @@ from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.options import NONE
 from metapl.data.tables.readers.files import PARTS, open_file, open_new_file
 from metapl.data.tables.readers.frame import SKIP, Array, Form, TableFile, Texts, counted, short
+from metapl.data.tables.readers.header import check_width
 from metapl.data.tables.readers.join import Joined, read_joined
 from metapl.data.tables.readers.paths import LOOKED_AT, check_there
 from metapl.data.tables.readers.rules import (
@@ -50,8 +51,8 @@ from metapl.data.tables.readers.rules import (
 )
 from metapl.data.tables.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, model_roles
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
-from metapl.errors import BadRow, UserError
-from metapl.types import Column, ModelInput, Source
+from metapl.errors import BadRow, NoRow, UserError
+from metapl.types import Column, Levels, ModelInput, Source
 
 BY_PART = {"labeled": TRAINING, "unlabeled": POOL, "test": TESTING}
 BY_SPLIT = {
@@ -69,6 +70,7 @@ class _Table:
         use: [N] TRAINING, POOL or TESTING.
         roots: the folder that relative paths start from, one per file.
         facts: ids, labels, class names and test flags, as a source has them.
+        widths: as in ``ModelInput``.
     """
 
     name: str
@@ -77,6 +79,7 @@ class _Table:
     use: Array
     roots: Sequence[str]
     facts: dict[str, Any]
+    widths: tuple[int, ...] = ()
 
 
 def open_table(
@@ -87,6 +90,7 @@ def open_table(
     like: ModelInput | None = None,
     known: Known | None = None,
     progress: Callable[[str], None] | None = None,
+    levels: Levels | None = None,
 ) -> Source:
     """Return a source over files of rows.
 
@@ -95,7 +99,7 @@ def open_table(
         name: of the source; by default the file's.
         suffix: read the files as if their names ended so.
         like: new rows: what a trained model asks of them. ``options`` are then those of its training.
-        known, progress: for images, as in ``ImageSource``.
+        known, progress, levels: for images, as in ``ImageSource``.
 
     Raises:
         UserError: the files cannot serve; the message names file and line.
@@ -114,7 +118,8 @@ def open_table(
         return source
     if table.roles.kind == "image":
         place = os.path.abspath(paths[PARTS[0]]) if _has_paths(table.rows, table.roles) else ""
-        return _images(table, options, place=place, known=known, progress=progress, where=table.name)
+        how: dict[str, Any] = {"place": place, "known": known, "progress": progress, "levels": levels}
+        return _images(table, options, where=table.name, **how)
     return _features(table, options) if table.roles.kind == "table" else _texts(table, options)
 
 
@@ -125,6 +130,9 @@ def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, su
     better = "" if error.setting == SKIP else error.setting  # another setting than to leave rows out
     try:
         rows = _read(paths, replace(options, table=replace(options.table, skip_bad_rows=True)), "", suffix).rows
+    except NoRow:  # all rows are bad
+        plain = error.without_setting().remedy
+        return BadRow(error.what, plain if better else systematic_remedy(error.what, plain), error.where, better)
     except UserError:
         return error if better else error.without_setting()
     same = sum(fault_of(reason) == fault_of(error.what) for _, reason in rows.problems)
@@ -137,24 +145,21 @@ def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, su
 
 
 def _new_rows(paths: Mapping[str, Path], options: SourceOptions, name: str, suffix: str, like: ModelInput) -> Source:
-    """Rows as a model wants them; errors give no advice to change a setting, since these are the training's."""
-    try:
-        table = _read(paths, options, name, suffix, like)
-        rows, takes = table.rows, like.takes
-        if takes.kind == "image":  # decoded when asked for, a chunk at a time, as test rows are
-            table.facts["is_test"] = np.ones(rows.rows, dtype=bool)
-            forgiving = replace(options, image=replace(options.image, resize=takes.resize, allow_bad=True))
-            channels, height, width = takes.shape
-            return _images(table, forgiving, known=Known((channels, height, width), {}))
-        if takes.tokens is not None:
-            data = tokenizer_of(takes.tokens).encode(_joined_texts(table))
-            return _source(table, "text", data, tokens=takes.tokens)
-        told = Told()
-        data = torch.from_numpy(_encoded(takes.columns, rows, told))
-        rows.notes += told.lines(rows.rows)
-        return _source(table, "table", data, columns=takes.columns)
-    except UserError as error:
-        raise error.without_setting() from error
+    """Rows as a model wants them."""
+    table = _read(paths, options, name, suffix, like)
+    rows, takes = table.rows, like.takes
+    if takes.kind == "image":  # decoded when asked for, a chunk at a time, as test rows are
+        table.facts["is_test"] = np.ones(rows.rows, dtype=bool)
+        forgiving = replace(options, image=replace(options.image, resize=takes.resize, allow_bad=True))
+        channels, height, width = takes.shape
+        return _images(table, forgiving, known=Known((channels, height, width), {}), levels=takes.levels)
+    if takes.tokens is not None:
+        data = tokenizer_of(takes.tokens).encode(_joined_texts(table))
+        return _source(table, "text", data, tokens=takes.tokens)
+    report = ColumnReport()
+    data = torch.from_numpy(_encoded(takes.columns, rows, report))
+    rows.notes += report.lines(rows.rows)
+    return _source(table, "table", data, columns=takes.columns)
 
 
 def _read(
@@ -169,9 +174,16 @@ def _read(
     reader = open_file if like is None else open_new_file
     files = [reader(paths[part], table, suffix if part == PARTS[0] else "") for part in parts]
     main = files[0]
+    widths: tuple[int, ...] = ()
     if like is None:
         roles, most = find_roles(main.names, table, main.name), MOST_LEVELS
+        if main.numbered:
+            widths = (len(main.names), len(main.names) - 1)[: 1 + (roles.label == main.names[-1])]
+            for file, part in zip(files, parts):
+                check_width(file, widths[:1] if part == "test" else widths, main.last)
     else:
+        if main.numbered:
+            check_width(main, like.widths[:1] if like.labels else like.widths, like.class_names)
         roles, most = model_roles(main.names, table, like, main.name), -1
     columns = () if like is None else like.takes.columns
     forms = [_forms(file, part, roles, options, columns) for file, part in zip(files, parts)]
@@ -182,7 +194,7 @@ def _read(
         numeric = np.isin(rows.part, [k for k, file in enumerate(files) if roles.label in file.whole])
         rows.columns[roles.label], notes = label_texts(roles.label, rows.text(roles.label), numeric, rule)
         rows.notes += notes
-    roles = without_failed(rows, roles, table, BY_SPLIT)
+    roles = without_failed(rows, roles, table, BY_SPLIT, like is None)
     use = _use(rows, roles, parts)
     given = os.path.expanduser(options.root)
     roots = [os.path.abspath(given or paths[part].parent) for part in parts]
@@ -201,7 +213,7 @@ def _read(
         labels = class_numbers(texts, names)
         labels[(use == POOL) & (like is None)] = -1
     facts = {"ids": tuple(ids), "labels": labels, "class_names": names, "is_test": use == TESTING}
-    return _Table(name or main.name, rows, roles, use, roots, facts)
+    return _Table(name or main.name, rows, roles, use, roots, facts, widths)
 
 
 def _forms(
@@ -254,7 +266,7 @@ def _refusals(
     column, has_paths = roles.contents[0], _has_paths(rows, roles)
     if has_paths:
         texts, held = rows.text(column), rows.held[column]
-        yield from odd_paths(texts, rows.part, roots)
+        yield from odd_paths(texts, rows.part, roots, like is None)
 
         def target(path: str, file: int) -> str:
             return os.path.normpath(os.path.join(roots[file], path))
@@ -271,7 +283,7 @@ def _odd_split(value: str) -> str | None:
     if value.lower() in BY_SPLIT:
         return None
     more = " (validation rows are drawn from the labelled rows, see --validation)" if "val" in value.lower() else ""
-    return f"the split '{short(value)}' is none of {', '.join(SPLITS)}{more}"
+    return f"the split '{short(value)}' is not one of {', '.join(SPLITS)}{more}"
 
 
 def _has_paths(rows: Joined, roles: Roles) -> bool:
@@ -290,33 +302,35 @@ def _ids(rows: Joined, roles: Roles) -> list[str]:
 
 def _source(table: _Table, kind: str, data: torch.Tensor, **more: Any) -> MemorySource:
     rows = table.rows
-    return MemorySource(table.name, kind, data, notes=tuple(rows.notes), problems=rows.problems, **more, **table.facts)
+    how: dict[str, Any] = {"notes": tuple(rows.notes), "problems": rows.problems, "widths": table.widths}
+    return MemorySource(table.name, kind, data, **how, **more, **table.facts)
 
 
 def _features(table: _Table, options: SourceOptions) -> MemorySource:
     """Columns of features, numbers and categories as the training rows have them."""
-    told, rows, train = Told(), table.rows, table.use != TESTING
+    report, rows, train = ColumnReport(), table.rows, table.use != TESTING
     columns: list[Column] = []
     for column in table.roles.contents:
         if column in rows.full:
-            told.notes.append(too_many(column))
+            report.notes.append(too_many(column))
             continue
         category, keep = column in options.table.named("categorical"), column in table.roles.chosen
-        fitted = fit_column(column, rows.columns[column], train, rows.place, told, category, keep, rows.part)
+        fitted = fit_column(column, rows.columns[column], train, rows.place, report, category, keep, rows.part)
         if fitted is not None:
             columns.append(fitted)
     if not columns:
-        raise UserError("no feature is left", f"{told.notes[0]}." if told.notes else "", table.name)
-    data = torch.from_numpy(_encoded(columns, rows, told))
-    rows.notes += [described(columns), *told.lines(rows.rows)]
+        why = f": {report.notes[0]}" if report.notes else ""
+        raise UserError(f"no feature is left{why}", "Give another column to learn from.", table.name)
+    data = torch.from_numpy(_encoded(columns, rows, report))
+    rows.notes += [described(columns), *report.lines(rows.rows)]
     return _source(table, "table", data, columns=tuple(columns))
 
 
-def _encoded(columns: Sequence[Column], rows: Joined, told: Told) -> Array:
+def _encoded(columns: Sequence[Column], rows: Joined, report: ColumnReport) -> Array:
     """float32 [N, columns]; the columns are taken out of ``rows`` as they are done."""
     data = np.empty((rows.rows, len(columns)), dtype=np.float32)
     for k, column in enumerate(columns):
-        data[:, k] = encode_column(column, rows.columns.pop(column.name), rows.place, told)
+        data[:, k] = encode_column(column, rows.columns.pop(column.name), rows.place, report)
     return data
 
 
@@ -358,4 +372,6 @@ def _images(table: _Table, options: SourceOptions, **more: Any) -> ImageSource:
         what = f"column '{short(column)}' holds numbers, not images"
         raise UserError(what, "Set source.table.path=NAME.", rows.place(0))
     notes: dict[str, Any] = {"notes": rows.notes, "problems": rows.problems}
-    return ImageSource(table.name, items, options=options.image, **notes, **more, **table.facts)
+    source = ImageSource(table.name, items, options=options.image, **notes, **more, **table.facts)
+    source.widths = table.widths
+    return source

@@ -108,7 +108,7 @@ def renamed(texts: Texts, name: Mapping[str, str]) -> Texts:
     return Texts(codes, levels, texts.decimal, texts.signs)
 
 
-def told_merged(column: str, pairs: Sequence[tuple[str, str]]) -> str:
+def merged_note(column: str, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the note on spellings that became one value."""
     listed = ", ".join(f"'{other}' as '{name}'" for name, other in pairs[:4])
     more = f" and {len(pairs) - 4} more" if len(pairs) > 4 else ""

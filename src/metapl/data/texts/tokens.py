@@ -95,9 +95,9 @@ def encode_texts(texts: Sequence[str], spec: str, max_tokens: int | str) -> tupl
     rows = rows[:, :length].contiguous() if max_tokens == "auto" else tokenizer.encode(texts)
     full = int((rows[:, -1] != tokenizer.tokens.pad).sum())
     # A text that fills its row to the last id may have gone on; "auto" leaves that only to texts of LONGEST tokens.
-    told = full > 0.01 * len(rows) and (max_tokens != "auto" or length == LONGEST)
-    note = f"{full} of {len(rows)} texts fill all {length} tokens and may be cut (source.text.max_tokens)"
-    return rows, tokenizer.tokens, (note,) if told else ()
+    cut = full > 0.01 * len(rows) and (max_tokens != "auto" or length == LONGEST)
+    note = f"texts that fill all {length} tokens and may be cut: {full} of {len(rows)} (source.text.max_tokens)"
+    return rows, tokenizer.tokens, (note,) if cut else ()
 
 
 def _longest(rows: Tensor, pad: int) -> int:
@@ -174,7 +174,8 @@ class HfTokenizer:
         self._inner, sha256 = _load(spec.removeprefix(HF))
         inner = self._inner
         if length <= (own := inner.num_special_tokens_to_add()):
-            raise UserError(f"{length} tokens per text, {own} of them the tokenizer's own", "Raise it.", _LENGTH)
+            what = f"{length} tokens per text leave no room for words: the tokenizer adds {own} of its own"
+            raise UserError(what, f"Give more than {own}.", _LENGTH)
         special = [inner.cls_token_id, inner.sep_token_id, inner.bos_token_id, inner.eos_token_id]
         known = dict.fromkeys(int(k) for k in special if k is not None)  # in order, each once
         pad = _first(inner.pad_token_id, inner.eos_token_id, 0)

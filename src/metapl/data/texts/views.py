@@ -60,7 +60,7 @@ class TextViews:
         return torch.empty_like(ids).scatter_(1, slots, ids.gather(1, order))
 
     def _without(self, ids: Tensor, dropped: Tensor) -> Tensor:
-        """What is dropped is closed up; where a hidden word cannot be told from padding it is dropped too."""
+        """What is dropped is closed up; where a hidden word would look like padding it is dropped too."""
         gone = dropped | (ids == self.tokens.pad)
         order = gone.to(torch.int8).argsort(dim=1, stable=True)
         return ids.masked_fill(gone, self.tokens.pad).gather(1, order)

@@ -109,7 +109,7 @@ def test_image_scales() -> None:
         ({"X": np.zeros((0, 4))}, "shape is (0, 4)"),
         ({"X": np.array([["a"], ["b"]])}, "not numbers"),
         ({"X_unlabeled": np.ones((2, 5, 5))}, "those of X"),
-        ({"X_unlabeled": np.ones((2, 5))}, "no stack of images"),
+        ({"X_unlabeled": np.ones((2, 5))}, "not a stack of images"),
         ({"X_test": np.ones((2, 4, 4))}, "belong together"),
         ({"kind": "table"}, "not like kind='table'"),
         ({"kind": "text"}, "not like kind='text'"),

@@ -180,7 +180,7 @@ GOOD = list(zip(PIXELS, Y))
         ([Rows([])], "labeled: the data set has no row"),
         ([Rows(GOOD), Rows([])], "unlabeled: the data set has no row"),
         ([Broken(GOOD)], "labeled, row 3: it cannot be read (OSError: cannot open the file)"),
-        ([Rows([({1, 2}, 0)])], "labeled, row 0: a set is no image"),
+        ([Rows([({1, 2}, 0)])], "labeled, row 0: a set is neither an image"),
         ([Rows([()])], "the row is empty"),
         ([Rows([{"audio": 1}])], "a row has the keys audio"),
         ([Rows(GOOD), Rows(["text"])], "unlabeled, row 0: it is <U4"),

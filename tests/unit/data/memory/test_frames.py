@@ -208,7 +208,7 @@ def test_quantities_are_no_labels() -> None:
     source = from_arrays(X, ages.astype(str))
     assert len(source.class_names) == 60
     said = "y has 60 different values in 60 labelled rows, such as '18' and '78': a quantity or a number of the rows"
-    assert source.notes == (f"{said}, no class: are these the classes?",)
+    assert source.notes == (f"{said}, not a class: are these the classes?",)
     assert from_arrays(X, ages % 25).notes == (), "class numbers, two rows each"
     assert "y has 25 different values" in from_arrays(X, ages % 25 * 4).notes[0]
     assert len(from_arrays(X[:30], np.arange(30)[::-1].copy()).notes) == 1
@@ -221,7 +221,7 @@ def test_one_row_of_each_class_is_told_and_taken(y: np.ndarray[Any, Any]) -> Non
     assert source.labels.tolist() == [*range(40), *[-1] * 40]
     said = f"40 different values in 40 labelled rows, such as '{y[0]}' and '{y[-1]}'"
     told = f"y has {said}: a quantity or a number of the rows"
-    assert source.notes == (f"if these are no classes, give others: {told}",)
+    assert source.notes == (f"if these are not classes, give others: {told}",)
     with pytest.warns(UserWarning, match="could represent a regression problem"):  # by scikit-learn
         codes, _ = read_targets(labels, -1)
     assert codes.tolist() == source.labels.tolist()
@@ -365,7 +365,7 @@ def test_true_and_false_are_found_in_every_form(values: Any, trained: list[Any])
     known = fitted(from_arrays(pd.DataFrame({"member": trained}), [0, 1, 0]))
     same(rows_for(pd.DataFrame({"member": values}), known), [[1], [0]])
     same(rows_for(pd.DataFrame({"member": [*pd.Series(values, dtype=object), None]}), known), [[1], [0], [NAN]])
-    with pytest.warns(UserWarning, match="column 'member': none of the 2 rows holds a known category.*here '2'"):
+    with pytest.warns(UserWarning, match="column 'member': all 2 rows hold categories that training.*here '2'"):
         same(rows_for(pd.DataFrame({"member": [2, 3]}), known), [[NAN], [NAN]])
 
 
@@ -378,7 +378,7 @@ def test_a_column_whose_values_are_all_unknown_is_told() -> None:
     same(
         rows_for(pd.DataFrame({"size": [1, 2], "colour": ["Red", "red"]}), known, tell=told.append), [[1, NAN], [2, 2]]
     )
-    wanted = "column 'colour': the row does not hold a known category: all count as missing "
+    wanted = "column 'colour': the row holds a category that training did not hold, so the column counts as missing "
     wanted += "(here 'Red', in training 'blue', 'nan', 'red')"
     assert told == [f"X: {wanted}"]
     more = from_arrays(
@@ -414,7 +414,7 @@ def test_an_image_is_read_alike_alone_and_in_any_batch(white: int) -> None:
     pictures[0] = np.minimum(pictures[0], 1)  # nearly black
     pictures[1] = 0
     given = pictures if not white else pictures / (255 // white)
-    known = preprocessing_from_dict(preprocessing_to_dict(fitted(from_arrays(given, [0, 1] * 3))))
+    known = preprocessing_from_dict(preprocessing_to_dict(fitted(from_arrays(given, [0, 1] * 3, kind="image"))))
     assert known.white == white
     older = {k: v for k, v in preprocessing_to_dict(known).items() if k != "white"}
     assert preprocessing_from_dict(older).white == 0

@@ -173,5 +173,5 @@ def test_parts_in_files_of_their_own(tmp_path: Path) -> None:
     assert source.is_test.sum() == 2
     with pytest.raises(UserError, match=r"u\.npy: no array in it is named y"):
         open_numpy(tmp_path / "a.npz", test=str(tmp_path / "u.npy"))
-    with pytest.raises(UserError, match=r"source\.unlabeled: 'u\.csv' is no NumPy file"):
+    with pytest.raises(UserError, match=r"source\.unlabeled: 'u\.csv' is not a NumPy file"):
         open_numpy(tmp_path / "a.npz", unlabeled="u.csv")

@@ -138,7 +138,7 @@ def test_json_values_are_kept_as_written(tmp_path: Path) -> None:
 def test_json_lines_that_cannot_serve(tmp_path: Path) -> None:
     bad = ["{", "[1]", "3", '{"a": 1, "a": 2}', '{"a": [1, 2]}', '{"a": "\\ud800"}']
     path = put(tmp_path, "\n".join(['{"a": 1}', *bad, '{"a": 2}']), "x.jsonl")
-    with pytest.raises(UserError, match=r"^x\.jsonl, line 2: the line is no valid JSON"):
+    with pytest.raises(UserError, match=r"^x\.jsonl, line 2: the line is not valid JSON"):
         whole(path)
     frame = whole(path, skip_bad=True)
     assert frame.columns["a"].tolist() == [1.0, 2.0]  # type: ignore[union-attr]
@@ -146,7 +146,12 @@ def test_json_lines_that_cannot_serve(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_no_number_is_named() -> None:
-    for value, part in (("3,5", "decimal comma"), ("-Inf", "infinite"), ("1e39", "too large"), ("twelve", "no number")):
+    for value, part in (
+        ("3,5", "decimal comma"),
+        ("-Inf", "infinite"),
+        ("1e39", "too large"),
+        ("twelve", "not a number"),
+    ):
         with pytest.raises(UserError, match=rf"^FILE, line 1: .*{part}"):
             ColumnBuilder("a", "number").add(["1", value], lambda row: f"FILE, line {row}")
     assert to_numbers(["1", "NAN"]) == 1
@@ -178,5 +183,5 @@ def test_the_line_of_a_wrong_byte_beyond_the_first_block(tmp_path: Path, monkeyp
     monkeypatch.setattr(encodings, "_BLOCK", 7)  # characters are cut at the blocks' ends
     path = put(tmp_path, "a,b\n" + "1,Größe\n" * 20)
     assert whole(path).rows == 20
-    with pytest.raises(UserError, match=r"^x\.csv, line 22: byte 0xfc is no UTF-8"):
+    with pytest.raises(UserError, match=r"^x\.csv, line 22: byte 0xfc is not valid UTF-8"):
         whole(put(tmp_path, path.read_bytes() + "1,Tür\n".encode("cp1252")))

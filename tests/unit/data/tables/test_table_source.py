@@ -103,7 +103,7 @@ def test_the_split_column(tmp_path: Path) -> None:
     assert source.data[4, 1].isnan()
     assert told(source, "1 label of unlabelled rows not used")
     assert told(source, "categories that training did not hold, read as missing: 'c' 1")
-    with pytest.raises(UserError, match=r"line 3: the split 'validation' is none of .*--validation"):
+    with pytest.raises(UserError, match=r"line 3: the split 'validation' is not one of .*--validation"):
         table(tmp_path, "a,split,y\n1,train,u\n2,validation,v\n")
     with pytest.raises(UserError, match=r"line 4: the test label 'w' is not among the training labels"):
         table(tmp_path, "a,split,y\n1,train,u\n2,train,v\n3,test,w\n")
@@ -195,12 +195,12 @@ def test_numbers_written_in_another_way_are_no_categories(tmp_path: Path, cell: 
 
 def test_a_slip_among_numbers_is_told(tmp_path: Path) -> None:
     source = table(tmp_path, "a,y\n1.5,u\n2,v\n2O,u\n1.5,v\n")
-    assert told(source, "'a' is read as categories: 3 of its values are numbers, but '2O' (x.csv, line 4) is none")
+    assert told(source, "'a' is read as categories: 3 of its values are numbers, but '2O' (x.csv, line 4) is not")
 
 
 def test_quantities_are_no_classes(tmp_path: Path) -> None:
     rows = "".join(f"{k % 5}.5,{k}.25\n" for k in range(40))
-    with pytest.raises(UserError, match="a quantity, no class"):
+    with pytest.raises(UserError, match="a quantity, not a class"):
         table(tmp_path, "a,y\n" + rows)
 
 

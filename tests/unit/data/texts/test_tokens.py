@@ -94,7 +94,7 @@ def test_auto_length_is_that_of_the_longest_text_within_bounds() -> None:
     assert encode_texts(["", ""], "words", "auto")[0].shape == (2, 8)
     rows, tokens, notes = encode_texts(["a " * 1000], "words", "auto")
     assert rows.shape == (1, 256)
-    assert "1 of 1 texts fill all 256 tokens" in notes[0]
+    assert "texts that fill all 256 tokens and may be cut: 1 of 1" in notes[0]
     rows, tokens, notes = encode_texts(["a b c", "d"], "words", 2)
     assert rows.tolist() == [[word_id("a"), word_id("b")], [word_id("d"), 0]]
     assert len(notes) == 1
@@ -149,7 +149,7 @@ def test_the_tokenizer_of_a_folder(wordpiece: str) -> None:
     assert rows[2].tolist() == [2, 5, 5, 5, 5, 5, 3]
     assert rows[3].tolist()[0] == 2
     assert encode_texts(["what is"], wordpiece, "auto")[0].tolist() == [[2, 5, 6, 3, 0, 0, 0, 0]]
-    with pytest.raises(UserError, match="2 tokens per text, 2 of them the tokenizer's own"):
+    with pytest.raises(UserError, match="2 tokens per text leave no room for words: the tokenizer adds 2"):
         make_tokenizer(wordpiece, 2)
     with pytest.raises(UserError, match="not the one the model was trained with"):
         tokenizer_of(Tokens(wordpiece, 7, pad=9, mask=4, special=(2, 3)))

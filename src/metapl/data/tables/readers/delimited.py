@@ -6,7 +6,7 @@ import csv
 import gc
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -23,9 +23,8 @@ from metapl.data.tables.readers.frame import (
     Frame,
     Lines,
     counted,
-    short,
 )
-from metapl.data.tables.readers.header import ROWS, holds_values, read_header
+from metapl.data.tables.readers.header import ROWS, read_header
 from metapl.data.tables.readers.rules import Fault
 from metapl.errors import BadRow, UnclearDelimiter, UserError
 
@@ -35,7 +34,7 @@ DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's cache
 LONGEST = 1 << 23  # characters of one field
 SAMPLE = 20  # rows that must agree with the header where its delimiter is not clear
-MOST_LEVELS = 1000  # different texts of a column that nobody asked for
+FEW_VALUES = 50  # different values of a column, up to which a line of prose hardly holds one of them by chance
 _CLOSE = 'Close it, or write "" for a quote inside a quoted field'
 _NO_QUOTES = "or set source.table.quotes=none if quotes mean nothing in this file."
 
@@ -76,17 +75,21 @@ class DelimitedFile:
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.odd = self.encoding.odd
         self.spans: list[int] = []  # lines on which a row of several lines begins
+        self._doubtful: list[tuple[int, int, list[list[str]]]] = []  # rows of several lines that may be rows each
         with self._open() as file:
-            told = _SEP.fullmatch(file.readline().rstrip("\r\n"))
-        self.told = told is not None  # the header then is the second line
+            named = _SEP.fullmatch(file.readline().rstrip("\r\n"))
+        self.names_delimiter = named is not None  # the header then is the second line
         with self._open() as file:
-            asked = told[1] if told and delimiter == AUTO else delimiter
+            asked = named[1] if named and delimiter == AUTO else delimiter
             self.delimiter = find_delimiter(file, asked, self.name, self.decimal, self._quoting)
         with self._open() as file:
             reader = self._reader(file)
             first = self._header(reader)
-            self.header = read_header(first, _sample(reader), header, f"{self.name}, line {1 + self.told}")
-        self.names = self.header.names
+            below = _sample(reader)
+            self.header = read_header(first, below, header, f"{self.name}, line {1 + self.names_delimiter}")
+        self.names, self.numbered = self.header.names, self.header.is_row
+        rows = [first, *below] if self.numbered else []
+        self.last = frozenset(row[-1].strip() for row in rows if len(row) == len(first))
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
@@ -98,20 +101,23 @@ class DelimitedFile:
         """Yield (rows, the line each begins on, (place, reason) of bad rows, blank lines passed over), piece by
         piece.
         """
-        width, self.spans = self.header.width, list[int]()
+        width, self.spans, self._doubtful = self.header.width, list[int](), []
         fields = self.header.fields
         whole = fields == tuple(range(width))
         with self._open() as file:
             reader = self._reader(file)
+            first: list[str] | None = None  # the names of the columns
             if self.header.is_row:
-                _ = next(reader, None) if self.told else None
+                _ = next(reader, None) if self.names_delimiter else None
             else:
-                self._header(reader)
+                first = self._header(reader)
             while True:
                 rows, lines, bad, blank = list[Sequence[str]](), list[int](), list[tuple[str, str]](), 0
                 with _limit(), _no_collection():
                     for row, line in self._rows(reader, bad):
-                        if len(row) == width and not (self.odd and self._is_odd(row)):
+                        if row == first and len(row) > 1:
+                            self._bad("the row repeats the names of the columns", line, reader.line_num, bad)
+                        elif len(row) == width and not (self.odd and self._is_odd(row)):
                             rows.append(row if whole else [row[k] for k in fields])
                             lines.append(line)
                             if len(rows) == CHUNK:
@@ -121,7 +127,7 @@ class DelimitedFile:
                         else:
                             blank += 1
                 if not rows and not bad and not blank:
-                    return
+                    return self._check_doubtful()
                 yield rows, lines, bad, blank
 
     def _rows(self, reader: Any, bad: list[tuple[str, str]]) -> Iterator[tuple[list[str], int]]:
@@ -148,16 +154,48 @@ class DelimitedFile:
         if len(row) != self.header.width:
             why = f"{self._reason(row)}, and goes over several lines: a quote is opened in the first of them"
             raise UserError(why, _CLOSE, self._place(line, last), _NO_QUOTES)
-        inner = self.delimiter.join(row).split("\n")
+        lines = [text.split(self.delimiter) for text in self.delimiter.join(row).split("\n")]
+        whole = [fields for fields in lines if len(fields) == len(row)]
+        if len(row) < 2 or 2 * len(whole) < len(lines) or len(whole) < 2:
+            return
         sparse = self.delimiter != "," or len(row) > 3  # lines of prose may hold a comma or two each
-        if sparse and len(row) > 1 and all(text.count(self.delimiter) == len(row) - 1 for text in inner):
-            why = (
-                f"a quote that is opened on line {line} makes one row of {len(inner)} lines that are rows of their own"
-            )
-            raise UserError(why, _CLOSE, self._place(line, last), _NO_QUOTES)
+        if sparse and len(whole) == len(lines):
+            raise self._swallowed(line, last, len(lines))
+        self._doubtful.append((line, last, whole))
+
+    def _check_doubtful(self) -> None:
+        """Refuse a row of several lines most of which hold values that a column of few values has in other rows.
+
+        Raises:
+            UserError: there is one.
+        """
+        known = self._few_values() if self._doubtful else {}
+        for line, last, rows in self._doubtful:
+            if any(all(fields[k].strip() in values for fields in rows) for k, values in known.items()):
+                raise self._swallowed(line, last, last - line + 1)
+
+    def _few_values(self) -> dict[int, set[str]]:
+        """Return the values of the columns that have few, by field, from the rows of one line."""
+        values: list[set[str]] = [set() for _ in range(self.header.width)]
+        rows = 0
+        with self._open() as file, _limit(), suppress(csv.Error):
+            reader, before = self._reader(file), 0
+            for row in reader:
+                if len(row) == self.header.width and reader.line_num == before + 1:
+                    rows += 1
+                    for seen, value in zip(values, row, strict=True):
+                        if len(seen) <= FEW_VALUES:
+                            seen.add(value.strip())
+                before = reader.line_num
+        most = min(FEW_VALUES, rows // 2)
+        return {k: seen - {""} for k, seen in enumerate(values) if len(seen) <= most}
+
+    def _swallowed(self, line: int, last: int, count: int) -> UserError:
+        why = f"a quote that is opened on line {line} makes one row of {count} lines that are rows of their own"
+        return UserError(why, _CLOSE, self._place(line, last), _NO_QUOTES)
 
     def _broken(self, error: csv.Error, line: int, last: int) -> str:
-        """Return what a mistake in the quotes is called; one after which rows cannot be told apart is never skipped."""
+        """Return what to call a mistake in the quotes; one after which rows cannot be found is never skipped."""
         if "expected after" in str(error):
             return Fault(f"something stands between a closing quote and the {_word(self.delimiter)}", "quotes")
         if "unexpected end" in str(error):
@@ -182,7 +220,7 @@ class DelimitedFile:
         if self.odd and self._is_odd(row):
             is_nul, codec = "\0" in "".join(row), self.encoding.codec.upper()
             return "the row holds a NUL byte" if is_nul else f"the row is not valid {codec}"
-        return Fault(f"the row has {len(row)} fields where {self._wanted} {self.header.width}", "header")
+        return Fault(f"the row has {counted(len(row), 'field')} where {self._wanted} {self.header.width}", "header")
 
     @property
     def _wanted(self) -> str:
@@ -205,7 +243,7 @@ class DelimitedFile:
         try:
             with _limit():
                 header: list[str] = next(reader, [])
-                header = next(reader, []) if self.told else header
+                header = next(reader, []) if self.names_delimiter else header
         except csv.Error as error:
             why = self._broken(error, 1, reader.line_num)
             raise UserError(why, "Mend the header.", f"{self.name}, line 1") from error
@@ -270,29 +308,6 @@ def _sample(reader: Any) -> list[list[str]]:
     return rows
 
 
-def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Column names without blanks around them.
-
-    Raises:
-        UserError: a column has no name, or two have the same.
-    """
-    names = [name.strip() for name in names]
-    if not any(names):
-        raise UserError("there is no header", "Write the names of the columns into the first line.", where)
-    for k, name in enumerate(names):
-        if not name:
-            raise UserError(f"column {k + 1} of {len(names)} has no name", "Name it.", where)
-        if name in names[:k]:
-            raise UserError(f"two columns are called '{short(name)}'", "Rename or remove one.", where)
-    if holds_values(names):
-        raise UserError(
-            f"the first line holds numbers ('{short(names[0])}', ...), not the names of columns",
-            "Write the names of the columns into the first line.",
-            where,
-        )
-    return tuple(names)
-
-
 def find_delimiter(
     file: IO[str], asked: str, name: str, decimal: str = POINT, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 ) -> str:
@@ -313,14 +328,18 @@ def find_delimiter(
         raise UserError(what, "Write the names of the columns into the first line.", f"{name}, line 1")
     widths = {mark: _widths(lines, mark, quoting) for mark in DELIMITERS.values()}
     found = [mark for mark, counts in widths.items() if counts and counts[0] > 1]
+    if not found and (below := next((w[-1] for w in widths.values() if len(w) > 2 and min(w[-2:]) > 1), 0)):
+        what = f"the first line has one field, the lines below have {below}"
+        raise UserError(what, "Take out what stands above the names of the columns.", f"{name}, line 1")
     if len(found) > 1 and decimal in found:
         found.remove(decimal)
     if len(found) > 1:
         found = [mark for mark in found if len(set(widths[mark])) == 1] or found
     if len(found) > 1:
         words = " and ".join(f"{_word(mark)} ({widths[mark][0]} columns)" for mark in found)
-        remedy = f"Set source.table.delimiter={_word(found[0])}, or another."
-        raise UnclearDelimiter(f"fields may be separated by {words}", remedy, f"{name}, line 1")
+        choices = " or ".join(f"source.table.delimiter={_word(mark)}" for mark in found)
+        remedy, setting = "Let one of them stand between fields alone", f"or set {choices}, whichever separates them."
+        raise UnclearDelimiter(f"fields may be separated by {words}", remedy, f"{name}, line 1", setting)
     return found[0] if found else ","
 
 

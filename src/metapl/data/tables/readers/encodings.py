@@ -32,7 +32,7 @@ class Encoding:
 
     Attributes:
         codec: Python's name.
-        odd: whether the file holds NUL bytes or bytes that are no text.
+        odd: whether the file holds NUL bytes or bytes that are not text.
         notes: what a user should know.
     """
 
@@ -57,10 +57,10 @@ class _Scan:
 def find_encoding(path: Path, asked: str, skip_bad: bool) -> Encoding:
     """Look through the whole file. A byte order mark decides; else ``asked``, where "auto" is UTF-8.
 
-    A file that is sound UTF-8 beyond ASCII is no file of single bytes such as Windows-1252, whatever ``asked`` says.
+    A file that is sound UTF-8 beyond ASCII is not a file of single bytes such as Windows-1252, whatever ``asked`` says.
 
     Raises:
-        UserError: it cannot be opened, no such encoding, or (unless ``skip_bad``) bytes that are no text in it.
+        UserError: it cannot be opened, no such encoding, or (unless ``skip_bad``) bytes that are not text in it.
     """
     name = shown(path.name)
     if path.is_dir():
@@ -94,9 +94,7 @@ def _checked(path: Path, name: str, codec: str, asked: str, skip_bad: bool) -> E
     if asked != AUTO and not _same(codec, known(asked)):
         notes = (f"{name}: is in {codec.upper()} by its first bytes, not in {asked}, and read as that",)
     elif found.controls and codec.startswith(("iso8859", "latin")):
-        notes = (
-            f"{name}: holds bytes that are control characters in {asked}: is it in cp1252 (source.table.encoding)?",
-        )
+        notes = (f"{name}: holds bytes that are control characters in {asked}: is it in cp1252?",)
     return Encoding(codec, found.bad is not None, notes)
 
 
@@ -140,7 +138,7 @@ def _scan(path: Path, codec: str) -> _Scan:
             except UnicodeDecodeError as error:
                 line += _lines_in(error.object[: error.start].decode(codec, "replace"))
                 return replace(seen, bad=_no_text(error, codec), line=line)
-            except UnicodeError:  # utf-16 and utf-32 alone, where Python must be told by the file which they are
+            except UnicodeError:  # utf-16 and utf-32 alone, where the file must say which of the two it is
                 return replace(seen, bad=_unmarked(codec))
             if (nul := text.find("\0")) >= 0:
                 return replace(seen, bad=_nul(text), line=line + _lines_in(text[:nul]))
@@ -163,7 +161,7 @@ def _unmarked(codec: str) -> Complaint:
 
 def _no_text(error: UnicodeDecodeError, codec: str) -> Complaint:
     """What is said of a byte that no text in ``codec`` has, and what to do."""
-    what = f"byte 0x{error.object[error.start]:02x} is no {codec.upper()}"
+    what = f"byte 0x{error.object[error.start]:02x} is not valid {codec.upper()}"
     if codec != "utf-8":
         return what, "Save it as UTF-8.", "or set source.table.encoding to what it is in."
     word, likely = _word(error.object, error.start), "cp1252"
@@ -195,6 +193,6 @@ def _lines_in(text: str) -> int:
 
 
 def open_text(path: Path, encoding: Encoding) -> IO[str]:
-    """Return the file as text with its line ends as they are; bytes that are no text become lone surrogates."""
+    """Return the file as text with its line ends as they are; bytes that are not text become lone surrogates."""
     codec = "utf-8-sig" if encoding.codec == "utf-8" else encoding.codec
     return open(path, encoding=codec, errors="surrogateescape", newline="")

@@ -51,7 +51,7 @@ def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
     """Return the file, by its suffix or by ``suffix``.
 
     Raises:
-        UserError: it cannot be read, or is no regular file: a pipe may never end, and can be read but once.
+        UserError: it cannot be read, or is not a regular file: a pipe may never end, and can be read but once.
     """
     if exists(path) and not path.is_dir() and not path.is_file():
         what = "this is a pipe or a device, not a file"

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 Form = Literal["text", "number", "auto"]
 MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
 SKIP = "or set source.table.skip_bad_rows=true to leave such rows out."  # what else helps against a bad row
-LOOKED = 1 << 14  # values of a column with many texts after which it is clear that they are no numbers
+LOOKED = 1 << 14  # values of a column with many texts after which it is clear that they are not numbers
 SHOWN = 40  # characters of a value in a message
 POINT, COMMA = ".", ","  # the sign before the decimals
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
@@ -127,11 +127,15 @@ class TableFile(Protocol):
     Attributes:
         names: the columns, in the order of the file; no two are the same, none is empty.
         whole: the columns that hold numbers as such, in which -1 as a label means none.
+        numbered: whether the columns have no names and are called 1, 2, ... by their place.
+        last: where they are, values of the last column in the first rows.
     """
 
     name: str
     names: tuple[str, ...]
     whole: frozenset[str]
+    numbered: bool
+    last: frozenset[str]
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """Return the columns named in ``forms``; the others are skipped.
@@ -152,8 +156,8 @@ class ColumnBuilder:
     Attributes:
         most: give up beyond so many different texts (``full`` is then set, and the column is empty); None: never.
         decimal: the sign before the decimals of a number.
-        late: a value that is no number came after a chunk of numbers alone, whose texts are gone: read the file again,
-            as text.
+        late: a value that is not a number came after a chunk of numbers, whose texts are gone: read the file again, as
+            text.
     """
 
     def __init__(self, name: str, form: Form, most: int | None = None, decimal: str = POINT) -> None:
@@ -212,7 +216,7 @@ class ColumnBuilder:
         self._texts = self._texts or not all(map(meant, odd))
 
     def check(self) -> None:
-        """Numbers are no texts that may be given up, however they are written; to be called after the last chunk.
+        """Refuse to give up a column of numbers, however these are written. Call it after the last chunk.
 
         Raises:
             UserError: the column is given up, and it holds nothing but numbers, some of them not to be read.
@@ -232,7 +236,7 @@ class ColumnBuilder:
 
 
 def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
-    """float32 [n], NaN for ``MARKERS``; or the position of the first value that is no finite number."""
+    """float32 [n], NaN for ``MARKERS``; or the position of the first value that is not a finite number."""
     try:
         plain = ["nan" if value in MARKERS else value for value in values]
         whole = "".join(plain)
@@ -295,7 +299,7 @@ def not_a_number(column: str, value: str, where: str, decimal: str = POINT) -> U
         what = f"{named}, a number with a point, where numbers have a decimal comma"
         remedy, setting = _other_sign(value, POINT, COMMA)
         return UserError(what, remedy, where, setting)
-    return UserError(f"{named}, which is no number", "Mend it, or leave the cell empty.", where)
+    return UserError(f"{named}, which is not a number", "Mend it, or leave the cell empty.", where)
 
 
 def _other_sign(value: str, found: str, wanted: str) -> tuple[str, str]:
@@ -306,7 +310,9 @@ def _other_sign(value: str, found: str, wanted: str) -> tuple[str, str]:
         f"or set source.table.decimal={word}, for all numbers of the file.",
     )
     if one_group(text):  # not to be taken for 1.234 on our advice
-        remedy = f"If the {word} marks thousands, take it out. {remedy}"
+        remedy = (
+            f"If the {word} marks thousands, take it out; if decimals follow it, write {text.replace(found, wanted)}."
+        )
     return remedy, setting
 
 
@@ -316,7 +322,7 @@ def one_group(value: str) -> bool:
 
 
 def as_categories(error: UserError, column: str) -> UserError:
-    """Return the error with the other way out: the column's values are no quantities."""
+    """Return the error with the other way out: the column's values are not quantities."""
     return UserError(error.what, f"{error.remedy} Or set source.table.categorical={column}.", error.where)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from metapl.data.tables.readers.frame import decimal_comma, parsed, short
+from metapl.data.tables.readers.frame import TableFile, counted, decimal_comma, parsed, short
 from metapl.data.tables.roles import LABELS, PATHS, TEXTS, unnamed
+from metapl.data.tables.spelling import Spellings
 from metapl.errors import UserError
 
 AUTO, FIRST, NONE = "auto", "first", "none"
@@ -57,6 +58,27 @@ def read_header(first: Sequence[str], rows: Rows, asked: str, where: str) -> Hea
         what = f"the first line looks like a row ('{short(names[0])}', ...), not like the names of columns"
         raise UserError(what, "Write the names of the columns into the first line", where, _NO_HEADER)
     return _named(names, rows, where)
+
+
+def check_width(file: TableFile, allowed: Sequence[int], classes: Collection[str]) -> None:
+    """Refuse a file without a header whose rows have another number of fields: its columns would be taken for others.
+
+    Args:
+        allowed: fields of the training's rows, and one less where the last holds the labels.
+        classes: the labels of the training.
+
+    Raises:
+        UserError: the number is not allowed, or the last field holds labels, so that another one is missing.
+    """
+    known, width, last = Spellings(classes), len(file.names), file.last
+    if not file.numbered or not allowed or width == allowed[0]:
+        return
+    labels = any(last) and all(not value or known.find(value) is not None for value in last)
+    if width not in allowed or labels:
+        what = f"its rows have {counted(width, 'field')}, those of the training have {allowed[0]}"
+        what += f", and the last holds '{short(max(last))}', which is a class" if width in allowed else ""
+        remedy = "Without a header columns go by their place: write all of them; what is not known stays empty."
+        raise UserError(what, remedy, file.name)
 
 
 def _named(names: list[str], rows: Rows, where: str) -> Header:

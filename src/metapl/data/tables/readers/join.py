@@ -9,7 +9,7 @@ import numpy as np
 
 from metapl.data.tables.readers.frame import SKIP, Array, Form, Frame, TableFile, Texts, Values, join, take
 from metapl.data.tables.readers.rules import Refusal
-from metapl.errors import BadRow, UserError
+from metapl.errors import BadRow, NoRow, UserError
 
 
 @dataclass
@@ -103,7 +103,7 @@ def read_joined(files: Sequence[TableFile], forms: Sequence[Mapping[str, Form]],
         limits = {name: most for name, wanted in form.items() if wanted == "auto"} if most >= 0 else {}
         frames.append(file.read(form, limits))
         if not frames[-1].rows:
-            raise UserError("there are no rows under the header", "Add some.", file.name)
+            raise NoRow("there are no rows under the header", "Add some.", file.name)
     full = frozenset().union(*(frame.full for frame in frames))
     names = list(dict.fromkeys(name for frame in frames for name in frame.columns if name not in full))
     for name in names:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from metapl.data.images.scan import shown
-from metapl.data.tables.readers.delimited import CHUNK, check_names, read_columns
+from metapl.data.tables.readers.delimited import CHUNK, read_columns
 from metapl.data.tables.readers.encodings import AUTO, find_encoding, open_text
 from metapl.data.tables.readers.frame import POINT, SKIP, Form, Frame, short
-from metapl.errors import BadRow, UserError
+from metapl.data.tables.readers.rules import LINES, Fault
+from metapl.errors import BadRow, NoRow, UserError
 
 
 class JsonLinesFile:
@@ -25,6 +26,8 @@ class JsonLinesFile:
 
     decimal = POINT  # JSON knows no other
     whole: frozenset[str] = frozenset()
+    numbered = False
+    last: frozenset[str] = frozenset()
 
     def __init__(self, path: str | Path, *, encoding: str = AUTO, skip_bad: bool = False) -> None:
         self.path, self.skip_bad = Path(path), skip_bad
@@ -32,6 +35,7 @@ class JsonLinesFile:
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.spans: list[int] = []
         self._wanted = frozenset[str]()  # keys whose values are looked at
+        self._texts = frozenset[str]()  # those of them that cannot be left out
         keys: dict[str, int] = {}
         rows = 0
         for _, row in self._rows([]):
@@ -39,7 +43,7 @@ class JsonLinesFile:
             for key in row or ():
                 keys[key] = keys.get(key, 0) + 1
         if not rows:
-            raise UserError("the file has no row", "Write one JSON object per line.", self.name)
+            raise NoRow("the file has no row", "Write one JSON object per line.", self.name)
         self.names = check_names(list(keys), self.name)
         self._keys = list(keys)
         self.notes = [
@@ -49,6 +53,7 @@ class JsonLinesFile:
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
         self._wanted = frozenset(forms)
+        self._texts = frozenset(key for key, form in forms.items() if form == "text")
         frame = read_columns(self, self.names, forms, most or {})
         frame.notes += self.notes
         return frame
@@ -83,10 +88,29 @@ class JsonLinesFile:
                     reason = _reason(error)
                     if not self.skip_bad:
                         if isinstance(error, _NotOneValue):
-                            setting = f"or set source.table.ignore={short(error.key)}."
+                            setting = (
+                                SKIP if error.key in self._texts else f"or set source.table.ignore={short(error.key)}."
+                            )
                             raise BadRow(reason, "Write one value.", place, setting) from error
+                        if line == 1 and (text.lstrip("\ufeff \t").startswith("[") or text.strip() == "{"):
+                            raise UserError("the file is not JSON Lines", LINES, place) from error
                         raise BadRow(reason, "Mend the line.", place, SKIP) from error
                     bad.append((place, reason))
+
+
+def check_names(keys: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the keys without blanks around them, which name the columns.
+
+    Raises:
+        UserError: a key is empty, or two are the same.
+    """
+    names = [key.strip() for key in keys]
+    for k, name in enumerate(names):
+        if not name:
+            raise UserError("a key is empty", "Give it a name.", where)
+        if name in names[:k]:
+            raise UserError(f"two keys are called '{short(name)}', but for blanks", "Rename or remove one.", where)
+    return tuple(names)
 
 
 def _values(text: str, wanted: Container[str]) -> dict[str, str]:
@@ -99,7 +123,7 @@ def _values(text: str, wanted: Container[str]) -> dict[str, str]:
         raise ValueError("the line is not valid UTF-8" if "\0" not in text else "the line holds a NUL byte")
     row = _DECODER.decode(text)
     if not isinstance(row, _Object):
-        raise ValueError("the line is no JSON object ({...})")
+        raise ValueError("the line is not a JSON object ({...})")
     return {key: _text(key, value) if key.strip() in wanted else "" for key, value in row.items()}
 
 
@@ -113,7 +137,7 @@ class _NotOneValue(ValueError):
 
 
 class _Object(dict[str, Any]):
-    """A JSON object, told apart from the texts that numbers become."""
+    """A JSON object, so that it differs from the texts that numbers become."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> _Object:
@@ -131,7 +155,7 @@ def _constant(name: str) -> None:
         ValueError: Infinity or -Infinity.
     """
     if name != "NaN":
-        raise ValueError(f"the line holds {name}, which is no JSON")
+        raise ValueError(f"the line holds {name}, which is not valid JSON")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_constant)
@@ -140,7 +164,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_floa
 def _text(key: str, value: Any) -> str:
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-            raise ValueError(f"the value of '{short(key)}' holds a character that is no text")
+            raise ValueError(f"the value of '{short(key)}' holds a character that is not text")
         return value
     if value is None:
         return ""
@@ -155,5 +179,5 @@ def _reason(error: ValueError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "the line holds lists or objects nested too deeply"
     if isinstance(error, json.JSONDecodeError):
-        return f"the line is no valid JSON ({error.msg}, column {error.colno})"
+        return Fault(f"the line is not valid JSON ({error.msg}, column {error.colno})", "json")
     return str(error)

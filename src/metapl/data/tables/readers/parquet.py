@@ -13,7 +13,7 @@ import numpy as np
 from metapl.data.images.scan import missing, shown
 from metapl.data.tables.digits import too_coarse
 from metapl.data.tables.readers.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
-from metapl.data.tables.roles import PATHS
+from metapl.data.tables.roles import LABELS, PATHS, TEXTS
 from metapl.errors import UserError
 
 INDEX = "__index_level_0__"  # what pandas calls row numbers that have no name
@@ -34,11 +34,14 @@ class ParquetFile:
         UserError: pyarrow is missing, no such file, or a file that is damaged or no Parquet file.
     """
 
+    numbered = False
+    last: frozenset[str] = frozenset()
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = shown(self.path.name)
         self._parquet = _pyarrow(self.name)
-        with self._told():
+        with self._user_errors():
             self._file = self._parquet.ParquetFile(self.path, memory_map=True)
             fields = list(self._file.schema_arrow)
             self.rows = int(self._file.metadata.num_rows)
@@ -72,7 +75,7 @@ class ParquetFile:
     def _column(self, name: str, form: Form) -> Values:
         import pyarrow as pa
 
-        with self._told():
+        with self._user_errors():
             values = self._chunks(name)
             if len(values) != self.rows:
                 raise ValueError(f"column '{name}' has {len(values)} of {self.rows} rows")
@@ -81,15 +84,22 @@ class ParquetFile:
                 values, kind = values.cast(kind.value_type), kind.value_type
             if pa.types.is_struct(kind):
                 values, kind = _picture(values, kind)
+            if _is_bytes(kind) and form == "text" and name.lower() in (*LABELS, *TEXTS):
+                values = _decoded(values)  # as some tools write texts
+                kind = values.type
+            if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+                values = _lone(values)
+                kind = values.type
             if _is_bytes(kind):
                 if form == "number":
                     raise UserError(f"column '{shown(name)}' holds bytes, not numbers", "Leave it out.", self.name)
                 return _blobs(values)
             if pa.types.is_nested(kind):
-                what, remedy = f"column '{shown(name)}' holds {kind}", "Spread it over columns, or leave it out."
+                what, remedy = f"column '{shown(name)}' holds {kind}", "Write one value per row"
                 if name.lower() in PATHS:
-                    remedy = "Store the bytes of PNG or JPEG files there, or give the pixels as a .npz file."
-                raise UserError(what, remedy, self.name)
+                    remedy = "Store the bytes of PNG or JPEG files there, or give the pixels as a .npz file"
+                setting = f"or set source.table.ignore={shown(name)}." if form != "text" else ""
+                raise UserError(what, remedy if setting else f"{remedy}.", self.name, setting)
             if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
                 if form != "text":
                     return self._numbers(values, name)
@@ -138,7 +148,7 @@ class ParquetFile:
         return pa.chunked_array([chunk for part in chunks for chunk in part.chunks], type=chunks[0].type)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _user_errors(self) -> Iterator[None]:
         """Whatever pyarrow finds wrong with the file, in one line."""
         import pyarrow as pa
 
@@ -152,7 +162,7 @@ class ParquetFile:
             raise UserError("no permission to read the file", "Check its permissions.", self.name) from error
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             text = " ".join(str(error).split())[:200]
-            what = f"the file is damaged, or no Parquet file ({text})"
+            what = f"the file is damaged, or not a Parquet file ({text})"
             raise UserError(what, "Fetch or write it again.", self.name) from error
 
 
@@ -192,6 +202,30 @@ def _picture(values: Any, kind: Any) -> tuple[Any, Any]:
         inner = pc.struct_field(values, "path")
         return inner, inner.type
     return values, kind
+
+
+def _decoded(values: Any) -> Any:
+    """Return a column of bytes as text where it is text in UTF-8, else as it is."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        texts = values.cast(pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return values
+    odd = pc.any(pc.match_substring_regex(texts, "[\\x00-\\x08\\x0e-\\x1f]")).as_py()
+    return values if odd else texts
+
+
+def _lone(values: Any) -> Any:
+    """Return a column of lists of at most one value each as a column of values, else as it is."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if (pc.max(pc.list_value_length(values)).as_py() or 0) > 1:
+        return values
+    listed = [row[0] if row else None for row in values.to_pylist()]
+    return pa.chunked_array([pa.array(listed, type=values.type.value_type)])
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

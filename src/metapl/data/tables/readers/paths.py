@@ -1,4 +1,4 @@
-"""Paths of images in a file of rows: as they are looked for, and what to do where none is there."""
+"""Paths of images in a file of rows: as they are looked for, and what to do where they are missing."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from metapl.data.images.decode import SUFFIXES
 from metapl.data.images.scan import shown
 from metapl.errors import UserError
 
-LOOKED_AT = 20  # paths; where none of them is there, something is wrong with all
+LOOKED_AT = 20  # paths; where all of these are missing, something is wrong with the column
 FOLDERS = 200  # folders that are looked through for the first image
 
 
 def check_there(written: Sequence[str], paths: Sequence[str], root: str, where: str) -> None:
-    """Refuse a column of paths where none of the first is there.
+    """Refuse a column of paths where all of the first are missing.
 
     Args:
         written: the first paths as the file has them. paths: as they are looked for. root: the folder they start from.
 
     Raises:
-        UserError: none is there; the message shows the path that was looked for, and proposes what would find it.
+        UserError: all are missing; the message shows the path that was looked for, and proposes what would find it.
     """
     if not paths or any(os.path.exists(path) for path in paths[:LOOKED_AT]):
         return
-    what = f"none of the first {len(paths[:LOOKED_AT])} images is there: looked for '{shown(paths[0])}'"
+    what = f"the first {len(paths[:LOOKED_AT])} images are not there: looked for '{shown(paths[0])}'"
     if len(paths) == 1:
         what = f"the image is not there: looked for '{shown(paths[0])}'"
     remedy, setting = _proposal(written[0], paths[0], root)
@@ -46,8 +46,10 @@ def _proposal(written: str, path: str, root: str) -> tuple[str, str]:
         if found is not None:
             ending = os.path.splitext(found)[1] if found != name else ""
             more = f" and source.table.suffix={ending}" if ending else ""
-            return f"There is '{shown(os.path.join(folder, found))}'", f"so set source.root={shown(folder)}{more}."
-    return "Name the folder that the paths start from", "with source.root=DIR (or source.table.path=none: no images)."
+            remedy = f"There is '{shown(os.path.join(folder, found))}': write the paths so that they lead there"
+            return remedy, f"or set source.root={shown(folder)}{more}."
+    remedy = "Put the images there, or write absolute paths: others start from the folder of the file"
+    return remedy, "or set source.root=DIR (or source.table.path=none: no images)."
 
 
 def _folders(root: str) -> Iterator[tuple[str, list[str]]]:

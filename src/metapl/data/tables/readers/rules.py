@@ -14,6 +14,7 @@ Refusal = tuple[int, str, str]  # the row, what is wrong with it, and what to do
 LONG = 1024  # characters above which a path without a suffix is taken for something else
 
 
+LINES = "Write it with one JSON object per line, without commas or brackets between the lines."
 SYSTEMATIC = 1 / 3  # share of rows with one fault from which it is a fault of the file, not of its rows
 _VARYING = re.compile(r"'[^']*'|\d+")
 
@@ -22,8 +23,8 @@ class Fault(str):
     """Why a row cannot serve.
 
     Attributes:
-        source: what is at fault where many rows share the reason: "header" (or the delimiter), "quotes", "paths"; "" if
-            the reason does not say.
+        source: what is at fault where many rows share the reason: "header" (or the delimiter), "quotes", "paths" or
+            "json"; "" if the reason does not say.
     """
 
     source: str
@@ -46,7 +47,9 @@ def systematic_remedy(reason: str, remedy: str) -> str:
         return "Look at the header and the delimiter (source.table.delimiter): one of the two does not fit these rows."
     if source in ("quotes", "paths"):
         return remedy
-    return f"{remedy} So many are no slip: is the right column named, and the file written as its settings say?"
+    if source == "json":
+        return LINES
+    return f"{remedy} So many are not slips: is the right column named, and the file written as its settings say?"
 
 
 def odd_levels(texts: Texts, rows: Array, why: Callable[[str], str | None], remedy: str) -> Iterator[Refusal]:
@@ -88,8 +91,11 @@ def repeated(
             yield row, twice + ("" if written == text else f" (as '{short(written)}')"), "Give each row its own."
 
 
-def odd_paths(texts: Texts, part: Array, roots: Sequence[str]) -> Iterator[Refusal]:
-    """Refuse paths that lead out of the folder they start from (``roots``, one per file), and images as base64."""
+def odd_paths(texts: Texts, part: Array, roots: Sequence[str], settings: bool) -> Iterator[Refusal]:
+    """Refuse paths that lead out of the folder they start from (``roots``, one per file), and images as base64.
+
+    ``settings``: whether the user may change settings.
+    """
 
     def encoded(value: str) -> str | None:
         if not value.startswith("data:") and (len(value) <= LONG or os.path.splitext(value)[1]):
@@ -105,4 +111,5 @@ def odd_paths(texts: Texts, part: Array, roots: Sequence[str]) -> Iterator[Refus
     for file in range(len(roots)):
         remedy = "Store the image's bytes (base64.b64decode) in a Parquet file, or name its file."
         yield from odd_levels(texts, part == file, encoded, remedy)
-        yield from odd_levels(texts, part == file, outside, "Write it absolute, or set source.root=DIR.")
+        absolute = f"Write it absolute{', or set source.root=DIR' if settings else ''}."
+        yield from odd_levels(texts, part == file, outside, absolute)
