@@ -318,21 +318,21 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
 
         try:
             card = json.loads((Path(folder).expanduser() / CARD).read_text(encoding="utf-8"))
-            made = cls(**card["params"])
-            made._names = [str(name) for name in card.get("names", [])]
-            made._columns = [str(name) for name in card.get("columns", [])]
-            made.classes_ = np.array(card["classes"]["values"], dtype=np.dtype(card["classes"]["dtype"]))
+            classifier = cls(**card["params"])
+            classifier._names = [str(name) for name in card.get("names", [])]
+            classifier._columns = [str(name) for name in card.get("columns", [])]
+            classifier.classes_ = np.array(card["classes"]["values"], dtype=np.dtype(card["classes"]["dtype"]))
             if card["n_features_in"] is not None:
-                made.n_features_in_ = int(card["n_features_in"])
+                classifier.n_features_in_ = int(card["n_features_in"])
             if card["feature_names_in"] is not None:
-                made.feature_names_in_ = np.array(card["feature_names_in"], dtype=object)
+                classifier.feature_names_in_ = np.array(card["feature_names_in"], dtype=object)
         except (OSError, ValueError, KeyError, TypeError) as error:
             what = f"there is no saved classifier here ({error})"
             raise UserError(what, "Give a folder that save wrote.", str(folder)) from error
-        made.predictor_ = load_model(folder, device, network=network, trust_code=trust_code)
-        if len(made.predictor_.class_names) != len(made.classes_):
+        classifier.predictor_ = load_model(folder, device, network=network, trust_code=trust_code)
+        if len(classifier.predictor_.class_names) != len(classifier.classes_):
             raise UserError("classes and network do not fit each other", "Save it again.", str(folder))
-        return made
+        return classifier
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "predictor_")

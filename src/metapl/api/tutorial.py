@@ -151,9 +151,9 @@ def train_mpl(
         for epoch in range(1, num_epochs + 1):
             generated = generate_pseudo_labels(model, pool, device, threshold, ignore_labels=ignore_labels)
             kept = _judged(generated, loop, judge, pool, threshold, views, augment)  # T1
-            made = loop.epoch(train_loader, _pseudo_batches(kept, pool), epoch)
+            trained = loop.epoch(train_loader, _pseudo_batches(kept, pool), epoch)
             counts = {"seen": generated.seen, "generated": len(generated), "kept": len(kept)}
-            report = EpochReport(epoch=epoch, epochs=num_epochs, **counts, **made, **loop.validate(val_loader))
+            report = EpochReport(epoch=epoch, epochs=num_epochs, **counts, **trained, **loop.validate(val_loader))
             if scheduler is not None:
                 scheduler.step()
             if verbose:
@@ -184,12 +184,12 @@ class _Loop:
         for pair, more in _side_by_side(labeled, pseudo):
             for name, value in self._step(pair, more).items():
                 sums[name] += value
-        total, made = {name: float(value) for name, value in sums.items()}, self.steps - start
+        total, steps = {name: float(value) for name, value in sums.items()}, self.steps - start
         if not math.isfinite(total["loss"]):
             remedy = "Lower the learning rate, or clip the gradients."
             raise UserError(f"training diverged in epoch {number}: the loss is not finite", remedy)
-        means = {name: total[name] / made for name in names[:3]}
-        return {"steps": made, **means, "train_accuracy": total["right"] / total["rows"]}
+        means = {name: total[name] / steps for name in names[:3]}
+        return {"steps": steps, **means, "train_accuracy": total["right"] / total["rows"]}
 
     def _step(self, labeled: Batch, pseudo: Batch | None) -> dict[str, Tensor | int]:
         (x_l, y_l), (x_u, y_u) = self._moved(labeled), self._moved(pseudo) if pseudo else (None, None)

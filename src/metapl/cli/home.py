@@ -49,28 +49,28 @@ def _runs(folder: Path) -> list[tuple[str, str]]:
     places = [e for where in (folder / "runs", folder) for e in _names(where) if e.is_dir()]
     runs = [Path(e.path) for e in places if (Path(e.path) / "config.yaml").is_file()]
     runs.sort(key=lambda run: (run / "config.yaml").stat().st_mtime, reverse=True)
-    found = []
+    suggestions = []
     for run in runs[:MOST]:
         name = shlex.quote(one_line(os.path.relpath(run, folder)))
         if not (run / "results.json").is_file():
-            found.append((f"metapl resume {name}", "it has not finished"))
+            suggestions.append((f"metapl resume {name}", "it has not finished"))
         elif not (run / "evaluation.json").is_file():
-            found.append((f"metapl evaluate {name}", "judge it on its test rows, if it has any"))
+            suggestions.append((f"metapl evaluate {name}", "judge it on its test rows, if it has any"))
         else:
-            found.append((f"metapl report {name}", "it is finished and judged"))
-    return found
+            suggestions.append((f"metapl report {name}", "it is finished and judged"))
+    return suggestions
 
 
 def _data(folder: Path) -> list[tuple[str, str]]:
     """Return the next steps for files of rows and folders of images."""
-    found = []
+    suggestions = []
     for entry in _names(folder):
         name, suffix = shlex.quote(one_line(entry.name)), os.path.splitext(entry.name)[1].lower()
         if entry.is_file() and suffix in TABLES:
-            found.append((f"metapl check {name}", f"then metapl train {name}"))
+            suggestions.append((f"metapl check {name}", f"then metapl train {name}"))
         elif entry.is_dir() and _holds_images(Path(entry.path)):
-            found.append((f"metapl check {name}", f"it holds images; then metapl train {name}"))
-    return found[:MOST]
+            suggestions.append((f"metapl check {name}", f"it holds images; then metapl train {name}"))
+    return suggestions[:MOST]
 
 
 def _holds_images(folder: Path, depth: int = 3) -> bool:

@@ -35,10 +35,10 @@ def methods(
         lines["package.module:Class"] = "your own: see examples/own_method.py"
         printing.give(lines, json, printing.table(("method", "what it does"), lines.items()))
         return
-    found = help.settings(method_class(name).Config, f"{settings_group(name)}.")
-    rows = [(s.key, s.default, f"{s.meaning} ({s.takes})".strip()) for s in found]
+    settings = help.settings(method_class(name).Config, f"{settings_group(name)}.")
+    rows = [(s.key, s.default, f"{s.meaning} ({s.takes})".strip()) for s in settings]
     text = f"{help.summary(name)}\n\n{printing.table(('setting', 'default', 'meaning'), rows)}"
-    printing.give({s.key: {"default": s.default, "takes": s.takes, "meaning": s.meaning} for s in found}, json, text)
+    printing.give({s.key: {"default": s.default, "takes": s.takes, "meaning": s.meaning} for s in settings}, json, text)
 
 
 @app.command()
@@ -76,8 +76,8 @@ def models(
     if (extra := network or source or out) is not None:
         raise UserError(f"'{extra}' goes with the word fetch", "Write: metapl models fetch NAME --out FILE.", "models")
     if name is not None:
-        found = names_like(name)
-        printing.give(found, json, "\n".join(found))
+        names = names_like(name)
+        printing.give(names, json, "\n".join(names))
         return
     lines = {n: entry.about for n, entry in MODELS.items()}
     lines["auto"] = "the default: head for an encoder's features, mlp for tables, small_cnn or wrn-28-2 for images"

@@ -83,18 +83,18 @@ def tune(
     printing.check_json(options.json)
     data, pairs = options.data_and_pairs
     keys = options.keys(method=method, **{"guard.mode": guard})
-    made = anchored(make_config(data, file=options.config, options=keys, overrides=pairs))
-    folder = State.folder = out or free_folder(made)
+    run_config = anchored(make_config(data, file=options.config, options=keys, overrides=pairs))
+    folder = State.folder = out or free_folder(run_config)
     try:
         result = run(
-            made,
+            run_config,
             folder,
             space=search or None,
             trials=trials,
             sampler=sampler,
             folds=folds,
             minutes=minutes or 0.0,
-            workers=default_workers(MOST, pick_device(made.device).type) if workers is None else workers,
+            workers=default_workers(MOST, pick_device(run_config.device).type) if workers is None else workers,
             progress=make_progress(options.quiet),
         )
     except (JobsStopped, KeyboardInterrupt) as stopped:

@@ -310,11 +310,11 @@ def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, pro
     def done(position: int, outcome: Outcome) -> None:
         label, seed = missing[position]
         found[label, seed] = row = outcome.value if outcome.end == "done" else {"error": outcome.error}
-        made = sum(key in found for key in missing)
-        left = (time.monotonic() - began) / made * (total - made)
-        head = f"[{made}/{total}] {label}, seed {seed}"
+        finished = sum(key in found for key in missing)
+        left = (time.monotonic() - began) / finished * (total - finished)
+        head = f"[{finished}/{total}] {label}, seed {seed}"
         what = row.get("error") or f"{row['test_accuracy']:.1f} % in {row['seconds']:.1f} s"
-        progress.status(f"{head}: {what}{f', about {clock(left)} left' if total - made else ''}")
+        progress.status(f"{head}: {what}{f', about {clock(left)} left' if total - finished else ''}")
         for note in outcome.notes:
             progress.note(f"note: {label}: {note}")
 

@@ -86,16 +86,16 @@ def against_best(ours: Mapping[int, float], opponents: Sequence[Mapping[int, flo
     Raises:
         ValueError: no opponents, or no seeds.
     """
-    found = [estimate([ours[s] - theirs[s] for s in ours]) for theirs in opponents]
-    nearest = min(found, key=lambda e: e.mean)
-    spread = [e.sd / math.sqrt(e.n) for e in found if e.sd]
-    if len(spread) < len(found):
+    estimates = [estimate([ours[s] - theirs[s] for s in ours]) for theirs in opponents]
+    nearest = min(estimates, key=lambda e: e.mean)
+    spread = [e.sd / math.sqrt(e.n) for e in estimates if e.sd]
+    if len(spread) < len(estimates):
         return Estimate(nearest.n, nearest.mean, nearest.sd)
-    free, m = nearest.n - 1, len(found)
+    free, m = nearest.n - 1, len(estimates)
     below, above = (float(stdtrit(free, 1 - (1 - LEVEL) / 2 / k)) for k in (1, m))
-    low = min(e.mean - below * se for e, se in zip(found, spread))
-    high = min(e.mean + above * se for e, se in zip(found, spread))
-    t = min(e.mean / se for e, se in zip(found, spread))
+    low = min(e.mean - below * se for e, se in zip(estimates, spread))
+    high = min(e.mean + above * se for e, se in zip(estimates, spread))
+    t = min(e.mean / se for e, se in zip(estimates, spread))
     p = 2 * min(float(stdtr(free, -t)), m * float(stdtr(free, t)))
     return Estimate(nearest.n, nearest.mean, nearest.sd, low, high, min(1.0, p))
 

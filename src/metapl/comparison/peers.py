@@ -75,8 +75,9 @@ def find_peer(name: str) -> Any | None:
     package, cls = split_name(name)
     if package == SKLEARN:
         return _sklearn_class(cls)
-    found = imported_class(name)
-    return found if hasattr(found, "fit") and hasattr(found, "predict") and not hasattr(found, "step") else None
+    classifier = imported_class(name)
+    peer = hasattr(classifier, "fit") and hasattr(classifier, "predict") and not hasattr(classifier, "step")
+    return classifier if peer else None
 
 
 def _sklearn_class(name: str) -> Any:
@@ -122,14 +123,14 @@ def build(peer: Peer, seed: int) -> Any:
         if cls.__name__ == "SelfTrainingClassifier" and "estimator" not in settings:
             from sklearn.linear_model import LogisticRegression
 
-            made = cls(LogisticRegression(**DEFAULTS["LogisticRegression"]), **settings)
+            classifier = cls(LogisticRegression(**DEFAULTS["LogisticRegression"]), **settings)
         else:
-            made = cls(**settings)
-        if "random_state" not in settings and "random_state" in getattr(made, "get_params", dict)():
-            made.set_params(random_state=seed)
+            classifier = cls(**settings)
+        if "random_state" not in settings and "random_state" in getattr(classifier, "get_params", dict)():
+            classifier.set_params(random_state=seed)
     except (TypeError, ValueError) as error:
         raise UserError(f"{peer.name} cannot be built ({error})", "Check its settings.", "--methods") from error
-    return made
+    return classifier
 
 
 def takes_unlabeled(classifier: Any) -> bool:

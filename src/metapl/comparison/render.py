@@ -35,14 +35,14 @@ def text_table(plan: Plan, rows: Sequence[TableRow]) -> str:
     header, lines = _header(plan), [_cells(row) for row in ranked(rows)]
     widths = [max(len(line[k]) for line in [header, *lines]) for k in range(1, len(header))]
     width = max([len(line[0]) for line in lines if len(line[0]) <= NAME] + [len(header[0])])
-    made = []
+    printed = []
     for line in [header, *lines]:
         name, figures = line[0], "  ".join(cell.rjust(w) for cell, w in zip(line[1:], widths))
         if len(name) > width:
-            made.append(name)
+            printed.append(name)
             name = ""
-        made.append(f"{name.ljust(width)}  {figures}".rstrip())
-    return "\n".join(made)
+        printed.append(f"{name.ljust(width)}  {figures}".rstrip())
+    return "\n".join(printed)
 
 
 def text(plan: Plan, rows: Sequence[TableRow]) -> str:
@@ -69,11 +69,11 @@ def markdown(plan: Plan, rows: Sequence[TableRow], versions: Mapping[str, str]) 
         passes = [f"{row[k]:,}" if row[k] is not None else "-" for k in ("rows_forward", "rows_backward")]
         cells = [*_cells(row), _figure(row["balanced"]), f"{row['steps']:,}", *passes]
         lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
-    made = [f"Data: `{plan.asked['data']}`, {plan.facts['labels']}.", "\n".join(lines), verdict(plan, rows)]
-    made += ["\n".join(f"- {line}" for line in [*failures(rows), *footnotes(plan, rows), *plan.facts["notes"]])]
+    sections = [f"Data: `{plan.asked['data']}`, {plan.facts['labels']}.", "\n".join(lines), verdict(plan, rows)]
+    sections += ["\n".join(f"- {line}" for line in [*failures(rows), *footnotes(plan, rows), *plan.facts["notes"]])]
     stand = ", ".join(f"{name} {version}" for name, version in versions.items())
-    made.append(f"    {plan.facts['command']}\n\n{stand}")
-    return "\n\n".join(made) + "\n"
+    sections.append(f"    {plan.facts['command']}\n\n{stand}")
+    return "\n\n".join(sections) + "\n"
 
 
 def runs_csv(runs: Iterable[Mapping[str, Any]]) -> str:

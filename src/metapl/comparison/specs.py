@@ -67,13 +67,13 @@ def parse(methods: str | Iterable[str]) -> list[Spec]:
         UserError: an unknown method or setting, with the nearest known one, or nothing at all.
     """
     words = [w.strip() for w in (methods.split(",") if isinstance(methods, str) else methods)]
-    found: dict[str, Spec] = {}
+    specs: dict[str, Spec] = {}
     for word in words:
         for spec in _rows(word):
-            found.setdefault(spec.label, spec)
-    if not found:
+            specs.setdefault(spec.label, spec)
+    if not specs:
         raise UserError("no methods are named", f"Give all, or some of {', '.join(METHODS)}.", "--methods")
-    return list(found.values())
+    return list(specs.values())
 
 
 def _rows(word: str) -> list[Spec]:

@@ -73,8 +73,8 @@ def _own(plan: Plan, accuracy: Mapping[int, float], runs: Sequence[Mapping[str, 
     if not accuracy:
         none = dict.fromkeys(("mean", "sd", "low", "high", "worst", "balanced"))
         return {**head, **none, "errors": errors}
-    found = _honest(plan, estimate(list(accuracy.values())))
-    own = {"mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}
+    estimated = _honest(plan, estimate(list(accuracy.values())))
+    own = {"mean": estimated.mean, "sd": estimated.sd, "low": estimated.low, "high": estimated.high}
     finished = [run for run in runs if not run.get("error")]
     known = [float(run["test_balanced"]) for run in finished if "test_balanced" in run]
     mean = statistics.fmean(known) if len(known) == len(finished) else None  # runs of 0.1.0 do not have it
@@ -119,8 +119,8 @@ def _to_best(
 
 
 def _difference(plan: Plan, accuracy: Mapping[str, Mapping[int, float]], label: str, other: str) -> TableRow | None:
-    found = paired(accuracy[label], accuracy[other])
-    return asdict(_honest(plan, found)) if found else None
+    estimated = paired(accuracy[label], accuracy[other])
+    return asdict(_honest(plan, estimated)) if estimated else None
 
 
 def _adjust(cells: Sequence[TableRow | None]) -> None:

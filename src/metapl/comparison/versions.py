@@ -24,10 +24,10 @@ def made_with(folder: Path, device: torch.device | None = None) -> dict[str, str
     """
     try:
         began = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-        found = [{name: str(began.get(name, UNKNOWN)) for name in KEPT}]
+        environments = [{name: str(began.get(name, UNKNOWN)) for name in KEPT}]
     except (OSError, ValueError, AttributeError):
-        found = [dict.fromkeys(KEPT, UNKNOWN)]
-    return joined([*found, *([environment(device)] if device else [])])
+        environments = [dict.fromkeys(KEPT, UNKNOWN)]
+    return joined([*environments, *([environment(device)] if device else [])])
 
 
 def joined(found: Iterable[Mapping[str, str]]) -> dict[str, str]:
@@ -50,14 +50,14 @@ def check_version(made: str, what: str, where: Path) -> None:
 def mixed(runs: Iterable[Mapping[str, Any]], device: torch.device) -> str:
     """Return a warning if finished ``runs`` were made with another torch, or on another device, than those to come."""
     now, old = environment(device), joined(run["versions"] for run in runs)
-    told = []
+    changes = []
     for name in ("torch", "device"):
         if other := [value for value in old[name].split(AND) if value != now[name]]:
-            told.append(f"{name} {AND.join(other)} (now {now[name]})")
-    return f"warning: finished runs were made with {', '.join(told)}; the table will mix them" if told else ""
+            changes.append(f"{name} {AND.join(other)} (now {now[name]})")
+    return f"warning: finished runs were made with {', '.join(changes)}; the table will mix them" if changes else ""
 
 
 def versions(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the versions behind the figures, for the last line of the table."""
-    made = [run["versions"] for run in runs if not run.get("error")]
-    return {**joined(made), "python": platform.python_version()}
+    recorded = [run["versions"] for run in runs if not run.get("error")]
+    return {**joined(recorded), "python": platform.python_version()}

@@ -55,8 +55,8 @@ def seen_rows(run: Path, config: RunConfig, predictor: Predictor, rows: Source, 
         return ""
     labels = sum(digest in with_label for digest in found)
     stand = "stands" if count == 1 else "stand"
-    told = f"{count:,} of these {len(found):,} rows {stand} among the rows that the model was trained on"
-    return f"{told} ({labels:,} with their label): they make the figures too good"
+    warning = f"{count:,} of these {len(found):,} rows {stand} among the rows that the model was trained on"
+    return f"{warning} ({labels:,} with their label): they make the figures too good"
 
 
 def _is_quick(config: RunConfig) -> bool:

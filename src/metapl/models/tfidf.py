@@ -96,8 +96,8 @@ class TfIdf(nn.Module):
         """Return (row, key) of the different terms of each row."""
         keys, there = (part.cpu().numpy() for part in term_keys(ids, self.pad))
         row = np.broadcast_to(np.arange(len(keys))[:, None], keys.shape)[there]
-        found = np.unique(np.stack([row, keys[there]]), axis=1)
-        return found[0], found[1]
+        pairs = np.unique(np.stack([row, keys[there]]), axis=1)
+        return pairs[0], pairs[1]
 
     def features(self, ids: Tensor) -> csr_matrix:
         """Return the rows as scikit-learn takes them: a sparse matrix [B, V] whose rows have length 1 or 0."""

@@ -205,10 +205,10 @@ def _differences(configs: Sequence[Json]) -> list[tuple[str, list[str]]]:
 
 
 def _flat(tree: Json, prefix: str = "") -> dict[str, str]:
-    made = dict[str, str]()
+    flat = dict[str, str]()
     for key, value in tree.items():
-        made |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": cut(str(value), 80)}
-    return made
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": cut(str(value), 80)}
+    return flat
 
 
 def _number(value: float | None, form: str = "{:.1f}") -> str:
@@ -280,14 +280,14 @@ def _mean_curves(
     """Return validation accuracy over time, the mean over the seeds that were judged at the same steps."""
     curves = []
     for row in table[:MOST_CURVES]:
-        found: list[dict[int, float]] = []
+        accuracies: list[dict[int, float]] = []
         for run in runs:
             if run["method"] == row["method"] and not run.get("error"):
                 rows = Metrics(place / f"{names[row['method']]}-{run['seed']}").read()
-                found.append({r["step"]: r["validation_accuracy"] for r in rows if "validation_accuracy" in r})
-        steps = sorted(set.intersection(*map(set, found))) if found else []
+                accuracies.append({r["step"]: r["validation_accuracy"] for r in rows if "validation_accuracy" in r})
+        steps = sorted(set.intersection(*map(set, accuracies))) if accuracies else []
         if steps:
-            curves.append((row["method"], steps, [float(np.mean([f[s] for f in found])) for s in steps]))
+            curves.append((row["method"], steps, [float(np.mean([f[s] for f in accuracies])) for s in steps]))
     return curves
 
 

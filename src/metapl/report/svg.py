@@ -59,18 +59,18 @@ def _clean(element: ElementTree.Element, prefix: str) -> None:
             element.remove(child)
             continue
         _clean(child, prefix)
-    made = dict[str, str]()
+    attributes = dict[str, str]()
     for name, value in element.attrib.items():
         if name == "style":
-            made |= _attributes(value)
+            attributes |= _attributes(value)
         elif _name(name) == "href":
-            made["href"] = value.replace("#", f"#{prefix}", 1) if value.startswith("#") else value
+            attributes["href"] = value.replace("#", f"#{prefix}", 1) if value.startswith("#") else value
         elif name == "id":
-            made["id"] = f"{prefix}{value}"
+            attributes["id"] = f"{prefix}{value}"
         elif name not in ("version", "space"):
-            made[_name(name)] = _local(value, prefix)
+            attributes[_name(name)] = _local(value, prefix)
     element.attrib.clear()
-    element.attrib.update(made)
+    element.attrib.update(attributes)
     element.tag = _name(element.tag)
     for tail in (child for child in element if _name(child.tag) == "defs" and not len(child)):
         element.remove(tail)
@@ -78,15 +78,15 @@ def _clean(element: ElementTree.Element, prefix: str) -> None:
 
 def _attributes(style: str) -> dict[str, str]:
     """Return ``fill: #fff; stroke-width: 2`` as attributes; fonts are the page's, but for their size."""
-    made = dict[str, str]()
+    attributes = dict[str, str]()
     for part in style.split(";"):
         name, colon, value = part.partition(":")
         name, value = name.strip(), value.strip()
         if name == "font" and (size := re.search(r"([\d.]+)px", value)):
-            made["font-size"] = size[1]
+            attributes["font-size"] = size[1]
         elif colon and name not in _DROPPED:
-            made[name] = _VARIABLE.get(value.lower(), value)
-    return made
+            attributes[name] = _VARIABLE.get(value.lower(), value)
+    return attributes
 
 
 def _local(value: str, prefix: str) -> str:

@@ -205,16 +205,16 @@ def weakest(figures: dict[str, Any]) -> tuple[str, float, int, str] | None:
 
     None where no class is: its interval must end below the accuracy of all rows.
     """
-    found = []
+    classes = []
     for k, (name, share) in enumerate(figures["per_class_accuracy"].items()):
         counts = figures["confusion"][k]
         if share is None or sum(counts) < 5 or wilson(counts[k], sum(counts))[1] >= figures["accuracy"]:
             continue
         wrong = [count if j != k else -1 for j, count in enumerate(counts)]
-        found.append((share, name, sum(counts), list(figures["per_class_accuracy"])[wrong.index(max(wrong))]))
-    if not found:
+        classes.append((share, name, sum(counts), list(figures["per_class_accuracy"])[wrong.index(max(wrong))]))
+    if not classes:
         return None
-    share, name, count, other = min(found)
+    share, name, count, other = min(classes)
     return name, share, count, other
 
 

@@ -138,13 +138,13 @@ def _suspects(source: Source, names: tuple[str, ...], taught: Judged) -> list[Qu
     confidence, named = taught.p.max(-1)
     own = torch.nonzero((named != taught.y) & (confidence >= SURE)).flatten()
     own = own[confidence[own].argsort(descending=True, stable=True)]
-    found = []
+    questions = []
     for k in own.tolist():
         label, guess, sure = names[int(taught.y[k])], names[int(named[k])], float(confidence[k])
         reason = f"The label is {label}, the model is {100 * sure:.0f} % sure of {guess}. One of them is wrong."
         row = int(taught.index[k])
-        found.append(Question(row, source.ids[row], guess, sure, reason, label))
-    return found
+        questions.append(Question(row, source.ids[row], guess, sure, reason, label))
+    return questions
 
 
 def _mixed(*lists: list[Question]) -> list[Question]:

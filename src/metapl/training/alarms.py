@@ -101,25 +101,25 @@ def find(
         method, settings: the method's name and settings, for its thresholds and what to advise.
     """
     moments = [r for r in rows if "class_shift" in r and 2 * r["step"] >= steps]
-    found: dict[str, dict[str, Any]] = {}
+    alarms: dict[str, dict[str, Any]] = {}
     for previous, row in zip([None, *moments], moments):
         so_far = [r for r in rows if r["step"] <= min(row["step"], steps)]
         raised = _collapse(row, previous, class_names) + _mask(so_far, settings) + _gap(so_far, steps, method, settings)
         for name, value, text in raised:
-            found.setdefault(name, {"name": name, "step": int(row["step"]), "value": round(value, 4), "text": text})
-    return list(found.values())
+            alarms.setdefault(name, {"name": name, "step": int(row["step"]), "value": round(value, 4), "text": text})
+    return list(alarms.values())
 
 
 def _collapse(row: LoggedRow, previous: LoggedRow | None, names: Sequence[str]) -> list[Raised]:
     """Look for a collapse of the classes named on the pool (A1)."""
-    found = []
+    alarms = []
     if previous is not None and min(row["class_shift"], previous["class_shift"]) > SHIFT:
-        found.append(("class_shift", row["class_shift"], _SHIFT.format(100 * row["class_shift"])))
+        alarms.append(("class_shift", row["class_shift"], _SHIFT.format(100 * row["class_shift"])))
     least = max(r.get("class_least", 1.0) for r in (row, previous)) if previous is not None else 1.0
     if least < LEAST:
         text = _LEAST.format(names[int(row["least_class"])], row["class_least"])
-        found.append(("class_missing", row["class_least"], text))
-    return found
+        alarms.append(("class_missing", row["class_least"], text))
+    return alarms
 
 
 def _mask(rows: Sequence[LoggedRow], settings: Any) -> list[Raised]:

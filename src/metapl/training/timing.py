@@ -75,16 +75,16 @@ def measure_pace(job: Job, limit: float) -> Pace:
     timer = _Timer(job)
     timer.step(0)  # not counted: the first step warms up
     timer.steps, timer.walks = [], []
-    starts, began, found = spread(job.config.steps, STRETCHES), clock(), list[float]()
-    while len(found) < len(starts):
+    starts, began, seconds = spread(job.config.steps, STRETCHES), clock(), list[float]()
+    while len(seconds) < len(starts):
         late = clock() - began > 2 * limit
         if late and timer.walks:
             break  # a pass over the pool may take long: one has to do
-        found += [timer.stretch(starts[-1 if late else len(found)], limit / STRETCHES)]
+        seconds += [timer.stretch(starts[-1 if late else len(seconds)], limit / STRETCHES)]
         if late:
             break
-    found += found[-1:] * (len(starts) - len(found))
-    step, passes = float(np.mean(found)), job.pool_passes
+    seconds += seconds[-1:] * (len(starts) - len(seconds))
+    step, passes = float(np.mean(seconds)), job.pool_passes
     if passes is None:  # whatever it does with the pool counts as part of its steps
         step, passes, timer.walks = step + sum(timer.walks) / len(timer.steps), PoolPasses(), []
     if passes.count(job.config.steps) and not timer.walks:

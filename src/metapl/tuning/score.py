@@ -88,8 +88,8 @@ def make_score(setting: Changes, steps: int, answers: Sequence[FoldAnswer], seco
     errors = [answer["error"] for answer in answers if "error" in answer]
     if errors:
         return Score(setting, steps, "", (), (), seconds, errors[0])
-    made = [_of_network(name, setting, steps, answers, seconds) for name in answers[0]["right"]]
-    return max(made, key=lambda score: score.rank) if choose else made[0]
+    scores = [_of_network(name, setting, steps, answers, seconds) for name in answers[0]["right"]]
+    return max(scores, key=lambda score: score.rank) if choose else scores[0]
 
 
 def _of_network(name: str, setting: Changes, steps: int, answers: Sequence[FoldAnswer], seconds: float) -> Score:

@@ -161,12 +161,12 @@ def _suggest(trial: Any, axis: Axis) -> Any:
 
 def _distinct(config: RunConfig, picks: Sequence[dict[str, Any]]) -> list[Changes]:
     """Return each setting once, without the default."""
-    made: list[Changes] = []
+    distinct: list[Changes] = []
     for pick in picks:
         setting = resolve(config, pick)
-        if setting and setting not in made:
-            made.append(setting)
-    return made
+        if setting and setting not in distinct:
+            distinct.append(setting)
+    return distinct
 
 
 SAMPLERS: dict[str, Callable[[RunConfig, Sequence[Axis], int | None, int], Search]] = {

@@ -55,8 +55,8 @@ class Axis:
 
     def rounded(self, value: float) -> float:
         """Return a value of a range as it is run: few digits, and still inside."""
-        made = round(value) if self.whole else float(f"{value:.{DIGITS}g}")
-        return min(max(made, self.low), self.high)
+        number = round(value) if self.whole else float(f"{value:.{DIGITS}g}")
+        return min(max(number, self.low), self.high)
 
     def points(self) -> tuple[Any, ...]:
         """Return the values, or evenly spaced ones of the range."""

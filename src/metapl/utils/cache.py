@@ -56,13 +56,13 @@ def tidy(root: Path, sets: re.Pattern[str], ours: re.Pattern[str], limit: int = 
         ours: the name of a file in it that may go.
         limit: bytes.
     """
-    found = []
+    files = []
     with suppress(OSError):
         for folder in root.iterdir():
             if sets.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
-                found += [(path.stat(), path) for path in folder.iterdir() if ours.fullmatch(path.name)]
+                files += [(path.stat(), path) for path in folder.iterdir() if ours.fullmatch(path.name)]
         total = 0
-        for status, path in sorted(found, key=lambda one: -one[0].st_mtime_ns):
+        for status, path in sorted(files, key=lambda one: -one[0].st_mtime_ns):
             total += status.st_size
             if total > limit:
                 path.unlink(missing_ok=True)

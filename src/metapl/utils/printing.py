@@ -33,12 +33,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(line[k]) for line in lines) for k in range(len(header) - 1)]
     indent = sum(widths) + 2 * len(widths)
     width = max(24, shutil.get_terminal_size((1000, 24)).columns - indent) if sys.stdout.isatty() else 10_000
-    made = []
+    printed = []
     for line in lines:
         start = "".join(cell.ljust(w + 2) for cell, w in zip(line, widths))
         parts = textwrap.wrap(line[-1], width) or [""]
-        made += [(start if k == 0 else " " * indent) + part for k, part in enumerate(parts)]
-    return "\n".join(line.rstrip() for line in made)
+        printed += [(start if k == 0 else " " * indent) + part for k, part in enumerate(parts)]
+    return "\n".join(line.rstrip() for line in printed)
 
 
 def check_json(target: str | None) -> None:
