@@ -196,7 +196,11 @@ def generate_pseudo_labels(
 
 @torch.no_grad()
 def label_pool(model: nn.Module, context: Context) -> Tensor:
-    """Return [N, C] probabilities of every row of the pool, plain view, by ``model`` in the mode it is in."""
+    """Return [N, C] probabilities of every row of the pool, plain view, by ``model`` in its present mode.
+
+    Raises:
+        ValueError: the context has no pool.
+    """
     if context.pool is None:
         raise ValueError("this method labels the whole pool: Context.pool must be given")
     return torch.cat([torch.softmax(model(rows), -1) for _, rows in context.pool("plain")])

@@ -340,7 +340,7 @@ class Scoring(Protocol):
     """What a method whose labelled rows give feedback to pseudo labels may offer beside ``Method``."""
 
     def feedback_scores(self) -> Tensor:
-        """Return [N] the mean score of each unlabelled row (F1 in ``methods/parts.py``); NaN where there was none."""
+        """Return [N] the mean score of each unlabelled row (F1 in ``methods/parts.py``); NaN without a score."""
         ...
 
 

@@ -142,7 +142,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         """Train on the labelled rows of ``X``, and on all rows without their labels.
 
         Args:
-            X: rows; y: one label per row, ``unlabeled_marker``, None, NaN, NA or "" where there is none. Where every
+            X: rows; y: one label per row, ``unlabeled_marker``, None, NaN, NA or "" for none. Where every
                 row has a label, the same rows also serve without theirs.
             X_unlabeled: more rows without labels.
 
@@ -242,7 +242,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         names = getattr(self, "_names", []) if takes.columns else []
         check_left_out(X, names, [column.name for column in takes.columns])
         given = check_rows(self, X, reset=False, named=bool(takes.columns))
-        if not any(column.levels for column in takes.columns):  # an array goes by position, and is no category
+        if not any(column.levels for column in takes.columns):  # an array goes by position, and cannot name levels
             given = named_columns(given, names)
         rows = rows_for(given, takes)
         p: Array = self.predictor_.probabilities(rows).numpy().astype(np.float64)
@@ -308,7 +308,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         """Read a classifier that ``save`` wrote, ready to predict.
 
         Args:
-            network: the ``nn.Module`` or factory that was given as ``model``, where it was no name.
+            network: the ``nn.Module`` or factory that was given as ``model``, if it was not a name.
             trust_code: whether a network that the folder names as ``package.module:function`` may be imported.
 
         Raises:

@@ -88,7 +88,7 @@ def in_order(X: Any, names: Sequence[str]) -> Any:
 
 
 def warn_of_no_pool(codes: Array, X_unlabeled: Any, method: str) -> None:
-    """Warn if every row has a label: a LabelEncoder, for example, may have replaced the mark of rows without one."""
+    """Warn if all codes [N] are labels: a LabelEncoder, for example, may have replaced the mark of rows without one."""
     if X_unlabeled is None and method != "supervised" and (codes >= 0).all():
         warn(
             "every row of y has a label, so the same rows also serve without theirs; if a label says that a row has "
@@ -176,7 +176,7 @@ def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
 
     Raises:
         UserError: no label, labels of mixed kinds, of one class only, or whole numbers that are a quantity.
-        ValueError: not one label per row, or labels that are no classes (numbers with fractions, say).
+        ValueError: not one label per row, or labels that cannot be classes (numbers with fractions, say).
     """
     from metapl.data.tables.dataframe import is_missing
     from metapl.data.tables.labels import check_classes
@@ -203,7 +203,7 @@ def read_targets(y: Any, marker: Any) -> tuple[Array, Array]:
 
 
 def find_missing(y: Any, marker: Any) -> tuple[Array, Array]:
-    """Return the labels as a 1-D array, and where there is none, [N] bool.
+    """Return the labels as an array [N], and which rows have none, [N] bool.
 
     Raises:
         ValueError: y is None or has two dimensions.
@@ -262,8 +262,8 @@ def agreement(truth: Array, predicted: Array) -> Array:
     """Return [n] bool: where a label equals the predicted one; labels keep their type, so that no two become one.
 
     Raises:
-        UserError: labels of several kinds, or text where the classes are none, or the other way round.
-        ValueError: labels that are no classes (numbers with fractions, say).
+        UserError: labels of several kinds, or text and classes that are not text, or the reverse.
+        ValueError: labels that cannot be classes (numbers with fractions, say).
     """
     given = _one_kind(truth)
     check_classification_targets(given)

@@ -108,7 +108,7 @@ def _source(data: Any, rows: dict[str, Any], config: RunConfig) -> Source:
             raise UserError(f"{extra[0]} is given, but a data set brings its own labels", "Leave it out.", "fit")
         return read_dataset((data, rows["X_unlabeled"], rows["X_test"]), **words)
     if rows["y"] is None:
-        raise UserError("y is missing", "Give one label per row; -1 or None where there is none.", "fit")
+        raise UserError("y is missing", "Give one label per row; -1 or None for a row without one.", "fit")
     return from_arrays(data, **rows, **words, features=config.source.table.named("features"))
 
 

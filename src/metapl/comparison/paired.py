@@ -81,7 +81,7 @@ def against_best(ours: Mapping[int, float], opponents: Sequence[Mapping[int, flo
     """Return ours minus the best of ``opponents``, all over the same seeds (S4).
 
     ``mean`` and ``sd`` are those of the difference to the opponent with the highest mean. Without an interval to every
-    opponent there is none.
+    opponent it is None.
 
     Raises:
         ValueError: no opponents, or no seeds.

@@ -89,7 +89,7 @@ class Plan:
 
 
 def load_plan(out: Path) -> Plan | None:
-    """Return the plan in ``out``; None where there is none.
+    """Read the plan in ``out``; None if it has no plan.
 
     Raises:
         UserError: it cannot be read, another version made it, or it lacks settings that there are now.

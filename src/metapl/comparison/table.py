@@ -52,7 +52,7 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[TableRow]:
 
 
 def best_baseline(plan: Plan, rows: Sequence[TableRow]) -> str | None:
-    """Return the baseline with the highest mean, or None where there is none that finished every seed."""
+    """Return the baseline with the highest mean, or None if no baseline finished every seed."""
     means = {r["method"]: r["mean"] for r in rows if r["whole"] and not in_family(plan, r["method"])}
     return max(means, key=lambda label: means[label]) if means else None
 
@@ -220,7 +220,7 @@ def footnotes(plan: Plan, rows: Sequence[TableRow]) -> list[str]:
         notes.append(f"to {reference}, to best baseline: difference in points; one seed gives no interval.")
     if not all(r["whole"] for r in rows):
         notes.append(
-            "Rows with failed seeds stand below the others and are no opponents: their figures are of the seeds that "
+            "Rows with failed seeds stand below the others and are not opponents: their figures are of the seeds that "
             "did not fail, and no interval is made of these."
         )
     if best is not None:

@@ -163,6 +163,9 @@ def from_dict(tree: Mapping[str, Any], where: str = "") -> RunConfig:
     """Return the config that ``to_dict`` (or a YAML file) describes; missing keys take their defaults.
 
     The flat keys of 0.1.0, such as ``source.image_size``, are read as those that took their place.
+
+    Raises:
+        UserError: no data, an unknown key, or a value that its setting does not take.
     """
     tree, _ = with_new_keys(tree, where)
     if not isinstance(tree.get("data"), str):

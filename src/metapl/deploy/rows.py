@@ -82,7 +82,7 @@ class RowReader:
         return self.tokenizer.encode([value])[0]
 
     def _cells(self, value: Any) -> Tensor:
-        """A row of a table by the names of its columns; further ones are passed over."""
+        """Return a row of a table by the names of its columns; further ones are passed over."""
         if not isinstance(value, dict):
             raise BadRequestRow(f"a row is an object with a value for each column, not {_kind(value)}")
         cells = []
@@ -103,7 +103,7 @@ class RowReader:
         return math.nan if found is None else float(found)
 
     def _numbers(self, value: Any) -> Tensor:
-        """A row of an array: lists in lists, of the shape of a row."""
+        """Return a row of an array: lists in lists, of the shape of a row."""
         try:
             cells = np.array(value, dtype=object)
             filled = [math.nan if cell is None else _number(cell, "the row") for cell in cells.ravel().tolist()]

@@ -47,7 +47,7 @@ def threshold_for(predictor: Predictor, precision: float, where: str = "--precis
     It is chosen by the answers for validation rows that are stored with the model.
 
     Raises:
-        UserError: there are none, or no threshold is known to reach the target.
+        UserError: no such rows, or no threshold is known to reach the target.
     """
     if not 0 < precision < 1:
         raise UserError(f"the target precision is {precision:g}", "Give a share between 0 and 1, such as 0.95.", where)

@@ -95,7 +95,7 @@ class FeedbackScores:
         return {"total": self.total, "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore; states of versions that kept no scores are empty and change nothing."""
+        """Restore total and count, [N] each; the empty state of an older version changes nothing."""
         self.total, self.count = state.get("total", self.total), state.get("count", self.count)
 
 
@@ -152,7 +152,7 @@ class FineTuner:
 
 
 def unlabeled_views(batch: SemiBatch) -> tuple[Tensor, Tensor]:
-    """Return the weak and the strong view of the unlabelled rows.
+    """Return the weak and the strong view of the unlabelled rows, [B, ...] each.
 
     Raises:
         ValueError: the batch lacks one of them: the method's ``needs`` must name both.
@@ -163,7 +163,7 @@ def unlabeled_views(batch: SemiBatch) -> tuple[Tensor, Tensor]:
 
 
 def make_report(loss: Tensor, logged: Mapping[str, Tensor]) -> StepReport:
-    """Return the report of a step: its loss and what else it logs, detached."""
+    """Return the report of a step: its loss and the other logged numbers, 0-d each, detached."""
     return StepReport({name: value.detach() for name, value in {"loss": loss, **logged}.items()})
 
 

@@ -103,7 +103,7 @@ def threshold_of(record: Record) -> float:
 def _pool(record: Record, predictor: Predictor, source: Source, split: Split) -> tuple[Array, Tensor]:
     """Return the unlabelled rows that the run looked at again and again, in its order, and the chosen model's answers.
 
-    For supervised training, which saw no unlabelled row, there is none.
+    Supervised training, which saw no unlabelled row, has none.
     """
     if record.results["method"] == "supervised" or not len(split.unlabeled):
         return split.unlabeled[:0], torch.zeros(0, len(predictor.class_names))

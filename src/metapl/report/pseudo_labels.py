@@ -113,7 +113,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def read_table(folder: Path) -> list[PoolRow] | None:
-    """Read the table of a run folder; None where there is none that can be read here.
+    """Read the table of a run folder; None if it is missing or cannot be read.
 
     Ids and labels of a CSV file are as it has them: an apostrophe that guards a spreadsheet stays.
 

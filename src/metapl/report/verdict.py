@@ -103,7 +103,7 @@ def against_supervised(record: Record) -> Reply:
     if found.difference > 0 and guard.get("better"):
         text += " The interval includes 0, so chance alone may give this difference."
         return Reply(question, f"probably, {points}", text, "open")
-    text += f" {record.method} is not clearly ahead, so there is no reason to prefer it."
+    text += f" {record.method} is not clearly ahead, so nothing speaks for it."
     return Reply(question, f"not shown, {points}", text, "open")
 
 

@@ -69,7 +69,7 @@ class Predictor:
 
     @property
     def temperature(self) -> float | None:
-        """What divides the logarithms of the probabilities to calibrate them; None without validation rows."""
+        """Return the divisor of the log probabilities that calibrates them; None without validation rows."""
         return (
             None
             if self.validation is None

@@ -111,7 +111,7 @@ class Recorder:
             pool: [n, C] probabilities of the same unlabelled rows each time; without rows it is left out.
             validation: [m, C] probabilities of validation rows; likewise.
             y: [m] their true classes.
-            scores: [N] feedback of every unlabelled row so far, NaN where there was none; only at the end.
+            scores: [N] feedback of every unlabelled row so far, NaN for rows without feedback; only at the end.
         """
         row: dict[str, Any] = {"step": step}
         if len(pool):

@@ -59,7 +59,7 @@ def class_shares(job: Job, logits: Tensor) -> dict[str, float]:
 
     Args:
         job: the run.
-        logits: what ``pool_answers`` returned; without rows nothing is computed.
+        logits: [n, C] as ``pool_answers`` returns them; for n = 0 nothing is computed.
     """
     if not len(logits):
         return {}

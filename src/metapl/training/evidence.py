@@ -46,7 +46,7 @@ class GuardPlan:
     Attributes:
         validation: rows to be judged by the models of the run itself.
         folds: the cross-fitting; none where the validation rows are enough.
-        none: why there is no guard; empty if there is one.
+        none: why the guard is left out; "" with a guard.
         retrained: whether the method is trained in the folds too.
     """
 

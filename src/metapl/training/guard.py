@@ -235,7 +235,7 @@ def _refusal(
             f"{expected:.0f} % are expected"
         )
     if known <= 1 / len(names):
-        return f"{method} is right on {100 * known:.0f} % of the labelled rows, which is no more than chance"
+        return f"{method} is right on {100 * known:.0f} % of the labelled rows, not more than by chance"
     if any(alarm["name"] == "gap" for alarm in alarms):
         return f"{method} raised the alarm gap: who labels and who learns do not agree"
     return ""

@@ -92,7 +92,7 @@ class Job:
 
     @torch.no_grad()
     def judge(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return what ``types.Judge`` promises; the same views at every call."""
+        """Return logits [draws, n, C] and classes [n] as ``types.Judge`` asks; the same views at every call."""
         index, weak = self.source.readable(self.split.validation), self.stream.views.weak
         draws, was_training, parts = max(1, JUDGED_VIEWS // max(1, len(index))), model.training, list[Tensor]()
         model.eval()

@@ -90,7 +90,7 @@ class Result:
         """Return the figures of ``metapl.evaluate`` on the test rows.
 
         Raises:
-            UserError: there are none.
+            UserError: the run has no test rows.
         """
         if not len(self.split.test):
             remedy = "Give X_test and y_test, or judge other rows by predict."

@@ -190,7 +190,7 @@ def _range(config: RunConfig, key: str, text: str) -> Axis:
     ends, colon, scale = text.partition(":")
     low, high = (_number(key, end) for end in ends.split("..", 1))
     if not {int, float} & set(_kinds(config, key)):
-        raise UserError(f"'{key}' is not a number, so '{text}' is no range of it", f"Write {key}=v1,v2.", "--search")
+        raise UserError(f"'{key}' is not a number, so '{text}' cannot be its range", f"Write {key}=v1,v2.", "--search")
     if colon and scale.strip() != "log":
         raise UserError(f"'{key}={text}' ends in ':{scale}'", "Write low..high or low..high:log.", "--search")
     if not low < high or (colon and low <= 0):

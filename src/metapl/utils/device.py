@@ -49,12 +49,12 @@ def _own_device(name: str) -> torch.device:
 
 
 def rng_state(device: torch.device) -> Tensor:
-    """Return the state of the global generator of ``device``."""
+    """Return the state of the global generator of ``device``, [bytes] uint8."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def set_rng_state(state: Tensor, device: torch.device) -> None:
-    """Set the state of the global generator of ``device``."""
+    """Set the state of the global generator of ``device``, [bytes] uint8."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:

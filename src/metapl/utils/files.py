@@ -104,7 +104,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write contiguous CPU tensors as safetensors, flushed to disk.
+    """Write contiguous CPU tensors of any shape as safetensors, flushed to disk.
 
     The library gives the file the mode 0600. Here those who may read its folder may read the file.
 

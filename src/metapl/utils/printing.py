@@ -148,7 +148,7 @@ def evaluation(result: Mapping[str, Any], headline: str, where: str) -> str:
 
 
 def problems(found: Sequence[tuple[str, str]], listed_in: Path | None = None) -> str:
-    """Return the first few unusable files, for stderr; empty where there are none."""
+    """Return the first few unusable files, for stderr; "" if all were usable."""
     if not found:
         return ""
     lines = [f"note: left out {one_line(name)}: {one_line(why)}" for name, why in found[:MOST]]

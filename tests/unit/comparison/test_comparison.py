@@ -513,7 +513,7 @@ def test_who_lost_seeds_is_neither_winner_nor_opponent(tmp_path: Path) -> None:
     said = verdict(plan, list(rows.values()))
     assert said.startswith("mpl has the highest mean, 91.3 %: +8.3 points against fixmatch")
     assert "Not ranked, since seeds failed: mpl:uda_weight=0 (2 of 3 seeds), uda (1 of 3 seeds)." in said
-    assert any("are no opponents" in note for note in footnotes(plan, list(rows.values())))
+    assert any("are not opponents" in note for note in footnotes(plan, list(rows.values())))
     figure.draw(tmp_path / "p.png", plan, list(rows.values()), runs)
     plan, runs = made_up({"supervised": [70.0, None], "mpl": [None, 90.0]})
     table = make_table(plan, runs)
