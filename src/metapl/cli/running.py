@@ -27,7 +27,7 @@ from metapl.cli.options import (
     TrustCode,
     with_train_options,
 )
-from metapl.cli.processes import joined, own_progress, start_processes
+from metapl.cli.processes import joined, own_progress, start_processes, started_together
 from metapl.errors import Silenced, UserError
 from metapl.utils import printing
 
@@ -80,6 +80,11 @@ def train(
         OptionalPath,
         typer.Option(metavar="FILE", help="CSV with id and label: labels laid over those of DATA, as review writes."),
     ] = None,
+    extended: Annotated[
+        OptionalPath,
+        typer.Option("--continue", metavar="RUN", help="Go on with a finished run until it has --steps steps in all."),
+    ] = None,
+    trust_code: TrustCode = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")] = True,
     procs: Procs = 1,
     max_restarts: MaxRestarts = 0,
@@ -88,13 +93,15 @@ def train(
 
     DATA is a folder with labelled/CLASS/*, unlabelled/* and, if you have them, test/CLASS/* images; or a folder with
     one folder per class, of which --labels N images per class keep their label. Your files are only read. Ctrl-C
-    saves the state, and `metapl resume` goes on from there.
+    saves the state, and `metapl resume` goes on from there. A finished run is extended with --continue RUN --steps N,
+    in a new folder, or in its own with --out RUN.
 
     \b
     Examples:
       metapl train digits --labels 10
       metapl train photos --minutes 10 --out my-run
       metapl train photos --labels 10 --method fixmatch fixmatch.threshold=0.9
+      metapl train --continue my-run --steps 2000 --out my-longer-run
     """
     from metapl.config.paths import anchored
     from metapl.config.settings import make_config
@@ -102,6 +109,11 @@ def train(
     printing.check_json(options.json)
     if options.steps is not None and minutes is not None:
         raise UserError("--steps and --minutes are both given", "Give one of the two.")
+    if extended is not None:
+        if procs > 1 or started_together():
+            raise UserError("--continue works in one process", "Leave --procs out.", "--continue")
+        given = {"--method": method, "--minutes": minutes, "--guard": guard, "--corrections": corrections}
+        return _extend(extended, options, out, given, trust_code, report)
     data, pairs = options.data_and_pairs
     labels = None if corrections is None else str(corrections)
     given = {"guard.mode": guard, "source.corrections": labels}
@@ -110,6 +122,33 @@ def train(
     State.folder = out
     start_processes(procs, max_restarts)
     _finish(lambda: _trained(anchored(made), out, options.quiet), options.json, report)
+
+
+def _extend(
+    run: Path, options: TrainOptions, out: Path | None, given: dict[str, Any], trust_code: bool, report: bool
+) -> None:
+    """Go on with a finished run; only its length changes.
+
+    Raises:
+        UserError: another setting is given, or no number of steps.
+    """
+    from metapl.config.settings import stored_code
+    from metapl.models.own import check_trusted
+    from metapl.training.loop import extend
+    from metapl.utils.progress import make_progress
+
+    data, pairs = options.data_and_pairs
+    given = {"DATA": data, "KEY=VALUE": pairs or None, "--config": options.config, **given}
+    given |= {key: value for key, value in options.keys().items() if key != "steps"}
+    if other := [name for name, value in given.items() if value is not None]:
+        raise UserError(f"{other[0]} is given beside --continue", "Give --steps alone: only the length changes.")
+    if options.steps is None:
+        raise UserError("--continue needs --steps", "Give the number of steps in all.", "--steps")
+    State.folder, steps = run, options.steps
+    if (run / "config.yaml").is_file():
+        for name in stored_code(run / "config.yaml"):
+            check_trusted(name, trust_code, str(run))
+    _finish(lambda: extend(run, steps, out, progress=make_progress(options.quiet)), options.json, report)
 
 
 @app.command()

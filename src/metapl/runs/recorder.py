@@ -281,7 +281,7 @@ class RunFolder(Recorder):
         if step == origin:
             self._origin = step, copied
         self.settle()
-        facts = (self.folder / "checkpoints", step, copied, keep, self._id(), (origin,))
+        facts = (self.folder / "checkpoints", step, copied, keep, self.run_id(), (origin,))
         if self._writer is None:  # nobody waits at the end
             checkpoint.write(*facts)
         else:
@@ -297,18 +297,18 @@ class RunFolder(Recorder):
             return super().origin_state(origin)
         folder = self.folder / "checkpoints"
         try:
-            return origin, checkpoint.load(folder / f"step-{origin:08d}", self._id())
+            return origin, checkpoint.load(folder / f"step-{origin:08d}", self.run_id())
         except checkpoint.DamagedCheckpoint:
-            step, state, _ = checkpoint.load_latest(folder, self._id())
+            step, state, _ = checkpoint.load_latest(folder, self.run_id())
             return step, state
 
     def latest_state(self) -> tuple[int, dict[str, Any], list[str]]:
         """Read the newest whole checkpoint of this run, as ``checkpoint.load_latest`` does."""
-        found = checkpoint.load_latest(self.folder / "checkpoints", self._id())
+        found = checkpoint.load_latest(self.folder / "checkpoints", self.run_id())
         ranks.from_first(lambda: found[0])  # for the followers
         return found
 
-    def _id(self) -> str:
+    def run_id(self) -> str:
         """Return the run's id; empty for runs of 0.1.0, which have none."""
         try:
             return str(read_json(self.folder / "env.json").get(RUN_ID, ""))

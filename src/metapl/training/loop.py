@@ -28,6 +28,7 @@ from metapl.inference.model_card import write_card
 from metapl.methods import method_class
 from metapl.models import Factory
 from metapl.runs import checkpoint
+from metapl.runs.extension import extended
 from metapl.runs.folder import is_of_0_1_0, load_split, new_folder, open_run, stored_levels
 from metapl.runs.model_folder import Predictor, ValidationAnswers
 from metapl.runs.recorder import Follower, Recorder, RunFolder, RunStart, TrainedModel
@@ -169,6 +170,35 @@ def resume(
     store = _store(folder)
     with store.claimed():
         return _resumed(store, source, progress or Silent(), network)
+
+
+def extend(
+    run: str | Path,
+    steps: int,
+    out: str | Path | None = None,
+    *,
+    source: Source | None = None,
+    progress: Progress | None = None,
+    network: Factory | None = None,
+) -> Result:
+    """Go on with a finished run until its main phase has ``steps`` steps.
+
+    The run goes on from the end of its main phase. From there on the schedules are those of a run of ``steps`` steps:
+    the learning rate, which a cosine had brought to zero, rises again to where the longer cosine stands.
+
+    Args:
+        run: the folder of a finished run.
+        steps: of the main phase in all, more than the run has.
+        out: ``run`` itself, or a new or empty folder; by default a free name under ``runs/``.
+        source, network: as they were given to ``train``.
+        progress: what to show; by default nothing.
+
+    Raises:
+        UserError: as ``runs.extension.extended`` and ``resume``.
+    """
+    place = None if out is None else Path(out).expanduser()
+    folder = extended(Path(run).expanduser(), steps, place)
+    return resume(folder, source=source, progress=progress, network=network)
 
 
 def _resumed(store: RunFolder | Follower, source: Source | None, progress: Progress, network: Factory | None) -> Result:
