@@ -42,9 +42,7 @@ def test_with_a_constant_rate_it_is_the_longer_run(tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     made = longer(tmp_path / "run", 14, tmp_path / "more")
     assert weights(made.folder) == weights(whole.folder)
-    found, wanted = (
-        [r for r in Metrics(m.folder).read() if r["step"] != 8] for m in (made, whole)
-    )  # judged at its end
+    found, wanted = ([r for r in Metrics(m.folder).read() if r["step"] != 8] for m in (made, whole))
     assert found == wanted
     assert {p: p.read_bytes() for p in before} == before, "the run itself is left as it was"
     assert (made.summary["steps"], made.summary["resumed_at"]) == (14, 8)
