@@ -68,9 +68,16 @@ def _data(folder: Path) -> list[tuple[str, str]]:
         name, suffix = shlex.quote(one_line(entry.name)), os.path.splitext(entry.name)[1].lower()
         if entry.is_file() and suffix in TABLES:
             suggestions.append((f"metapl check {name}", f"then metapl train {name}"))
-        elif entry.is_dir() and _holds_images(Path(entry.path)):
+        elif entry.is_dir() and not _is_known(Path(entry.path)) and _holds_images(Path(entry.path)):
             suggestions.append((f"metapl check {name}", f"it holds images; then metapl train {name}"))
     return suggestions[:MOST]
+
+
+def _is_known(folder: Path) -> bool:
+    """Return whether the images of a folder are pictures of pages or of a run, not data."""
+    return (
+        folder.name in ("docs", "site") or (folder / "config.yaml").is_file() or (folder / "comparison.json").is_file()
+    )
 
 
 def _holds_images(folder: Path, depth: int = 3) -> bool:

@@ -64,6 +64,19 @@ def test_alone_it_looks_at_what_lies_there(tmp_path: Path) -> None:
     assert any(c.startswith("metapl evaluate runs/b") for c in commands)
 
 
+def test_pictures_of_pages_runs_and_comparisons_are_not_data(tmp_path: Path) -> None:
+    for folder, file in {
+        "docs/img": "",
+        "my-run/figures": "my-run/config.yaml",
+        "both": "both/comparison.json",
+    }.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.png").touch()
+        if file:
+            (tmp_path / file).touch()
+    assert "metapl check" not in home_text(tmp_path).replace("metapl check DATA", "")
+
+
 def test_tab_completion_is_there() -> None:
     options = {name for parameter in GROUP.params for name in parameter.opts}
     assert {"--install-completion", "--show-completion"} <= options
