@@ -12,16 +12,18 @@ tokenizer's ids in place of its words.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from metapl.models.logistic import fit_logistic
 from metapl.types import Array, Tokens
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 ID_BITS = 31  # token ids are below 2^31
 
@@ -101,6 +103,8 @@ class TfIdf(nn.Module):
 
     def features(self, ids: Tensor) -> csr_matrix:
         """Return the rows as scikit-learn takes them: a sparse matrix [B, V] whose rows have length 1 or 0."""
+        from scipy.sparse import csr_matrix  # slow to import: only when a network is fitted
+
         place, weight = (part.cpu().numpy() for part in self._weights(ids))
         row = np.broadcast_to(np.arange(len(place))[:, None], place.shape)
         known = weight > 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import math
 import os
 import stat
@@ -123,12 +124,16 @@ def decode_many(
         except Unreadable as reason:
             return reason.with_traceback(None)  # a traceback would keep the file's bytes alive
 
+    def group(first: int) -> list[Decoded | Unreadable]:
+        return [one(path) for path in paths[first : min(first + size, start + piece)]]
+
     piece = max(16, min(PIECE, PIECE_BYTES // math.prod(shape)))
+    size = piece // 16  # images of one task: small ones take less time than handing over a task of their own
     for start in range(0, len(paths), piece):
         # `quiet` lies around the threads, which share one list of warning filters, but never around the reader.
         with quiet(), ThreadPoolExecutor(workers()) as pool:
-            results = list(pool.map(one, paths[start : start + piece]))
-        yield from results
+            groups = list(pool.map(group, range(start, min(start + piece, len(paths)), size)))
+        yield from itertools.chain.from_iterable(groups)
 
 
 def workers() -> int:
@@ -253,9 +258,9 @@ def _decode(
     """``decode`` without the guard against warnings, for threads."""
     with _opened(path, max_pixels) as (image, stored):
         grey, stored_size = _is_grey(image), image.size
-        if shape is not None:
+        if shape is not None and max(image.size) > (twice := 2 * max(shape[1:])):
             # JPEG can decode at 1/2, 1/4, 1/8; twice the wanted side keeps the final scaling clean.
-            image.draft(None, (2 * max(shape[1:]),) * 2)
+            image.draft(None, (twice, twice))
         drafted = image.size != stored_size
         image.load()
         orientation = _orientation(image)
@@ -269,11 +274,15 @@ def _decode(
             upright = _in_mode(upright, "L" if shape[0] == 1 else "RGB")
             if upright.size != (shape[2], shape[1]):
                 upright = _resized(upright, (shape[2], shape[1]), resize)
-        pixels = np.array(upright)
+        pixels = _planes(upright)
         digest = digest_of_file(stored) if with_digest else b""
-    tensor = torch.from_numpy(pixels)
-    tensor = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
-    return Decoded(tensor, digest, (height, width, grey), span)
+    return Decoded(pixels, digest, (height, width, grey), span)
+
+
+def _planes(image: Image.Image) -> Tensor:
+    """Return the pixels of an image in mode L or RGB as uint8 [1 or 3, height, width]."""
+    pixels = np.array(image)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def pixels_of(
@@ -292,13 +301,11 @@ def pixels_of(
             upright = _flat(image, levels) if turn is None else _flat(image, levels).transpose(turn)
             if size is not None and upright.size != size[::-1]:
                 upright = _resized(upright, (size[1], size[0]), resize)
-            pixels = np.array(upright)
+            return _planes(upright)
     except Unreadable:
         raise
     except Exception as error:  # as in ``_opened``
         raise Unreadable(f"truncated or damaged ({' '.join(str(error).split())})") from error
-    tensor = torch.from_numpy(pixels)
-    return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
 
 
 def _resized(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
@@ -321,6 +328,8 @@ def _is_grey(image: Image.Image) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none or the EXIF block is damaged."""
+    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
+        return 1  # most small images: asking takes a tenth of their decoding
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the pixels are what counts: damaged EXIF does not make an image unreadable
