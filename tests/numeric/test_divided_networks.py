@@ -40,7 +40,7 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-6)])
-@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("processes", [2, 4])
 def test_every_method_computes_the_same(processes: int, dtype: str, bound: float, tmp_path: Path) -> None:
     found = compare(processes, dtype, 20, NAMES, tmp_path)
     assert max(found.values()) < bound, {name: gap for name, gap in found.items() if gap >= bound}
