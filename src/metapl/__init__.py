@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from metapl.data.modalities import register_modality as register_modality
     from metapl.data.modality import Modality as Modality
     from metapl.inference.evaluate import evaluate as evaluate
+    from metapl.inference.labels import label_batch as label_batch
     from metapl.inference.predict import Predictions as Predictions
     from metapl.inference.predict import predict_folder as predict_folder
     from metapl.inference.predict import predict_source as predict_source
@@ -83,6 +84,7 @@ _HOME = {
     "from_arrays": "metapl.data.memory.arrays",
     "from_dataset": "metapl.data.memory.datasets",
     "generate_pseudo_labels": "metapl.pseudo_labels",
+    "label_batch": "metapl.inference.labels",
     "load_model": "metapl.runs.model_folder",
     "make_config": "metapl.config.settings",
     "make_split": "metapl.data.batches.split",

@@ -17,7 +17,18 @@ from safetensors.torch import load_file
 
 from metapl.cli import main
 
-WORDS = ["train", "digits", "--labels", "4", "--steps", "24", "batch.unlabeled=16", "mpl.finetune_steps=4"]
+WORDS = [
+    "train",
+    "digits",
+    "--labels",
+    "4",
+    "--seed",
+    "1",
+    "--steps",
+    "24",
+    "batch.unlabeled=16",
+    "mpl.finetune_steps=4",
+]
 WORDS += ["guard.mode=off", "loop.save_every=3", "loop.keep=99", "--no-report"]
 BROKEN = """
 import os

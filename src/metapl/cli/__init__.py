@@ -20,6 +20,7 @@ from metapl._version import __version__
 from metapl.cli import checking as checking
 from metapl.cli import comparing as comparing
 from metapl.cli import deploying as deploying
+from metapl.cli import labelling as labelling
 from metapl.cli import listing as listing
 from metapl.cli import reporting as reporting
 from metapl.cli import reviewing as reviewing

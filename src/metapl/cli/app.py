@@ -18,7 +18,7 @@ from metapl.errors import UserError, nearest
 
 # How --help lists the commands; one that is not named here comes last.
 ORDER = (
-    *("demo", "check", "train", "resume", "evaluate", "predict"),
+    *("demo", "check", "train", "resume", "evaluate", "predict", "label"),
     *("compare", "tune", "report", "review", "export", "serve", "methods", "models"),
 )
 

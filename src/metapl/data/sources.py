@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,11 @@ from metapl.data.ref import DataRef as DataRef
 from metapl.data.request import Opener, silent
 from metapl.data.request import Request as Request
 from metapl.data.tables.label_values import read_rule
+from metapl.data.tables.readers.batch import BatchFile
 from metapl.data.tables.readers.files import READERS, is_table, tables_in
-from metapl.data.tables.source import open_table
+from metapl.data.tables.source import open_new_batch, open_table
 from metapl.errors import UserError, nearest
-from metapl.types import Levels, ModelInput, Source
+from metapl.types import Levels, ModelInput, Preprocessing, Source
 from metapl.utils.names import split_name
 
 
@@ -201,20 +203,34 @@ def _new_rows(ref: DataRef, options: SourceOptions, like: ModelInput, progress: 
     Raises:
         UserError: the model takes images, and these rows are not images.
     """
-    p, image = like.takes, replace(options.image, size="auto")
-    images = modality_of(p.kind).sized
-    if images and (p.resized or ref.is_published):
-        image = replace(image, size=f"{p.shape[1]}x{p.shape[2]}", resize=p.resize)
-    text = options.text if p.tokens is None else TextOptions(p.tokens.tokenizer, p.tokens.length)
-    options = replace(options, image=image, text=text, encoder=EncoderOptions())
+    p = like.takes
     try:
-        source = _opened(ref, Request(options, like, None, progress))
+        source = _opened(ref, Request(_options_for(options, p, ref.is_published), like, None, progress))
     except UserError as error:
         raise error.without_setting() from error
-    if images and source.kind != p.kind:
+    if modality_of(p.kind).sized and source.kind != p.kind:
         remedy = "Give images, or the model that was trained on such rows."
         raise UserError("the model takes images, and these rows are not images", remedy, ref.text)
     return source
+
+
+def _options_for(options: SourceOptions, takes: Preprocessing, resized: bool = False) -> SourceOptions:
+    """Return the options of a training, for new rows of a model; ``resized``: images are brought to its size."""
+    image = replace(options.image, size="auto")
+    if modality_of(takes.kind).sized and (takes.resized or resized):
+        image = replace(image, size=f"{takes.shape[1]}x{takes.shape[2]}", resize=takes.resize)
+    text = options.text if takes.tokens is None else TextOptions(takes.tokens.tokenizer, takes.tokens.length)
+    return replace(options, image=image, text=text, encoder=EncoderOptions())
+
+
+def open_batch(batch: BatchFile, options: SourceOptions, like: ModelInput) -> Source:
+    """Open a batch of new rows for a trained model; ``options`` are those of its training.
+
+    Raises:
+        UserError: a column is missing, or a row cannot serve.
+    """
+    root = os.path.abspath(os.path.expanduser(options.root))
+    return open_new_batch(batch, root, _options_for(options, like.takes), like)
 
 
 def _opened(ref: DataRef, request: Request) -> Source:

@@ -105,7 +105,7 @@ def open_table(
         UserError: the files cannot serve; the message names file and line.
     """
     if like is not None:
-        return _new_rows(paths, options, name, suffix, like)
+        return _fitting(_read(paths, options, name, suffix, like), options, like)
     try:
         table = _read(paths, options, name, suffix)
     except BadRow as error:
@@ -144,9 +144,13 @@ def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, su
     return BadRow(what, plain if better else systematic_remedy(error.what, plain), error.where, better)
 
 
-def _new_rows(paths: Mapping[str, Path], options: SourceOptions, name: str, suffix: str, like: ModelInput) -> Source:
+def open_new_batch(file: TableFile, root: str, options: SourceOptions, like: ModelInput) -> Source:
+    """Return a source over the rows of one open file, as ``open_table`` does; relative paths start from ``root``."""
+    return _fitting(_joined([file], ["labeled"], [root], options, "", like), options, like)
+
+
+def _fitting(table: _Table, options: SourceOptions, like: ModelInput) -> Source:
     """Rows as a model wants them."""
-    table = _read(paths, options, name, suffix, like)
     rows, takes = table.rows, like.takes
     if takes.kind == "image":  # decoded when asked for, a chunk at a time, as test rows are
         table.facts["is_test"] = np.ones(rows.rows, dtype=bool)
@@ -170,10 +174,24 @@ def _read(
     Raises:
         UserError: a column or a class is missing, or a row cannot serve.
     """
-    parts, table = [part for part in PARTS if part in paths], options.table
+    parts = [part for part in PARTS if part in paths]
     reader = open_file if like is None else open_new_file
-    files = [reader(paths[part], table, suffix if part == PARTS[0] else "") for part in parts]
-    main = files[0]
+    files = [reader(paths[part], options.table, suffix if part == PARTS[0] else "") for part in parts]
+    given = os.path.expanduser(options.root)
+    roots = [os.path.abspath(given or paths[part].parent) for part in parts]
+    return _joined(files, parts, roots, options, name, like)
+
+
+def _joined(
+    files: Sequence[TableFile],
+    parts: Sequence[str],
+    roots: Sequence[str],
+    options: SourceOptions,
+    name: str,
+    like: ModelInput | None,
+) -> _Table:
+    """``_read`` for open files, each with its part and its root."""
+    main, table = files[0], options.table
     widths: tuple[int, ...] = ()
     if like is None:
         roles, most = find_roles(main.names, table, main.name), MOST_LEVELS
@@ -196,8 +214,6 @@ def _read(
         rows.notes += notes
     roles = without_failed(rows, roles, table, BY_SPLIT, like is None)
     use = _use(rows, roles, parts)
-    given = os.path.expanduser(options.root)
-    roots = [os.path.abspath(given or paths[part].parent) for part in parts]
     ids = _ids(rows, roles)
     rows.refuse(_refusals(rows, roles, use, roots, like, table.suffix))
     kept = rows.kept()

@@ -50,10 +50,14 @@ class JsonLinesFile:
             f"{self.name}: the key '{short(k)}' is in {n} of {rows} lines" for k, n in keys.items() if n < rows
         ]
 
-    def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
-        """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
+    def want(self, forms: Mapping[str, Form]) -> None:
+        """Look at the values of these keys alone; others may hold anything."""
         self._wanted = frozenset(forms)
         self._texts = frozenset(key for key, form in forms.items() if form == "text")
+
+    def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
+        """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
+        self.want(forms)
         frame = read_columns(self, self.names, forms, most or {})
         frame.notes += self.notes
         return frame

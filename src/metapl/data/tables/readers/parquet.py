@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,22 @@ class ParquetFile:
                 else:
                     columns[name] = values
         return Frame(self.name, columns, self._place, str, self.rows, full=full)
+
+    def cells(self, names: Sequence[str], rows: int = 1024) -> Iterator[list[Any]]:
+        """Yield the rows one by one, ``rows`` of them in memory: text, numbers, the bytes of an image, or None."""
+        import pyarrow as pa
+
+        with self._told():
+            for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
+                columns = []
+                for name in names:
+                    values, kind = batch.column(name), batch.column(name).type
+                    if pa.types.is_dictionary(kind):
+                        values, kind = values.cast(kind.value_type), kind.value_type
+                    if pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
+                        values = values.cast(pa.string())  # as in a whole file
+                    columns.append(values.to_pylist())
+                yield from map(list, zip(*columns, strict=True))
 
     def _place(self, row: int) -> str:
         return f"{self.name}, row {row}"
