@@ -22,10 +22,9 @@ WORDS = [
     "digits",
     "--labels",
     "4",
-    "--seed",
-    "1",
     "--steps",
     "24",
+    "optim.lr=0.001",
     "batch.unlabeled=16",
     "mpl.finetune_steps=4",
 ]
