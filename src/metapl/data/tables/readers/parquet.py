@@ -73,7 +73,7 @@ class ParquetFile:
         """Yield the rows one by one, ``rows`` of them in memory: text, numbers, the bytes of an image, or None."""
         import pyarrow as pa
 
-        with self._told():
+        with self._user_errors():
             for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
                 columns = []
                 for name in names:
