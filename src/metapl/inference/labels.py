@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metapl.data.modalities import modality_of
 from metapl.data.options import SourceOptions
 from metapl.data.sources import open_batch
 from metapl.data.tables.options import NONE, WRITTEN, TableOptions
@@ -48,7 +49,7 @@ def label_batch(model: Predictor, batch: Any, options: SourceOptions | None = No
     options = options or SourceOptions(table=_written(model))
     file = batch if isinstance(batch, BatchFile) else BatchFile(_columns(batch), DECIMALS[options.table.decimal])
     roles = model_roles(file.names, options.table, model.input(), file.name)
-    paths = roles.contents[0] if roles.kind == "image" and file.is_text(roles.contents[0]) else None
+    paths = roles.contents[0] if modality_of(roles.kind).sized and file.is_text(roles.contents[0]) else None
     named = roles.id or paths
     ids = file.texts(named) if named else file.lines
     # Rows are known by their numbers from here on, or images by their paths: ids may be missing, or stand twice.
