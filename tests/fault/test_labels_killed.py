@@ -71,7 +71,7 @@ def test_every_form_of_a_pool_gives_the_same_answers(folder: Path, tmp_path: Pat
         assert gap < 1e-5
     listed = (tmp_path / "csv" / "problems.csv").read_text()
     assert "pool.csv, line 122" in listed
-    assert "is no number" in listed
+    assert "is not a number" in listed
 
 
 class Killed(Exception):

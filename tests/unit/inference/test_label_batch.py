@@ -52,7 +52,7 @@ def test_bad_rows_keep_their_place_and_others_their_answer(model: metapl.Predict
     age: list[Any] = [*ROWS["age"], "ten", 44]
     answer = metapl.label_batch(model, {"id": list("vwxyx"), "age": age, "city": [*ROWS["city"], "B", None]})
     assert answer["id"] == list("vwxyx")  # an id may stand twice: nothing is lost
-    assert "is no number" in answer["problem"][3]
+    assert "is not a number" in answer["problem"][3]
     assert [problem is None for problem in answer["problem"]] == [True, True, True, False, True]
     assert answer["label"][3] is answer["confidence"][3] is None
     assert np.allclose(answer["confidence"][:3], metapl.label_batch(model, ROWS)["confidence"], atol=1e-6)
