@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-fault | lint | format | docs | clean
+# make demo | test | test-slow | test-fault | sbom | lint | format | docs | clean
 # PYTHON chooses the interpreter; TORCH, if given, is what pip installs first, such as TORCH=torch==2.13.0.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ RUFF_PATHS := src tests docs benchmarks examples
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-fault lint format docs clean
+.PHONY: help demo test test-slow test-fault sbom lint format docs clean
 
 help:
 	@sed -n '1,2s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,10 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[docs]'
 	$(BIN)/mkdocs build --strict
+
+sbom: $(STAMP)
+	test -x .venv-sbom/bin/cyclonedx-py || { $(PYTHON) -m venv .venv-sbom && .venv-sbom/bin/python -m pip install -q cyclonedx-bom; }
+	.venv-sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --of JSON -o sbom.json
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site

@@ -46,16 +46,27 @@ def test_a_whole_model_loads_and_answers_the_same(folder: Path) -> None:
     assert torch.equal(load_model(folder).probabilities(rows), predictor().probabilities(rows))
 
 
+@pytest.mark.parametrize("flips", [100, pytest.param(1000, marks=pytest.mark.fault)])
 @pytest.mark.parametrize("name", [WEIGHTS, CARD, VALIDATION])
-def test_every_flipped_bit_is_refused_and_the_file_named(folder: Path, name: str) -> None:
+def test_every_flipped_bit_is_refused_and_the_file_named(folder: Path, name: str, flips: int) -> None:
     whole, draw = (folder / name).read_bytes(), random.Random(1)
-    for _ in range(100):
+    for _ in range(flips):
         place, bit = draw.randrange(len(whole)), 1 << draw.randrange(8)
         damaged = bytearray(whole)
         damaged[place] ^= bit
         (folder / name).write_bytes(bytes(damaged))
         if name == CARD and _same_facts(damaged, whole):
             continue
+        with pytest.raises(UserError, match=rf"{re.escape(name)}|cannot be loaded"):
+            load_model(folder)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", [WEIGHTS, CARD, VALIDATION])
+def test_200_truncations_are_refused_and_the_file_named(folder: Path, name: str) -> None:
+    whole, draw = (folder / name).read_bytes(), random.Random(2)
+    for _ in range(200):
+        (folder / name).write_bytes(whole[: draw.randrange(len(whole) - 1)])
         with pytest.raises(UserError, match=rf"{re.escape(name)}|cannot be loaded"):
             load_model(folder)
 

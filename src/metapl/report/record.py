@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import yaml
 from metapl.errors import UserError
 from metapl.runs.folder import Metrics, left_out
 from metapl.runs.recorder import SNAPSHOT_FILE
+from metapl.utils.limits import read_json
 from metapl.utils.names import last_part
 
 Json = dict[str, Any]
@@ -85,6 +85,8 @@ def read_record(folder: Path) -> Record:
     if not (folder / "results.json").is_file():
         raise UserError("the run has not finished", "Go on with `metapl resume`.", str(folder))
     try:
+        if "rows" not in dict(_json(folder / "results.json") or {}):
+            raise ValueError("results.json holds no results of a run")
         return Record(
             folder=folder,
             config=dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
@@ -96,12 +98,12 @@ def read_record(folder: Path) -> Record:
             split=_split(_json(folder / "split.json")),
             problems=left_out(folder),
         )
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"the run folder cannot be read ({error})", "Train again.", str(folder)) from error
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _split(stored: Json | None) -> Json:
