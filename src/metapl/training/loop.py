@@ -277,7 +277,7 @@ def _finish(steps: Steps, seconds: float, halt: Callable[[], None]) -> Result:
     }
     predictor = _keep(job, store, _models(job, chosen, model, verdict))
     store.finish(summary, job.source.problems)
-    if store.folder is not None:
+    if isinstance(store, RunFolder):
         write_card(store.folder)
     return Result(store.folder, predictor, job.source, split, summary, store)
 
