@@ -24,8 +24,8 @@ from step_floor import CLASSES, NETWORKS
 from torch import Tensor, nn
 
 from metapl import feedback as fb
+from metapl.hardware.precision import Precision, keep_logits_wide, mixed
 from metapl.models import build_model
-from metapl.utils.precision import Precision, keep_logits_wide, mixed
 
 WAYS: tuple[tuple[fb.Derivative, Precision], ...] = (
     ("forward", "fp32"), ("difference", "fp32"), ("one_sided", "fp32"), ("one_sided", "bf16"),

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from metapl.config.settings import make_config
 from metapl.data.batches.split import make_split
 from metapl.data.memory.source import MemorySource
+from metapl.hardware.device import pick_device
 from metapl.training.job import Job, build_job
 from metapl.training.prepared import prepare
 from metapl.types import SemiBatch, Source
-from metapl.utils.device import pick_device
 
 METHODS = ("supervised", "fixmatch", "uda", "mpl:none", "mpl:exact", "mpl:sampled")
 NETWORKS = {  # name: (model, shape of a row, labelled and unlabelled rows of a batch)

@@ -17,8 +17,8 @@ from torch import nn
 
 import metapl
 import methods_table as table
-from metapl.models.divided import divide
-from metapl.utils import ranks
+from metapl.hardware import ranks
+from metapl.hardware.divided import divide
 
 SOURCES = (Path(metapl.__file__).parents[1], Path(__file__).parent)
 

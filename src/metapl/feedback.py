@@ -28,9 +28,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metapl.errors import UserError
+from metapl.hardware.device import rng_state, set_rng_state
+from metapl.hardware.precision import loss_scale, low_dtype, wide
 from metapl.optim import Learner
-from metapl.utils.device import rng_state, set_rng_state
-from metapl.utils.precision import loss_scale, low_dtype, wide
 
 Tensors = dict[str, Tensor]
 Derivative = Literal["auto", "forward", "difference", "one_sided"]

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from metapl.hardware.precision import loss_scale, wide
 from metapl.losses import cross_entropy
 from metapl.types import SemiBatch
 from metapl.utils.fields import BELOW_ONE, NOT_NEGATIVE, Help, Settings, Tries
-from metapl.utils.precision import loss_scale, wide
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import divided_rows
-from metapl.models.divided import divide
+from metapl.hardware.divided import divide
 from methods_table import ROWS, tensors
 
 NAMES = tuple(row.name for row in ROWS)

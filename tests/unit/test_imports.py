@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2] / "src" / "metapl"
 # One row per room, from the bottom up. A room imports from itself and from the rooms above its row.
 ROOMS = (
     {"types", "errors", "_version"},
+    {"hardware"},
     {"utils"},
     {"losses", "feedback", "pseudo_labels", "thresholds", "optim", "diagnostics"},
     {"models"},

@@ -80,9 +80,9 @@ def serve(
       metapl serve runs/people-mpl-0 --port 0 --top 3 --precision 0.95
     """
     from metapl.deploy.serve import Limits, bound_socket, make_app, serve_app
+    from metapl.hardware.device import pick_device
     from metapl.inference.answers import AnswerForm
     from metapl.runs.model_folder import load_model
-    from metapl.utils.device import pick_device
 
     State.folder = run
     predictor = load_model(run, pick_device(device or "auto"), trust_code=trust_code)

@@ -77,13 +77,13 @@ def joined() -> AbstractContextManager[None]:
     """Join the other processes for a block, where there are some; see ``ranks.joined``."""
     if not started_together():
         return nullcontext()
-    from metapl.utils import ranks
+    from metapl.hardware import ranks
 
     return ranks.joined()
 
 
 def own_progress(quiet: bool) -> Progress:
     """Return the progress of this process: only process 0 shows it."""
-    from metapl.utils.ranks import rank
+    from metapl.hardware.ranks import rank
 
     return make_progress(quiet) if rank() == 0 else Silent()

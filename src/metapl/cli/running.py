@@ -196,9 +196,9 @@ def resume(
 
 def _trained(config: Any, out: Any, quiet: bool) -> Any:
     """Train; after a restart of the processes go on with the run that they had begun."""
+    from metapl.hardware.ranks import earlier_folder, from_first
     from metapl.runs.checkpoint import steps
     from metapl.training.loop import resume, train
-    from metapl.utils.ranks import earlier_folder, from_first
 
     folder = earlier_folder()
     if folder is None:

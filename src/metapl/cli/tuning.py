@@ -74,10 +74,10 @@ def tune(
     """
     from metapl.config.paths import anchored
     from metapl.config.settings import make_config
+    from metapl.hardware.device import pick_device
     from metapl.training.workers import JobsStopped, default_workers
     from metapl.tuning import free_folder
     from metapl.tuning import tune as run
-    from metapl.utils.device import pick_device
     from metapl.utils.progress import make_progress
 
     printing.check_json(options.json)

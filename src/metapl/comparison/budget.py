@@ -17,12 +17,12 @@ from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
 from metapl.data.sources import open_source
 from metapl.errors import UserError
+from metapl.hardware.device import pick_device
 from metapl.methods import method_class
 from metapl.training.job import Job, build_job, resolved
 from metapl.training.prepared import prepare
 from metapl.training.timing import Pace, measure_pace
 from metapl.types import PoolPasses, Source
-from metapl.utils.device import pick_device
 
 By = Literal["steps", "passes", "minutes"]
 TIMING = 5.0  # seconds spent on the speed of a method, at most

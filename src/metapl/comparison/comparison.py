@@ -24,12 +24,12 @@ from metapl.config.paths import anchored
 from metapl.config.settings import RunConfig, known_keys
 from metapl.data.sources import open_source
 from metapl.errors import UserError, nearest
+from metapl.hardware.device import pick_device
 from metapl.methods import fits_once
 from metapl.training.job import with_steps
 from metapl.training.loop import Stopped, open_rows
 from metapl.training.workers import JobsStopped, Outcome, default_workers, run_jobs
 from metapl.types import Source
-from metapl.utils.device import pick_device
 from metapl.utils.files import write_json, write_text
 from metapl.utils.locks import locked
 from metapl.utils.progress import Progress, Silent, clock

@@ -12,7 +12,7 @@ import torch
 
 from metapl._version import __version__
 from metapl.errors import UserError
-from metapl.utils.device import environment
+from metapl.hardware.device import environment
 
 KEPT = ("metapl", "torch", "device")  # of ``device.environment``
 UNKNOWN, AND = "unknown", " and "

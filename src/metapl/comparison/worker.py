@@ -19,6 +19,7 @@ from metapl.config.settings import RunConfig, load_config, save_config
 from metapl.data.batches.split import make_split
 from metapl.data.sources import open_source
 from metapl.errors import UserError
+from metapl.hardware.device import environment, pick_device
 from metapl.inference.evaluate import evaluate
 from metapl.runs import checkpoint
 from metapl.runs.folder import load_split, stored_levels, write_problems
@@ -26,7 +27,6 @@ from metapl.runs.model_folder import load_model
 from metapl.training.loop import Result, resume, train
 from metapl.training.workers import peak_memory
 from metapl.types import Source, Split
-from metapl.utils.device import environment, pick_device
 from metapl.utils.files import write_json
 from metapl.utils.locks import locked
 

@@ -22,13 +22,13 @@ from metapl.data.options import FLAT, SourceOptions
 from metapl.data.ref import DataRef
 from metapl.data.sources import read_ref
 from metapl.errors import UserError, nearest
+from metapl.hardware.precision import Precision
 from metapl.methods import METHODS, OWN, fits_once, method_class, settings_group
 from metapl.models.own import code_in
 from metapl.optim import OptimConfig
 from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Help, Range, Settings
 from metapl.utils.files import write_text
 from metapl.utils.limits import check_regular, check_tree
-from metapl.utils.precision import Precision
 
 
 @dataclass(frozen=True)

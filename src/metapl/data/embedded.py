@@ -29,11 +29,11 @@ from metapl.data.modalities import modality_of
 from metapl.data.options import SourceOptions
 from metapl.data.traits import traits
 from metapl.errors import UserError
+from metapl.hardware.device import pick_device
 from metapl.models.encoders import FrozenEncoder, InputSpec, build_encoder, own_input_spec
 from metapl.models.probe import alike
 from metapl.types import Column, Kind, Preprocessing, Source, Tokens
 from metapl.utils.cache import LIMIT, cache_folder, has_room, locked_cache, tidy, used
-from metapl.utils.device import pick_device
 from metapl.utils.files import write_with
 from metapl.utils.names import split_name
 from metapl.utils.progress import clock

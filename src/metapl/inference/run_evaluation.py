@@ -19,6 +19,7 @@ from metapl.data.ref import DataRef
 from metapl.data.sources import open_source, read_ref
 from metapl.data.tables.readers.files import tables_in
 from metapl.errors import UserError
+from metapl.hardware.device import pick_device
 from metapl.inference.evaluate import Judged, answers, judge, model_class_numbers
 from metapl.inference.leakage import seen_rows
 from metapl.inference.model_card import is_own_card, write_card
@@ -32,7 +33,6 @@ from metapl.models.own import check_trusted
 from metapl.runs.folder import left_out, load_split, stored_levels, write_problems
 from metapl.runs.model_folder import Predictor, load_model
 from metapl.types import Array, Source, Split
-from metapl.utils.device import pick_device
 from metapl.utils.files import write_json
 
 OTHER = "model-not-chosen"  # in a run folder: the other side of the guard's comparison

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from metapl.config.settings import RunConfig
 from metapl.data.texts.tokens import tokenizer_of
+from metapl.hardware.device import pick_device
 from metapl.runs.folder import open_run
 from metapl.runs.model_folder import Predictor, load_model
-from metapl.utils.device import pick_device
 
 Tell = Callable[[str], None]
 

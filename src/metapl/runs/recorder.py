@@ -19,12 +19,12 @@ from metapl.config.settings import RunConfig, load_config, save_config
 from metapl.data.batches.split import to_json
 from metapl.data.traits import traits
 from metapl.errors import UserError
+from metapl.hardware import ranks
+from metapl.hardware.device import environment
 from metapl.runs import checkpoint
 from metapl.runs.folder import CORRECTIONS, LOCK, Metrics, write_csv, write_problems
 from metapl.runs.model_folder import Predictor, save_model
 from metapl.types import Source, Split
-from metapl.utils import ranks
-from metapl.utils.device import environment
 from metapl.utils.files import write_json
 from metapl.utils.limits import read_json
 from metapl.utils.locks import locked

@@ -17,14 +17,14 @@ from metapl.data.batches.stream import Stream
 from metapl.data.modalities import make_views, modality_of
 from metapl.data.traits import traits
 from metapl.errors import UserError
+from metapl.hardware.device import pick_device, seed_step
+from metapl.hardware.divided import divide
+from metapl.hardware.precision import keep_logits_wide, mixed, pick_precision
 from metapl.methods import fits_once, method_class
 from metapl.models import Factory, auto_name, build_given, build_model
-from metapl.models.divided import divide
 from metapl.runs.model_folder import CHUNK, Predictor
 from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
-from metapl.utils.device import pick_device
-from metapl.utils.precision import keep_logits_wide, mixed, pick_precision
 
 JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
 
@@ -81,7 +81,7 @@ class Job:
         if judged and isinstance(method, Calibrated) and method.needs_validation:
             method.calibrate(self.judge)
         needs = method.needs if t < self.config.steps else frozenset()
-        torch.manual_seed(derive_seed(self.config.seed, "step", t))
+        seed_step(derive_seed(self.config.seed, "step", t), self.device)
         batch = self.stream(t, needs)
         with mixed(self.config.precision, self.device):
             report: Any = method.step(batch, t)

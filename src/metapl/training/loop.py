@@ -4,7 +4,7 @@ Step t is a pure function of (weights, seed, t): the stream gives batch t, and t
 (seed, t) before ``method.step``. So a checkpoint needs no generator state, and a resumed run equals an unbroken one
 bit for bit on the CPU.
 
-Several processes go through the same loop in step, and process 0 alone writes (``utils.ranks``).
+Several processes go through the same loop in step, and process 0 alone writes (``hardware.ranks``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from metapl.data.batches.split import make_split
 from metapl.data.embedded import EmbeddedSource
 from metapl.data.sources import open_source
 from metapl.errors import UserError
+from metapl.hardware import ranks
+from metapl.hardware.device import own_generator, pick_device
 from metapl.inference.evaluate import answers, best_of, evaluate
 from metapl.inference.model_card import write_card
 from metapl.methods import method_class
@@ -42,8 +44,6 @@ from metapl.training.steps import Observer as Observer
 from metapl.training.steps import Stopped as Stopped
 from metapl.training.timing import measure_pace
 from metapl.types import Source
-from metapl.utils import ranks
-from metapl.utils.device import own_generator, pick_device
 from metapl.utils.progress import Progress, Silent
 
 KEPT_ROWS = 5000  # validation rows whose answers are stored with the model

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from metapl.config.settings import RunConfig
+from metapl.hardware import ranks
 from metapl.inference.evaluate import answers, judge
 from metapl.runs import checkpoint
 from metapl.runs.model_folder import NotFinite, Predictor
@@ -26,7 +27,6 @@ from metapl.training.finite import Diverged, bad_values, diverged, is_finite, is
 from metapl.training.job import Job, build_job, due, interval, resolved
 from metapl.training.prepared import Prepared
 from metapl.types import Scoring
-from metapl.utils import ranks
 from metapl.utils.printing import rollback_text
 from metapl.utils.progress import Progress
 

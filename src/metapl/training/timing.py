@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from metapl.hardware.ranks import clock
 from metapl.training.job import Job
 from metapl.types import PoolChunk, PoolPasses
-from metapl.utils.ranks import clock
 
 STRETCHES = 10  # places of the main phase at which steps are timed, evenly apart
 EXTRA = 2  # steps after it

@@ -18,13 +18,13 @@ from metapl.data.batches.seeds import derive_seed
 from metapl.data.batches.subset import Subset
 from metapl.data.memory.source import MemorySource
 from metapl.data.traits import traits
+from metapl.hardware.device import pick_device
 from metapl.inference.evaluate import judge, probabilities
 from metapl.training.finite import Diverged
 from metapl.training.in_memory import train_job
 from metapl.training.job import Job, build_job, nothing_to_fit_on
 from metapl.training.prepared import Prepared
 from metapl.types import Array, Calibrated, Kind, Method, Preprocessing, Source, Split
-from metapl.utils.device import pick_device
 
 FoldAnswer = dict[str, Any]
 

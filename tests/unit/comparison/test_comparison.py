@@ -43,11 +43,11 @@ from metapl.data.batches.split import make_split
 from metapl.data.memory.digits import open_digits
 from metapl.errors import UserError
 from metapl.feedback import _load_forward_rules
+from metapl.hardware.device import environment
 from metapl.methods import METHODS, fits_once
 from metapl.training.job import build_job
 from metapl.training.prepared import prepare
 from metapl.types import PoolPasses
-from metapl.utils.device import environment
 from metapl.utils.files import guarded
 
 # -- what is compared

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from metapl.data.batches.prefetch import Prefetch
 from metapl.data.traits import traits
+from metapl.hardware import ranks
 from metapl.types import Source, Split
-from metapl.utils import ranks
 from metapl.utils.chunks import rows_at_once
 
 Array = np.ndarray[Any, Any]

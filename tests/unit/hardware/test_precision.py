@@ -15,11 +15,11 @@ from torch import nn
 from metapl import feedback as fb
 from metapl.config.settings import RunConfig, load_config, make_config
 from metapl.errors import UserError
+from metapl.hardware import precision
+from metapl.hardware.precision import keep_logits_wide, mixed, pick_precision
 from metapl.optim import Learner, OptimConfig
 from metapl.runs import checkpoint
 from metapl.training.loop import Stopped, resume, train
-from metapl.utils import precision
-from metapl.utils.precision import keep_logits_wide, mixed, pick_precision
 
 CPU = torch.device("cpu")
 

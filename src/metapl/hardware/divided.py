@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from metapl.utils import ranks
-from metapl.utils.device import rng_state, set_rng_state
+from metapl.hardware import ranks
+from metapl.hardware.device import rng_state, set_rng_state
 
 _inside = False  # whether a divided network runs
 

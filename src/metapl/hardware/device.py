@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metapl._version import __version__
 from metapl.errors import UserError
-from metapl.utils import ranks
+from metapl.hardware import ranks
 
 
 def pick_device(name: str) -> torch.device:
@@ -46,6 +46,17 @@ def _own_device(name: str) -> torch.device:
         raise UserError(f"there are {gpus} GPUs for more processes", "Start one process per GPU, or use cpu.", "device")
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def seed_step(seed: int, device: torch.device) -> None:
+    """Seed the global generators that a step on ``device`` draws from, as ``torch.manual_seed`` does.
+
+    On a CPU ``torch.manual_seed`` also notes the seed for later GPUs, and formats a stack trace each time.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def rng_state(device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """The processes of one run, and all that they say to each other.
 
 R1  Every process runs the same program on the same batches. Only the inside of a network is divided: each process
-    computes its part of the rows, and all of them get all logits (``models.divided``).
+    computes its part of the rows, and all of them get all logits (``hardware.divided``).
 R2  So everything outside of networks is the same in every process, bit for bit. What could differ, a clock or a
     signal, is agreed on here. Process 0 alone writes.
 
