@@ -7,6 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from commands import sums
@@ -50,9 +51,9 @@ def test_it_runs(
 ) -> None:
     module = load(name)
     monkeypatch.setattr(module, "STEPS", 5)
-    place, words = tmp_path / "data", list[Path]()
+    place, words = tmp_path / "data", list[Any]()
     if name == "photos":
-        words = [module.make_folder(place), tmp_path / "run"]
+        words = [module.make_folder(place), tmp_path / "run", module.STEPS]
     elif name == "questions":
         place.mkdir()
         words = [module.make_file(place / "rows.csv")]

@@ -108,6 +108,8 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write a run folder, without checkpoints, into ``folder``, which must be new or empty.
 
+        A run in memory has no table of pseudo labels: ``pseudo_labels()`` gives them.
+
         Raises:
             UserError: ``folder`` holds something or cannot be made.
         """
