@@ -107,7 +107,9 @@ def test_a_killed_process_is_replaced(alone: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> Path:
     out = tmp_path_factory.mktemp("together") / "run"
-    assert start(*WORDS, "--procs", "2", "--out", str(out)).wait() == 0
+    process = start(*WORDS, "--procs", "2", "--out", str(out))
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0, said
     check_same(out, alone, 1e-5)
     return out
 
