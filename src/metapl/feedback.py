@@ -277,6 +277,7 @@ def _load_forward_rules() -> None:
         fwad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
 
+@torch.no_grad()
 def _central_difference(student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
     # The power 1/3 balances the truncation error (quadratic in the step) against rounding (inverse to it).
     h, length = _difference_step(before, direction, 1 / 3)
@@ -284,6 +285,7 @@ def _central_difference(student: nn.Module, before: Before, x: Tensor, direction
     return torch.where(length > 0, (sides[0] - sides[1]) / (2 * h), torch.zeros_like(sides[0]))
 
 
+@torch.no_grad()  # self_mpl's old weights take gradients
 def _one_sided_difference(
     student: nn.Module, before: Before, x: Tensor, direction: Mapping[str, Tensor], output: Tensor | None
 ) -> Tensor:

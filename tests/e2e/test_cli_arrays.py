@@ -150,7 +150,7 @@ def test_a_published_set_from_disk(call: Call, tmp_path: Path, digits: Any) -> N
         "--guard",
         "off",
     ]
-    refused(call(*words, "source.root=elsewhere"), "torchvision:FashionMNIST", "--download")
+    refused(call(*words, "source.root=elsewhere"), "torchvision:FashionMNIST", "source.download=true")
     done = call(*words, f"source.root={tmp_path / 'root'}")
     assert done.code == 0, done.err
     assert json.loads(call("evaluate", "runs/FashionMNIST-fixmatch-0", "--json", "-").out)["rows"] == 100

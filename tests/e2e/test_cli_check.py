@@ -155,7 +155,7 @@ def test_every_bad_row_of_a_file_is_listed(call: Call, tmp_path: Path) -> None:
     assert "Look at the header and the delimiter" in done.out  # half of the rows: not a slip
     bad = [(r["id"], r["detail"]) for r in listed(Path("o")) if r["kind"] == "unreadable"]
     assert [place for place, _ in bad] == ["x.csv, line 3", "x.csv, line 5", "x.csv, line 7"]
-    assert bad[2][1] == "the row has 1 fields where the header has 2"
+    assert bad[2][1] == "the row has 1 field where the header has 2"
     refused(call("train", tmp_path / "x.csv", "--steps", "1"), "x.csv, line 3")
     done = call("check", tmp_path / "x.csv", "source.table.skip_bad_rows=true")
     assert done.code == 0

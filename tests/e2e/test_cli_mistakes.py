@@ -34,7 +34,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[object, ...]], tuple[str, ...]]
     "no such path": (lambda p: ("train", p / "nowhere"), ("nowhere", "no such file or folder")),
     "misspelt source": (lambda p: ("train", "digts"), ("digts", "Did you mean 'digits'?")),
     "no data": (lambda p: ("train",), ("no data", "Give a folder of images")),
-    "fewer labels than classes": (lambda p: ("train", "digits", "--labels-total", "3"), ("fewer", "at least 10")),
+    "fewer labels than classes": (
+        lambda p: ("train", "digits", "--labels-total", "3"),
+        ("below the 10 classes", "at least 10"),
+    ),
     "more labels than rows": (lambda p: ("train", "digits", "--labels", "900"), ("900", "at most")),
     "unknown option": (lambda p: ("train", "digits", "--step", "3"), ("--step", "--steps", "--help")),
     "unknown command": (lambda p: ("trian", "digits"), ("trian", "Did you mean 'train'?")),

@@ -17,7 +17,7 @@ PUBLIC = {
     "Predictor", "Result", "RunConfig", "SemiSupervisedClassifier", "SemiSupervisedDataset", "SmallCNN",
     "SplitConfig", "Stopped", "Tuning", "UserError", "WideResNet", "__version__", "check", "compare", "diagnostics",
     "embed", "evaluate", "filter_pseudo_labels", "fit", "from_arrays", "from_dataset", "generate_pseudo_labels",
-    "load_model", "make_config", "make_split", "open_source", "predict_folder", "predict_source",
+    "label_batch", "load_model", "make_config", "make_split", "open_source", "predict_folder", "predict_source",
     "register_modality", "resume", "train", "train_mpl", "tune", "write_report",
 }  # fmt: skip
 EXTRAS = ("timm", "torchvision", "transformers")

@@ -31,7 +31,6 @@ from metapl.api.estimator_inputs import (
     warn_of_no_pool,
 )
 from metapl.errors import UserError
-from metapl.types import Array
 from metapl.utils.files import write_json
 from metapl.utils.progress import Progress, Silent, Values, make_progress
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from metapl.config.settings import RunConfig
     from metapl.models import Factory
     from metapl.training.result import PseudoLabeledPool, Result
+    from metapl.types import Array
 
 CARD = "estimator.json"
 MPL_THRESHOLD, SWAP = 0.95, 0.1  # for tables; why: docs/notes/estimator.md

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
@@ -13,8 +13,10 @@ from sklearn.utils import validation
 from sklearn.utils.multiclass import check_classification_targets
 
 from metapl.errors import UserError
-from metapl.types import Array
 from metapl.utils.warnings import warn
+
+if TYPE_CHECKING:  # PyTorch is imported when a training begins
+    from metapl.types import Array
 
 
 def check_rows(estimator: Any, X: Any, *, reset: bool, named: bool = False) -> Any:

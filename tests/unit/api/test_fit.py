@@ -178,7 +178,7 @@ def test_the_warning_about_new_rows_names_the_line_that_asked(loaded: bool, tmp_
     X, y = table()
     result = metapl.fit({"a": X[:, 0], "b": np.where(X[:, 1] > 0, "up", "down").astype(object)}, y, **SHORT)
     asked = metapl.load_model(result.save(tmp_path / "run")) if loaded else result
-    with pytest.warns(UserWarning, match="holds a known category") as told:
+    with pytest.warns(UserWarning, match="hold categories that training did not hold") as told:
         asked.predict({"a": X[:3, 0], "b": ["left"] * 3})
     assert told[0].filename == __file__
 

@@ -50,7 +50,7 @@ def test_texts_are_stored_with_their_terms_and_without_pickle(tmp_path: Path) ->
     assert result.predict(TEXTS).tolist() == y
     stored = load_model(out)
     np.testing.assert_array_equal(stored.predict_proba(TEXTS), result.predict_proba(TEXTS))
-    assert sorted(p.name for p in (out / "model").iterdir()) == ["model.json", "weights.safetensors"]
+    assert sorted(p.name for p in (out / "model").iterdir()) == ["README.md", "model.json", "weights.safetensors"]
 
 
 def test_a_network_that_does_not_go_with_the_method_is_refused() -> None:

@@ -157,8 +157,26 @@ GUARD = {
     [
         ({}, "yes, +10.0 points", "good"),
         ({"difference_95": [-0.02, 0.18]}, "probably, +10.0 points", "open"),
-        ({"difference_95": [-0.3, -0.1], "difference": -0.2, "better": False}, "no, -20.0 points", "bad"),
-        ({"difference_95": [-0.1, 0.1], "difference": 0.0, "better": False}, "not shown, +0.0 points", "open"),
+        (
+            {
+                "difference_95": [-0.3, -0.1],
+                "difference": -0.2,
+                "accuracy": {"mpl": 0.7, "supervised": 0.9},
+                "better": False,
+            },
+            "no, -20.0 points",
+            "bad",
+        ),
+        (
+            {
+                "difference_95": [-0.1, 0.1],
+                "difference": 0.0,
+                "accuracy": {"mpl": 0.8, "supervised": 0.8},
+                "better": False,
+            },
+            "not shown, +0.0 points",
+            "open",
+        ),
         (
             {"better": False, "doubt": "many answers", "returned": "supervised baseline"},
             "in doubt, +10.0 points",

@@ -353,7 +353,7 @@ def _links_outside(links: list[str]) -> list[str]:
 
 def _note_outside(path: str, found: Found) -> None:
     """Enter a link that leads out of the data folder."""
-    if not Path(path).resolve().is_relative_to(found.root.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(found.root)):  # links in a circle end, too
         found.outside.append(clean(Path(path).relative_to(found.root)))
 
 
