@@ -378,9 +378,8 @@ def _has_folders(folder: Path) -> bool:
 
 def _images(folder: Path, found: Found) -> list[str]:
     """Return all image files in ``folder`` and the folders inside it, sorted; linked folders inside are not entered."""
-    images: list[str] = []
+    images, links = list[str](), 0
     waiting = [folder.relative_to(found.root).as_posix()]
-    links = 0
     while waiting:
         here = waiting.pop()
         for entry in _entries(os.path.join(found.root, here), found):
@@ -397,6 +396,5 @@ def _images(folder: Path, found: Found) -> list[str]:
             else:
                 found.others[os.path.splitext(entry.name)[1].lower()] += 1
     if links:
-        linked = plural(links, "linked folder")
-        found.notes.append(f"{linked} inside '{shown(folder.name)}' not entered")
+        found.notes.append(f"{plural(links, 'linked folder')} inside '{shown(folder.name)}' not entered")
     return sorted(images, key=clean)
