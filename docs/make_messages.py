@@ -87,7 +87,7 @@ def shown(case: Case) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         message, _ = provoke(case, Path(folder), case.files, case.settings)
     if not message:
-        raise SystemExit(f"{case.title}: there is no message")
+        raise SystemExit(f"{case.title}: the input provokes no message")
     lines = ["```text", *input_of(case), "```", "", f"> {message}"]
     if case.fix or case.mended:
         with tempfile.TemporaryDirectory() as folder:

@@ -86,8 +86,8 @@ def move(root: Path, old: str, new: str) -> None:
 BAD_FOLDERS: list[tuple[Callable[[Path], Path], Callable[[Path], object], list[str]]] = [
     (tree, lambda r: shutil.rmtree(r), ["no such file or folder", "Check"]),
     (tree, lambda r: (shutil.rmtree(r), put(r.with_name("t.png")).rename(r)), ["without a suffix is not read"]),
-    (tree, lambda r: (shutil.rmtree(r), r.mkdir()), ["no images"]),
-    (tree, lambda r: (shutil.rmtree(r), put(r / "1.png")), ["no images in class folders"]),
+    (tree, lambda r: (shutil.rmtree(r), r.mkdir()), ["does not hold images"]),
+    (tree, lambda r: (shutil.rmtree(r), put(r / "1.png")), ["the folder does not hold images in class folders"]),
     (tree, lambda r: (r / "labelled" / "owl").mkdir(), ["'owl' has no image", "labelled/owl", "remove"]),
     (plain, lambda r: (r / "owl" / "deep").mkdir(parents=True), ["'owl' has no image"]),
     (tree, lambda r: shutil.rmtree(r / "labelled" / "cat"), ["only one class, 'dog'"]),
@@ -101,7 +101,7 @@ BAD_FOLDERS: list[tuple[Callable[[Path], Path], Callable[[Path], object], list[s
     (tree, lambda r: put(r / "test" / "dgo" / "1.png"), ["'dgo'", "Did you mean 'dog'", "test/dgo"]),
     (tree, lambda r: put(r / "test" / "Dog" / "1.png"), ["'Dog'", "Did you mean 'dog'"]),
     (plain, lambda r: put(r / "test" / "dog" / "1.png"), ["'test' holds a folder 'dog'", "labelled"]),
-    (plain, lambda r: (r / "labelled").mkdir(), ["labelled: there are no images in class folders"]),
+    (plain, lambda r: (r / "labelled").mkdir(), ["labelled: the folder does not hold images in class folders"]),
 ]
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from metapl.checks.reading import LABELED, PART_NAMES, TEST, UNLABELED, CheckedRows
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import Pairs, no_pairs
+from metapl.types import Array
 
-Array = np.ndarray[Any, Any]
 RowProblem = tuple[str, str, str, str]  # kind, id, other id, detail
 ACROSS = ((TEST, LABELED), (TEST, UNLABELED), (UNLABELED, LABELED))
 

@@ -7,15 +7,14 @@ plain classifier is asked to tell labelled from unlabelled rows: it cannot, if b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from metapl.checks.reading import LABELED, UNLABELED, CheckedRows
 from metapl.data.likeness import standardised
 from metapl.data.modalities import modality_of
+from metapl.types import Array
 
-Array = np.ndarray[Any, Any]
 FEWEST = 15  # labelled and unlabelled rows, below which nothing is said
 MOST_LABELED = 2000  # labelled rows that others are compared with
 MOST_JUDGED = 4000  # unlabelled rows that the classifier sees

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from metapl.data.modalities import modality_of
 from metapl.data.row_checks import Kept
-from metapl.types import Source
+from metapl.types import Array, Source
 
-Array = np.ndarray[Any, Any]
 LABELED, UNLABELED, TEST = 1, 2, 4  # parts as bits
 PART_NAMES = {LABELED: "labelled", UNLABELED: "unlabelled", TEST: "test"}
 CHUNK = 1024

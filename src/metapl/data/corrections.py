@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from metapl.data.row_checks import plural
 from metapl.data.traits import traits
 from metapl.errors import UserError, nearest
-from metapl.types import Column, Kind, Source, Tokens
+from metapl.types import Array, Column, Kind, Source, Tokens
 from metapl.utils.files import guarded
 from metapl.utils.printing import cut
-
-Array = np.ndarray[Any, Any]
 
 
 class CorrectedSource:

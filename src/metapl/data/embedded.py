@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +31,12 @@ from metapl.errors import UserError
 from metapl.hardware.device import pick_device
 from metapl.models.encoders import FrozenEncoder, InputSpec, build_encoder, own_input_spec
 from metapl.models.probe import alike
-from metapl.types import Column, Kind, Preprocessing, Source, Tokens
+from metapl.types import Array, Column, Kind, Preprocessing, Source, Tokens
 from metapl.utils.cache import LIMIT, cache_folder, has_room, locked_cache, tidy, used
 from metapl.utils.files import write_with
 from metapl.utils.names import split_name
 from metapl.utils.progress import clock
 
-Array = np.ndarray[Any, Any]
 PIECE = 1024  # rows encoded before they are stored
 FEW, SECONDS = 256, 10.0  # rows below which nothing is said, and the time between two lines
 VERSION = "metapl features 2"

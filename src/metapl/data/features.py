@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metapl.data.batches.views import Scaler, ViewConfig, below
-from metapl.data.modality import Array, Modality
-from metapl.types import Preprocessing, Source
+from metapl.data.modality import Modality
+from metapl.types import Array, Preprocessing, Source
 
 
 class FeatureModality(Modality):

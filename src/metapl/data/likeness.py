@@ -9,11 +9,11 @@ all pictures of one thing on a white ground the same code.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from metapl.types import Array
+
 BAND_BITS, BANDS = 16, 8
 BITS = BAND_BITS * BANDS
 FAR = 28  # differing bits of two codes, of BITS, above which a pair is passed over: cosine about 0.8

@@ -18,10 +18,9 @@ from metapl.data.images.options import OWN_SIZE, ImageOptions
 from metapl.data.memory.tensors import read_numbers
 from metapl.data.row_checks import RowChecks, plural
 from metapl.errors import UserError
-from metapl.types import Kind, Preprocessing, Source
+from metapl.types import Array, Kind, Preprocessing, Source
 from metapl.utils.chunks import rows_at_once
 
-Array = np.ndarray[Any, Any]
 CHUNK, VALUES = 4096, 2**25  # rows at a time, and numbers: keeps float64 copies of a large data set out of memory
 SHOWN = 8  # channels of a row that are shown
 FLOOR = 1e-6  # of a channel's size: below it a float32 channel is constant but for rounding

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metapl.types import Source
+from metapl.types import Array, Source
 
-Array = np.ndarray[Any, Any]
 Kept = dict[str, Array]  # arrays [n, ...] by name: all that is remembered of n rows
 Pairs = tuple[Array, Array]  # pairs int64 [m, 2] of positions, and how much alike they are, float [m]
 UNUSABLE, HURT, LOOK = "CANNOT BE USED", "WILL HURT", "LOOK AT THIS"

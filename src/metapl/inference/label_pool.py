@@ -30,6 +30,7 @@ from metapl.inference.pool_parts import ROWS, Part, Pool
 from metapl.inference.stored_run import Tell, open_model, silent
 from metapl.runs.model_folder import CARD, Predictor, load_model
 from metapl.utils.files import guarded, seal, sha256, write_json, write_with
+from metapl.utils.limits import read_json
 from metapl.utils.locks import locked
 
 LABELS, PROBLEMS, LOCK = "labels.json", "problems.csv", ".lock"
@@ -156,7 +157,7 @@ def read_part(out: Path, number: int) -> dict[str, Any] | None:
     """Return what the JSON file of a part holds; None where the part is not done, or not as it was written."""
     path = _path(out, number)
     try:
-        facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(path.with_suffix(".json"))
         return facts if facts.pop("seal") == seal(facts) and sha256(path) == facts["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -192,7 +193,7 @@ def _check_identity(out: Path, identity: dict[str, Any]) -> None:
         write_json(out / LABELS, identity)
         return
     try:
-        found = json.loads((out / LABELS).read_text(encoding="utf-8"))
+        found = read_json(out / LABELS)
         other = next((name for name, value in identity.items() if found.get(name) != value), None)
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"the file cannot be read ({error})", "Name another folder.", str(out / LABELS)) from error

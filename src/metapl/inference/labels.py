@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from metapl.data.modalities import modality_of
 from metapl.data.options import SourceOptions
 from metapl.data.sources import open_batch
@@ -99,15 +96,9 @@ def _answer_whole(task: _Task, file: BatchFile, first: int) -> None:
     for chunk in predict_source(task.model, source):
         for name, reason in chunk.problems:
             task.enter(row_of[name], problem=str(reason))
-        top = _calibrated(task.model, chunk.probabilities).topk(2).values
+        top = task.model.calibrated(chunk.probabilities).topk(2).values
         for name, label, (one, two) in zip(chunk.ids, chunk.labels, top.tolist(), strict=True):
             task.enter(row_of[name], label=label, confidence=one, margin=one - two)
-
-
-def _calibrated(model: Predictor, p: Tensor) -> Tensor:
-    """Return probabilities [n, C] after temperature scaling; p itself where the model has no validation rows."""
-    temperature = model.temperature
-    return p if temperature is None else torch.softmax(p.clamp_min(1e-12).log() / temperature, -1)
 
 
 def _written(model: Predictor) -> TableOptions:

@@ -6,7 +6,6 @@ cover it: people are meant to edit it. ``metapl evaluate`` writes it again, unle
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from metapl.data.modalities import modality_of
 from metapl.inference.evaluate import judge
 from metapl.runs.model_folder import CARD, validation_answers
 from metapl.utils.files import write_text
+from metapl.utils.limits import read_json
 from metapl.utils.printing import cut, one_line
 
 FILE = "README.md"
@@ -46,7 +46,7 @@ def is_own_card(run: Path) -> bool:
 
 def _evaluation(run: Path) -> dict[str, Any] | None:
     path = run / "evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def escaped(text: object, most: int = 120) -> str:
@@ -58,8 +58,8 @@ def escaped(text: object, most: int = 120) -> str:
 
 def _text(run: Path) -> str:
     config = load_config(run / "config.yaml", training=False)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    card = json.loads((run / "model" / CARD).read_text(encoding="utf-8"))
+    results = read_json(run / "results.json")
+    card = read_json(run / "model" / CARD)
     figures = _figures(run, card)
     takes = card["encoder"]["takes"] if "encoder" in card else card["preprocessing"]
     modality = modality_of(takes["kind"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from metapl.inference.evaluate import answers
 from metapl.report.gather import threshold_of
 from metapl.report.record import Record, read_record
 from metapl.runs.folder import write_csv
-from metapl.thresholds import fit_temperature
+from metapl.runs.model_folder import ValidationAnswers
 from metapl.training.alarms import pool_sample
 from metapl.training.result import Result
 from metapl.types import Array, Split
@@ -61,7 +61,9 @@ def pseudo_labels_of(result: Result) -> Path:
     agreement = _agreement(record, result.split, pool.index, p.argmax(-1))
     scores = record.feedback(result.split.unlabeled)
     feedback = [scores.get(row) for row in pool.index.tolist()]
-    answer = _Answers(p, calibrated(p, judged.p, judged.y), agreement, feedback)
+    known = ValidationAnswers(judged.p, judged.y) if len(judged.y) else None
+    calibrated = replace(result.predictor, validation=known).calibrated(p)
+    answer = _Answers(p, calibrated, agreement, feedback)
     return write_table(result.folder, _lines(pool.ids, pool.labels, answer, *_rule(record)))
 
 
@@ -72,20 +74,6 @@ def try_pseudo_labels(result: Result) -> str:
     except Exception as error:
         return f"the table of pseudo labels could not be written ({type(error).__name__}: {error}); the run is complete"
     return ""
-
-
-def calibrated(p: Tensor, validation: Tensor, y: Tensor) -> Tensor:
-    """Return probabilities p [n, C] after temperature scaling.
-
-    Args:
-        p: [n, C] probabilities.
-        validation: [m, C] probabilities of validation rows. Without such rows p is returned as it is.
-        y: [m] their true classes.
-    """
-    if not len(y):
-        return p
-    temperature = fit_temperature(validation.clamp_min(1e-12).log()[None], y)
-    return torch.softmax(p.clamp_min(1e-12).log() / temperature, -1)
 
 
 def write_table(folder: Path, lines: list[PoolRow]) -> Path:

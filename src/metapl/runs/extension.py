@@ -82,13 +82,9 @@ def _reopen(run: Path, step: int, more: RunConfig) -> None:
 def _copy(run: Path, target: Path, step: int, state: dict[str, Any], more: RunConfig) -> None:
     """Begin a run in ``target`` with what the first ``step`` steps left; it is a run from its last file on."""
     own = {**read_json(run / "env.json"), RUN_ID: uuid.uuid4().hex}
-    for name in COPIED:
+    for name in (*COPIED, Metrics(run).path.name, SNAPSHOT_FILE):  # ``resume`` drops rows later than the state
         if (run / name).is_file():
             shutil.copyfile(run / name, target / name)
-    for name in (Metrics(run).path.name, SNAPSHOT_FILE):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, target / name)
-            Metrics(target, name).truncate(step)
     write_json(target / "env.json", own)
     checkpoint.save(target / "checkpoints", step, state, run=own[RUN_ID])
     save_config(more, target / "config.yaml")

@@ -86,8 +86,8 @@ def stored_levels(folder: Path) -> Levels:
     What is damaged counts as absent: ``load_split`` says so.
     """
     try:
-        return from_dict(json.loads((folder / "split.json").read_text(encoding="utf-8")))
-    except (OSError, AttributeError, TypeError, ValueError, RecursionError):
+        return from_dict(read_json(folder / "split.json"))
+    except (OSError, AttributeError, TypeError, ValueError):
         return Levels()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from metapl.models.encoders import FrozenEncoder, InputSpec, build_encoder
 from metapl.models.own import check_trusted
 from metapl.models.probe import alike
 from metapl.thresholds import fit_temperature
-from metapl.types import ModelInput, Preprocessing
+from metapl.types import Array, ModelInput, Preprocessing
 from metapl.utils.chunks import rows_at_once
 from metapl.utils.files import replace_tensors, seal, sha256, write_json
 from metapl.utils.limits import read_json
 
-Array = np.ndarray[Any, Any]
+SMALLEST = 1e-12  # of a probability whose logarithm is taken
 CARD, WEIGHTS, VALIDATION = "model.json", "weights.safetensors", "validation.safetensors"
 UNSEALED = "0.1.0"  # the version whose models carry no sums
 CHUNK, VALUES = 256, 2**23  # rows per forward, and numbers in them
@@ -67,14 +67,17 @@ class Predictor:
         """Return what raw rows the model takes: kind, shape, columns, tokens."""
         return self.preprocessing if self.encoder is None else self.encoder.takes
 
-    @property
+    @cached_property
     def temperature(self) -> float | None:
         """Return the divisor of the log probabilities that calibrates them; None without validation rows."""
-        return (
-            None
-            if self.validation is None
-            else fit_temperature(self.validation.p.clamp_min(1e-12).log()[None], self.validation.y)
-        )
+        known = self.validation
+        return None if known is None else fit_temperature(known.p.clamp_min(SMALLEST).log()[None], known.y)
+
+    def calibrated(self, p: Tensor) -> Tensor:
+        """Return probabilities p [n, C] after temperature scaling; p itself without validation rows."""
+        if self.temperature is None:
+            return p
+        return torch.softmax(p.clamp_min(SMALLEST).log() / self.temperature, -1)
 
     def input(self, labels: bool = False) -> ModelInput:
         """Return what the model asks of new rows; ``labels``: whether these are read, too."""

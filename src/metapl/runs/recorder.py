@@ -32,7 +32,7 @@ from metapl.utils.signals import stop_signals
 
 SNAPSHOTS = 20  # of what the model answers, in a run
 SNAPSHOT_FILE = "snapshots.jsonl"
-GROWTH = 2  # at most so many times as large as the first is a later state: Adam keeps two more numbers per weight
+GROWTH = 2  # a later state is at most twice as large: Adam adds two numbers to each weight and its average
 
 
 @dataclass(frozen=True)
@@ -339,8 +339,8 @@ class Follower(Recorder):
 
     def truncate(self, step: int) -> None:
         """Take over what was logged up to ``step``, before process 0 goes on."""
-        self._rows = [row for row in Metrics(self.folder).read() if row["step"] <= step]
-        self._snapshots = [row for row in Metrics(self.folder, SNAPSHOT_FILE).read() if row["step"] <= step]
+        self._rows = Metrics(self.folder).read()
+        self._snapshots = Metrics(self.folder, SNAPSHOT_FILE).read()
         super().truncate(step)
 
     def origin_state(self, origin: int) -> tuple[int, dict[str, Any]]:

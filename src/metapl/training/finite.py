@@ -20,13 +20,21 @@ from metapl.types import Method
 
 
 class Diverged(UserError):
-    """A number of the training is no longer finite: the settings are to blame, not the data."""
+    """A number of the training is no longer finite: the settings are to blame, not the data.
+
+    Attributes:
+        bad: the names of the numbers that are not finite.
+    """
+
+    def __init__(self, what: str, remedy: str, bad: str) -> None:
+        super().__init__(what, remedy)
+        self.bad = bad
 
 
 def diverged(done: int, bad: str) -> Diverged:
     """Return the error that names the numbers that are not finite after ``done`` steps."""
     remedy = "Lower optim.lr or set optim.clip=1; nothing after the last checkpoint was saved."
-    return Diverged(f"training diverged by step {done}: {bad} is not finite", remedy)
+    return Diverged(f"training diverged by step {done}: {bad} is not finite", remedy, bad)
 
 
 def networks(method: Method) -> dict[str, nn.Module]:

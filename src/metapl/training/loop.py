@@ -131,7 +131,7 @@ def start(
                 store.begin(RunStart(config, device, source, split))
                 store.keep_state(0, state, config.loop.keep)
                 store.settle()  # a kill in step 1 can be resumed, too
-                return _loop(job, 0, store, progress, observe)
+                return _loop(Steps(job, 0, store, progress, observe))
 
 
 def open_rows(config: RunConfig, source: Source | None, progress: Progress) -> tuple[Source, RunConfig]:
@@ -222,18 +222,11 @@ def _resumed(store: RunFolder | Follower, source: Source | None, progress: Progr
                 progress.note(f"skipped: {text}")
             progress.status(f"resuming at step {step}")
             job.method.load_state_dict(checkpoint.to_device(state, job.device))
-            return _loop(job, step, store, progress, None, rollbacks)
+            return _loop(Steps(job, step, store, progress, rollbacks=rollbacks))
 
 
-def _loop(
-    job: Job,
-    start: int,
-    store: Recorder,
-    progress: Progress,
-    observe: Observer | None = None,
-    rollbacks: list[dict[str, Any]] | None = None,
-) -> Result:
-    steps = Steps(job, start, store, progress, observe, rollbacks)
+def _loop(steps: Steps) -> Result:
+    store = steps.store
     with store.listen() as stop:
         steps.run(stop)
 

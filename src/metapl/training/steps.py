@@ -127,17 +127,15 @@ class Steps:
 
     def _go_back(self, done: int, fault: Diverged) -> int:
         """Return to the last regular state, with half the learning rate; return its step."""
-        bad = fault.what.partition(": ")[2].removesuffix(" is not finite")
         if len(self.rollbacks) == ROLLBACKS:
             raise self._given_up(fault) if self.rollbacks else fault
         self.store.settle()
         step, state = self.store.origin_state(origin(self.job, done - 1))
         state.pop(BACK, None)
-        job = self.job
-        config = halved(job.config, job.prepared, 1)
-        self.job = job = build_job(config, job.prepared)
+        config = halved(self.job.config, self.job.prepared, 1)
+        self.job = job = build_job(config, self.job.prepared)
         job.method.load_state_dict(checkpoint.to_device(state, job.device))
-        self.rollbacks.append({"step": done, "to": step, "learning_rate": config.optim.lr, "cause": bad})
+        self.rollbacks.append({"step": done, "to": step, "learning_rate": config.optim.lr, "cause": fault.bad})
         self.store.truncate(step)
         self.progress.note(rollback_text(self.rollbacks[-1]))
         return step
@@ -148,7 +146,7 @@ class Steps:
         remedy = (
             "Look at the data with `metapl check`, lower optim.lr, or set optim.clip=1. The last checkpoint is whole."
         )
-        return Diverged(what, remedy)
+        return Diverged(what, remedy, fault.bad)
 
     def _log(self, done: int, shown: dict[str, float], look: bool) -> None:
         if self.rollbacks:

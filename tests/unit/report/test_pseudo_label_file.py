@@ -22,13 +22,13 @@ from metapl.report import pseudo_labels
 from metapl.report.pseudo_labels import (
     HEADER,
     PoolRow,
-    calibrated,
     pseudo_labels_of,
     read_table,
     try_pseudo_labels,
     write_table,
 )
 from metapl.report.record import read_record
+from metapl.runs import model_folder
 from metapl.training.alarms import pool_sample
 from metapl.training.loop import train
 from metapl.training.result import Result
@@ -87,13 +87,21 @@ def test_agreement_is_the_share_of_snapshots_and_empty_outside_the_sample(result
     assert float(line["agreement"]) == pytest.approx(share, abs=1e-3)
 
 
-def test_calibration_keeps_the_class_and_lowers_false_confidence() -> None:
+def test_calibration_keeps_the_class_and_lowers_false_confidence(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
     p = torch.tensor([[0.99, 0.01], [0.02, 0.98]])
     wrong_half = torch.tensor([0, 1, 1, 0] * 10)
-    lowered = calibrated(p, p.repeat(20, 1), wrong_half)
+    fits: list[int] = []
+    fit_temperature = model_folder.fit_temperature
+    monkeypatch.setattr(model_folder, "fit_temperature", lambda z, y: fits.append(len(y)) or fit_temperature(z, y))
+    model = replace(result.predictor, validation=model_folder.ValidationAnswers(p.repeat(20, 1), wrong_half))
+    lowered = model.calibrated(p)
+    assert torch.equal(model.calibrated(p), lowered)
+    assert fits == [40]  # once, however many chunks are labelled
     assert torch.equal(lowered.argmax(-1), p.argmax(-1))
     assert (lowered.max(-1).values < p.max(-1).values).all()
-    assert calibrated(p, p[:0], wrong_half[:0]) is p
+    assert replace(model, validation=None).calibrated(p) is p
 
 
 def test_a_failure_is_a_sentence(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:

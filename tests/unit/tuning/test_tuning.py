@@ -301,7 +301,7 @@ def test_where_only_the_default_diverges_the_best_of_the_others_is_taken(
 
     def broken(job: Any) -> Any:
         if job.config.optim.lr == 0.05:
-            raise Diverged("training diverged by step 1: loss is not finite")
+            raise Diverged("training diverged by step 1: loss is not finite", "", "loss")
         return real(job)
 
     monkeypatch.setattr(materials, "train_job", broken)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from metapl.data.batches.seeds import generator
 from metapl.data.batches.split import split_sha
 from metapl.errors import UserError
-from metapl.types import Source, Split
+from metapl.types import Array, Source, Split
 
-Array = np.ndarray[Any, Any]
 MOST = 5  # folds, where nobody asks for a number
 
 

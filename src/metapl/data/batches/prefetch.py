@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
+from metapl.types import Array
 
 
 class Prefetch:

@@ -12,9 +12,8 @@ from metapl.data.batches.seeds import generator
 from metapl.data.modalities import modality_of
 from metapl.data.traits import traits
 from metapl.errors import UserError
-from metapl.types import Preprocessing, Source
+from metapl.types import Array, Preprocessing, Source
 
-Array = np.ndarray[Any, Any]
 SAMPLE = 10_000  # rows that are looked at where each has to be decoded
 
 

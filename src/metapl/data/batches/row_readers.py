@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 from metapl.data.batches.prefetch import Prefetch
 from metapl.data.traits import traits
 from metapl.hardware import ranks
-from metapl.types import Source, Split
+from metapl.types import Array, Source, Split
 from metapl.utils.chunks import rows_at_once
 
-Array = np.ndarray[Any, Any]
 Picks = tuple[Tensor, Tensor | None]  # positions in the labelled and, if they are needed, in the unlabelled rows
 Key = tuple[int, bool]
 POOL_CHUNK, POOL_VALUES = 512, 16 * 2**20  # rows of one chunk of a pass over the pool, at most so many numbers

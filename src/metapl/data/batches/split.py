@@ -17,10 +17,9 @@ from metapl.data.row_checks import plural, some
 from metapl.data.tables.spelling import doubtful
 from metapl.data.traits import traits
 from metapl.errors import UserError
-from metapl.types import Source, Split
+from metapl.types import Array, Source, Split
 from metapl.utils.fields import AT_LEAST_ONE, BELOW_ONE, Settings
 
-Array = np.ndarray[Any, Any]
 ByClass = dict[int, Array]
 PARTS = ("labeled", "unlabeled", "validation", "test")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.types import PoolChunk, SemiBatch, Source, Split, View
 from metapl.utils.fields import Range, Settings
-
-Array = np.ndarray[Any, Any]
 
 BATCH = Range(1, 2**20)  # rows of a batch
 

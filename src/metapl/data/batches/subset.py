@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
 from metapl.data.traits import traits
-from metapl.types import Column, Kind, Source, Tokens
-
-Array = np.ndarray[Any, Any]
+from metapl.types import Array, Column, Kind, Source, Tokens
 
 
 class Subset:

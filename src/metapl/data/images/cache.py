@@ -33,10 +33,10 @@ from torch import Tensor
 
 from metapl.data.images.decode import Unreadable, digest_of_file
 from metapl.data.images.facts import BAD, GOOD, UNKNOWN, Facts
+from metapl.types import Array
 from metapl.utils.cache import LIMIT, cache_folder, has_room, tidy, used
 from metapl.utils.files import write_with
 
-Array = np.ndarray[Any, Any]
 FORMAT = "metapl images 2"
 FRESH = 2 * 10**9  # nanoseconds between a file's last change and the look at it, below which times prove nothing
 SETS = re.compile(r"[0-9a-f]{32}")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from metapl.data.likeness import apart_of, codes_of, pairs_of, usual_distance
-from metapl.data.row_checks import LOOK, Array, Contents, Finding, Kept, Likeness, Pairs, RowChecks, no_pairs, share
-from metapl.types import Source
+from metapl.data.row_checks import LOOK, Contents, Finding, Kept, Likeness, Pairs, RowChecks, no_pairs, share
+from metapl.types import Array, Source
 
 SIDE = 32  # of the thumbnails that images are compared by
 HUES = 2  # side of the thumbnails in colour

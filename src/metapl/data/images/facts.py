@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from metapl.data.images.decode import Decoded, Unreadable
 from metapl.data.images.levels import NO_SPAN
+from metapl.types import Array
 
-Array = np.ndarray[Any, Any]
 UNKNOWN, GOOD, BAD = 0, 1, 2
 
 

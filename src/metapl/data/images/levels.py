@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from metapl.types import Levels
+from metapl.types import Array, Levels
 
-Array = np.ndarray[Any, Any]
 CUT = 0.02  # share of an image's values beyond the range of the training from which it is said
 NO_SPAN = (np.nan,) * 4  # lowest and highest whole number, lowest and highest float
 

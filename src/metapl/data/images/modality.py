@@ -20,9 +20,9 @@ from metapl.data.images.options import SIDES
 from metapl.data.images.resize import how, images_at
 from metapl.data.images.views import ImageViews
 from metapl.data.memory.tensors import new_pixels, pixels, planes, read_numbers
-from metapl.data.modality import Array, ArrayOptions, Modality, RawRows, check_one_shape
+from metapl.data.modality import ArrayOptions, Modality, RawRows, check_one_shape
 from metapl.data.traits import traits
-from metapl.types import RESIZES, Preprocessing, Source
+from metapl.types import RESIZES, Array, Preprocessing, Source
 
 STD_FLOOR = 1.0 / 255.0  # one grey level
 PAGE_SIDE = 128  # pixels of the longer side, at most

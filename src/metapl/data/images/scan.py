@@ -294,14 +294,14 @@ def _no_images(found: Found, folder: Path) -> UserError:
     if found.others:
         suffix, count = found.others.most_common(1)[0]
         files = plural(count, "file that ends", "files that end")
-        what = f"there are no images in class folders, but {files} in '{shown(suffix)}'"
+        what = f"the folder does not hold images in class folders, but {files} in '{shown(suffix)}'"
         if suffix in NOT_READ:
             return UserError(what, "Save them as JPEG or PNG.", shown(folder))
         if suffix in (".txt", ".text", ".md", ""):
             remedy = "Write the texts into one CSV file with the columns text and label: see docs/data/texts.md."
             return UserError(what, remedy, shown(folder))
         return UserError(what, f"Put images ({_suffixes()}) into one folder per class.", shown(folder))
-    what = "there are no images in class folders"
+    what = "the folder does not hold images in class folders"
     return UserError(what, f"Put images ({_suffixes()}) into one folder per class.", shown(folder))
 
 

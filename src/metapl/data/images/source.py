@@ -16,9 +16,8 @@ from metapl.data.images.store import ImageStore, Known
 from metapl.data.memory.source import digest_of
 from metapl.data.row_checks import plural
 from metapl.errors import UserError
-from metapl.types import Column, Kind, Levels, Tokens
+from metapl.types import Array, Column, Kind, Levels, Tokens
 
-Array = np.ndarray[Any, Any]
 MAX_BAD = 0.05
 FEW_BAD = 5  # so many may be bad in a small set, whatever their share
 

@@ -26,9 +26,8 @@ from metapl.data.images.decode import PIECE, Decoded, Stored, Unreadable, decode
 from metapl.data.images.facts import BAD, GOOD, UNKNOWN, Facts
 from metapl.data.images.levels import beyond, levels_of
 from metapl.data.images.options import GIB, ImageOptions, SizeStats
-from metapl.types import Levels
+from metapl.types import Array, Levels
 
-Array = np.ndarray[Any, Any]
 KEPT_BYTES = GIB // 32  # of decoded rows beyond the held ones that are kept for the next call: those of one chunk
 SLOW, BETWEEN = 3.0, 10.0  # seconds of decoding after which something is said, and between two lines
 LOOKED_AT = 20  # new images that are compared with the levels of the training

@@ -18,7 +18,6 @@ from metapl.data.tables.labels import encode_labels
 from metapl.errors import UserError
 from metapl.types import Kind, Preprocessing, Resize
 
-Array = np.ndarray[Any, Any]
 _NONE = [-1]  # the label of a row without one
 PREFIX = {"X": "", "X_unlabeled": "unlabeled/", "X_test": "test/"}
 

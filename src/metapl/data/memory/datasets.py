@@ -20,9 +20,8 @@ from metapl.data.memory.source import MemorySource
 from metapl.data.memory.tensors import check_divided_once, planes
 from metapl.data.tables.dataframe import is_missing
 from metapl.errors import UserError
-from metapl.types import Levels, Resize
+from metapl.types import Array, Levels, Resize
 
-Array = np.ndarray[Any, Any]
 MAX_BYTES = 4 * GIB
 X_KEYS = ("x", "image", "img", "pixel_values", "text", "sentence", "question", "document", "content", "features")
 Y_KEYS = ("y", "label", "labels", "fine_label", "target", "class")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +15,9 @@ from metapl.data.images.resize import images_at
 from metapl.data.memory.source import digest_of, tensor_bytes
 from metapl.data.row_checks import plural
 from metapl.errors import UserError
-from metapl.types import Column, Kind, Tokens
+from metapl.types import Array, Column, Kind, Tokens
 from metapl.utils.limits import check_ratio
 
-Array = np.ndarray[Any, Any]
 MAX_BYTES = 4 * 2**30
 _MAGIC = {1: 0x801, 3: 0x803}  # unsigned bytes with one and with three dimensions
 

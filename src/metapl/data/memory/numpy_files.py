@@ -19,10 +19,9 @@ from metapl.data.tables.label_values import NO_RULE, LabelRule
 from metapl.data.tables.labels import read_lines
 from metapl.data.tables.readers.frame import counted
 from metapl.errors import UserError
-from metapl.types import Preprocessing
+from metapl.types import Array, Preprocessing
 from metapl.utils.limits import check_ratio
 
-Array = np.ndarray[Any, Any]
 SUFFIXES = (".npz", ".npy")
 MAX_BYTES = 8 * 2**30  # of one unpacked array in an .npz file, which cannot be mapped into memory
 # How people call the parts, in small letters and without marks between words.
@@ -105,7 +104,7 @@ def open_numpy(
 
 
 def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
-    """Return the arrays, each label with what its text means; None where it means that there is none."""
+    """Return the arrays, each label as the text that it stands for; None for rows without a label."""
 
     def meaning(value: Any) -> Any:
         text = str(value.item() if isinstance(value, np.generic) else value)
@@ -116,7 +115,7 @@ def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
         if not rule.asked and getattr(parts.get(key), "dtype", None) is not None and parts[key].dtype.kind in "US":
             marked = int((parts[key] == np.array("-1", dtype=parts[key].dtype)).sum())
             if marked:
-                what = f"{counted(marked, 'label')} of {key} read '-1', which may mean that there is none"
+                what = f"{counted(marked, 'label')} of {key} read '-1', which may mark rows without a label"
                 raise UserError(what, "If so, set source.no_label=-1; if it is a class, give it another name.", key)
     if not (rule.marks or rule.names):
         return parts

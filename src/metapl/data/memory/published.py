@@ -214,7 +214,7 @@ def open_hf(name: str, options: PublishedOptions) -> MemorySource:
     if folder is None:
         folder = place
         if not options.download:
-            what = f"there is no data set in {shown(str(folder))}"
+            what = f"{shown(str(folder))} does not hold a data set"
             raise UserError(
                 what, "Name a folder that save_to_disk wrote", where, "or set source.download=true to fetch it."
             )
@@ -248,7 +248,9 @@ def _fetch(datasets: Any, name: str, folder: Path, where: str) -> None:
 
 def _of_splits(splits: Mapping[str, Any], options: PublishedOptions, where: str) -> MemorySource:
     if "train" not in splits:
-        raise UserError(f"there is no split 'train' (it has {', '.join(splits)})", "Name another data set.", where)
+        raise UserError(
+            f"the data set lacks a split 'train' (it has {', '.join(splits)})", "Name another data set.", where
+        )
     label = _column(splits["train"], options.label, "label", where)
     contents = _column(splits["train"], options.contents, "text or source.table.path", where)
     parts = {split: _Picked(data, label, contents) for split, data in splits.items()}

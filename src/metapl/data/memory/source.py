@@ -6,16 +6,13 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metapl.data.modalities import modality_of
-from metapl.types import NO_LEVELS, Column, Kind, Levels, Resize, Tokens
-
-Array = np.ndarray[Any, Any]
+from metapl.types import NO_LEVELS, Array, Column, Kind, Levels, Resize, Tokens
 
 
 def digest_of(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from metapl.data.tables.dataframe import as_array, is_missing
 from metapl.errors import UserError
+from metapl.types import Array
 
-Array = np.ndarray[Any, Any]
 TWICE = 1.5 / 255  # highest value of float images below which all but one or two grey levels are lost
 PIECE = 65536  # rows looked at together: a table may lie on disk
 MAX_SPARSE = 2**30  # bytes that a sparse table may have once it is written out

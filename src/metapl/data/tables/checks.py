@@ -12,7 +12,6 @@ from metapl.data.likeness import apart_of, codes_of, pairs_of, standardised, usu
 from metapl.data.row_checks import (
     HURT,
     LOOK,
-    Array,
     Contents,
     Finding,
     Kept,
@@ -24,7 +23,7 @@ from metapl.data.row_checks import (
     some,
 )
 from metapl.data.tables.id_columns import MANY, numbers_rows
-from metapl.types import Source
+from metapl.types import Array, Source
 
 FAR = 20  # differing bits of 128
 COLUMN = 0.05  # of a column's spread: the most that two near copies differ by in any column

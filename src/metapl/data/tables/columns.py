@@ -13,21 +13,11 @@ from metapl.data.images.scan import folded
 from metapl.data.tables.digits import offset_of
 from metapl.data.tables.doubts import are_dates, is_mixed, mixed, shared_unit
 from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
-from metapl.data.tables.readers.frame import (
-    MARKERS,
-    Array,
-    Texts,
-    Values,
-    as_categories,
-    counted,
-    meant,
-    one_group,
-    short,
-)
+from metapl.data.tables.readers.frame import MARKERS, Texts, Values, as_categories, counted, meant, one_group, short
 from metapl.data.tables.roles import hint, listing
 from metapl.data.tables.spelling import Spellings, merged_note, one_spelling
 from metapl.errors import Doubt, UserError
-from metapl.types import Column
+from metapl.types import Array, Column
 
 Where = Callable[[int], str]
 MOST_LEVELS = 1000  # of a category that nobody asked for

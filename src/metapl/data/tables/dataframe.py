@@ -15,9 +15,8 @@ from metapl.data.tables.doubts import is_mixed, mixed
 from metapl.data.tables.readers.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
 from metapl.data.tables.spelling import Spellings
 from metapl.errors import UserError, nearest
-from metapl.types import Column
+from metapl.types import Array, Column
 
-Array = np.ndarray[Any, Any]
 Table = dict[str, Array]  # 1-D, of one length: float64, NaN = missing; or object, text, None = missing
 _NAMED = "name the columns to use, this one among them: features of from_arrays, or source.table.features"
 _NUMBERS = "Turn it into numbers (days since a date, say), or leave it out."

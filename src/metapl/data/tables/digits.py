@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from metapl.types import Array
+
 EXACT = 2.0**24  # up to here float32 holds every whole number
 FINE = 1e-4  # step of float32 at a column's values, as a share of their spread, that does no harm
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from metapl.types import Array
+
 FEW = 10  # rows below which nothing is judged
 MANY = 50  # rows from which whole numbers that all differ do not lie so densely by chance
 _IDS = re.compile(r"(?:^|[\W_])(?:id|ids|idx|nr|uuid|guid|rowid)$|^index$|^unnamed: \d+$", re.IGNORECASE)

@@ -10,19 +10,20 @@ import numpy as np
 from metapl.data.images.scan import folded
 from metapl.data.tables.label_values import LabelRule, check_doubtful, several_labels
 from metapl.data.tables.labels import CLASSES, doubt
-from metapl.data.tables.readers.frame import MARKERS, Array, Texts, Values, counted, parsed, short
+from metapl.data.tables.readers.frame import MARKERS, Texts, Values, counted, parsed, short
 from metapl.data.tables.readers.rules import Refusal, odd_levels
 from metapl.data.tables.roles import LABELS, listing
 from metapl.data.tables.spelling import Spellings, merged_note, merged_numbers, plain
 from metapl.errors import UserError, closest, nearest
+from metapl.types import Array
 
 TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
 
 
 def label_texts(column: str, texts: Texts, numeric: Array, rule: LabelRule) -> tuple[Texts, list[str]]:
-    """Give labels their meaning: which say that there is none, and which are one class written in two ways.
+    """Find the labels that mark unlabelled rows, and join one class that is written in two ways.
 
-    The number -1 says that there is none, as in memory; text that reads -1, in a CSV file say, is a class.
+    The number -1 marks an unlabelled row, as in memory. The text -1 is a class, in a CSV file for instance.
 
     Args:
         numeric: [N] bool, whether the file that a row comes from holds its labels as whole numbers.

@@ -12,8 +12,8 @@ from metapl.data.images.scan import folded, shown
 from metapl.data.tables.dataframe import as_array, is_missing
 from metapl.data.tables.readers.frame import COMMA, parsed
 from metapl.errors import UserError, nearest
+from metapl.types import Array
 
-Array = np.ndarray[Any, Any]
 CLASSES = 20  # different labels up to which nothing is said of their number
 SPREAD = 10  # times the number of classes that class numbers in memory may reach with hardly a row each
 NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file that say that a row has no label

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
 from metapl.data.memory.tensors import read_numbers, table_rows
-from metapl.data.modality import FLOOR, Array, ArrayOptions, Modality, RawRows, check_one_shape
+from metapl.data.modality import FLOOR, ArrayOptions, Modality, RawRows, check_one_shape
 from metapl.data.row_checks import plural
 from metapl.data.tables.cells import cells_of
 from metapl.data.tables.checks import TableChecks
@@ -30,7 +30,7 @@ from metapl.data.tables.digits import offset_of
 from metapl.data.tables.id_columns import numbers_rows
 from metapl.data.tables.views import TableViews
 from metapl.errors import Doubt, UserError
-from metapl.types import Column, Preprocessing, Source
+from metapl.types import Array, Column, Preprocessing, Source
 from metapl.utils.warnings import warn
 
 

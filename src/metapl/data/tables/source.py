@@ -36,7 +36,7 @@ from metapl.data.tables.label_column import (
 from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.options import NONE
 from metapl.data.tables.readers.files import PARTS, open_file, open_new_file
-from metapl.data.tables.readers.frame import SKIP, Array, Form, TableFile, Texts, counted, short
+from metapl.data.tables.readers.frame import SKIP, Form, TableFile, Texts, counted, short
 from metapl.data.tables.readers.header import check_width
 from metapl.data.tables.readers.join import Joined, read_joined
 from metapl.data.tables.readers.paths import LOOKED_AT, check_there
@@ -52,7 +52,7 @@ from metapl.data.tables.readers.rules import (
 from metapl.data.tables.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, model_roles
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.errors import BadRow, NoRow, UserError
-from metapl.types import Column, Levels, ModelInput, Source
+from metapl.types import Array, Column, Levels, ModelInput, Source
 
 BY_PART = {"labeled": TRAINING, "unlabeled": POOL, "test": TESTING}
 BY_SPLIT = {

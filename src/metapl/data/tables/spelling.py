@@ -1,4 +1,4 @@
-"""One value, two spellings: what is the same value, written otherwise; and values that say that there is none."""
+"""One value, two spellings: equal values that are written differently, and marks of missing values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain(value: str) -> str:
 
 
 def says_none(value: str) -> bool:
-    """Return whether a value says that there is none, such as ``unknown``, ``TBD`` or ``-1``."""
+    """Return whether a value marks a missing one, such as ``unknown``, ``TBD`` or ``-1``."""
     return plain(value).casefold() in NO_VALUE
 
 

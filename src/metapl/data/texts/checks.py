@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from metapl.data.likeness import pairs_of
-from metapl.data.row_checks import LOOK, Array, Contents, Finding, Kept, Likeness, Pairs, RowChecks, share
-from metapl.types import Source
+from metapl.data.row_checks import LOOK, Contents, Finding, Kept, Likeness, Pairs, RowChecks, share
+from metapl.types import Array, Source
 
 JACCARD = 0.8  # shared share of words and word pairs
 FEWEST_WORDS = 4

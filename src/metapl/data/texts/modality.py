@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from metapl.data.batches.views import ViewConfig
-from metapl.data.modality import Array, ArrayOptions, Modality, RawRows
+from metapl.data.modality import ArrayOptions, Modality, RawRows
 from metapl.data.texts.checks import TextChecks
 from metapl.data.texts.read import read_texts
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.data.texts.views import TextViews
 from metapl.data.traits import traits
-from metapl.types import Preprocessing, Source, Tokens
+from metapl.types import Array, Preprocessing, Source, Tokens
 from metapl.utils.printing import cut
 
 TEXT_LOST = "The text of this row is not kept in memory."

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from metapl.data.images.scan import shown
 from metapl.data.tables.digits import too_coarse
 from metapl.data.tables.doubts import is_mixed, mixed
 from metapl.errors import UserError
+from metapl.types import Array
 
-Array = np.ndarray[Any, Any]
 Form = Literal["text", "number", "auto"]
 MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
 SKIP = "or set source.table.skip_bad_rows=true to leave such rows out."  # what else helps against a bad row

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metapl.data.tables.readers.frame import SKIP, Array, Form, Frame, TableFile, Texts, Values, join, take
+from metapl.data.tables.readers.frame import SKIP, Form, Frame, TableFile, Texts, Values, join, take
 from metapl.data.tables.readers.rules import Refusal
 from metapl.errors import BadRow, NoRow, UserError
+from metapl.types import Array
 
 
 @dataclass

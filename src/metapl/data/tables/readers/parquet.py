@@ -12,9 +12,10 @@ import numpy as np
 
 from metapl.data.images.scan import missing, shown
 from metapl.data.tables.digits import too_coarse
-from metapl.data.tables.readers.frame import Array, Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
+from metapl.data.tables.readers.frame import Blobs, Form, Frame, Texts, Values, not_a_number, to_numbers
 from metapl.data.tables.roles import LABELS, PATHS, TEXTS
 from metapl.errors import UserError
+from metapl.types import Array
 
 INDEX = "__index_level_0__"  # what pandas calls row numbers that have no name
 MAX_BYTES = 8 * 2**30  # of one column once it is unpacked: it is held in memory

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from metapl.data.tables.readers.frame import Array, Texts, short
+from metapl.data.tables.readers.frame import Texts, short
+from metapl.types import Array
 
 Refusal = tuple[int, str, str]  # the row, what is wrong with it, and what to do
 LONG = 1024  # characters above which a path without a suffix is taken for something else
