@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ from filelock import FileLock, Timeout
 
 from metapl.errors import UserError
 from metapl.utils.files import remove_leftovers
+
+NAME_WAIT = 5.0
+"""Seconds to wait for the name of a lock's holder."""
 
 
 @contextmanager
@@ -29,27 +33,42 @@ def locked(path: Path, *, patient: bool = False) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(path), path.with_name(f"{path.name}.holder")
+    if patient:
+        lock.acquire()
+    else:
+        _acquire_or_name(lock, holder)
     try:
-        lock.acquire(timeout=-1 if patient else 0)
-    except Timeout as error:
-        remedy = "Wait for its end, or stop it."
-        what = f"another program is at work in this folder{_described(holder)}"
-        raise UserError(what, remedy, str(path.parent)) from error
-    try:
-        with suppress(OSError):  # a name to show, no part of the lock
+        with suppress(OSError):  # a name to show; the lock holds without it
             command = " ".join(["metapl", *sys.argv[1:]]) if sys.argv else "python"
-            remove_leftovers(path.parent)
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}: {command}", encoding="utf-8")
+            remove_leftovers(path.parent)
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _described(holder: Path) -> str:
-    """Return `` (process 12 on host: metapl train photos)``; empty where the holder has not written its name."""
+def _acquire_or_name(lock: FileLock, holder: Path) -> None:
+    """Take the lock, or raise a UserError that names its holder.
+
+    A holder writes its name just after it has taken the lock. So a lock without a name is tried again for a while.
+    """
+    last_try = time.monotonic() + NAME_WAIT
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return
+        except Timeout as error:
+            name = _name(holder)
+            if name or time.monotonic() > last_try:
+                what = "another program is at work in this folder" + (f" ({name})" if name else "")
+                raise UserError(what, "Wait for its end, or stop it.", str(holder.parent)) from error
+        time.sleep(0.02)
+
+
+def _name(holder: Path) -> str:
+    """Return ``process 12 on host: metapl train photos``; empty where the holder has not written its name."""
     try:
-        text = holder.read_text(encoding="utf-8", errors="replace")[:200]
+        return holder.read_text(encoding="utf-8", errors="replace")[:200]
     except OSError:
         return ""
-    return f" ({text})" if text else ""
