@@ -79,6 +79,20 @@ def own_generator(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def saved_in_main_memory() -> Iterator[None]:
+    """Keep what the block saves for backward passes in main memory; each tensor returns when its gradient is computed.
+
+    The numbers are the same. A GPU then holds the activations of about one layer, and each step takes longer.
+    """
+
+    def pack(saved: Tensor) -> tuple[torch.device, Tensor]:
+        return saved.device, saved.detach().to("cpu", copy=True)  # in the same memory layout, which kernels depend on
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed[1].to(packed[0])):
+        yield
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Return versions, platform and device, for ``env.json``."""
     return {

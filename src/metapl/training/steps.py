@@ -1,14 +1,18 @@
-"""The steps of a run one after another: logging, judging, saving, and the way back from a NaN.
+"""The steps of a run one after another: logging, judging, saving, and the ways back from a NaN and from full memory.
 
 A number that is not finite is noticed in its own step. The run then goes back to the last state of the regular grid
 (``origin``) and goes on with half the learning rate, at most ``ROLLBACKS`` times. The grid depends on the settings
 alone, not on the clock or on stops, so a resumed run goes back as an unbroken one does.
+
+Where the memory of a GPU runs out in a step, the run goes back likewise, with the same learning rate. From then on the
+tensors that backward passes need wait in main memory. The result is the same, for every method and BatchNorm too.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import torch
 
 from metapl.config.settings import RunConfig
 from metapl.hardware import ranks
+from metapl.hardware.device import saved_in_main_memory
 from metapl.inference.evaluate import answers, judge
 from metapl.runs import checkpoint
 from metapl.runs.model_folder import NotFinite, Predictor
@@ -75,6 +80,7 @@ class Steps:
         self.rollbacks = list(rollbacks or [])
         self.began = self.saved = ranks.clock()
         self.timed, self.alarmed = False, set[str]()
+        self.short_of_memory = False
 
     def run(self, stop: list[int]) -> None:
         """Make all steps.
@@ -85,19 +91,28 @@ class Steps:
         Raises:
             Diverged: a number is not finite, also after ``ROLLBACKS`` ways back.
             Stopped: asked to stop; the state is saved.
+            torch.OutOfMemoryError: memory ran out again, or in one of several processes: the others wait in this step.
         """
         self.store.truncate(self.start)
         done = self.start
         while done < self.job.total:
+            full = False
             try:
                 done = self._step(done, stop)
             except Diverged as fault:
                 done = self._go_back(done + 1, fault)
+            except torch.OutOfMemoryError:
+                if self.short_of_memory or ranks.count() > 1:
+                    raise
+                full = True  # goes back after this block: until its end the error holds the step's tensors
+            if full:
+                done = self._save_memory(done)
 
     def _step(self, t: int, stop: list[int]) -> int:
         """Make step t; log, judge and save if due; return the number of steps done."""
         job, loop, total = self.job, self.job.config.loop, self.job.total
-        values, done = job.step(t), t + 1
+        with saved_in_main_memory() if self.short_of_memory else nullcontext():
+            values, done = job.step(t), t + 1
         if not is_finite(job.method, values):
             raise diverged(done, bad_values(job.method, values))
         self._announce(done)
@@ -129,15 +144,30 @@ class Steps:
         """Return to the last regular state, with half the learning rate; return its step."""
         if len(self.rollbacks) == ROLLBACKS:
             raise self._given_up(fault) if self.rollbacks else fault
-        self.store.settle()
-        step, state = self.store.origin_state(origin(self.job, done - 1))
-        state.pop(BACK, None)
         config = halved(self.job.config, self.job.prepared, 1)
-        self.job = job = build_job(config, self.job.prepared)
-        job.method.load_state_dict(checkpoint.to_device(state, job.device))
+        step = self._restore(done - 1, config)
         self.rollbacks.append({"step": done, "to": step, "learning_rate": config.optim.lr, "cause": fault.bad})
-        self.store.truncate(step)
         self.progress.note(rollback_text(self.rollbacks[-1]))
+        return step
+
+    def _save_memory(self, done: int) -> int:
+        """Return to the last regular state, to go on with less memory; return its step."""
+        self.short_of_memory = True
+        step = self._restore(done, self.job.config)
+        self.progress.note(
+            f"step {done + 1}: memory ran out; the run went back to step {step} and keeps activations in main memory, "
+            "which is slower and changes no result"
+        )
+        return step
+
+    def _restore(self, done: int, config: RunConfig) -> int:
+        """Load the last regular state up to ``done`` into a run of ``config``; return its step."""
+        self.store.settle()
+        step, state = self.store.origin_state(origin(self.job, done))
+        state.pop(BACK, None)
+        self.job = build_job(config, self.job.prepared)
+        self.job.method.load_state_dict(checkpoint.to_device(state, self.job.device))
+        self.store.truncate(step)
         return step
 
     def _given_up(self, fault: Diverged) -> Diverged:

@@ -1,0 +1,115 @@
+"""The memory of a GPU that runs out in a step: the run goes on with less, and its result is that of a larger GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
+from metapl.data.batches.split import SplitConfig
+from metapl.data.batches.stream import BatchConfig
+from metapl.data.memory.digits import open_digits
+from metapl.hardware.device import saved_in_main_memory
+from metapl.methods import METHODS
+from metapl.optim import Learner, OptimConfig
+from metapl.runs.recorder import Recorder, RunFolder
+from metapl.training import steps
+from metapl.training.loop import Result, start
+from metapl.utils.progress import Silent
+from methods_table import BY_NAME, ROWS, noisy_net
+
+QUICK = ("mpl-exact", "fixmatch")
+FITTED = "linear"  # by a solver on the CPU
+LATER = [row.name for row in ROWS if row.name not in QUICK and row.method != FITTED]
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def trained(name: str, progress: Silent | None = None, store: Recorder | None = None) -> Result:
+    row = BY_NAME[name]
+    config = RunConfig(
+        "digits",
+        method=row.method,
+        steps=8,
+        split=SplitConfig(labels=4),
+        batch=BatchConfig(8, 12),
+        loop=LoopConfig(log_every=1, eval_every=100, save_every=3),
+        guard=GuardConfig("off"),
+        optim=OptimConfig(**row.optim),
+        settings=METHODS[row.method].Config(**row.settings),
+    )
+    return start(config, lambda _: store or Recorder(), open_digits(), progress, network=lambda **_: noisy_net())
+
+
+class SmallGPU:
+    """Runs out of memory at the end of each update from step ``at`` on, unless activations wait in main memory."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, helps: bool = True) -> None:
+        self.spared, self.moved, update = False, 0, Learner.update
+
+        def too_much(learner: Learner, loss: Tensor, t: int) -> None:
+            update(learner, loss, t)  # so that the step is half done
+            if t >= at and not (self.spared and helps):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        @contextmanager
+        def sparing() -> Iterator[None]:
+            self.spared, self.moved = True, self.moved + 1
+            with saved_in_main_memory():
+                yield
+            self.spared = False
+
+        patch.setattr(Learner, "update", too_much)
+        patch.setattr(steps, "saved_in_main_memory", sparing)
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.fault) for name in LATER)])
+def test_the_result_is_that_of_a_larger_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = trained(name)
+    gpu, progress = SmallGPU(monkeypatch, 4), Notes()
+    small = trained(name, progress)
+    assert gpu.moved >= 5
+    assert [note for note in progress.notes if "memory ran out; the run went back to step 3" in note]
+    assert len([note for note in progress.notes if "memory ran out" in note]) == 1
+    a, b = large.predictor.model.state_dict(), small.predictor.model.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert large.history == small.history
+    assert small.summary["rollbacks"] == []
+
+
+def test_a_gpu_that_is_too_small_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SmallGPU(monkeypatch, 4, helps=False)
+    progress = Notes()
+    with pytest.raises(torch.OutOfMemoryError):
+        trained("fixmatch", progress, RunFolder(tmp_path))
+    assert len([note for note in progress.notes if "memory ran out" in note]) == 1
+
+
+def test_saved_tensors_are_copies_in_the_same_memory_layout() -> None:
+    """What the graph holds is not the activation itself, so that a device could free it."""
+    x = torch.randn(2, 3, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    found: list[Any] = []
+    layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    with saved_in_main_memory():
+        y = layer(x) ** 2
+        found.append(y.grad_fn._saved_self)  # type: ignore[union-attr]
+    plain = layer(x)
+    assert torch.equal(found[0], plain)
+    assert found[0].data_ptr() != plain.data_ptr()
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    (moved,) = torch.autograd.grad(y.sum(), x)
+    (usual,) = torch.autograd.grad((layer(x) ** 2).sum(), x)
+    assert torch.equal(moved, usual)
