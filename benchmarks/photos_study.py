@@ -1,6 +1,6 @@
 """Methods beside a linear probe on photographs whose features a frozen encoder has made.
 
-    python benchmarks/photos_study.py encode FOLDER photos.npz --encoder lite0      # once: FOLDER/train and FOLDER/test
+    python benchmarks/photos_study.py encode FOLDER/train FOLDER/test photos.npz    # once: images by class, or Parquet
     python benchmarks/photos_study.py run photos.npz --labels 3 10 30 --seeds 0:5 --out runs.jsonl
     python benchmarks/photos_study.py run photos.npz --labels 10 --seeds 1000:1004 --out dev.jsonl
     python benchmarks/photos_study.py table runs.jsonl
@@ -38,11 +38,13 @@ PEERS = ("probe", "self-training", "label-spreading")
 METHODS = ("supervised", "mpl", "mpl:feedback=none", "fixmatch", "uda", "co_training")
 
 
-def encode(folder: Path, out: Path, encoder: str) -> None:
-    """Features of the photographs in FOLDER/train and FOLDER/test, each with one folder per class."""
+def encode(train: Path, test: Path, out: Path, encoder: str, size: int) -> None:
+    """Features of the photographs in two folders with one folder per class, or in two Parquet files."""
     parts: dict[str, Any] = {}
-    for part in ("train", "test"):
-        config = make_config(str(folder / part), options={"source.encoder.name": encoder})
+    torch.set_num_threads(1)
+    given = {"source.encoder.name": encoder, **({"source.encoder.size": size} if size else {})}
+    for part, data in (("train", train), ("test", test)):
+        config = make_config(str(data), options=given)
         source = open_source(read_ref(config.data), config.source, progress=print)
         source.is_test[:] = False
         parts[f"x_{part}"] = source.rows(np.arange(len(source.ids))).numpy()
@@ -180,9 +182,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("encode")
-    make.add_argument("folder", type=Path)
+    make.add_argument("train", type=Path)
+    make.add_argument("test", type=Path)
     make.add_argument("out", type=Path)
     make.add_argument("--encoder", default="lite0")
+    make.add_argument("--size", type=int, default=0, help="side of the images in pixels; 0: the encoder's own")
     study = commands.add_parser("run")
     study.add_argument("file", type=Path)
     study.add_argument("--labels", type=int, nargs="+", default=[3, 10, 30])
@@ -196,7 +200,7 @@ def main() -> None:
     picture.add_argument("out", type=Path)
     a = parser.parse_args()
     if a.command == "encode":
-        encode(a.folder, a.out, a.encoder)
+        encode(a.train, a.test, a.out, a.encoder, a.size)
     elif a.command == "run":
         run(a.file, a)
     elif a.command == "table":

@@ -45,7 +45,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore", UserWarning)  # about an odd protocol: the file is read or refused anyway
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, MoreThanWeights, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        # The unpickler's own words are advice to load the file without weights_only, or a bare byte.
+        unpickled = isinstance(error, MoreThanWeights | KeyError)
+        reason = "it is damaged, or holds more than weights" if unpickled else " ".join(str(error).split())[:200]
         remedy = "Give a .safetensors file, or a .pth file that holds a state dict and nothing else."
         raise UserError(f"the weights cannot be read ({reason})", remedy, str(path)) from error
     for name in INSIDE:
@@ -65,7 +67,7 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
     and scaled for several, so that a grey image has the same features as its RGB copy.
 
     Raises:
-        UserError: a weight of the body is missing or has another shape.
+        UserError: a weight of the body is missing, has another shape or is not finite.
     """
     own, heads, notes = model.state_dict(), _heads(model, num_classes), list[str]()
     stem = next((f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), "")
@@ -86,6 +88,10 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         problem = f"the weights do not fit the network: {'; '.join(wrong[:SHOWN])}{more}"
         raise UserError(problem, _remedy(own, tensors), where)
+    if broken := [name for name, value in taken.items() if not value.isfinite().all() and own[name].isfinite().all()]:
+        share = f"{len(broken)} of {len(taken)} tensors, such as {broken[0]}"
+        problem = f"the weights hold numbers that are not finite, in {share}"
+        raise UserError(problem, "The file is damaged, or its training had diverged. Give another one.", where)
     model.load_state_dict({**own, **taken})
     extra = len([n for n in tensors if n not in own])
     notes += [f"new head ({', '.join(skipped)})"] if skipped else []
@@ -101,7 +107,9 @@ def _remedy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
         return (
             "The shapes fit, the names do not: metapl models fetch NAME --from FILE --out NEW.safetensors renames them."
         )
-    return f"The file has {', '.join(list(tensors)[:3])}, ... Is it another network's?"
+    foreign = [name for name in tensors if name not in own and not name.endswith(COUNTER)]
+    has = f"The file has {', '.join(foreign[:SHOWN])}, which this network has not. " if foreign else ""
+    return f"{has}It is another network's, or not whole. Give the file of this network."
 
 
 def in_order(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -103,7 +104,7 @@ def test_an_encoder_file_with_other_names_is_told_the_way(tmp_path: Path) -> Non
     network = build_timm("test_resnet", (3, 32, 32), 0, False)
     with pytest.raises(UserError, match="models fetch NAME --from FILE"):
         load_body(network, renamed(state()), 0, "given.pth")
-    with pytest.raises(UserError, match="Is it another network's"):
+    with pytest.raises(UserError, match=r"which this network has not\. It is another network's"):
         load_body(network, timm.create_model("test_vit", pretrained=False).state_dict(), 0, "given.pth")
 
 
@@ -117,6 +118,12 @@ def test_an_encoder_does_not_begin_with_a_file_that_does_not_fit(tmp_path: Path)
     for given, cause, remedy in (named, shaped, other):
         torch.save(given, file)
         _refused(file, f"do not fit the network: .*{cause}", remedy)
+    torch.save({**tensors, first: torch.full_like(tensors[first], float("nan"))}, file)
+    _refused(file, f"not finite, in 1 of .* tensors, such as {first}", "Give another one")
+    torch.save({"numbers": np.zeros(3)}, file)
+    _refused(file, r"cannot be read \(it is damaged, or holds more than weights\)", "a state dict and nothing else")
+    file.write_text("hello")
+    _refused(file, r"cannot be read \(it is damaged", "a state dict and nothing else")
     for name in ("cut.pth", "cut.safetensors"):
         (torch.save if name == "cut.pth" else save_file)(tensors, tmp_path / name)
         content = (tmp_path / name).read_bytes()
