@@ -30,7 +30,7 @@ def test_numbers_written_in_two_ways_are_one_class(tmp_path: Path, spellings: tu
     rows = "".join(f"{k * 37 % 101},{spellings[k % 4]}\n" for k in range(40))
     source = opened(write(tmp_path / "x.csv", "x,label\n" + rows))
     assert len(source.class_names) == 2
-    assert "one value, written in two ways, is one" in notes(source)
+    assert "different spellings of one value are merged" in notes(source)
 
 
 def test_texts_that_look_alike_are_still_refused_and_the_advice_works(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_categories_are_matched_in_new_rows(tmp_path: Path, training: tuple[str,
 def test_two_spellings_in_training_are_one_category(tmp_path: Path) -> None:
     source = opened(write(tmp_path / "x.csv", jobs(("Private", " Private", "State", "State"))))
     assert source.columns[1].levels == ("Private", "State")
-    assert "column 'job': one value, written in two ways, is one: ' Private' as 'Private'" in notes(source)
+    assert "column 'job': different spellings of one value are merged: ' Private' as 'Private'" in notes(source)
 
 
 def test_a_file_of_unknown_categories_is_told_loudly_and_first(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_source_with_other_levels_is_recoded() -> None:
     assert rows[0].tolist() == [1.0, 0.0, 2.0]
     with pytest.raises(UserError, match="column 'd' is missing"):
         matching(given, (Column("d"),), "here")
-    with pytest.raises(UserError, match="numbers in the one and categories in the other"):
+    with pytest.raises(UserError, match="holds categories in the data and numbers in the model"):
         matching(given, (Column("c"),), "here")
 
 

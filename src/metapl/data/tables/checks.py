@@ -1,4 +1,4 @@
-"""What ``check`` asks of tables: near copies, rows unlike the others, columns that carry nothing or too much."""
+"""The checks of tables: near copies, outliers, and columns without information or with the label in them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from metapl.data.tables.id_columns import MANY, numbers_rows
 from metapl.types import Array, Source
 
 FAR = 20  # differing bits of 128
-COLUMN = 0.05  # of a column's spread: the most that two near copies differ by in any column
-HAIR = 0.02  # of the usual distance: the same, where rows lie densely
-FEWEST_LABELS = 20  # labelled rows from which a column that repeats the label hardly does so by chance
-FAR_MARK = 2.0  # how far a mark of missing values lies from the others, in units of their range
+COLUMN = 0.05  # largest difference of near copies in any column, in units of the column's spread
+HAIR = 0.02  # the same for dense rows, in units of the usual distance
+FEWEST_LABELS = 20  # with fewer labelled rows a column may equal the label by chance
+FAR_MARK = 2.0  # smallest distance of a mark of missing values from the other values, in units of their range
 _MARK = re.compile(r"-?9{2,9}|-32768|65535|-?2\.14748e\+09|-?1e\+\d\d|-9\.?9*e\+\d\d")
-FEWEST_COLUMNS = 4  # columns of numbers; with fewer, rows come close by chance
+FEWEST_COLUMNS = 4  # with fewer columns of numbers, rows come close by chance
 
 
 class TableChecks(RowChecks):
-    """Remembers the raw rows: ``table`` float32 [n, columns]."""
+    """Keeps the raw rows: ``table`` float32 [n, columns]."""
 
     def keep(self, rows: Tensor) -> Kept:
         return {"table": rows.numpy().copy()}
@@ -62,8 +62,10 @@ class TableChecks(RowChecks):
 
 
 def column_facts(table: Array, source: Source, parts: Sequence[Array]) -> dict[str, list[str]]:
-    """Tables: names of columns that are ``constant``, ``empty`` (no value at all), ``sparse`` (over half is missing),
-    ``like_ids`` (numbers or names of rows) and ``infinite`` (holding infinite values).
+    """Return the names of columns by what is odd about them.
+
+    The keys: ``constant``, ``empty`` (without a value), ``sparse`` (over half is missing), ``like_ids`` (row ids) and
+    ``infinite`` (with infinite values).
     """
     count = len(table)
     named, names = bool(source.columns), _names(source, table.shape[1])
@@ -90,7 +92,7 @@ def column_facts(table: Array, source: Source, parts: Sequence[Array]) -> dict[s
 
 
 def _about_columns(found: dict[str, list[str]]) -> list[Finding]:
-    """Columns that carry nothing, or the row's number."""
+    """Return findings on columns without information, or with row numbers."""
     kinds = (
         ("empty", LOOK, "{n} without any value: {names}", "Leave them out."),
         ("infinite", HURT, "{n} with infinite values: {names}", "Replace them by a number or by nothing."),
@@ -108,7 +110,7 @@ def _about_columns(found: dict[str, list[str]]) -> list[Finding]:
 
 
 def _about_labels(table: Array, source: Source, labeled: Array) -> list[Finding]:
-    """Columns each of whose values goes with one class, and each class with one value: the label once more."""
+    """Return a finding on columns that repeat the label: one value for each class."""
     if len(labeled) < FEWEST_LABELS or len(source.labels) != len(table):
         return []
     labels, found = source.labels[labeled], list[str]()
@@ -124,7 +126,7 @@ def _about_labels(table: Array, source: Source, labeled: Array) -> list[Finding]
 
 
 def _about_marks(table: Array, source: Source) -> list[Finding]:
-    """Numbers such as -999 that stand far from the others in several rows, and may mean that a value is missing."""
+    """Return a finding on numbers such as -999, far from the other values, that may mark missing values."""
     found = []
     for k in np.flatnonzero(number_columns(source, table.shape[1])).tolist():
         values = table[:, k].astype(np.float64) + (source.columns[k].offset if source.columns else 0.0)
@@ -153,7 +155,7 @@ def number_columns(source: Source, width: int) -> Array:
 
 
 def _near_rows(whole: Array, first: Array, source: Source) -> Pairs:
-    """Rows that differ by a hair in every column, as after an export with fewer digits."""
+    """Return pairs of rows that differ very little in every column, as after an export with fewer digits."""
     table = whole[first]
     numbers = number_columns(source, table.shape[1])
     scaled = standardised(table[:, numbers])
@@ -173,13 +175,11 @@ def _near_rows(whole: Array, first: Array, source: Source) -> Pairs:
 
 
 def _spread(table: Array, source: Source) -> Array:
-    """Return a table's numbers without the pull of far values, what is missing, and its categories spread over
-    levels.
-    """
+    """Return numbers with large values damped, flags of missing values, and categories spread over their levels."""
     numbers = number_columns(source, table.shape[1])
     parts = [np.arcsinh(standardised(table[:, numbers])), np.isnan(table[:, numbers]).astype(np.float32)]
     for k in np.flatnonzero(~numbers):
         levels = len(source.columns[k].levels)
-        if levels <= 50:  # a column of names says nothing about a row's likeness
+        if levels <= 50:  # a column of names says nothing about the similarity of rows
             parts.append((table[:, k, None] == np.arange(levels)).astype(np.float32) / np.sqrt(2))
     return np.concatenate(parts, axis=1).astype(np.float32)

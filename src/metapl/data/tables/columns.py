@@ -1,4 +1,4 @@
-"""Columns of features: numbers or categories, as the training rows have them; and the same columns in new rows."""
+"""Feature columns: learn from the training rows which hold numbers and which categories, and encode them as float32."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from metapl.errors import Doubt, UserError
 from metapl.types import Array, Column
 
 Where = Callable[[int], str]
-MOST_LEVELS = 1000  # of a category that nobody asked for
+MOST_LEVELS = 1000  # levels of a category column that the user did not name
 LONGEST, HUGE = 2.0**53, 2.0**64  # between these, whole numbers lose digits; beyond, nobody writes them out
-UNIQUE = 0.9  # share of different values from which a column of texts is taken for an id or for free text
+UNIQUE = 0.9  # a column of texts with a larger share of different values is an id or free text
 DATES = "holds dates or times, which are not read as numbers (turn them into days since a day, say)"
 TOO_MANY = f"has more than {MOST_LEVELS} different texts"
 
@@ -32,11 +32,12 @@ class ColumnReport:
     """Remarks on columns, gathered so that many columns make few lines.
 
     Attributes:
-        missing, unknown: cells by column that are empty, and that hold a category which training lacked.
+        missing: empty cells by column.
+        unknown: cells by column with a category that the training rows lack.
         constant: columns with one value.
         notes: further remarks.
-        lost: columns whose values training lacked altogether.
-        marks: columns by a level that may mean "missing".
+        lost: lines on columns without a single category of the training rows.
+        marks: columns by level, for levels that may mean "missing".
     """
 
     missing: dict[str, int] = field(default_factory=dict)
@@ -69,12 +70,12 @@ def _counts(found: Mapping[str, int], most: int = 8) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a column.
+    """Whether a column is used, and how.
 
     Attributes:
-        column: as a model is to see it; None: it is left out.
-        reason: why it is left out, or what speaks against it; "" where nothing does.
-        merged: (level, other spelling) of values that are one, written in two ways.
+        column: the column as the model sees it; None: it is left out.
+        reason: why it is left out, or why that may be better; "" without a reason.
+        merged: (level, other spelling) of equal values written in two ways.
     """
 
     column: Column | None
@@ -85,13 +86,14 @@ class Decision:
 def decide(
     name: str, levels: Sequence[str], texts: int, numbers: Sequence[Array], keep: bool = False, category: bool = False
 ) -> Decision:
-    """Decide what becomes of a column, whatever it was read from.
+    """Decide whether a column of a file or of a DataFrame is used: the same rules hold for both.
 
     Args:
         levels: the different texts of the training rows, () for a column of numbers.
-        texts: training rows that hold a text.
-        numbers: the values of the training rows, a part for each file; () where there are none.
-        keep, category: the user named the column, as a feature or as a category: it stays whatever it holds.
+        texts: number of training rows with a text.
+        numbers: the values of the training rows, one array per file; () for a column of texts.
+        keep: the user named the column as a feature, so it stays.
+        category: the user named the column as a category, so it stays.
     """
     if not levels:
         if not numbers or all(np.isnan(part).all() for part in numbers):
@@ -123,14 +125,14 @@ def fit_column(
     keep: bool = False,
     part: Array | None = None,
 ) -> Column | None:
-    """Return what the training rows of a file make of a column; None where it is left out, which is said in ``report``.
+    """Return a column of a file as the model sees it, or None if it is left out; ``report`` then says why.
 
     Args:
-        train: [N] bool; nothing is learnt from the other rows.
+        train: [N] bool; only these rows are learnt from.
         where: row -> the place that a message names.
         category: read numbers as categories, too.
-        keep: the user named the column: it stays whatever it holds.
-        part: [N] the file that each row comes from; None: one.
+        keep: the user named the column, so it stays.
+        part: [N] the file that each row comes from; None: all from one file.
 
     Raises:
         UserError: values that are neither plain numbers nor clearly categories.
@@ -201,7 +203,7 @@ def _fit_texts(
 
 
 def described(columns: Sequence[Column], most: int = 12) -> str:
-    """Return which columns are numbers and which categories, with how many levels."""
+    """Return a line that lists the columns of numbers and those of categories with their number of levels."""
     numbers = [column.name for column in columns if not column.levels]
     levels = [f"'{short(column.name)}' ({len(column.levels)} levels)" for column in columns if column.levels]
     said = [f"numbers: {listing(numbers, most)}"] if numbers else []
@@ -212,7 +214,7 @@ def described(columns: Sequence[Column], most: int = 12) -> str:
 
 
 def nearly_all_differ(levels: int, total: int) -> bool:
-    """Return whether ``levels`` texts in ``total`` rows that hold one are an id or free text, not a category."""
+    """Return whether ``levels`` different texts in ``total`` rows look like ids or free text, not like a category."""
     return total >= FEW and levels > UNIQUE * total
 
 
@@ -231,12 +233,13 @@ def _are_numbers(name: str, values: Texts, levels: Sequence[str], where: Where) 
     """Return whether the levels are numbers.
 
     Raises:
-        UserError: they would be, but for infinite values, or a decimal sign or marks of thousands that are not read.
+        UserError: they are meant as numbers, but some are infinite or have a decimal sign or thousands marks that are
+            not read.
     """
     odd = [level for level in levels if level.strip() not in MARKERS and not _fits(values.number(level))]
     if not all(map(meant, odd)):
         return False
-    if not odd:  # what is not a number stands in rows that nothing is learnt from
+    if not odd:  # values that are not numbers stand only in rows that are not learnt from
         return any(level.strip() not in MARKERS for level in levels)
     clear = next((level for level in odd if not one_group(level)), odd[0])
     raise as_categories(values.not_a_number(name, clear, where(_first(values, clear))), name)
@@ -253,7 +256,7 @@ def _first(values: Texts, level: str) -> int:
 
 
 def _refuse_mixed(name: str, values: Texts, seen: Array, where: Where) -> None:
-    """Refuse a column of numbers in which a few cells are not: as categories, or left out, it would be lost.
+    """Refuse a column of numbers with a few other cells: read as categories, or left out, it would be lost.
 
     Raises:
         UserError: nearly all cells are numbers, and too many different ones for categories.
@@ -269,7 +272,7 @@ def _refuse_mixed(name: str, values: Texts, seen: Array, where: Where) -> None:
 
 
 def _note_numbers(name: str, values: Texts, seen: Array, where: Where, report: ColumnReport) -> None:
-    """Say so where most values are numbers: a slip of the pen may have made a category of the column."""
+    """Note a column of categories whose values are mostly numbers: a typing error may have made it one."""
     numbers = {k for k, level in enumerate(values.levels) if seen[k] and values.number(level) is not None}
     others = [k for k, level in enumerate(values.levels) if seen[k] and k not in numbers and level not in MARKERS]
     count = int(seen[list(numbers)].sum()) if numbers else 0
@@ -299,38 +302,60 @@ def _note_twins(name: str, levels: Sequence[str], report: ColumnReport) -> None:
             return
 
 
-def encode_column(column: Column, values: Values, where: Where, report: ColumnReport) -> Array:
-    """float32 [N]: numbers, or numbers of levels; NaN where the value is missing or no known level.
+def encode_column(column: Column, values: Values, where: Where, report: ColumnReport, typed: bool = False) -> Array:
+    """Return a column as a model sees it, float32 [N]: numbers, or numbers of levels; NaN where a value is missing.
+
+    A category that the training rows lacked counts as missing, too.
+
+    Args:
+        typed: the values have types of their own, as in a DataFrame: an empty text is a text, and no text is a number.
+            In a file an empty cell is a missing value, and texts of numbers are read.
 
     Raises:
-        UserError: a number is asked for, and a value is none.
+        UserError: a text, or an infinite number, in a column of numbers.
     """
     if isinstance(values, list):
         raise UserError(f"column '{short(column.name)}' holds bytes", "Give numbers or texts.", where(0))
     if not column.levels:
-        numbers = values if not isinstance(values, Texts) else _numbers(column.name, values, where)
-        if missing := int(np.isnan(numbers).sum()):
-            report.missing[column.name] = missing
-        return (numbers - column.offset if column.offset else numbers).astype(np.float32, copy=False)
-    if not isinstance(values, Texts):
-        what = f"column '{short(column.name)}' holds numbers, and the model knows categories"
-        raise UserError(what, "Read the file by its path, so that they are kept as they are written.", where(0))
+        return _encode_numbers(column, values, where, report, typed)
+    texts = values if isinstance(values, Texts) else _number_texts(values)
     known = Spellings(column.levels)
-    found = [known.find(level) if level else None for level in values.levels]
-    table = np.array([np.nan if k is None else k for k in found], dtype=np.float32)
-    coded = table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
-    empty = int(np.isin(values.codes, [k for k, level in enumerate(values.levels) if not level]).sum())
-    if empty:
-        report.missing[column.name] = empty
-    if unknown := int(np.isnan(coded).sum()) - empty:
+    filled = np.array([bool(level) or typed for level in texts.levels] + [False])  # the last: code -1, no value
+    found = [known.find(level) if has_value else None for level, has_value in zip(texts.levels, filled)]
+    encoded = np.array([np.nan if k is None else k for k in (*found, None)], dtype=np.float32)[texts.codes]
+    if missing := int((~filled[texts.codes]).sum()):
+        report.missing[column.name] = missing
+    if unknown := int(np.isnan(encoded).sum()) - missing:
         report.unknown[column.name] = unknown
-        if unknown == len(coded) - empty:
-            report.lost.append(lost_note(column, next(level for level in values.levels if level), len(coded)))
-    return coded
+        if unknown == len(encoded) - missing:
+            example = texts.levels[texts.codes[filled[texts.codes]][0]]
+            report.lost.append(_lost_note(column, example, len(encoded)))
+    return encoded
 
 
-def lost_note(column: Column, example: str, rows: int) -> str:
-    """Return the remark on a column of new rows without a single category of the training."""
+def _encode_numbers(column: Column, values: Array | Texts, where: Where, report: ColumnReport, typed: bool) -> Array:
+    numbers = _numbers(column.name, values, where, typed) if isinstance(values, Texts) else values
+    if missing := int(np.isnan(numbers).sum()):
+        report.missing[column.name] = missing
+    with np.errstate(over="ignore"):  # a number that is too large becomes infinite, and is named below
+        encoded: Array = (numbers - column.offset if column.offset else numbers).astype(np.float32, copy=False)
+    if (infinite := np.isinf(encoded)).any():
+        row = int(infinite.argmax())
+        what = f"column '{short(column.name)}' is {numbers[row]}, not a finite float32 number"
+        raise UserError(what, "Fill or remove such values.", where(row))
+    return encoded
+
+
+def _number_texts(values: Array) -> Texts:
+    """Return numbers as the texts of categories: a whole number without decimals."""
+    numbers, codes = np.unique(values, return_inverse=True)  # NaN, if any, comes last
+    known = numbers[~np.isnan(numbers)].tolist()
+    levels = tuple(str(int(value)) if value % 1 == 0 else str(value) for value in known)
+    return Texts(np.where(np.isnan(values), -1, codes), levels)
+
+
+def _lost_note(column: Column, example: str, rows: int) -> str:
+    """Return the line on a column of new rows without a single category of the training rows."""
     known = listing(column.levels, 3)
     subject = f"all {rows:,} rows hold categories" if rows > 1 else "the row holds a category"
     return (
@@ -339,20 +364,24 @@ def lost_note(column: Column, example: str, rows: int) -> str:
     )
 
 
-def _numbers(name: str, values: Texts, where: Where) -> Array:
-    table = np.full(len(values.levels), np.nan, dtype=np.float32)
+def _numbers(name: str, values: Texts, where: Where, typed: bool) -> Array:
+    table = np.full(len(values.levels) + 1, np.nan, dtype=np.float32)  # the last: code -1, no value
     for k, level in enumerate(values.levels):
+        if typed:
+            what = f"column '{short(name)}' is '{short(level)}', but the column holds numbers in training"
+            remedy = "Give numbers, or leave it empty where the value is missing."
+            raise UserError(what, remedy, where(_first(values, level)))
         if level.strip() not in MARKERS:
             if not _fits(values.number(level)):
                 raise values.not_a_number(name, level, where(_first(values, level)))
             table[k] = values.number(level)
-    return table[values.codes] if len(table) else np.zeros(0, dtype=np.float32)
+    return table[values.codes]
 
 
 def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> Callable[[Tensor], Tensor]:
-    """Return what turns rows with the columns ``given`` into rows with those ``wanted``: by name, and levels by text.
+    """Return the function that turns rows with the columns ``given`` into rows with the columns ``wanted``.
 
-    Where either has no names, rows stay as they are.
+    Columns are matched by name, levels by their text. Without names on either side, rows stay as they are.
 
     Raises:
         UserError: a column is missing, or is numbers in one and categories in the other.
@@ -367,8 +396,9 @@ def matching(given: Sequence[Column], wanted: Sequence[Column], where: str) -> C
             raise UserError(f"column '{short(column.name)}' is missing", remedy, where)
         own = given[position[column.name]]
         if bool(own.levels) != bool(column.levels):
-            what = f"column '{short(column.name)}' is numbers in the one and categories in the other"
-            raise UserError(f"{what} of data and model", "Give the path of the file instead of a source.", where)
+            data, model = ("categories", "numbers") if own.levels else ("numbers", "categories")
+            what = f"column '{short(column.name)}' holds {data} in the data and {model} in the model"
+            raise UserError(what, "Give the path of the file instead of a source.", where)
         places.append(position[column.name])
         if own.offset != column.offset:
             shifts[k] = own.offset - column.offset

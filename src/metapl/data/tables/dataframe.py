@@ -1,4 +1,4 @@
-"""Named columns of any kind to one float32 table: numbers stay, texts become the numbers of their levels."""
+"""DataFrames, and mappings of columns, as rows: checked, and encoded by the same column rules as files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.tables.columns import Decision, decide, lost_note
+from metapl.data.tables.columns import ColumnReport, Decision, decide, encode_column
 from metapl.data.tables.doubts import is_mixed, mixed
-from metapl.data.tables.readers.frame import MARKERS, POINT, decimal_comma, grouped, meant, parsed
-from metapl.data.tables.spelling import Spellings
+from metapl.data.tables.readers.frame import MARKERS, POINT, Texts, decimal_comma, grouped, meant, parsed
 from metapl.errors import UserError, nearest
 from metapl.types import Array, Column
 
@@ -28,7 +27,7 @@ def is_frame(X: Any) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """None, NaN, or what pandas puts in their place."""
+    """Return whether a value is None, NaN or pandas' mark of a missing value."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
@@ -40,8 +39,10 @@ def column_names(X: Any) -> list[str]:
 
 
 def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table:
-    """Return the columns of a DataFrame or a mapping, each as ``Table`` has it; where all of ``only`` are
-    there, others are not looked at.
+    """Return the columns of a DataFrame or a mapping as a ``Table``.
+
+    Args:
+        only: the columns to read; if one of them is missing, all are read, so that the error can offer others.
 
     Raises:
         UserError: no rows, columns of different lengths, two of one name, or a column of dates or of mixed kinds.
@@ -55,7 +56,7 @@ def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table
     for name, key in zip(names, keys):
         if only is None or name in only:
             table[name] = read_column(X[key], f"{where}: column '{name}'")
-        elif missing:  # read as far as it can be, to be offered in its place
+        elif missing:  # read if possible: the error about the missing column offers it
             with suppress(UserError):
                 table[name] = read_column(X[key], where)
     lengths = {len(values) for values in table.values()}
@@ -67,9 +68,7 @@ def read_frame(X: Any, where: str, only: Collection[str] | None = None) -> Table
 
 
 def read_column(values: Any, where: str) -> Array:
-    """One column: float64 with NaN, or object with text and None.
-
-    Numbers become float64; texts, categories and True/False become text.
+    """Return one column: numbers as float64 with NaN; texts, categories and True/False as objects, text or None.
 
     Raises:
         UserError: dates, several values per row, or numbers mixed with text.
@@ -95,9 +94,7 @@ def read_column(values: Any, where: str) -> Array:
 
 
 def as_array(values: Any) -> Array:
-    """Return a NumPy array of a series (pandas with its missing values as NaN or None), a tensor, a list or an
-    array.
-    """
+    """Return a series, tensor, list or array as a NumPy array; pandas' missing values become NaN or None."""
     if isinstance(values, Tensor):
         return _of_tensor(values)
     if isinstance(values, np.ma.MaskedArray):
@@ -120,7 +117,7 @@ def as_array(values: Any) -> Array:
 
 
 def categorical(X: Any) -> frozenset[str]:
-    """Return the columns of a DataFrame that its own types call categories; they stay whatever they hold."""
+    """Return the columns of a DataFrame whose type is categorical; these are always kept."""
     if isinstance(X, Mapping):
         return frozenset(str(name) for name, values in X.items() if _is_categorical(values))
     return frozenset(str(name) for name in X.columns if _is_categorical(X[name]))
@@ -133,14 +130,14 @@ def _is_categorical(values: Any) -> bool:
 def fit_columns(
     parts: Sequence[Table], where: Sequence[str], notes: list[str], keep: Collection[str] = ()
 ) -> tuple[Column, ...]:
-    """Return the columns of the first part, in its order, with the levels that occur in any part, sorted.
+    """Return the columns of the first part, in its order, with the sorted levels of all parts.
 
-    What would be left out of a file of rows is left out here, too, unless it is one of ``keep``; that, and what looks
-    like a mistake, is appended to ``notes``.
+    The rules of ``columns.decide`` leave columns out, unless they are in ``keep``. Notes on these, and on likely
+    mistakes, are appended to ``notes``.
 
     Raises:
-        UserError: a part lacks a column, a column is numbers in one part and text in another, or numbers written as
-            texts that are not read, or none is left.
+        UserError: a part lacks a column; a column holds numbers in one part and text in another, or numbers written
+            as texts that are not read; or no column is left.
     """
     fitted, left_out = list[Column](), dict[str, Decision]()
     for name in parts[0]:
@@ -163,7 +160,7 @@ def fit_columns(
 
 
 def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: bool) -> tuple[Decision, bool]:
-    """Return what becomes of a column, and whether it holds texts."""
+    """Return the decision on a column, and whether it holds texts."""
     levels, texts, numbers = set[str](), 0, ""
     for part, place in zip(parts, where):
         values = column_of(part, name, place)
@@ -176,7 +173,7 @@ def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: b
     if levels and numbers:
         what = f"column '{name}' is numbers in {numbers} and text elsewhere"
         raise UserError(what, "Bring it to one kind.", where[0])
-    if not levels and not numbers:  # nothing is known of it, and its place in the rows may be
+    if not levels and not numbers:  # an empty column stays, since test rows may hold values
         return Decision(Column(name)), False
     if levels and not keep:
         _check_written(name, levels, where[0])
@@ -185,10 +182,10 @@ def _fit_column(name: str, parts: Sequence[Table], where: Sequence[str], keep: b
 
 
 def _check_written(name: str, levels: Collection[str], where: str) -> None:
-    """Refuse numbers that Python does not read as numbers: 3,5 or 1.234,5.
+    """Refuse numbers in a form that Python does not read: 3,5 or 1.234,5.
 
     Raises:
-        UserError: every value is a number, and some are written so.
+        UserError: every value is a number, and some have that form.
     """
     filled = [level for level in levels if level.strip() not in MARKERS]
     if not all(map(meant, filled)):
@@ -203,63 +200,29 @@ def _check_written(name: str, levels: Collection[str], where: str) -> None:
         raise UserError(what, remedy, where)
 
 
-def encode_columns(table: Table, columns: Sequence[Column], where: str) -> Tensor:
-    """float32 [N, len(columns)]: the columns by name, in the order of ``columns``; others in ``table`` are passed over.
+def encode_frame(table: Table, columns: Sequence[Column], where: str) -> tuple[Tensor, list[str]]:
+    """Return float32 [N, len(columns)], and a line for each column whose categories are all unknown to the model.
 
-    A text that is not a level becomes NaN, like a missing value.
+    The columns go by name, in the order of ``columns``; others in ``table`` are passed over.
 
     Raises:
-        UserError: a column is missing, text where numbers belong, or a number that is infinite as float32.
+        UserError: a column is missing, a text where numbers belong, or a number that is infinite as float32.
     """
-    rows = len(next(iter(table.values()), ()))
-    made = np.empty((rows, len(columns)), dtype=np.float32)
+    rows, report = len(next(iter(table.values()), ())), ColumnReport()
+    encoded = np.empty((rows, len(columns)), dtype=np.float32)
     for k, column in enumerate(columns):
-        values = column_of(table, column.name, where)
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is named below
-            made[:, k] = (
-                _levels(values, column.levels)
-                if column.levels
-                else _numbers(values, column.name, where) - column.offset
-            )
-        bad = np.flatnonzero(np.isinf(made[:, k]))
-        if len(bad):
-            what = f"row {bad[0]}, column '{column.name}' is {values[bad[0]]}, not a finite float32 number"
-            raise UserError(what, "Fill or remove such values.", where)
-    return torch.from_numpy(made)
+        values = _file_values(column_of(table, column.name, where))
+        encoded[:, k] = encode_column(column, values, lambda row: f"{where}, row {row}", report, typed=True)
+    return torch.from_numpy(encoded), report.lost
 
 
-def _levels(values: Array, levels: tuple[str, ...]) -> list[float]:
-    known = Spellings(levels)
-    listed = values.tolist()
-    if values.dtype != object:  # a category written as a whole number
-        listed = [None if np.isnan(v) else str(int(v)) if v % 1 == 0 else str(v) for v in listed]
-    found = {value: known.find(value) for value in set(listed) - {None}}
-    return [np.nan if (k := found.get(value)) is None else float(k) for value in listed]
-
-
-def lost_columns(table: Table, columns: Sequence[Column], rows: Tensor) -> list[str]:
-    """Return a line for each column of categories whose values are all unknown to the model; ``rows``: the table
-    encoded.
-    """
-    notes = []
-    for k, column in enumerate(columns):
-        values = table[column.name].tolist() if column.levels and rows[:, k].isnan().all() else []
-        first = next((value for value in values if not is_missing(value)), None)
-        if first is not None:
-            found = f"{first:g}" if isinstance(first, float) else str(first)
-            notes.append(lost_note(column, found, len(values)))
-    return notes
-
-
-def _numbers(values: Array, name: str, where: str) -> Array:
+def _file_values(values: Array) -> Array | Texts:
+    """Return a column as the readers of files have it; the code of a missing text is -1."""
     if values.dtype != object:
         return values
-    text = [(row, value) for row, value in enumerate(values.tolist()) if value is not None]
-    if text:
-        row, value = text[0]
-        what = f"row {row}, column '{name}' is '{value}', but the column holds numbers in training"
-        raise UserError(what, "Give numbers, or leave it empty where the value is missing.", where)
-    return np.full(len(values), np.nan)
+    index: dict[str | None, int] = {None: -1}
+    codes = np.array([index.setdefault(value, len(index) - 1) for value in values.tolist()], dtype=np.int32)
+    return Texts(codes, tuple(value for value in index if value is not None))
 
 
 def column_of(table: Table, name: str, where: str) -> Array:

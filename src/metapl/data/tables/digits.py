@@ -1,4 +1,4 @@
-"""Long numbers, such as times in milliseconds: float32 holds seven digits, so what they share is subtracted first."""
+"""Long numbers, such as times in milliseconds: float32 holds seven digits, so their median is subtracted first."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def too_coarse(values: Array) -> bool:
 
 
 def offset_of(values: Array) -> float:
-    """Return what is to be subtracted from values [n] before they become float32; 0.0 where nothing is lost without.
+    """Return the offset to subtract from values [n] before they become float32; 0.0 if float32 loses nothing.
 
-    Where it is not 0, the values differ in more places once it is subtracted than before.
+    An offset other than 0 leaves more different float32 values than there were without it.
     """
     there = values[np.isfinite(values)].astype(np.float64)
     if values.dtype == np.float32 or not too_coarse(there):

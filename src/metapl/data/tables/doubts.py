@@ -10,10 +10,10 @@ from datetime import datetime
 from metapl.errors import UserError
 from metapl.utils.paths import shown
 
-MOSTLY = 0.9  # share of numbers from which other cells are taken for slips, or for limits such as <1.0
-FEWEST = 5  # different values from which a shared unit is no chance
-MANY = 1000  # texts, where they were not counted
-CLEARLY = 20  # different numbers above which a column of numbers is hardly one of categories
+MOSTLY = 0.9  # with this share of numbers, other cells are typing errors, or limits such as <1.0
+FEWEST = 5  # with fewer different values a shared unit may be a coincidence
+MANY = 1000  # number of texts to assume if they were not counted
+CLEARLY = 20  # a column with more different numbers hardly holds categories
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})|\d{1,2}[ -][A-Za-z]{3,9}\.?[ -]\d{2,4}"
     r"|[A-Za-z]{3,9}\.? \d{1,2},? \d{4})([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp][Mm])?(Z| ?[+-]\d{2}:?\d{2})?)?"
@@ -65,18 +65,20 @@ def shared_unit(levels: Collection[str]) -> str:
 
 
 def is_mixed(numbers: int, others: int, different: int, texts: int = MANY) -> bool:
-    """Return whether a column is meant as numbers though some of its cells are not.
+    """Return whether a column is meant as numbers, though some of its cells are not numbers.
 
     Args:
-        numbers, others: cells that are numbers, and that are not and are not empty. different: numbers that differ.
-        texts: texts that differ; one or two of them may well be marks of missing values, however often they stand.
+        numbers: cells that are numbers.
+        others: cells that are neither numbers nor empty.
+        different: different numbers.
+        texts: different texts; one or two may be marks of missing values, even in many cells.
     """
     least = 0.5 if texts <= 2 else MOSTLY
     return others > 0 and different > CLEARLY and numbers >= least * (numbers + others)
 
 
 def mixed(name: str, odd: str, others: int, total: int, where: str, setting: bool = True) -> UserError:
-    """Return the error for a column of numbers in which a few cells are something else; ``odd`` is one of them."""
+    """Return the error for a column of numbers with a few other cells; ``odd`` is one of them."""
     share = f"{others:,} of its {total:,} cells is not" if others == 1 else f"{others:,} of its {total:,} cells are not"
     what = f"column '{shown(name)}' holds numbers, but {share}, such as '{shown(odd)[:40]}'"
     remedy = "Write numbers there, or leave these cells empty"

@@ -1,4 +1,4 @@
-"""Roles that were guessed from a column's name: one that its values contradict is dropped, with a note."""
+"""Check roles that were guessed from a column's name, and drop those that the column's values contradict."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from metapl.data.tables.roles import Roles
 
 
 def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Collection[str], settings: bool) -> Roles:
-    """Return the roles without those that were guessed and fail; a note is added for each.
+    """Return the roles without wrong guesses; each adds a note to ``rows.notes``.
 
     Args:
-        splits: the texts, in small letters, that a column of the split may hold.
-        settings: whether the user may change settings.
+        splits: the texts, in small letters, that a split column may hold.
+        settings: whether notes may advise a setting.
     """
     if roles.id is not None and options.id == AUTO and (why := _no_id(rows, roles.id)):
         name = short(roles.id)
@@ -38,7 +38,7 @@ def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Co
 
 
 def _no_id(rows: Joined, column: str) -> str:
-    """Return why a column does not name the rows; "" where it does."""
+    """Return why a column cannot hold the ids of the rows; "" if it can."""
     texts, held = rows.text(column), rows.held[column]
     first: dict[int, int] = {}
     for row, code in enumerate(texts.codes.tolist()):
@@ -52,5 +52,5 @@ def _no_id(rows: Joined, column: str) -> str:
 
 
 def only_numbers(rows: Joined, column: str) -> bool:
-    """Return whether a column that was taken for texts by its name holds nothing but numbers."""
+    """Return whether all texts of a column are numbers."""
     return all(parsed(level) is not None for level in rows.text(column).levels)

@@ -17,12 +17,11 @@ NO_REASON = ("", False)
 
 
 def numbers_rows(name: str, parts: Sequence[Array]) -> tuple[str, bool]:
-    """Return why a column of numbers looks like a number or name of its rows, and whether that is beyond doubt; ("",
-    False).
+    """Return why a column of numbers looks like row ids, and whether that is certain; ("", False) if it does not.
 
     Args:
-        name: the column's, "" where it has none.
-        parts: [n] the values of the labelled rows, of the unlabelled ones, ...: rows may be numbered anew in each.
+        name: of the column; "" if it has no name.
+        parts: [n] each, the values of the labelled rows, of the unlabelled rows, ...: each may count from 1 again.
     """
     named = bool(name) and named_id(name)
     if not named and not _may_number(parts[0][:FEW]):  # most columns; the rest may lie on a disk

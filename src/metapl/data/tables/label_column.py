@@ -1,4 +1,4 @@
-"""The label column of files of rows: classes that a training learns from it, or those that a model knows already."""
+"""The label column of files of rows: learn the classes of a training from it, or match them with a model's classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metapl.data.tables.spelling import Spellings, merged_note, merged_numbers, 
 from metapl.errors import UserError, closest, nearest
 from metapl.types import Array
 
-TRAINING, POOL, TESTING = 0, 1, 2  # what a row is for
+TRAINING, POOL, TESTING = 0, 1, 2  # the use of a row
 
 
 def label_texts(column: str, texts: Texts, numeric: Array, rule: LabelRule) -> tuple[Texts, list[str]]:
@@ -66,7 +66,7 @@ def odd_labels(labels: Texts, use: Array) -> Iterator[Refusal]:
 
 
 def other_label_remedy(label: str, known: Collection[str]) -> str:
-    """What to do about a label that is not among the known ones."""
+    """Return the remedy for a label that is not one of the known labels."""
     hint, near = nearest(short(label), map(short, known)), closest(short(label), map(short, known))
     return f"{hint} Then set source.label_map={short(label)}:{near}." if near else hint
 
@@ -83,7 +83,7 @@ def unknown_labels(labels: Texts, class_names: Sequence[str]) -> Iterator[Refusa
 
 
 def class_numbers(labels: Texts, class_names: Sequence[str]) -> Array:
-    """Return [N] int64: the number of each row's class, -1 where there is none."""
+    """Return [N] int64: the number of each row's class; -1: no label."""
     known = Spellings(class_names)
     numbers = [known.find(level) if level else None for level in labels.levels]
     return np.array([-1 if k is None else k for k in numbers], dtype=np.int64)[labels.codes]
@@ -97,15 +97,16 @@ def learn_classes(
     place: Callable[[int], str],
     columns: Mapping[str, Values],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Find the classes of the training rows, verbatim and sorted; and notes.
+    """Return the sorted classes of the training rows, and notes.
 
     Args:
-        use: [N] what each row is for.
+        use: [N] the use of each row.
         place: row -> the place that a message names.
-        columns: all that was read, to name another column where this one does not hold classes.
+        columns: all columns; if this one does not hold classes, the error proposes another.
 
     Raises:
-        UserError: two classes look the same, the labels are quantities, or most rows have a label that may mean none.
+        UserError: two classes look the same, the labels are quantities, or most rows have a label that may mean "no
+            label".
     """
     seen = np.bincount(labels.codes[use == TRAINING], minlength=len(labels.levels))
     names = [level for level, count in zip(labels.levels, seen.tolist()) if count and level]
@@ -147,7 +148,7 @@ def _counts_up(codes: Array, levels: Sequence[str]) -> bool:
 
 
 def _other_label(columns: Mapping[str, Values], column: str) -> str:
-    """Return the remedy for a label column that does not hold classes: columns whose values are few."""
+    """Return the remedy for a label column that does not hold classes: other columns with few different values."""
     few = [name for name, values in columns.items() if name != column and 2 <= _different(values) <= CLASSES]
     named = [name for name in few if name.lower() in LABELS]
     if named:
@@ -164,5 +165,5 @@ def _different(values: Values) -> int:
 
 
 def filled(texts: Texts) -> Array:
-    """Return [N] bool: where a row's text is not empty."""
+    """Return [N] bool: whether a row's text is not empty."""
     return np.array([level != "" for level in texts.levels], dtype=bool)[texts.codes]

@@ -1,4 +1,4 @@
-"""What the label column's texts mean: which say that there is no label, which are one class under another name."""
+"""Rules for texts in the label column: texts that mean "no label", and texts that rename a class."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from metapl.errors import Doubt, UserError
 
 AUTO, EMPTY = "auto", "empty"
 _SPLIT = re.compile(r"\s*[|;,/+&]\s*")
-SEVERAL = 0.05  # share of rows with several known labels in one cell from which it is said
+SEVERAL = 0.05  # share of rows with several known labels in one cell that is worth a note
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """``source.no_label`` and ``source.label_map``, read.
+    """The parsed settings ``source.no_label`` and ``source.label_map``.
 
     Attributes:
-        marks: texts, as ``spelling.plain`` has them and in small letters, that say that a row has no label.
-        names: text, as ``plain`` has it -> the class that it means; "" for none.
-        asked: whether the user said which texts mean that there is no label.
+        marks: texts that mean "no label", in the form of ``spelling.plain`` and in small letters.
+        names: text in the form of ``plain`` -> the class that it means; "": no label.
+        asked: whether the user named the texts that mean "no label".
     """
 
     marks: frozenset[str] = frozenset()
@@ -31,16 +31,16 @@ class LabelRule:
     asked: bool = False
 
     def no_label(self, text: str) -> bool:
-        """Return whether ``text`` says that there is no label; an empty one always does."""
+        """Return whether ``text`` means "no label"; the empty text always does."""
         return text == "" or plain(text).casefold() in self.marks
 
     def __call__(self, text: str) -> str:
-        """Return the class that ``text`` means, "" for none."""
+        """Return the class that ``text`` means; "": no label."""
         named = self.names.get(plain(text), text)
         return "" if self.no_label(named) else named
 
     def applied(self, texts: Texts) -> Texts:
-        """Return the column of labels with what its texts mean."""
+        """Return the label column with each text replaced by its class."""
         if not self.marks and not self.names:
             return texts
         return renamed(texts, {level: self(level) for level in texts.levels})
@@ -53,7 +53,7 @@ def read_rule(no_label: str, label_map: str) -> LabelRule:
     """Return the rule that two settings describe.
 
     Args:
-        no_label: texts between commas; "auto" and "empty": only an empty cell says that there is no label.
+        no_label: texts between commas; "auto" and "empty": only an empty cell means "no label".
         label_map: ``text:class`` pairs between commas, such as ``<=50K.:<=50K``.
 
     Raises:
@@ -76,19 +76,19 @@ def read_rule(no_label: str, label_map: str) -> LabelRule:
 
 
 def _listed(text: str) -> list[str]:
-    """Return what stands between commas; a value with a comma in it stands in double quotes."""
+    """Return the values between commas; a value that holds a comma stands in double quotes."""
     values = next(csv.reader([text], skipinitialspace=True), [])
     return [value for value in values if value.strip()]
 
 
 def check_doubtful(names: Sequence[str], counts: Mapping[str, int], rule: LabelRule, where: str) -> list[str]:
-    """What to say of classes that may mean that there is no label.
+    """Return a note on classes that may mean "no label".
 
     Args:
-        counts: name -> rows with it.
+        counts: class name -> number of its rows.
 
     Raises:
-        UserError: such a class holds most of the labelled rows, and nobody said that it is one.
+        UserError: such a class holds most of the labelled rows, and the user has not confirmed it.
     """
     odd = [] if rule.asked else doubtful(names)
     total = sum(counts[name] for name in names)
@@ -108,7 +108,7 @@ def check_doubtful(names: Sequence[str], counts: Mapping[str, int], rule: LabelR
 
 
 def several_labels(names: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """Return what to say where cells hold several labels, ``comedy|drama``; nothing where they do not."""
+    """Return a note if cells hold several labels, as in ``comedy|drama``."""
     known = {plain(name).casefold() for name in names}
     several = [name for name in names if _is_several(name, known, names)]
     rows, total = sum(counts[name] for name in several), sum(counts[name] for name in names)

@@ -1,4 +1,4 @@
-"""Labels as people hold them (numbers, text, None) to class numbers, -1 for none."""
+"""Turn labels in memory (numbers, text, None) into class numbers; -1: no label."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from metapl.data.tables.readers.frame import COMMA, parsed
 from metapl.errors import UserError, nearest
 from metapl.types import Array
 
-CLASSES = 20  # different labels up to which nothing is said of their number
-SPREAD = 10  # times the number of classes that class numbers in memory may reach with hardly a row each
-NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file that say that a row has no label
+CLASSES = 20  # up to so many different labels, their number raises no doubt
+SPREAD = 10  # class numbers with hardly a row each may reach this many times the number of classes
+NO_LABEL = frozenset({"", "-1", "nan", "NaN"})  # lines of a file of labels that mean "no label"
 Values = list[int | str | None]  # one per row; None: no label
 
 
@@ -30,16 +30,17 @@ def encode_labels(
     unlabeled: Any = None,
     learnt: bool = True,
 ) -> tuple[Array, tuple[str, ...]]:
-    """Class numbers of the rows and, after them, of the test rows, int64; and the class names.
+    """Return the class numbers of the rows and then of the test rows, int64; and the class names.
 
     Args:
-        y: labels of ``rows`` rows; ``y_test``, or None: labels of ``test_rows`` rows.
+        y: labels of ``rows`` rows.
+        y_test: labels of ``test_rows`` rows, or None.
         class_names: see ``from_arrays``.
-        notes: what a user should know is appended.
-        unlabeled: a value, or several as a tuple, that marks a row without a label, beside -1, None, NaN
-            and "" (which stays a class where ``class_names`` holds it).
-        learnt: whether a model is to learn these classes. Labels of new rows are not judged: a few rows of many
-            classes would look like a quantity.
+        notes: notes for the user are appended.
+        unlabeled: a value, or a tuple of values, that marks a row without a label, beside -1, None, NaN and ""
+            ("" is a class if ``class_names`` holds it).
+        learnt: whether the labels are for training. Labels of new rows are not checked for quantities, since a few
+            rows of many classes would look like one.
 
     Raises:
         UserError: labels of mixed or unusable kind, a wrong number of them, or a test label that is not a class.
@@ -63,14 +64,15 @@ def encode_labels(
 
 
 def doubt(names: Sequence[str], rows: int, counting: bool) -> tuple[str, bool]:
-    """Return what is to be said of so many classes, "" for nothing; and whether they can be none at all.
+    """Return a remark on many classes, or ""; and whether the labels cannot be classes.
 
-    Numbers with decimals are not classes, and neither are whole ones with fewer than two rows each, unless they run
-    from 0 or 1 without a gap, as class numbers do.
+    Numbers with decimals cannot be classes. Whole numbers with fewer than two rows each cannot be either, unless they
+    run from 0 or 1 without a gap, as class numbers do.
 
     Args:
-        names: of the classes; rows: with a label.
-        counting: the labels count the rows: 1, 2, 3, ... from row to row.
+        names: the class names.
+        rows: number of labelled rows.
+        counting: whether the labels count the rows: 1, 2, 3, ... from row to row.
     """
     count = len(names)
     if count <= CLASSES:
@@ -96,7 +98,7 @@ def _number(name: str) -> float | None:
 
 
 def read_labels(y: Any, rows: int, name: str, marks: Sequence[Any] = ()) -> Values:
-    """One int, text or None per row; None too for what is one of ``marks``.
+    """Return one int, text or None per row; values in ``marks`` become None, too.
 
     Raises:
         UserError: not one label per row, or a label of another kind.
@@ -113,13 +115,13 @@ def read_labels(y: Any, rows: int, name: str, marks: Sequence[Any] = ()) -> Valu
 
 
 def read_lines(text: str, name: str) -> Values:
-    """One label per line of a file, blanks around it taken off; None for an empty line, -1 and NaN.
+    """Return one label per line of a file, without blanks around it; None for an empty line, -1 and NaN.
 
     Raises:
         UserError: two classes look the same; file and line are named.
     """
     lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
-    if lines and not lines[-1]:  # what follows the last line's end
+    if lines and not lines[-1]:  # the empty text after the last line's end
         lines.pop()
     seen: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -165,10 +167,10 @@ def _check_one_kind(values: Values, test: Values) -> None:
 
 
 def _check_classes(values: Values, order: Sequence[int | str], notes: list[str]) -> None:
-    """Say so where labels are hardly classes.
+    """Append a note on labels that are hardly classes.
 
     Raises:
-        UserError: they can be none.
+        UserError: they cannot be classes.
     """
     labeled = [value for value in values if value is not None]
     counting = all(isinstance(b, int) and b - int(a) == 1 for a, b in pairwise(labeled))
@@ -179,14 +181,13 @@ def _check_classes(values: Values, order: Sequence[int | str], notes: list[str])
 
 
 def check_classes(names: Sequence[str], rows: int, counting: bool, numbers: bool) -> str:
-    """Return what is to be said of labels in memory; ``numbers``: they are whole numbers, no texts. For others see
-    ``doubt``.
+    """Return a remark on labels in memory, or ""; ``numbers``: whether they are whole numbers. See ``doubt``.
 
-    Numbers with one row each that may be class numbers by their size get a note and are not refused: people count
-    classes before they draw one row of each.
+    Small whole numbers with one row each get a note instead of an error: people number the classes of a data set
+    before they draw one row of each.
 
     Raises:
-        UserError: they can be no classes.
+        UserError: they cannot be classes.
     """
     said, refused = doubt(names, rows, counting)
     if refused and numbers:

@@ -20,10 +20,9 @@ from metapl.data.tables.dataframe import (
     categorical,
     column_names,
     column_of,
-    encode_columns,
+    encode_frame,
     fit_columns,
     is_frame,
-    lost_columns,
     read_frame,
 )
 from metapl.data.tables.digits import offset_of
@@ -63,8 +62,8 @@ class TableModality(Modality):
         if not is_frame(X) or not columns:
             return _plain_table(X, preprocessing, name)
         table = read_frame(X, name, [column.name for column in columns])
-        rows = encode_columns(table, columns, name)
-        for text in lost_columns(table, columns, rows):
+        rows, lost = encode_frame(table, columns, name)
+        for text in lost:
             tell(f"{name}: {text}")
         return rows
 
@@ -155,10 +154,9 @@ def _frames(
         further = [column for column in column_names(parts[name]) if column not in tables["X"]]
         if further and not features:
             notes.append(f"{name} has columns that X has not, passed over: {', '.join(further[:5])}")
-    tensors = {name: encode_columns(table, columns, name) for name, table in tables.items()}
-    for name, table in tables.items():
-        notes += [f"{name}: {text}" for text in lost_columns(table, columns, tensors[name])]
-    return tensors, columns
+    encoded = {name: encode_frame(table, columns, name) for name, table in tables.items()}
+    notes += [f"{name}: {text}" for name, (_, lost) in encoded.items() for text in lost]
+    return {name: rows for name, (rows, _) in encoded.items()}, columns
 
 
 def _plain_table(X: Any, preprocessing: Preprocessing, name: str) -> Tensor:

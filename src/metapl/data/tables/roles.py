@@ -14,7 +14,7 @@ from metapl.errors import UserError
 from metapl.types import Kind, ModelInput, Preprocessing
 
 LABELS = ("label", "labels", "class", "target", "category", "y")
-SURE = LABELS[:2]  # names that no feature has: they win over the others
+SURE = LABELS[:2]  # names that hardly any feature has: they win over the others
 PATHS = ("path", "file", "filename", "filepath", "image", "img", "image_path")
 TEXTS = ("text", "sentence", "question", "document", "content")
 TRAIN, TEST = ("train", "labelled", "labeled"), ("test",)
@@ -25,21 +25,21 @@ _UNNAMED = re.compile(r"unnamed_(\d+)")
 
 
 def unnamed(field: int) -> str:
-    """Return what a column without a name is called; ``field`` counts from 1."""
+    """Return the name for a column without a name; ``field`` counts from 1."""
     return f"unnamed_{field}"
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What was found.
+    """The role of each column.
 
     Attributes:
-        kind: what the rows are.
-        label, id, split: the column, or None where there is none.
-        contents: the column of paths or of texts, or the columns of features.
-        chosen: columns that the user named as features or categories: they are kept whatever they hold.
+        kind: the modality of the rows.
+        label, id, split: the column, or None.
+        contents: the column of paths, the columns of texts, or the columns of features.
+        chosen: columns that the user named as features or categories; they are always kept.
         guessed: whether the column of paths or texts was found by its name alone.
-        notes: what a user should know.
+        notes: notes for the user.
     """
 
     kind: Kind
@@ -56,7 +56,7 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
     """Return the role of each of the columns ``names``; ``where`` is the file, for messages.
 
     Raises:
-        UserError: a named column is missing, several would do, or nothing is left for the classifier to see.
+        UserError: a named column is missing, a role fits several columns, or no column is left for the classifier.
     """
     for group in ("features", "ignore", "categorical"):
         for name in options.named(group):
@@ -73,7 +73,7 @@ def find_roles(names: Sequence[str], options: TableOptions, where: str) -> Roles
     explicit = {options.label, options.path, options.id, options.split, *texts} - {AUTO, NONE}
     label = _label([n for n in free if n == options.label or n not in explicit], names, options, where)
     others = {}
-    for role in ("id", "split"):  # what was named is taken before what is guessed
+    for role in ("id", "split"):  # named columns are taken before guessed ones
         asked = getattr(options, role)
         own = [n for n in free if n == asked or n not in explicit]
         others[role] = _single(own, names, asked, (role,), f"source.table.{role}", where)
@@ -111,11 +111,10 @@ def text_columns(options: TableOptions, names: Sequence[str]) -> tuple[str, ...]
 
 
 def model_roles(names: Sequence[str], options: TableOptions, like: ModelInput, where: str) -> Roles:
-    """Return the role of each of the columns ``names`` of new rows, for a trained model; ``options`` are the
-    training's.
+    """Return the role of each of the columns ``names`` of new rows for a model; ``options`` are the training's.
 
     Raises:
-        UserError: a column that the model needs is missing, or the one of labels where they are asked for.
+        UserError: a column that the model needs is missing, or the label column if labels are asked for.
     """
     contents = _model_contents(names, options, like.takes, where)
     free = [n for n in names if n not in contents]
@@ -132,7 +131,7 @@ def model_roles(names: Sequence[str], options: TableOptions, like: ModelInput, w
 
 
 def _model_contents(names: Sequence[str], options: TableOptions, takes: Preprocessing, where: str) -> tuple[str, ...]:
-    """Return the columns that a model sees."""
+    """Return the columns that the model takes."""
     if takes.kind != "image" and takes.tokens is None:
         if not takes.columns:
             what = "the model was trained on columns without names, so those of a file cannot be matched"
@@ -155,7 +154,7 @@ def _model_contents(names: Sequence[str], options: TableOptions, takes: Preproce
 
 
 def _model_label(free: Sequence[str], options: TableOptions, where: str) -> str:
-    """Return the column of labels among those that a model does not see."""
+    """Return the label column among the columns that the model does not take."""
     if options.label != AUTO:
         found = [n for n in free if n == options.label]
     else:
@@ -179,7 +178,7 @@ def _label(free: Sequence[str], names: Sequence[str], options: TableOptions, whe
 def _contents(
     free: Sequence[str], names: Sequence[str], options: TableOptions, listed: Collection[str], where: str
 ) -> tuple[Kind, str | None]:
-    """Return what the rows are, and the column of paths or texts; None for a table."""
+    """Return the kind of the rows, and the column of paths or texts; None for a table."""
     asked = {role: getattr(options, role) not in (AUTO, NONE) for role in ("path", "text")}
     if sum(asked.values()) + bool(listed) > 1:
         what = "more than one of path, text and features is named"
@@ -252,6 +251,6 @@ def listing(names: Sequence[str], most: int = 8) -> str:
 
 
 def hint(word: str, known: Sequence[str]) -> str:
-    """Return a remedy that names the column closest to ``word``, or some of those that there are."""
+    """Return a remedy that names the column closest to ``word``, or lists some columns."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"Did you mean '{short(close[0])}'?" if close else f"There are {listing(known)}."

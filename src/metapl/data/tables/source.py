@@ -1,8 +1,8 @@
 """Files of rows (CSV, TSV, JSON Lines, ...) as a source: images by their paths, texts, or columns of features.
 
-Training rows and new rows for a trained model go the same way: the roles of the columns, the rows of all files in one
-frame, rows that cannot serve, labels, contents. A model decides roles, classes and contents of new rows; nothing is
-learnt from them.
+Training rows and new rows of a trained model take the same way: find the roles of the columns, join the files, leave
+out bad rows, read labels, then contents. For new rows the model decides roles, classes and contents; nothing is learnt
+from them.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ BY_SPLIT = {
 
 @dataclass
 class _Table:
-    """The rows of all files that can serve, before their contents are made.
+    """The good rows of all files, before their contents are read.
 
     Attributes:
         use: [N] TRAINING, POOL or TESTING.
         roots: the folder that relative paths start from, one per file.
-        facts: ids, labels, class names and test flags, as a source has them.
+        facts: ids, labels, class names and test flags, as in ``types.Source``.
         widths: as in ``ModelInput``.
     """
 
@@ -98,11 +98,11 @@ def open_table(
         paths: the file of each of ``readers.files.PARTS``; "labeled" must be there.
         name: of the source; by default the file's.
         suffix: read the files as if their names ended so.
-        like: new rows: what a trained model asks of them. ``options`` are then those of its training.
+        like: new rows: the input of the trained model. ``options`` are then those of its training.
         known, progress, levels: for images, as in ``ImageSource``.
 
     Raises:
-        UserError: the files cannot serve; the message names file and line.
+        UserError: the files cannot be used; the message names file and line.
     """
     if like is not None:
         return _fitting(_read(paths, options, name, suffix, like), options, like)
@@ -124,10 +124,10 @@ def open_table(
 
 
 def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, suffix: str) -> UserError:
-    """Return the error at a first bad row, with the share of rows that have the same fault where that is not a slip."""
+    """Return the error at a first bad row, with the share of rows with the same fault if it is large."""
     if options.table.skip_bad_rows:
         return error
-    better = "" if error.setting == SKIP else error.setting  # another setting than to leave rows out
+    better = "" if error.setting == SKIP else error.setting  # a better setting than to leave rows out
     try:
         rows = _read(paths, replace(options, table=replace(options.table, skip_bad_rows=True)), "", suffix).rows
     except NoRow:  # all rows are bad
@@ -145,12 +145,12 @@ def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, su
 
 
 def open_new_batch(file: TableFile, root: str, options: SourceOptions, like: ModelInput) -> Source:
-    """Return a source over the rows of one open file, as ``open_table`` does; relative paths start from ``root``."""
+    """Open the new rows of one open file as ``open_table`` does; relative paths start from ``root``."""
     return _fitting(_joined([file], ["labeled"], [root], options, "", like), options, like)
 
 
 def _fitting(table: _Table, options: SourceOptions, like: ModelInput) -> Source:
-    """Rows as a model wants them."""
+    """Return new rows as the model takes them."""
     rows, takes = table.rows, like.takes
     if takes.kind == "image":  # decoded when asked for, a chunk at a time, as test rows are
         table.facts["is_test"] = np.ones(rows.rows, dtype=bool)
@@ -169,10 +169,10 @@ def _fitting(table: _Table, options: SourceOptions, like: ModelInput) -> Source:
 def _read(
     paths: Mapping[str, Path], options: SourceOptions, name: str, suffix: str, like: ModelInput | None = None
 ) -> _Table:
-    """Read the files, take out the rows that cannot serve, and number the classes.
+    """Read the files, leave out bad rows, and number the classes.
 
     Raises:
-        UserError: a column or a class is missing, or a row cannot serve.
+        UserError: a column or a class is missing, or a row is bad.
     """
     parts = [part for part in PARTS if part in paths]
     reader = open_file if like is None else open_new_file
@@ -190,7 +190,7 @@ def _joined(
     name: str,
     like: ModelInput | None,
 ) -> _Table:
-    """``_read`` for open files, each with its part and its root."""
+    """Do the work of ``_read`` for open files, each with its part and its root."""
     main, table = files[0], options.table
     widths: tuple[int, ...] = ()
     if like is None:
@@ -235,7 +235,7 @@ def _joined(
 def _forms(
     file: TableFile, part: str, roles: Roles, options: SourceOptions, columns: Sequence[Column]
 ) -> dict[str, Form]:
-    """Return how each column of a file is to be read; ``columns`` are those that a model knows.
+    """Return the form to read each column of a file in; ``columns``: the model's, for new rows.
 
     Raises:
         UserError: a column that the first file has is missing.
@@ -260,7 +260,7 @@ def _forms(
 
 
 def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
-    """Return [N] what each row is for, by its file or by the column of the split."""
+    """Return [N] the use of each row, by its file or by the split column."""
     use: Array = np.array([BY_PART[part] for part in parts])[rows.part]
     if roles.split is None:
         return use
@@ -272,7 +272,7 @@ def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
 def _refusals(
     rows: Joined, roles: Roles, use: Array, roots: Sequence[str], like: ModelInput | None, ending: str
 ) -> Iterator[Refusal]:
-    """Rows that cannot serve: an odd split, an odd label, an odd path, an id that comes twice."""
+    """Yield bad rows: with an unknown split, a bad label, a bad path, or a repeated id."""
     if roles.split is not None and like is None:
         remedy = "Mend it, or set source.table.split=none."
         yield from odd_levels(rows.text(roles.split), rows.part == 0, _odd_split, remedy)
@@ -303,12 +303,12 @@ def _odd_split(value: str) -> str | None:
 
 
 def _has_paths(rows: Joined, roles: Roles) -> bool:
-    """Return whether the rows are images that lie in files of their own."""
+    """Return whether the rows are paths of image files."""
     return roles.kind == "image" and isinstance(rows.columns[roles.contents[0]], Texts)
 
 
 def _ids(rows: Joined, roles: Roles) -> list[str]:
-    """One id per row: the text of the column of ids or paths, or the line in a file that has no such column."""
+    """Return one id per row: its id or path, or its line in a file without such a column."""
     column = roles.id or (roles.contents[0] if _has_paths(rows, roles) else None)
     if column is None:
         return [rows.line(k) for k in range(rows.rows)]
@@ -323,7 +323,7 @@ def _source(table: _Table, kind: str, data: torch.Tensor, **more: Any) -> Memory
 
 
 def _features(table: _Table, options: SourceOptions) -> MemorySource:
-    """Columns of features, numbers and categories as the training rows have them."""
+    """Return the columns of features as a source; the training rows decide which hold numbers."""
     report, rows, train = ColumnReport(), table.rows, table.use != TESTING
     columns: list[Column] = []
     for column in table.roles.contents:
@@ -343,7 +343,7 @@ def _features(table: _Table, options: SourceOptions) -> MemorySource:
 
 
 def _encoded(columns: Sequence[Column], rows: Joined, report: ColumnReport) -> Array:
-    """float32 [N, columns]; the columns are taken out of ``rows`` as they are done."""
+    """Return float32 [N, columns]; each column is removed from ``rows`` once it is encoded."""
     data = np.empty((rows.rows, len(columns)), dtype=np.float32)
     for k, column in enumerate(columns):
         data[:, k] = encode_column(column, rows.columns.pop(column.name), rows.place, report)
@@ -351,7 +351,7 @@ def _encoded(columns: Sequence[Column], rows: Joined, report: ColumnReport) -> A
 
 
 def _texts(table: _Table, options: SourceOptions) -> MemorySource:
-    """Texts as token ids; how many are kept of a text is decided by the training rows alone."""
+    """Return texts as a source of token ids; the training rows alone decide on their length."""
     rows = table.rows
     every, train = _joined_texts(table), np.flatnonzero(table.use != TESTING)
     if empty := sum(not text for text in every):
@@ -369,13 +369,13 @@ def _texts(table: _Table, options: SourceOptions) -> MemorySource:
 
 
 def _joined_texts(table: _Table) -> list[str]:
-    """One text per row; those of several columns one below the other."""
+    """Return one text per row; the texts of several columns are joined by line ends."""
     columns = [table.rows.text(name).tolist() for name in table.roles.contents]
     return columns[0] if len(columns) == 1 else ["\n".join(filter(None, row)) for row in zip(*columns, strict=True)]
 
 
 def _images(table: _Table, options: SourceOptions, **more: Any) -> ImageSource:
-    """Images by the paths or the bytes that a column holds."""
+    """Return the images that a column names by path, or holds as bytes, as a source."""
     rows, column = table.rows, table.roles.contents[0]
     values = rows.columns[column]
     items: Sequence[str | bytes]

@@ -1,4 +1,4 @@
-"""One value, two spellings: equal values that are written differently, and marks of missing values."""
+"""Equal values in different spellings, and marks of missing values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?\d+")
 _QUOTES = frozenset({"'", '"', "`"})
 TRUTH = {"true", "false"}
-# Values, in small letters, that people write where a value is missing. As a class or a category they are doubtful.
+# Marks of missing values, in small letters. A class or a category of that name is doubtful.
 NO_VALUE = frozenset(
     {"", "nan", "none", "null", "na", "n/a", "n.a.", "#n/a", "<na>", "nil", "?", "-", "--", "-1", "-1.0"}
     | {"unknown", "unlabelled", "unlabeled", "not labelled", "not labeled", "no label", "nolabel", "missing"}
@@ -23,10 +23,10 @@ NO_VALUE = frozenset(
 
 
 def plain(value: str) -> str:
-    """Return the value as most would write it: without blanks or quotes around it, and a whole number without decimals.
+    """Return the plain form of a value: no blanks or quotes around it, whole numbers without decimals.
 
-    Two texts are the same value, written otherwise, where this is equal: ``1.0`` and ``1``, ``' Private'`` and
-    ``Private``, an accent stored as one character or as two.
+    Texts with one plain form are spellings of one value: ``1.0`` and ``1``, ``' Private'`` and ``Private``, an accent
+    stored as one character or as two.
     """
     text = value if value.isascii() else unicodedata.normalize("NFC", value)
     text = text.strip()
@@ -42,16 +42,16 @@ def says_none(value: str) -> bool:
 
 
 def doubtful(names: Sequence[str]) -> list[str]:
-    """Return the class names that say that there is no class. -1 and 1 are the two classes of many old data sets."""
+    """Return the class names that may mean "no label"; -1 and 1 together are the classes of many old data sets."""
     if {plain(name) for name in names} == {"-1", "1"}:
         return []
     return [name for name in names if says_none(name)]
 
 
 class Spellings:
-    """Finds a value among known ones: the very text, or else the only one that is the same value.
+    """Finds a value among known values: the same text, or else the only other spelling of it.
 
-    Where the known ones are true and false, in any case, so are 1 and 0.
+    If the known values are true and false, in any case, 1 and 0 are spellings of them.
     """
 
     def __init__(self, known: Iterable[str]) -> None:
@@ -63,7 +63,7 @@ class Spellings:
             if (text := self._key(name)) in self._plain:
                 twice.add(text)
             self._plain[text] = k
-        for text in twice:  # two known values are one: a third spelling is neither
+        for text in twice:  # two known values are spellings of one: a third spelling could mean either
             del self._plain[text]
 
     def find(self, value: str) -> int | None:
@@ -78,9 +78,9 @@ def _truth(value: str) -> str:
 
 
 def one_spelling(values: Iterable[str]) -> dict[str, str]:
-    """Value -> the spelling that it goes by: the shortest of those that are the same value, and of these the first.
+    """Return value -> the shortest spelling of it among ``values``, and of several the first.
 
-    What has one spelling keeps it, blanks and decimals included.
+    A value with one spelling keeps it, blanks and decimals included.
     """
     groups: dict[str, list[str]] = {}
     for value in values:
@@ -89,9 +89,7 @@ def one_spelling(values: Iterable[str]) -> dict[str, str]:
 
 
 def merged_numbers(texts: Texts) -> tuple[Texts, list[tuple[str, str]]]:
-    """Return the column with one level for each whole number (1, 1.0), and (level, other spelling) of what became
-    one.
-    """
+    """Return the column with one level per whole number (1, 1.0), and the merged pairs (level, other spelling)."""
     name = one_spelling(level for level in texts.levels if _NUMBER.fullmatch(plain(level)))
     name |= {level: level for level in texts.levels if level not in name}
     pairs = [(name[level], level) for level in texts.levels if name[level] != level]
@@ -99,7 +97,7 @@ def merged_numbers(texts: Texts) -> tuple[Texts, list[tuple[str, str]]]:
 
 
 def renamed(texts: Texts, name: Mapping[str, str]) -> Texts:
-    """Return the column with levels called otherwise; those that ``name`` lacks stay. Levels of one name become one."""
+    """Return the column with its levels renamed; levels with the same new name become one level."""
     wanted = [name.get(level, level) for level in texts.levels]
     levels = tuple(dict.fromkeys(wanted))
     number = {level: k for k, level in enumerate(levels)}
@@ -109,7 +107,7 @@ def renamed(texts: Texts, name: Mapping[str, str]) -> Texts:
 
 
 def merged_note(column: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Return the note on spellings that became one value."""
+    """Return the note on merged spellings."""
     listed = ", ".join(f"'{other}' as '{name}'" for name, other in pairs[:4])
     more = f" and {len(pairs) - 4} more" if len(pairs) > 4 else ""
-    return f"column '{column}': one value, written in two ways, is one: {listed}{more}"
+    return f"column '{column}': different spellings of one value are merged: {listed}{more}"

@@ -1,4 +1,4 @@
-"""Views of table rows: plain, weak and strong, and how standardised columns become what a network takes."""
+"""Views of table rows: plain, weak and strong; and the encoding of standardised columns for a network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metapl.types import Preprocessing
 class TableEncoder:
     """[B, D] standardised columns, NaN where a value is missing -> [B, ``input_shape``], without NaN.
 
-    First the columns of numbers, a missing value as 0 (the mean); then one input per column of ``missing``, 1 where the
-    value is missing; then the categories, one input per level, all 0 where the value is missing or no known level. A
-    table of numbers alone that lacks nothing stays as it is.
+    First the columns of numbers, a missing value as 0 (the mean). Then one input per column of ``missing``: 1 for a
+    missing value. Then the categories, one input per level: all 0 for a missing value or an unknown level. A table of
+    numbers without missing values stays as it is.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -45,16 +45,16 @@ class TableEncoder:
 
 
 def _filled(x: Tensor) -> Tensor:
-    """Return 0 where ``x`` is NaN; without a look at the values from outside, which would wait for the device."""
+    """Replace NaN by 0 on the device, without reading a value on the CPU, which would wait for the device."""
     return x.masked_fill(x.isnan(), 0.0)
 
 
 class TableViews:
-    """Views of float32 tables [B, D]; NaN where a value is missing.
+    """Views of float32 tables [B, D]; NaN is a missing value.
 
-    Weak: normal noise on the standardised numbers. Strong: a weak view of its own, then the same number of columns in
-    each row, drawn at random, taken from one other row of the batch (after its noise), then some columns hidden. All of
-    it is done before categories are spread over their levels, so a category is swapped or hidden as a whole.
+    Weak: normal noise on the standardised numbers. Strong: another weak view; then some columns of each row, drawn at
+    random, take the values of one other row of the batch (after its noise); then some columns are hidden. This happens
+    before a category is spread over its levels, so it is swapped or hidden as a whole.
     """
 
     def __init__(self, config: ViewConfig, preprocessing: Preprocessing) -> None:
@@ -67,11 +67,11 @@ class TableViews:
         return self._encoder(self._scaler.forward(x.to(torch.float32)))
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
-        """One weak view of each row."""
+        """Return one weak view of each row."""
         return self._encoder(self._noisy(x, generator))
 
     def strong(self, x: Tensor, generator: Generator) -> Tensor:
-        """One strong view of each row."""
+        """Return one strong view of each row."""
         weak = self._noisy(x, generator)
         keys = torch.rand(x.shape, generator=generator, device=x.device)
         drawn = torch.rand(len(x), generator=generator, device=x.device)
@@ -91,7 +91,7 @@ class TableViews:
 
 
 def _count(share: float, columns: int) -> int:
-    """Return how many of ``columns`` a share above 0 means: at least one."""
+    """Return the number of columns for a share: at least one if the share is above 0."""
     return max(1, round(share * columns)) if share > 0 else 0
 
 

@@ -1,4 +1,4 @@
-"""A batch of rows in memory, column by column, read as a file of rows is: for engines that hand rows on in batches."""
+"""A batch of rows in memory that is read like a file of rows, for engines that work in batches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from metapl.data.tables.readers.frame import POINT, ColumnBuilder, Form, Frame, Values
 from metapl.errors import UserError
 
-LOOKED = 100  # cells that tell whether a column holds text
-LINE = "_line"  # a column that names the rows where they have no ids
+LOOKED = 100  # cells to look at to find out whether a column holds text
+LINE = "_line"  # the column that names rows without ids
 
 
 class BatchFile:
@@ -21,11 +21,11 @@ class BatchFile:
     Args:
         columns: lists, arrays or series of one length, by name. Cells are text, numbers, the bytes of an image, Hugging
             Face's {bytes, path}, a picture of Pillow's, or None.
-        decimal: the sign before the decimals of numbers that are written as text.
+        decimal: the decimal sign of numbers that are written as text.
 
     Attributes:
         names: the columns, without ``LINE``.
-        rows: their length.
+        rows: the number of rows.
         lines: the cells of ``LINE``, or the numbers of the rows.
     """
 
@@ -44,7 +44,7 @@ class BatchFile:
             raise UserError("the batch has no columns, or columns of several lengths", "Give one cell per row.")
 
     def part(self, start: int, stop: int) -> BatchFile:
-        """Return the rows from ``start`` to ``stop``, numbered anew."""
+        """Return the rows from ``start`` to ``stop``, numbered from 0."""
         return BatchFile({name: cells[start:stop] for name, cells in self._columns.items()}, self._decimal)
 
     def is_text(self, name: str) -> bool:
@@ -52,11 +52,11 @@ class BatchFile:
         return not any(isinstance(cell, bytes | dict) or hasattr(cell, "save") for cell in self._columns[name][:LOOKED])
 
     def texts(self, name: str) -> list[str]:
-        """Return a column as text; "" where there is nothing."""
+        """Return a column as text; "" for an empty cell."""
         return [_text(cell) for cell in self._columns[name]]
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
-        """Return the columns named in ``forms``, as ``frame.TableFile`` has it; places are row numbers."""
+        """Read columns as ``frame.TableFile.read`` does; places are row numbers."""
         columns = {name: self._column(name, forms[name]) for name in self.names if name in forms}
         return Frame(self.name, columns, str, self.lines.__getitem__, self.rows)
 

@@ -1,4 +1,4 @@
-"""Files of comma-, tab-, semicolon- or pipe-separated values, read strictly: what is odd is named with its line."""
+"""Read files of comma-, tab-, semicolon- or pipe-separated values strictly: errors name the line."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from metapl.data.tables.readers.header import ROWS, read_header
 from metapl.data.tables.readers.rules import Fault
 from metapl.errors import BadRow, UnclearDelimiter, UserError
 
-_SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # what Excel may write into the first line
+_SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # Excel may write this line above the header
 DECIMALS = {"point": POINT, "comma": COMMA}
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 CHUNK = 1 << 10  # rows read at a time; few enough to stay in the processor's cache
 LONGEST = 1 << 23  # characters of one field
-SAMPLE = 20  # rows that must agree with the header where its delimiter is not clear
-FEW_VALUES = 50  # different values of a column, up to which a line of prose hardly holds one of them by chance
+SAMPLE = 20  # rows that must agree with the header if its delimiter is unclear
+FEW_VALUES = 50  # a line of prose hardly holds a value of a column with so few different values by chance
 _CLOSE = 'Close it, or write "" for a quote inside a quoted field'
 _NO_QUOTES = "or set source.table.quotes=none if quotes mean nothing in this file."
 
@@ -45,10 +45,10 @@ class DelimitedFile:
     Args:
         delimiter: "auto" (found from the header), a name in ``DELIMITERS``, or the character itself.
         encoding: see ``encodings.find_encoding``.
-        decimal: the sign before the decimals of every number in the file, a name in ``DECIMALS`` or the sign itself.
+        decimal: the decimal sign of all numbers in the file, a name in ``DECIMALS`` or the sign itself.
         header: see ``header.read_header``.
         quotes: "auto" (fields may stand in double quotes) or "none" (a quote is a character like any other).
-        skip_bad: rows that cannot be read are left out and entered in ``Frame.problems`` instead of an error.
+        skip_bad: leave out rows that cannot be read, and enter them in ``Frame.problems``, instead of an error.
 
     Raises:
         UserError: no such file, a wrong encoding, or a header that cannot be read.
@@ -92,15 +92,13 @@ class DelimitedFile:
         self.last = frozenset(row[-1].strip() for row in rows if len(row) == len(first))
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
-        """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
+        """Read columns as ``frame.TableFile.read`` does."""
         frame = read_columns(self, self.names, forms, most or {})
         frame.notes[:0] = self.header.notes
         return frame
 
     def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
-        """Yield (rows, the line each begins on, (place, reason) of bad rows, blank lines passed over), piece by
-        piece.
-        """
+        """Yield chunks: rows, their first lines, (place, reason) of bad rows, and the number of blank lines."""
         width, self.spans, self._doubtful = self.header.width, list[int](), []
         fields = self.header.fields
         whole = fields == tuple(range(width))
@@ -146,10 +144,10 @@ class DelimitedFile:
                 self._bad(self._broken(error, line, reader.line_num), line, reader.line_num, bad)
 
     def _check_span(self, row: Sequence[str], line: int, last: int) -> None:
-        """Refuse a row of several lines each of which would be a row but for the quotes.
+        """Refuse a row of several lines if each line would be a row without the quotes.
 
         Raises:
-            UserError: it is such a row, or one with a wrong number of fields: what it swallowed is not known.
+            UserError: it is such a row, or a row of several lines with a wrong number of fields.
         """
         if len(row) != self.header.width:
             why = f"{self._reason(row)}, and goes over several lines: a quote is opened in the first of them"
@@ -164,10 +162,10 @@ class DelimitedFile:
         self._doubtful.append((line, last, whole))
 
     def _check_doubtful(self) -> None:
-        """Refuse a row of several lines most of which hold values that a column of few values has in other rows.
+        """Refuse a row of several lines that hold values of a column with few values.
 
         Raises:
-            UserError: there is one.
+            UserError: there is such a row.
         """
         known = self._few_values() if self._doubtful else {}
         for line, last, rows in self._doubtful:
@@ -175,7 +173,7 @@ class DelimitedFile:
                 raise self._swallowed(line, last, last - line + 1)
 
     def _few_values(self) -> dict[int, set[str]]:
-        """Return the values of the columns that have few, by field, from the rows of one line."""
+        """Return field -> values, for columns with few different values in the rows of one line."""
         values: list[set[str]] = [set() for _ in range(self.header.width)]
         rows = 0
         with self._open() as file, _limit(), suppress(csv.Error):
@@ -195,7 +193,11 @@ class DelimitedFile:
         return UserError(why, _CLOSE, self._place(line, last), _NO_QUOTES)
 
     def _broken(self, error: csv.Error, line: int, last: int) -> str:
-        """Return what to call a mistake in the quotes; one after which rows cannot be found is never skipped."""
+        """Return the reason of an error in the quotes.
+
+        Raises:
+            UserError: the rows after the error cannot be found, so that skipping it is impossible.
+        """
         if "expected after" in str(error):
             return Fault(f"something stands between a closing quote and the {_word(self.delimiter)}", "quotes")
         if "unexpected end" in str(error):
@@ -261,7 +263,7 @@ class DelimitedFile:
 
 
 def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], most: Mapping[str, int]) -> Frame:
-    """Read ``file.chunks()`` into a frame; a second time where a column turned out to be text late."""
+    """Read ``file.chunks()`` into a frame; columns that turn out to be text late are read a second time."""
     columns: dict[str, Any] = {}
     lines, problems, blank = list[Any](), list[tuple[str, str]](), 0
     wanted = {name: forms[name] for name in names if name in forms}
@@ -298,7 +300,7 @@ def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], mos
 
 
 def _sample(reader: Any) -> list[list[str]]:
-    """Some of the next rows, as far as their quotes are sound."""
+    """Return some of the next rows, up to the first error in quotes."""
     rows = list[list[str]]()
     try:
         with _limit():
@@ -311,12 +313,12 @@ def _sample(reader: Any) -> list[list[str]]:
 def find_delimiter(
     file: IO[str], asked: str, name: str, decimal: str = POINT, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 ) -> str:
-    """Return the character between fields: ``asked``, or the one that stands in the header.
+    """Return the character between fields: ``asked``, or the delimiter that occurs in the header.
 
-    A comma that is the decimal sign, too, is not it if another will do.
+    A decimal comma is the delimiter only if no other character fits.
 
     Raises:
-        UserError: the file has no header, ``asked`` means nothing, or several characters would do.
+        UserError: the file has no header, ``asked`` is not a delimiter, or several characters fit.
     """
     if asked != "auto":
         if asked in DELIMITERS.values() or asked in DELIMITERS:
@@ -344,7 +346,7 @@ def find_delimiter(
 
 
 def _widths(lines: Sequence[str], mark: str, quoting: Literal[0, 3]) -> list[int]:
-    """Fields of each row if ``mark`` stood between them; as far as the quotes are sound."""
+    """Return the number of fields of each row if ``mark`` is the delimiter, up to the first error in quotes."""
     counts: list[int] = []
     try:
         with _limit():
@@ -360,7 +362,7 @@ def _word(mark: str) -> str:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without garbage collection, which takes as long as the reading: a chunk is many lists, none in a circle."""
+    """Pause garbage collection: it takes as long as the reading, and the lists of a chunk hold no cycles."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -372,7 +374,7 @@ def _no_collection() -> Iterator[None]:
 
 @contextmanager
 def _limit() -> Iterator[None]:
-    """Lets fields be longer than the csv module's own limit, which holds for the whole process."""
+    """Raise the csv module's limit on the length of a field, which holds for the whole process."""
     before = csv.field_size_limit(LONGEST)
     try:
         yield

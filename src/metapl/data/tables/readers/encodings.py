@@ -1,4 +1,4 @@
-"""The encoding of a file of text: as it says itself, as the user says, and never guessed."""
+"""The encoding of a text file: by its byte order mark, or as the user says; it is never guessed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from metapl.utils.limits import check_lines
 AUTO = "auto"
 COMMON = ("utf-8", "cp1252", "latin-1", "cp1250", "cp1251", "cp850", "mac-roman", "utf-16")  # for messages
 _BLOCK = 1 << 20
-_MARKS = (  # the first four bytes of what can be nothing else; UTF-32 first, since it begins like UTF-16
+_MARKS = (  # byte order marks; UTF-32 first, since its mark begins like that of UTF-16
     ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
     ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
     ((codecs.BOM_UTF8,), "utf-8"),
 )
-_WIDE = ("utf-16", "utf-32")  # in these a wrong byte leaves no sound row behind
-_OTHER = ("idna", "unicode_escape", "raw_unicode_escape")  # in Python's list, but no file of text is in them
-_CONTROLS = re.compile(b"[\x80-\x9f]")  # in Latin-1 no characters, in Windows-1252 the euro sign, dashes and quotes
+_WIDE = ("utf-16", "utf-32")  # a wrong byte makes all later rows unreadable
+_OTHER = ("idna", "unicode_escape", "raw_unicode_escape")  # codecs of Python that are not for text files
+_CONTROLS = re.compile(b"[\x80-\x9f]")  # control characters in Latin-1; euro sign, dashes and quotes in Windows-1252
 _ENDS = re.compile(rb"[\s,;|\"']")
 
 
@@ -31,9 +31,9 @@ class Encoding:
     """How a file is decoded.
 
     Attributes:
-        codec: Python's name.
+        codec: Python's name of the encoding.
         odd: whether the file holds NUL bytes or bytes that are not text.
-        notes: what a user should know.
+        notes: notes for the user.
     """
 
     codec: str
@@ -41,12 +41,12 @@ class Encoding:
     notes: tuple[str, ...] = ()
 
 
-Complaint = tuple[str, str, str]  # what is wrong, what to do, and the setting that helps, too
+Complaint = tuple[str, str, str]  # what is wrong, the remedy, and a setting that helps, too
 
 
 @dataclass(frozen=True)
 class _Scan:
-    """What a pass over the whole file finds: the first thing that no text holds, if any, with its line."""
+    """The result of a pass over the whole file: the first byte that is not text, if any, and its line."""
 
     bad: Complaint | None = None
     line: int = 0
@@ -55,9 +55,9 @@ class _Scan:
 
 
 def find_encoding(path: Path, asked: str, skip_bad: bool) -> Encoding:
-    """Look through the whole file. A byte order mark decides; else ``asked``, where "auto" is UTF-8.
+    """Find the encoding: by the byte order mark, else ``asked``; "auto" is UTF-8. The whole file is checked.
 
-    A file that is sound UTF-8 beyond ASCII is not a file of single bytes such as Windows-1252, whatever ``asked`` says.
+    A file of valid UTF-8 beyond ASCII is read as UTF-8, even if ``asked`` is an encoding of single bytes.
 
     Raises:
         UserError: it cannot be opened, no such encoding, or (unless ``skip_bad``) bytes that are not text in it.
@@ -102,7 +102,7 @@ def known(asked: str) -> str:
     """Python's name of the encoding.
 
     Raises:
-        UserError: it has none, or one in which commas and line ends are written otherwise than in ASCII.
+        UserError: Python does not know it, or it encodes commas and line ends otherwise than ASCII.
     """
     if asked == AUTO:
         return "utf-8"
@@ -160,7 +160,7 @@ def _unmarked(codec: str) -> Complaint:
 
 
 def _no_text(error: UnicodeDecodeError, codec: str) -> Complaint:
-    """What is said of a byte that no text in ``codec`` has, and what to do."""
+    """Return the complaint about a byte that is not valid in ``codec``."""
     what = f"byte 0x{error.object[error.start]:02x} is not valid {codec.upper()}"
     if codec != "utf-8":
         return what, "Save it as UTF-8.", "or set source.table.encoding to what it is in."
@@ -178,17 +178,17 @@ def _nul(text: str) -> Complaint:
     what = "the file holds a NUL byte"
     if text[1:2] == "\0" or text[:1] == "\0":
         return what, "Is it in UTF-16? Save it as UTF-8.", "or set source.table.encoding=utf-16-le or utf-16-be."
-    return what, "It is damaged or no text: write it anew, as UTF-8.", ""
+    return what, "It is damaged, or not a text file: write it again, as UTF-8.", ""
 
 
 def _word(data: bytes, at: int, most: int = 20) -> bytes:
-    """Return what stands around the byte at ``at``, up to a blank, a quote or a delimiter."""
+    """Return the bytes around position ``at``, up to a blank, a quote or a delimiter on both sides."""
     before = _ENDS.split(data[max(0, at - most) : at])[-1]
     return before + _ENDS.split(data[at : at + most])[0]
 
 
 def _lines_in(text: str) -> int:
-    """Line ends in ``text``: LF, CRLF or CR."""
+    """Return the number of line ends in ``text``: LF, CRLF or CR."""
     return text.count("\n") or text.count("\r")
 
 

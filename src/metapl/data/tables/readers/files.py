@@ -39,7 +39,7 @@ READERS: dict[str, Reader] = {
     ".ndjson": _json_lines,
     ".parquet": _parquet,
 }
-PARTS = ("labeled", "unlabeled", "test")  # of a source; the first is the one that has labels
+PARTS = ("labeled", "unlabeled", "test")  # of a source
 
 
 def is_table(path: str | Path) -> bool:
@@ -60,8 +60,7 @@ def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
 
 
 def open_new_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
-    """Return a file of new rows, by the options of a training; its own header decides which delimiter it has, if it
-    can.
+    """Open a file of new rows with the options of a training; the file's own header decides on the delimiter.
 
     Raises:
         UserError: as ``open_file``.
@@ -77,7 +76,7 @@ def open_new_file(path: Path, options: TableOptions, suffix: str = "") -> TableF
 def tables_in(folder: Path) -> dict[str, Path]:
     """Return ``labelled.csv``, ``unlabelled.csv`` and ``test.csv`` in ``folder``, by part; any suffix in ``READERS``.
 
-    Empty where there is no such labelled file.
+    Empty without a file of labelled rows.
 
     Raises:
         UserError: two files for one part, or class folders beside them.

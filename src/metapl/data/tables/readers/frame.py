@@ -1,4 +1,4 @@
-"""A table in memory, column by column, before anything is known of its roles; and what fills one a chunk at a time."""
+"""A table in memory, column by column, before its roles are known; and the builder that fills columns in chunks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from metapl.errors import UserError
 from metapl.types import Array
 
 Form = Literal["text", "number", "auto"]
-MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # cells of numbers that say "missing"
-SKIP = "or set source.table.skip_bad_rows=true to leave such rows out."  # what else helps against a bad row
-LOOKED = 1 << 14  # values of a column with many texts after which it is clear that they are not numbers
+MARKERS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None", "?"})  # "missing" in a column of numbers
+SKIP = "or set source.table.skip_bad_rows=true to leave such rows out."  # the setting that helps against a bad row
+LOOKED = 1 << 14  # values to look at before a column of many texts is certainly not one of numbers
 SHOWN = 40  # characters of a value in a message
 POINT, COMMA = ".", ","  # the sign before the decimals
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:\.\d{3}){2,}|(?:,\d{3}){2,}|(?:['.]\d{3})+,\d+|(?:[',]\d{3})+\.\d+)")
@@ -29,13 +29,13 @@ _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 
 @dataclass(frozen=True)
 class Texts:
-    """A column of text: row k holds ``levels[codes[k]]``, verbatim; "" where there is nothing.
+    """A column of text: row k holds ``levels[codes[k]]``, verbatim; "": an empty cell.
 
     Attributes:
-        codes: [N] int32.
-        levels: the different texts, in the order in which they first appear.
-        decimal: the sign before the decimals, where they are numbers.
-        signs: texts that come from a file with another sign, and the signs of all files that hold them.
+        codes: [N] int32; -1: a missing value of a DataFrame.
+        levels: the different texts, in the order of their first rows.
+        decimal: the decimal sign of numbers among them.
+        signs: decimal signs by text, for texts that come from files with different signs.
     """
 
     codes: Array
@@ -44,12 +44,12 @@ class Texts:
     signs: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, level: str) -> float | None:
-        """Return the finite number that a level is in every file that holds it, or None."""
+        """Return the level as a finite number, or None if it is not the same number in every file that holds it."""
         found = {parsed(level, sign) for sign in self.signs.get(level, self.decimal)}
         return found.pop() if len(found) == 1 else None
 
     def not_a_number(self, name: str, level: str, where: str) -> UserError:
-        """Return ``not_a_number`` by the sign of a file that holds the level, one in which it is none."""
+        """Return the error ``not_a_number`` for a file in which the level is not a number."""
         signs = self.signs.get(level, self.decimal)
         sign = next((sign for sign in signs if parsed(level, sign) is None), signs[0])
         return not_a_number(name, level, where, sign)
@@ -61,7 +61,7 @@ class Texts:
         return self.levels[int(self.codes[row])]
 
     def tolist(self) -> list[str]:
-        """One text per row."""
+        """Return one text per row."""
         return [self.levels[code] for code in self.codes.tolist()]
 
 
@@ -76,11 +76,11 @@ class Frame:
     Attributes:
         name: what messages call the file.
         columns: values by column name, in the order of the file.
-        where: row number -> the place a message names: "FILE, line N".
-        line: row number -> what identifies the row in its file, as text (its line number).
-        problems: (place, reason) of rows that were left out because they could not be read.
-        notes: what a user should know about how the file was read.
-        full: columns that were given up, because they hold too many different texts (see ``ColumnBuilder.most``).
+        where: row number -> the place that a message names: "FILE, line N".
+        line: row number -> the row's line number as text, or what identifies it in its file.
+        problems: (place, reason) of rows that cannot be read and were left out.
+        notes: notes for the user on how the file was read.
+        full: columns dropped because they hold too many different texts (see ``ColumnBuilder.most``).
     """
 
     name: str
@@ -122,13 +122,13 @@ class Lines:
 
 
 class TableFile(Protocol):
-    """A file of rows, opened: its header is known, its rows are not read yet.
+    """An open file of rows: its header is known, its rows are not read yet.
 
     Attributes:
-        names: the columns, in the order of the file; no two are the same, none is empty.
-        whole: the columns that hold numbers as such, in which -1 as a label means none.
-        numbered: whether the columns have no names and are called 1, 2, ... by their place.
-        last: where they are, values of the last column in the first rows.
+        names: the columns, in the order of the file: all different, none empty.
+        whole: the columns stored as numbers; in these, the label -1 means "no label".
+        numbered: whether the file has no header, so that columns are called 1, 2, ...
+        last: values of the last column in the first rows, if ``numbered``.
     """
 
     name: str
@@ -140,9 +140,10 @@ class TableFile(Protocol):
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
         """Return the columns named in ``forms``; the others are skipped.
 
-        "text": verbatim (a number as it is written), or bytes if that is what the file holds. "number": float32, what
-        stands in ``MARKERS`` is NaN. "auto": numbers if every value is one, else as "text". ``most``: columns to give
-        up beyond so many different texts, see ``ColumnBuilder``; they are named in ``Frame.full``.
+        Args:
+            forms: "text": verbatim (a number as it is written), or bytes if the file holds bytes. "number": float32,
+                NaN for ``MARKERS``. "auto": numbers if every value is a number, else as "text".
+            most: the number of different texts beyond which a column is dropped and named in ``Frame.full``.
 
         Raises:
             UserError: rows or values that cannot be read; file and line are named.
@@ -151,13 +152,12 @@ class TableFile(Protocol):
 
 
 class ColumnBuilder:
-    """One column out of chunks of text. Numbers become float32 at once, equal texts are kept once.
+    """Builds one column from chunks of text. Numbers become float32 at once, equal texts are kept once.
 
     Attributes:
-        most: give up beyond so many different texts (``full`` is then set, and the column is empty); None: never.
-        decimal: the sign before the decimals of a number.
-        late: a value that is not a number came after a chunk of numbers, whose texts are gone: read the file again, as
-            text.
+        most: the number of different texts beyond which the column is dropped (``full``); None: no limit.
+        decimal: the decimal sign.
+        late: whether text followed after chunks of numbers, whose texts are gone: read the file again, as text.
     """
 
     def __init__(self, name: str, form: Form, most: int | None = None, decimal: str = POINT) -> None:
@@ -167,15 +167,15 @@ class ColumnBuilder:
         self._codes: list[Array] = []
         self._index: dict[str, int] = {}
         self._odd: tuple[str, str] | None = None  # the first value that is not read as a number, and its place
-        self._texts = False  # whether a value was not even meant as one
-        self._looked = self._others = 0  # values that were looked at, and those of them that are not numbers
+        self._texts = False  # whether a value was not even meant as a number
+        self._looked = self._others = 0  # values looked at, and how many of them are not numbers
         self._numeric = form != "text"
 
     def add(self, values: Sequence[str], where: Callable[[int], str]) -> None:
-        """Append a chunk; ``where`` tells the place of its k-th value.
+        """Append a chunk; ``where``: position in it -> the place that a message names.
 
         Raises:
-            UserError: the form is "number" and a value is none.
+            UserError: the form is "number" and a value is not a number.
         """
         if self.late:
             return
@@ -204,7 +204,7 @@ class ColumnBuilder:
                 self.full, self._codes, self._index = True, [], {}
 
     def _look(self, values: Sequence[str], where: Callable[[int], str]) -> None:
-        """Remember the first value that is not read as a number, and whether there is one that was not meant as one."""
+        """Store the first value that is not read as a number, and whether any value is not meant as a number."""
         if self._texts and self._looked > LOOKED and not is_mixed(self._looked - self._others, self._others, LOOKED):
             return
         self._looked += len(values)
@@ -216,10 +216,10 @@ class ColumnBuilder:
         self._texts = self._texts or not all(map(meant, odd))
 
     def check(self) -> None:
-        """Refuse to give up a column of numbers, however these are written. Call it after the last chunk.
+        """Refuse to drop a column that is meant as numbers. Call it after the last chunk.
 
         Raises:
-            UserError: the column is given up, and it holds nothing but numbers, some of them not to be read.
+            UserError: the column is dropped, and its values are meant as numbers, of which some cannot be read.
         """
         if self.full and self._odd and not self._texts:
             raise as_categories(not_a_number(self.name, *self._odd, self.decimal), self.name)
@@ -243,7 +243,7 @@ def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
         if decimal == COMMA:
             plain = [value.replace(COMMA, POINT) for value in plain]
         numbers = np.fromiter(map(float, plain), dtype=np.float64, count=len(values))
-        # float() takes 1_000 too, and inf, and other ways to write "nan" than those that mean "missing".
+        # float() also accepts 1_000, inf, and spellings of "nan" that are not in MARKERS.
         sound = int((~np.isfinite(numbers)).sum()) == plain.count("nan")
         if sound and "_" not in whole and (decimal == POINT or POINT not in whole):
             return _narrow(numbers)
@@ -259,7 +259,7 @@ def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
 
 
 def _narrow(numbers: Array) -> Array | int:
-    """float32 (float64 where that would blur them), or the position of the first number that is too large for it."""
+    """Return float32 (float64 if float32 loses digits), or the position of the first number too large for float32."""
     with np.errstate(over="ignore"):
         narrow = numbers.astype(np.float32)
     over = np.isinf(narrow)
@@ -269,7 +269,7 @@ def _narrow(numbers: Array) -> Array | int:
 
 
 def parsed(value: str, decimal: str = POINT) -> float | None:
-    """Return a finite number, or None; with a decimal comma, a point has no place in it."""
+    """Return the finite number that ``value`` is written as, or None; with a decimal comma, it holds no point."""
     if decimal == COMMA:
         if POINT in value:
             return None
@@ -303,13 +303,13 @@ def not_a_number(column: str, value: str, where: str, decimal: str = POINT) -> U
 
 
 def _other_sign(value: str, found: str, wanted: str) -> tuple[str, str]:
-    """What to do where ``found`` stands for the decimal sign ``wanted``, and the setting that helps, too."""
+    """Return the remedy for a number with ``found`` in place of the decimal sign ``wanted``, and the setting."""
     text, word = value.strip(), "comma" if found == COMMA else "point"
     remedy, setting = (
         f"Write {text.replace(found, wanted)}.",
         f"or set source.table.decimal={word}, for all numbers of the file.",
     )
-    if one_group(text):  # not to be taken for 1.234 on our advice
+    if one_group(text):  # it may mean a thousand, so the remedy names both meanings
         remedy = (
             f"If the {word} marks thousands, take it out; if decimals follow it, write {text.replace(found, wanted)}."
         )
@@ -317,17 +317,17 @@ def _other_sign(value: str, found: str, wanted: str) -> tuple[str, str]:
 
 
 def one_group(value: str) -> bool:
-    """Return whether ``value`` looks like 1,234 or 1.234, which may be a little more than one or than a thousand."""
+    """Return whether ``value`` looks like 1,234 or 1.234: the mark may separate thousands or decimals."""
     return _ONE_GROUP.fullmatch(value.strip()) is not None
 
 
 def as_categories(error: UserError, column: str) -> UserError:
-    """Return the error with the other way out: the column's values are not quantities."""
+    """Return the error with a second remedy: to read the column as categories."""
     return UserError(error.what, f"{error.remedy} Or set source.table.categorical={column}.", error.where)
 
 
 def meant(value: str) -> bool:
-    """Return whether ``value`` was meant as a number: one that is written otherwise, or is too large, or infinite."""
+    """Return whether ``value`` is meant as a number, though it may be infinite, too large, or in a form not read."""
     return decimal_comma(value) or grouped(value) or infinite(value) or parsed(value) is not None
 
 
@@ -340,9 +340,9 @@ def decimal_comma(value: str) -> bool:
 
 
 def grouped(value: str) -> bool:
-    """Return whether ``value`` looks like 1.234,56 or 1,234.56 or 1,234,567: a number whose thousands are marked.
+    """Return whether ``value`` is a number with thousands marks, such as 1.234,56, 1,234.56 or 1,234,567.
 
-    What may be the address of a computer, as 192.168.100.100, is taken for one: few columns hold such large numbers.
+    192.168.100.100 is taken for the address of a computer: few columns hold numbers that large.
     """
     text = value.strip()
     return _GROUPED.fullmatch(text) is not None and not _ADDRESS.fullmatch(text)
@@ -360,7 +360,7 @@ def short(value: str) -> str:
 
 
 def join(parts: Sequence[Values]) -> Values:
-    """One column after another; all of one form."""
+    """Return columns of one form joined to one column."""
     if len(parts) == 1:
         return parts[0]
     if all(isinstance(part, Texts) for part in parts):
@@ -377,7 +377,7 @@ def join(parts: Sequence[Values]) -> Values:
 
 
 def _signs(parts: Sequence[Texts]) -> tuple[str, dict[str, str]]:
-    """Return ``Texts.decimal`` and ``Texts.signs`` of columns one after another."""
+    """Return ``Texts.decimal`` and ``Texts.signs`` of joined columns."""
     commas = {level for part in parts if part.decimal == COMMA for level in part.levels}
     if not commas:
         return POINT, {}

@@ -1,4 +1,4 @@
-"""The first line of a delimited file: names of columns, or a row; columns without a name."""
+"""The first line of a delimited file: whether it names the columns or is a row, and columns without a name."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class Header:
     """The columns of a file.
 
     Attributes:
-        names: of the columns that are used; no two are the same, none is empty.
-        fields: the field of a row that each stands in. width: fields of a row.
+        names: the columns that are used: all different, none empty.
+        fields: for each of them, its position in a row.
+        width: number of fields of a row.
         is_row: whether the first line is a row.
-        notes: what a user should know.
+        notes: notes for the user.
     """
 
     names: tuple[str, ...]
@@ -38,14 +39,15 @@ class Header:
 
 
 def read_header(first: Sequence[str], rows: Rows, asked: str, where: str) -> Header:
-    """Return what the first line says.
+    """Read the first line.
 
     Args:
-        first: its fields. rows: the fields of the lines below it, some of them.
+        first: its fields.
+        rows: the fields of some lines below it.
         asked: "first" (it names the columns), "none" (it is a row) or "auto" (names, unless it looks like a row).
 
     Raises:
-        UserError: there are no names, two are the same, or the line looks like a row.
+        UserError: the line is empty, two names are the same, or the line looks like a row.
     """
     if asked == NONE:
         numbers = tuple(str(k + 1) for k in range(len(first)))
@@ -61,14 +63,14 @@ def read_header(first: Sequence[str], rows: Rows, asked: str, where: str) -> Hea
 
 
 def check_width(file: TableFile, allowed: Sequence[int], classes: Collection[str]) -> None:
-    """Refuse a file without a header whose rows have another number of fields: its columns would be taken for others.
+    """Refuse a file without a header whose rows have another number of fields, since columns go by their position.
 
     Args:
-        allowed: fields of the training's rows, and one less where the last holds the labels.
+        allowed: number of fields of the training's rows; and one less if their last field is the label.
         classes: the labels of the training.
 
     Raises:
-        UserError: the number is not allowed, or the last field holds labels, so that another one is missing.
+        UserError: another number of fields; or the last field holds labels, so that another field is missing.
     """
     known, width, last = Spellings(classes), len(file.names), file.last
     if not file.numbered or not allowed or width == allowed[0]:
@@ -77,12 +79,12 @@ def check_width(file: TableFile, allowed: Sequence[int], classes: Collection[str
     if width not in allowed or labels:
         what = f"its rows have {counted(width, 'field')}, those of the training have {allowed[0]}"
         what += f", and the last holds '{short(max(last))}', which is a class" if width in allowed else ""
-        remedy = "Without a header columns go by their place: write all of them; what is not known stays empty."
+        remedy = "Without a header columns go by their position: write all of them, and leave unknown cells empty."
         raise UserError(what, remedy, file.name)
 
 
 def _named(names: list[str], rows: Rows, where: str) -> Header:
-    """Return the columns that ``names`` name, as far as each has one."""
+    """Return the header with the names ``names``; empty columns and row numbers without a name are left out."""
     file, notes, used, width = where.rpartition(", line")[0], list[str](), list(range(len(names))), len(names)
     lengths = {len(row) for row in rows if row}
     if lengths == {width + 1} and not any(row[-1].strip() for row in rows if row):
@@ -107,7 +109,7 @@ def _named(names: list[str], rows: Rows, where: str) -> Header:
 
 
 def _numbers_rows(values: Sequence[str]) -> bool:
-    """Return whether the values name or number rows: all differ."""
+    """Return whether the values can be ids of rows: all differ, none is empty."""
     return len(set(values)) == len(values) and all(values)
 
 
@@ -119,11 +121,11 @@ def _checked(names: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def looks_like_row(names: Sequence[str], rows: Rows = ()) -> bool:
-    """Return whether the first line is a row of values.
+    """Return whether the first line looks like a row of values.
 
-    It is where a number with decimals stands in it; where all are numbers that do not count up; or where a text in it
-    stands again in its own column, or numbers that do not count up stand above numbers. Names such as ``label`` and
-    ``text`` say that it is not.
+    It does if it holds a number with decimals; if all its fields are numbers that do not count up; if a text occurs
+    again in the same column below; or if numbers that do not count up stand above numbers. It does not if a field is
+    ``label``, ``text`` or another name of a role.
     """
     if any(name.lower() in _ROLES for name in names):
         return _holds_decimals(names)
@@ -154,9 +156,7 @@ def _holds_decimals(names: Sequence[str]) -> bool:
 
 
 def holds_values(names: Sequence[str]) -> bool:
-    """Return whether names are numbers that nobody calls columns; 0, 1, 2, ... is what pandas calls those without a
-    name.
-    """
+    """Return whether the names are values: numbers other than 0, 1, 2, ..., the names that pandas gives columns."""
     if _holds_decimals(names):
         return True
     return all(parsed(name) is not None for name in names) and list(names) != [str(k) for k in range(len(names))]

@@ -1,4 +1,4 @@
-"""Several files of rows as one frame: the labelled one, the unlabelled one, the one of test rows."""
+"""Join the files of labelled, unlabelled and test rows to one table."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Joined:
     """The rows of all files, in the order of the files.
 
     Attributes:
-        part: [N] which file a row comes from, 0, 1, ...
-        held: the files that have a column, by its name.
-        full: columns that were given up, see ``Frame.full``.
-        bad: rows that cannot serve, and why; they are left out by ``kept``.
+        part: [N] the number of the file that a row comes from: 0, 1, ...
+        held: column name -> the numbers of the files that have it.
+        full: dropped columns, see ``Frame.full``.
+        bad: bad rows and their reasons; ``kept`` leaves them out.
     """
 
     columns: dict[str, Values]
@@ -43,7 +43,7 @@ class Joined:
         """Return a column that was read as text.
 
         Raises:
-            UserError: it holds something else.
+            UserError: it holds bytes or numbers.
         """
         values = self.columns[column]
         if not isinstance(values, Texts):
@@ -51,10 +51,10 @@ class Joined:
         return values
 
     def refuse(self, refusals: Iterable[Refusal]) -> None:
-        """Enter rows that cannot serve; ``kept`` leaves them out.
+        """Enter bad rows; ``kept`` leaves them out.
 
         Raises:
-            BadRow: there is one, and bad rows are not to be skipped.
+            BadRow: there is a bad row, and bad rows are not skipped.
         """
         for row, what, remedy in refusals:
             if not self.skip_bad:
@@ -62,14 +62,14 @@ class Joined:
             self.bad.setdefault(row, what)
 
     def kept(self) -> Array:
-        """Return the rows that can serve; the others are entered in ``problems``."""
+        """Return the numbers of the good rows; the bad rows are entered in ``problems``."""
         self.problems += [(self.place(row), reason) for row, reason in sorted(self.bad.items())]
         keep = np.ones(self.rows, dtype=bool)
         keep[list(self.bad)] = False
         return np.flatnonzero(keep)
 
     def take(self, rows: Array) -> Joined:
-        """These rows alone."""
+        """Return the table with these rows alone."""
         if len(rows) == self.rows:
             return self
         place, line = self.place, self.line
@@ -89,12 +89,12 @@ class Joined:
 
 
 def read_joined(files: Sequence[TableFile], forms: Sequence[Mapping[str, Form]], skip_bad: bool, most: int) -> Joined:
-    """Read the files, each with its own ``forms``, and join them; a column that one lacks is empty there.
+    """Read the files, each with its own ``forms``, and join them; a column that a file lacks is empty there.
 
-    A column that is numbers in one file and text in another is text in both.
+    A column with numbers in one file and text in another is text in both.
 
     Args:
-        most: a column read as "auto" is given up beyond so many different texts; below 0: never.
+        most: the number of different texts beyond which an "auto" column is dropped; below 0: no limit.
 
     Raises:
         UserError: a file cannot be read, or holds no row.

@@ -1,4 +1,4 @@
-"""JSON Lines: one JSON object per line. Values are kept as they are written, so that 1, 01 and 1.0 stay apart."""
+"""JSON Lines: one JSON object per line. Values are kept as written, so that 1 and 1.0 stay different."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metapl.errors import BadRow, NoRow, UserError
 
 
 class JsonLinesFile:
-    """A ``frame.TableFile`` over a file of JSON objects, one per line; null or no such key is an empty value.
+    """A ``frame.TableFile`` over a file of JSON objects, one per line; null or a missing key is an empty value.
 
     The columns are the keys of all lines together, in the order in which they first appear.
 
@@ -34,8 +34,8 @@ class JsonLinesFile:
         self.name = shown(self.path.name)
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.spans: list[int] = []
-        self._wanted = frozenset[str]()  # keys whose values are looked at
-        self._texts = frozenset[str]()  # those of them that cannot be left out
+        self._wanted = frozenset[str]()  # keys whose values are read
+        self._texts = frozenset[str]()  # keys among them that cannot be ignored
         keys: dict[str, int] = {}
         rows = 0
         for _, row in self._rows([]):
@@ -51,19 +51,19 @@ class JsonLinesFile:
         ]
 
     def want(self, forms: Mapping[str, Form]) -> None:
-        """Look at the values of these keys alone; others may hold anything."""
+        """Read the values of these keys alone; other keys may hold anything."""
         self._wanted = frozenset(forms)
         self._texts = frozenset(key for key, form in forms.items() if form == "text")
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
-        """As ``frame.TableFile`` has it; ``most`` as ``ColumnBuilder`` has it, by column."""
+        """Read columns as ``frame.TableFile.read`` does."""
         self.want(forms)
         frame = read_columns(self, self.names, forms, most or {})
         frame.notes += self.notes
         return frame
 
     def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
-        """As ``DelimitedFile.chunks`` has it."""
+        """Yield chunks as ``DelimitedFile.chunks`` does."""
         keys = self._keys
         rows, lines, bad, blank = list[Sequence[str]](), list[int](), list[tuple[str, str]](), 0
         for line, row in self._rows(bad):
@@ -103,7 +103,7 @@ class JsonLinesFile:
 
 
 def check_names(keys: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the keys without blanks around them, which name the columns.
+    """Return the names of the columns: the keys without blanks around them.
 
     Raises:
         UserError: a key is empty, or two are the same.
@@ -113,15 +113,15 @@ def check_names(keys: Sequence[str], where: str) -> tuple[str, ...]:
         if not name:
             raise UserError("a key is empty", "Give it a name.", where)
         if name in names[:k]:
-            raise UserError(f"two keys are called '{short(name)}', but for blanks", "Rename or remove one.", where)
+            raise UserError(f"two keys differ only by blanks: '{short(name)}'", "Rename or remove one.", where)
     return tuple(names)
 
 
 def _values(text: str, wanted: Container[str]) -> dict[str, str]:
-    """Return the object's values as text; those of keys that are not ``wanted`` are "", whatever they are.
+    """Return the object's values as text; "" for keys that are not ``wanted``.
 
     Raises:
-        ValueError: the line holds something else; the message says what.
+        ValueError: the line is not such an object; the message says why.
     """
     if "\0" in text or any("\udc80" <= c <= "\udcff" for c in text):
         raise ValueError("the line is not valid UTF-8" if "\0" not in text else "the line holds a NUL byte")
@@ -153,7 +153,7 @@ def _object(pairs: list[tuple[str, Any]]) -> _Object:
 
 
 def _constant(name: str) -> None:
-    """NaN, which Python and pandas write for a missing value, is one, as null is.
+    """Read NaN, which Python and pandas write for a missing value, as null.
 
     Raises:
         ValueError: Infinity or -Infinity.

@@ -17,22 +17,22 @@ from metapl.data.tables.roles import LABELS, PATHS, TEXTS
 from metapl.errors import UserError
 from metapl.types import Array
 
-INDEX = "__index_level_0__"  # what pandas calls row numbers that have no name
-MAX_BYTES = 8 * 2**30  # of one column once it is unpacked: it is held in memory
+INDEX = "__index_level_0__"  # pandas' name of a column of row numbers
+MAX_BYTES = 8 * 2**30  # of one unpacked column, which is held in memory
 
 
 class ParquetFile:
     """A ``frame.TableFile`` over one Parquet file.
 
-    Texts, dates and true/false come as text, a null as "" or NaN. Columns of bytes come as bytes; so do structs
-    {bytes, path}, which is how Hugging Face's data sets store images. Where the file says how they name its class
-    numbers, a column read as text holds these names, and nothing for -1.
+    Texts, dates and true/false are read as text, a null as "" or NaN. Columns of bytes are read as bytes, and so are
+    structs {bytes, path}, in which Hugging Face's data sets store images. If the file stores the names of class
+    numbers, a column read as text holds these names, and "" for -1.
 
     Attributes:
-        whole: the columns of numbers, in which -1 as a label means none, as in memory.
+        whole: the columns of numbers; in these, the label -1 means "no label".
 
     Raises:
-        UserError: pyarrow is missing, no such file, or a file that is damaged or no Parquet file.
+        UserError: pyarrow is missing, the file is missing or damaged, or it is not a Parquet file.
     """
 
     numbered = False
@@ -57,7 +57,7 @@ class ParquetFile:
             raise UserError("the file has no row", "Give a file with rows.", self.name)
 
     def read(self, forms: Mapping[str, Form], most: Mapping[str, int] | None = None) -> Frame:
-        """As ``frame.TableFile`` has it; ``most`` different texts of a column are kept, by column."""
+        """Read columns as ``frame.TableFile.read`` does."""
         columns: dict[str, Values] = {}
         full: set[str] = set()
         for name in self.names:
@@ -127,7 +127,7 @@ class ParquetFile:
             return self._parsed(texts, name) if form == "number" else texts
 
     def _numbers(self, values: Any, name: str) -> Array:
-        """float32, or float64 where that would blur them; NaN for a null.
+        """Return float32, or float64 if float32 loses digits; NaN for a null.
 
         Raises:
             UserError: a value that is infinite as float32.
@@ -148,9 +148,9 @@ class ParquetFile:
         return made
 
     def _chunks(self, name: str) -> Any:
-        """One column, read a row group at a time, so that one too large for memory is refused early.
+        """Read one column, a row group at a time, so that a column too large for memory is refused early.
 
-        (The sizes in the file's own directory are not asked: pyarrow ends the process where these are damaged.)
+        (The sizes in the file's own directory are not used: if they are damaged, pyarrow ends the process.)
         """
         import pyarrow as pa
 
@@ -166,7 +166,7 @@ class ParquetFile:
 
     @contextmanager
     def _user_errors(self) -> Iterator[None]:
-        """Whatever pyarrow finds wrong with the file, in one line."""
+        """Turn pyarrow's errors about the file into a ``UserError`` of one line."""
         import pyarrow as pa
 
         try:
@@ -206,9 +206,7 @@ def _is_number(kind: Any) -> bool:
 
 
 def _picture(values: Any, kind: Any) -> tuple[Any, Any]:
-    """Return the bytes of a struct {bytes, path}; its paths where no row has bytes; the struct itself if it is
-    another.
-    """
+    """Return the bytes of a struct {bytes, path}, or its paths if no row has bytes; other structs stay as they are."""
     import pyarrow.compute as pc
 
     fields = {kind.field(k).name for k in range(kind.num_fields)}
@@ -246,7 +244,7 @@ def _lone(values: Any) -> Any:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
-    """Return the names of class numbers by column, as Hugging Face's data sets store them; {} where there are none."""
+    """Return column -> names of its class numbers, as Hugging Face's data sets store them; {} if none are stored."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return {k: tuple(map(str, f["names"])) for k, f in features.items() if f.get("_type") == "ClassLabel"}
@@ -255,7 +253,7 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
 
 
 def _named(texts: Texts, names: tuple[str, ...]) -> Texts:
-    """Class numbers as names; those that have none stay."""
+    """Replace class numbers by their names; numbers without a name stay."""
     known = {**{str(k): name for k, name in enumerate(names)}, "-1": ""}
     return Texts(texts.codes, tuple(known.get(level, level) for level in texts.levels)) if names else texts
 
@@ -265,7 +263,7 @@ def _blobs(values: Any) -> Blobs:
 
 
 def _whole(values: Any) -> Any:
-    """Whole numbers without ".0": what pandas makes of whole numbers with gaps."""
+    """Return floats that are all whole numbers as integers: pandas stores integers with missing values as floats."""
     import pyarrow as pa
 
     if not pa.types.is_floating(values.type):
@@ -279,7 +277,7 @@ def _whole(values: Any) -> Any:
 
 
 def _texts(values: Any) -> Texts:
-    """Return each different text once, in the order in which they first appear; "" for a null."""
+    """Return each different text once, in the order of their first rows; "" for a null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

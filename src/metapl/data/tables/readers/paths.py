@@ -1,4 +1,4 @@
-"""Paths of images in a file of rows: as they are looked for, and what to do where they are missing."""
+"""Check that images named by path exist, and propose a remedy if they do not."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from metapl.data.images.decode import SUFFIXES
 from metapl.data.images.scan import shown
 from metapl.errors import UserError
 
-LOOKED_AT = 20  # paths; where all of these are missing, something is wrong with the column
+LOOKED_AT = 20  # paths; if all are missing, something is wrong with the column
 FOLDERS = 200  # folders that are looked through for the first image
 
 
 def check_there(written: Sequence[str], paths: Sequence[str], root: str, where: str) -> None:
-    """Refuse a column of paths where all of the first are missing.
+    """Refuse a column of paths if its first paths are all missing.
 
     Args:
-        written: the first paths as the file has them. paths: as they are looked for. root: the folder they start from.
+        written: the first paths as the file has them.
+        paths: the same as full paths.
+        root: the folder that relative paths start from.
 
     Raises:
-        UserError: all are missing; the message shows the path that was looked for, and proposes what would find it.
+        UserError: all are missing; the message shows the first full path, and proposes a setting that finds it.
     """
     if not paths or any(os.path.exists(path) for path in paths[:LOOKED_AT]):
         return
@@ -33,7 +35,7 @@ def check_there(written: Sequence[str], paths: Sequence[str], root: str, where: 
 
 
 def _proposal(written: str, path: str, root: str) -> tuple[str, str]:
-    """Return (what to do, the setting that does it)."""
+    """Return (the remedy, a setting that helps, too)."""
     if "\\" in written and os.path.exists(os.path.join(root, written.replace("\\", "/"))):
         return "Write / for \\ in the paths.", ""
     for suffix in sorted(SUFFIXES):
@@ -53,7 +55,7 @@ def _proposal(written: str, path: str, root: str) -> tuple[str, str]:
 
 
 def _folders(root: str) -> Iterator[tuple[str, list[str]]]:
-    """Some folders in ``root`` with the names of their files."""
+    """Yield some folders in ``root`` with the names of their files."""
     for folder, inside, names in islice(os.walk(root), FOLDERS):
         inside[:] = sorted(name for name in inside if not name.startswith("."))
         yield folder, names

@@ -1,4 +1,4 @@
-"""Rows of a file that cannot serve, and why: rules over whole columns. ``Joined.refuse`` acts on what they find."""
+"""Rules over whole columns that yield bad rows and their reasons. ``Joined.refuse`` acts on them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from metapl.data.tables.readers.frame import Texts, short
 from metapl.types import Array
 
-Refusal = tuple[int, str, str]  # the row, what is wrong with it, and what to do
-LONG = 1024  # characters above which a path without a suffix is taken for something else
+Refusal = tuple[int, str, str]  # the row, what is wrong with it, and the remedy
+LONG = 1024  # a longer path without a suffix is hardly a path
 
 
 LINES = "Write it with one JSON object per line, without commas or brackets between the lines."
-SYSTEMATIC = 1 / 3  # share of rows with one fault from which it is a fault of the file, not of its rows
+SYSTEMATIC = 1 / 3  # a fault in this share of the rows is a fault of the file
 _VARYING = re.compile(r"'[^']*'|\d+")
 
 
 class Fault(str):
-    """Why a row cannot serve.
+    """The reason why a row is bad.
 
     Attributes:
-        source: what is at fault where many rows share the reason: "header" (or the delimiter), "quotes", "paths" or
-            "json"; "" if the reason does not say.
+        source: the part of the file at fault if many rows share the reason: "header" (or the delimiter), "quotes",
+            "paths" or "json"; "" if unknown.
     """
 
     source: str
@@ -37,12 +37,12 @@ class Fault(str):
 
 
 def fault_of(reason: str) -> str:
-    """Return a reason without the values in it: what rows with the same fault share."""
+    """Return a reason without the values in it: it is equal for all rows with the same fault."""
     return _VARYING.sub("#", reason)
 
 
 def systematic_remedy(reason: str, remedy: str) -> str:
-    """Return what to do where many rows share one reason: leaving them out would hide the fault of the file."""
+    """Return the remedy for many rows with one reason: leaving them out would hide a fault of the file."""
     source = reason.source if isinstance(reason, Fault) else ""
     if source == "header":
         return "Look at the header and the delimiter (source.table.delimiter): one of the two does not fit these rows."
@@ -54,7 +54,7 @@ def systematic_remedy(reason: str, remedy: str) -> str:
 
 
 def odd_levels(texts: Texts, rows: Array, why: Callable[[str], str | None], remedy: str) -> Iterator[Refusal]:
-    """Refuse every row among ``rows`` (bool [N]) whose text has a reason against it."""
+    """Yield the rows among ``rows`` (bool [N]) whose text has a fault; ``why``: text -> the reason, or None."""
     for code, level in enumerate(texts.levels):
         if (reason := why(level)) is not None:
             yield from ((row, reason, remedy) for row in np.flatnonzero((texts.codes == code) & rows).tolist())
@@ -69,13 +69,14 @@ def repeated(
     place: Callable[[int], str],
     same: Callable[[str, int], str] | None = None,
 ) -> Iterator[Refusal]:
-    """Refuse a row whose text is empty, or stands in a row before it.
+    """Yield rows whose text is empty, or occurs in an earlier row.
 
     Args:
-        part: [N] the file that each row comes from. held: the files that have the column; others are passed over.
-        noun: what the text is, for messages.
+        part: [N] the file that each row comes from.
+        held: the files that have the column; others are passed over.
+        noun: the kind of text, for messages.
         place: row -> the place that a message names.
-        same: what two texts are compared by, from the text and the file that it stands in; by default the text.
+        same: (text, file) -> the key by which texts are compared; by default the text.
     """
     if same is None and len(texts.levels) == len(texts) and "" not in texts.levels:
         return
@@ -93,9 +94,9 @@ def repeated(
 
 
 def odd_paths(texts: Texts, part: Array, roots: Sequence[str], settings: bool) -> Iterator[Refusal]:
-    """Refuse paths that lead out of the folder they start from (``roots``, one per file), and images as base64.
+    """Yield rows whose path leads out of its folder (``roots``, one per file), or is an image in base64.
 
-    ``settings``: whether the user may change settings.
+    ``settings``: whether remedies may advise a setting.
     """
 
     def encoded(value: str) -> str | None:
