@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Data, Debug, Json, OptionalPath, Quiet, Settings, data_and_pairs
+from metapl.cli.options import Data, Debug, Json, OptionalPath, Quiet, SettingPairs, data_and_pairs
 from metapl.utils import printing
 
 
 @app.command()
 def check(
     data: Data = None,
-    settings: Settings = None,
+    settings: SettingPairs = None,
     out: Annotated[
         OptionalPath,
         typer.Option(metavar="DIR", help="Folder for check.json and problems.csv, which names every row concerned."),

@@ -54,10 +54,10 @@ Data = Annotated[
         help="Images in folders, a file of rows (.csv, .parquet, ...) or of arrays (.npz), torchvision:NAME, digits.",
     ),
 ]
-Settings = Annotated[
+SettingPairs = Annotated[
     TextList, typer.Argument(metavar="KEY=VALUE", help="Any other setting, such as optim.lr=0.02 or mpl.feedback=none.")
 ]
-Method = Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")]
+MethodName = Annotated[Text, typer.Option(metavar="NAME", help="See `metapl methods`; by default mpl.")]
 Guard = Annotated[
     Text,
     typer.Option(
@@ -88,7 +88,7 @@ class TrainOptions:
     """The options of train, compare and tune; ``with_train_options`` gives them to a command."""
 
     data: Data = None
-    settings: Settings = None
+    settings: SettingPairs = None
     model: Annotated[
         Text, typer.Option(metavar="NAME", help="See `metapl models`, or package.module:function; by default auto.")
     ] = None

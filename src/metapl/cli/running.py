@@ -16,7 +16,7 @@ from metapl.cli.options import (
     Guard,
     Json,
     MaxRestarts,
-    Method,
+    MethodName,
     Number,
     OptionalPath,
     Procs,
@@ -68,7 +68,7 @@ def demo(
 @with_train_options
 def train(
     options: TrainOptions,
-    method: Method = None,
+    method: MethodName = None,
     minutes: Annotated[
         Number, typer.Option(metavar="M", help="As many steps as fit into M minutes here, instead of --steps.")
     ] = None,

@@ -10,7 +10,7 @@ import typer
 
 from metapl.cli.app import app, say
 from metapl.cli.options import (
-    Method,
+    MethodName,
     Number,
     OptionalPath,
     State,
@@ -29,7 +29,7 @@ MOST = 8  # trainings side by side where nobody asks for a number: each holds Py
 @with_train_options
 def tune(
     options: TrainOptions,
-    method: Method = None,
+    method: MethodName = None,
     search: Annotated[
         TextList,
         typer.Option(

@@ -13,7 +13,7 @@ AverageDecay = Annotated[float, "decay of the moving averages; take less in shor
 Ramp = Annotated[float, "share of the run over which the weight of the unlabelled term rises from 0", SHARE]
 
 # Which pseudo labels count: ``thresholds``.
-Threshold = Annotated[
+ThresholdSetting = Annotated[
     float | str,
     "least confidence of a pseudo label (above 1: none passes), or a precision such as precision=0.95",
     NOT_NEGATIVE,

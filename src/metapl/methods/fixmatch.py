@@ -24,7 +24,7 @@ class FixMatch(WeakToStrong):
     class Config(Settings, group="fixmatch"):
         """Settings of FixMatch."""
 
-        threshold: fields.Threshold = 0.95
+        threshold: fields.ThresholdSetting = 0.95
         selection: fields.SelectionKind = "fixed"
         selection_decay: fields.SelectionDecay = 0.999
         weight: fields.Weight = 1.0

@@ -37,7 +37,7 @@ class PseudoLabel(OneNetwork):
     class Config(Settings, group="pseudo_label"):
         """Settings of pseudo-labelling."""
 
-        threshold: fields.Threshold = 0.95
+        threshold: fields.ThresholdSetting = 0.95
         selection: fields.SelectionKind = "fixed"
         selection_decay: fields.SelectionDecay = 0.999
         weight: fields.Weight = 1.0

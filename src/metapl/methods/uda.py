@@ -29,7 +29,7 @@ class UDA(OneNetwork):
     class Config(Settings, group="uda"):
         """Settings of UDA."""
 
-        threshold: fields.Threshold = 0.8
+        threshold: fields.ThresholdSetting = 0.8
         selection: fields.SelectionKind = "fixed"
         selection_decay: fields.SelectionDecay = 0.999
         temperature: Annotated[float, "below 1 sharpens the target", POSITIVE, Tries("0.3,0.4,0.5,0.7,1")] = 0.4

@@ -13,7 +13,7 @@ from metapl.errors import UserError, nearest
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.convnet import ConvNet as ConvNet
 from metapl.models.head import Head as Head
-from metapl.models.logistic import Linear as Linear
+from metapl.models.logistic import LinearNetwork
 from metapl.models.mlp import MLP as MLP
 from metapl.models.ngram import NGram as NGram
 from metapl.models.own import GIVEN as GIVEN
@@ -42,7 +42,7 @@ MODELS: dict[str, Entry] = {
     "convnet": Entry(lambda s, c: ConvNet(s[0], (s[1], s[2]), c), "the tutorial's net: two convolutions, 128 units"),
     "wrn-28-2": Entry(lambda s, c: WideResNet(s[0], c), "WideResNet-28-2, the field's standard net; wants a GPU"),
     "mlp": Entry(lambda s, c: MLP(s, c), "two hidden layers of 128; feature rows", images_only=False),
-    "linear": Entry(lambda s, c: Linear(s, c), "one linear layer; feature rows", images_only=False),
+    "linear": Entry(lambda s, c: LinearNetwork(s, c), "one linear layer; feature rows", images_only=False),
     "head": Entry(lambda s, c: Head(s, c), "one linear layer from 0; features of an encoder", images_only=False),
     "ngram": Entry(lambda t, c: NGram(t, c), "hashed words and runs of words; texts", images_only=False, texts=True),
     "tfidf": Entry(lambda t, c: TfIdf(t, c), "one linear layer over TF-IDF", images_only=False, texts=True),

@@ -39,7 +39,7 @@ def fit_logistic(features: Any, y: Tensor, num_classes: int, trust: float) -> tu
     return torch.from_numpy(weights).float(), torch.from_numpy(biases).float()
 
 
-class Linear(MLP):
+class LinearNetwork(MLP):
     """One linear layer over a row's values. It can be trained like any network, or fitted by L1.
 
     Args:

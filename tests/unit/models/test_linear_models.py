@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from metapl.models import build_model
-from metapl.models.logistic import Linear, fit_logistic
+from metapl.models.logistic import LinearNetwork, fit_logistic
 from metapl.models.tfidf import TfIdf
 from metapl.types import Tokens
 
@@ -34,7 +34,7 @@ def as_words(texts: list[list[int]]) -> list[str]:
 def test_linear_gives_the_probabilities_of_logistic_regression(classes: int) -> None:
     draw = np.random.default_rng(1)
     x, y = draw.normal(size=(40, 5)), np.arange(40) % classes
-    model = Linear((5,), classes)
+    model = LinearNetwork((5,), classes)
     model.fit(torch.from_numpy(x).float(), torch.from_numpy(y), (), 0.5)
     expected = LogisticRegression(C=0.5, max_iter=1000).fit(x.astype(np.float32), y).predict_proba(x)
     got = torch.softmax(model(torch.from_numpy(x).float()), 1)
