@@ -19,6 +19,9 @@ from metapl.data.batches.preprocess import fit_preprocessing, preprocessing_from
 from metapl.data.memory import tensors
 from metapl.data.memory.arrays import from_arrays
 from metapl.data.memory.new_rows import rows_for
+from metapl.data.tables.columns import ColumnReport, encode_column
+from metapl.data.tables.dataframe import encode_frame
+from metapl.data.tables.readers.frame import Texts
 from metapl.errors import UserError
 from metapl.types import Column, Preprocessing
 
@@ -455,3 +458,23 @@ def test_a_further_column_of_any_kind_is_not_looked_at() -> None:
         from_arrays(dated, y)
     with pytest.raises(UserError, match="'age'"):
         result.predict(dated.drop(columns="age"))
+
+
+def test_an_empty_text_is_a_level_of_a_dataframe_and_missing_in_a_file() -> None:
+    column, report = Column("colour", ("", "red")), ColumnReport()
+    cells = Texts(np.array([0, 1, 2, 0], dtype=np.int32), ("", "red", "blue"))
+    same(encode_column(column, cells, str, report), [NAN, 1, NAN, NAN])
+    assert report.missing == {"colour": 2}
+    assert report.unknown == {"colour": 1}
+    rows, lost = encode_frame({"colour": np.array(["", "red", None, "blue"], dtype=object)}, [column], "X")
+    same(rows[:, 0], [0, 1, NAN, NAN])
+    assert not lost
+    _, lost = encode_frame({"colour": np.array([None, "green", "blue"], dtype=object)}, [column], "X")
+    assert len(lost) == 1
+    assert "all 3 rows hold categories that training did not hold" in lost[0]
+    assert "(here 'green', in training '', 'red')" in lost[0]
+
+
+def test_numbers_are_levels_by_their_text() -> None:
+    rows, _ = encode_frame({"size": np.array([2.0, NAN, 1.5, 3.0])}, [Column("size", ("1.5", "2", "x"))], "X")
+    same(rows[:, 0], [1, NAN, 0, NAN])
