@@ -43,7 +43,7 @@ def frame(**more: Any) -> pd.DataFrame:
     )
 
 
-def same(made: torch.Tensor, wanted: list[list[float]]) -> None:
+def same(made: torch.Tensor, wanted: list[Any]) -> None:
     assert torch.equal(made.nan_to_num(-7), torch.tensor(wanted).nan_to_num(-7))
 
 
@@ -463,7 +463,7 @@ def test_a_further_column_of_any_kind_is_not_looked_at() -> None:
 def test_an_empty_text_is_a_level_of_a_dataframe_and_missing_in_a_file() -> None:
     column, report = Column("colour", ("", "red")), ColumnReport()
     cells = Texts(np.array([0, 1, 2, 0], dtype=np.int32), ("", "red", "blue"))
-    same(encode_column(column, cells, str, report), [NAN, 1, NAN, NAN])
+    same(torch.from_numpy(encode_column(column, cells, str, report)), [NAN, 1, NAN, NAN])
     assert report.missing == {"colour": 2}
     assert report.unknown == {"colour": 1}
     rows, lost = encode_frame({"colour": np.array(["", "red", None, "blue"], dtype=object)}, [column], "X")
