@@ -1,7 +1,7 @@
-"""Check: what a colleague would say about data before anything is trained on them.
+"""Check data before a training: copies, leakage, contradicting labels, unreadable and odd rows.
 
-The one place beside evaluation that opens test rows: that a test row also stands in training cannot be seen otherwise.
-Nothing that is found here reaches a training.
+Beside evaluation this is the one place that opens test rows, to find those that also occur among the training rows.
+No result of a check influences a training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from metapl.checks.findings import (
     ordered,
 )
 from metapl.checks.headers import header_facts
-from metapl.checks.names import empty_names, twins
+from metapl.checks.names import twins
 from metapl.checks.outliers import find_strange
 from metapl.checks.reading import LABELED, PART_NAMES, TEST, CheckedRows, ReadProgress, read_rows
 from metapl.checks.report import Check as Check
@@ -34,6 +34,7 @@ from metapl.data.modalities import modality_of
 from metapl.data.ref import DataRef
 from metapl.data.row_checks import Finding
 from metapl.data.sources import SourceOptions, open_source, read_ref
+from metapl.data.tables.spelling import doubtful
 from metapl.errors import BadRow, UserError
 from metapl.types import Source
 from metapl.utils.progress import Progress, Silent
@@ -42,15 +43,15 @@ from metapl.utils.progress import Progress, Silent
 def check(
     source: Source | str | Path, *, options: SourceOptions | None = None, progress: Progress | None = None
 ) -> Check:
-    """Look over data before training: counts, copies, leakage, contradicting labels, unreadable and odd rows.
+    """Check data before a training: counts, copies, leakage, contradicting labels, unreadable and odd rows.
 
-    Nothing is changed, and nothing that is found influences a training. Test rows are read, for copies alone.
+    Nothing is changed, and no result influences a training. Test rows are read only to find copies.
 
     Args:
         source: a source, or what ``open_source`` takes: a folder, a file, ``idx:FOLDER``, ``digits``.
-        options: how rows are read; unreadable ones are reported, however many there are, and so are bad rows of a
-            file, at whose first one a training would stop.
-        progress: shows how far the reading is.
+        options: how rows are read. All unreadable rows are reported, and all bad rows of a file, where a training would
+            stop at the first.
+        progress: shows the progress of reading.
 
     Raises:
         UserError: the data cannot be opened at all.
@@ -79,13 +80,13 @@ def _open_without_bad_rows(ref: DataRef, options: SourceOptions) -> tuple[Source
             raise
         try:
             return open_source(ref, replace(options, table=replace(options.table, skip_bad_rows=True))), True
-        except UserError:  # about what is left, if anything
+        except UserError:  # without its bad rows the file has another fault
             raise first from None
 
 
 def _updates(progress: Progress) -> ReadProgress:
     def update(done: int, total: int) -> None:
-        if done < total:  # what is done needs no line of its own
+        if done < total:  # the end needs no line of its own
             progress.update(done, total, {})
 
     return update
@@ -101,7 +102,7 @@ def _findings(
     made += about_reading(source)
     made += about_photographs(source)
     made += about_classes(source, per_class, bool((rows.part == LABELED).all()))
-    made += about_names(twins(names), empty_names(names))
+    made += about_names(twins(names), doubtful(names))
     made += about_parts(rows)
     strange = find_strange(rows)
     if strange is not None:

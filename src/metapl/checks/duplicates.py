@@ -49,8 +49,8 @@ def find_copies(rows: CheckedRows) -> Copies:
 def near_pairs(rows: CheckedRows) -> Pairs:
     """Return pairs of rows that are nearly, not exactly, the same; the first of several equal rows stands for all.
 
-    "Nearly" is measured by the data themselves: two rows are near copies when they are several times closer than a
-    row's nearest neighbour usually is. A fixed limit would call every pair of trousers in a shop's catalogue a copy.
+    The limit comes from the data: near copies are several times closer to each other than a row usually is to its
+    nearest neighbour. With a fixed limit, all pairs of trousers in a shop's catalogue would be copies.
     """
     if len(rows.first) < 2:
         return no_pairs()
@@ -62,7 +62,7 @@ Near = dict[int, list[tuple[int, float]]]  # group -> near groups and how much a
 
 
 def _members(group: Array) -> dict[int, Array]:
-    """Positions of the rows of each group of two or more."""
+    """Return group -> positions of its rows, for groups of two or more."""
     order = np.argsort(group, kind="stable")
     edges = np.flatnonzero(np.diff(group[order])) + 1
     pieces = np.split(order, edges) if len(order) else []
@@ -140,7 +140,7 @@ def _across(
 
 
 def _conflicts(rows: CheckedRows, members: dict[int, Array], near: Near, problems: list[RowProblem]) -> tuple[int, int]:
-    """Rows with a label whose copy has another one."""
+    """Count labelled rows whose copy has another label."""
     exact: set[int] = set()
     for group in members.values():
         known = group[rows.labels[group] >= 0]

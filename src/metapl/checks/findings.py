@@ -1,4 +1,4 @@
-"""From counts to sentences: what is wrong, how bad it is, and what to do about it."""
+"""Turn counts into findings: what is wrong, how serious it is, and the remedy."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from metapl.data.tables.readers.rules import SYSTEMATIC, fault_of, systematic_re
 from metapl.errors import Doubt
 from metapl.types import Source
 
-MUCH = 0.01  # share of rows from which leakage or contradicting labels will hurt
+MUCH = 0.01  # leakage or contradicting labels in this share of rows will hurt
 SKEW = 10.0
-FEW_SHADES = 16  # grey levels that hold nearly all values, below which an image shows little
+FEW_SHADES = 16  # an image whose values share fewer grey levels shows little
 MAX_BAD = 0.05  # share of unreadable images at which train stops
 
 
 def ordered(findings: Sequence[Finding]) -> list[Finding]:
-    """By seriousness; within a level as they came."""
+    """Return the findings by seriousness, and in the given order within a level."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def about_copies(rows: CheckedRows, copies: Copies) -> list[Finding]:
-    """Leakage first, then contradicting labels, then repeats."""
+    """Return findings on copies: leakage first, then contradicting labels, then repeats."""
     counts = {part: int((rows.part == part).sum()) for part in (LABELED, UNLABELED, TEST)}
     made = [
         *_leaks(rows, copies, counts),
@@ -69,7 +69,7 @@ def _leaks(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> list[Fi
 
 
 def _chance(rows: CheckedRows, copies: Copies) -> bool:
-    """Return whether rows repeat by nature, as in tables of few values, not by mistake."""
+    """Return whether equal rows are to be expected, as in tables of few values."""
     return len(rows.index) > 0 and modality_of(rows.source.kind).checks.repeats_by_nature(rows.kept)
 
 
@@ -103,7 +103,7 @@ def _conflicts(copies: Copies, counts: dict[int, int]) -> list[Finding]:
 
 
 def _own_copies(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> list[Finding]:
-    """Labelled rows that repeat: validation rows, and test rows where there are none, are drawn from these."""
+    """Return a finding on repeated labelled rows: validation rows, and maybe test rows, are drawn from them."""
     exact, near = copies.within[LABELED]
     total = exact + near
     if total < max(1, MUCH * counts[LABELED]) or _chance(rows, copies):
@@ -116,10 +116,11 @@ def _own_copies(rows: CheckedRows, copies: Copies, counts: dict[int, int]) -> li
 
 
 def about_classes(source: Source, per_class: list[int], draws_test: bool = False) -> list[Finding]:
-    """Too few classes or labels, and skew.
+    """Return findings on too few classes or labels, and on uneven ones.
 
     Args:
-        per_class: readable labelled training rows. draws_test: test rows are still to be drawn from these.
+        per_class: number of readable labelled training rows of each class.
+        draws_test: whether test rows will be drawn from these rows.
     """
     names, made = source.class_names, []
     if not sum(per_class):
@@ -155,12 +156,12 @@ def about_classes(source: Source, per_class: list[int], draws_test: bool = False
 
 
 def _left(count: int, draws_test: bool) -> int:
-    """Labels of a class that a training may ask for, once a fifth is set aside for testing."""
+    """Return how many labels of a class a training may ask for, after a share is set aside for testing."""
     return count - max(1, round(SplitConfig().test * count)) if draws_test and count > 1 else count
 
 
 def about_parts(rows: CheckedRows) -> list[Finding]:
-    """Parts that are missing or too small to be of use."""
+    """Return a finding on a pool smaller than the labelled rows."""
     labeled, unlabeled = (int((rows.part == part).sum()) for part in (LABELED, UNLABELED))
     if unlabeled and labeled and unlabeled < labeled:
         text = f"there are fewer unlabelled rows ({unlabeled:,}) than labelled ones ({labeled:,})"
@@ -169,7 +170,7 @@ def about_parts(rows: CheckedRows) -> list[Finding]:
 
 
 def about_problems(source: Source, rows: CheckedRows, stops: bool = False) -> list[Finding]:
-    """Rows that cannot be read; ``stops``: they are rows of a file, and a training would stop at the first."""
+    """Return a finding on unreadable rows; ``stops``: they are rows of a file, and a training stops at the first."""
     bad = len(source.problems)
     if not bad:
         return []
@@ -190,7 +191,7 @@ def about_problems(source: Source, rows: CheckedRows, stops: bool = False) -> li
 
 
 def about_names(twins: list[tuple[str, str, str]], empty: list[str]) -> list[Finding]:
-    """Class names that are one name, or none."""
+    """Return findings on class names that look alike, or that may mean "no label"."""
     made = []
     if twins:
         one, other, by = twins[0]
@@ -206,20 +207,20 @@ def about_names(twins: list[tuple[str, str, str]], empty: list[str]) -> list[Fin
 
 
 def about_reading(source: Source) -> list[Finding]:
-    """Return what the source itself doubts of how it was read."""
+    """Return the doubts of the source about how it was read, as findings."""
     doubts = [note for note in source.notes if isinstance(note, Doubt)]
     return [Finding(HURT if note.harmful else LOOK, note.kind, note.what, note.remedy) for note in doubts]
 
 
 def about_photographs(source: Source) -> list[Finding]:
-    """What is usually worth more than any method, where the rows are photographs."""
+    """Return the advice to use a frozen encoder for photographs, which usually gains more than any method."""
     if not are_photographs(source):
         return []
     return [Finding(LOOK, "photographs", CLAIM, advice())]
 
 
 def about_strange(rows: CheckedRows, strange: Strange | None) -> list[Finding]:
-    """Unlabelled rows from somewhere else."""
+    """Return findings on unlabelled rows that differ from the labelled rows."""
     if strange is None:
         return []
     made, pool = [], int((rows.part == UNLABELED).sum())
@@ -238,7 +239,7 @@ def about_strange(rows: CheckedRows, strange: Strange | None) -> list[Finding]:
 
 
 def about_headers(facts: dict[str, Any] | None) -> list[Finding]:
-    """What reading does to images of mixed kinds, where it may surprise."""
+    """Return findings on image files that are read in a way that may surprise."""
     if facts is None:
         return []
     made = []

@@ -1,4 +1,4 @@
-"""What image files are like, from their headers: sizes, colours, turned and moving images."""
+"""Facts about image files from their headers: sizes, colours, rotation and animation."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from metapl.data.images.store import ImageStore
 from metapl.data.traits import traits
 from metapl.types import Source
 
-MOST = 20_000  # files looked at, evenly over the rows
-LOADED = 100  # images of more than 8 bits whose values are looked at
-VALUES = 4096  # values of each
-DARK = 64  # of 255: a colour image with no value above it has lost most of its shades
+MOST = 20_000  # files to read, evenly over the rows
+LOADED = 100  # images with more than 8 bits of which values are read
+VALUES = 4096  # values per image
+DARK = 64  # of 255: a colour image without larger values has lost most of its shades
 _ORIENTATION = 0x0112
 
 
 def header_facts(source: Source, progress: ReadProgress) -> dict[str, Any] | None:
-    """Counts over the files behind the rows; None where the rows are not files.
+    """Count over the files behind the rows; None if the rows are not files.
 
-    Keys: ``files`` looked at, ``sizes`` (how many different), ``smallest``, ``largest`` and ``commonest`` [height,
-    width], ``aspects`` (different ratios, to two figures), ``modes`` and ``forms`` (counts by name), ``alpha``,
-    ``deep`` (more than 8 bits), ``shades`` (how many of 256 grey levels the middle 98 % of their values take, 256 where
-    there are none), ``cut`` (16 bits per colour, of which 8 are read), ``dark`` (those of them that are nearly black),
-    ``animated``, ``turned`` (by their EXIF orientation).
+    Keys: ``files`` (number read), ``sizes`` (number of different sizes), ``smallest``, ``largest`` and ``commonest``
+    [height, width], ``aspects`` (number of different ratios, to two figures), ``modes`` and ``forms`` (counts by name),
+    ``alpha``, ``deep`` (more than 8 bits), ``shades`` (how many of 256 grey levels the middle 98 % of their values
+    take; 256 without such images), ``cut`` (16 bits per colour, of which 8 are read), ``dark`` (``cut`` and nearly
+    black), ``animated``, ``turned`` (by their EXIF orientation).
     """
     files, levels = _files(source), traits(source).levels
     if not files:

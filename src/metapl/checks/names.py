@@ -1,4 +1,4 @@
-"""Class names that a reader would take for one another."""
+"""Find class names that look alike."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from metapl.data.tables.spelling import doubtful, plain
+from metapl.data.tables.spelling import plain
 
 _NUMBER = re.compile(r"[+\-]?[\d_]+([.,]\d*)?(e[+\-]?\d+)?(-\d+)*")  # also 1-2 and 2024-01: ranges and dates
 
 
 def twins(names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return (name, name, what they differ by) of classes that look like one: case, spaces, accents' encoding, plural.
+    """Return (name, name, difference) of classes that look alike: by case, spaces, accents' encoding or a plural s.
 
-    Numbers differ by their sign and point: -1 and 1 are two classes.
+    Numbers with another sign or point are different classes: -1 and 1.
     """
     found: list[tuple[str, str, str]] = []
     seen: dict[str, str] = {}
@@ -32,15 +32,10 @@ def twins(names: Sequence[str]) -> list[tuple[str, str, str]]:
 
 
 def folded(name: str) -> str:
-    """``name`` without what a reader overlooks: case, spaces, hyphens, underscores, the way accents are stored."""
+    """Return ``name`` without case, spaces, hyphens, underscores, and with one encoding of accents."""
     plain = _without_blanks(name)
     return plain if _NUMBER.fullmatch(plain) else re.sub(r"[_\-]+", "", plain)
 
 
 def _without_blanks(name: str) -> str:
     return re.sub(r"\s+", "", unicodedata.normalize("NFKC", plain(name)).casefold())
-
-
-def empty_names(names: Sequence[str]) -> list[str]:
-    """Class names that say that there is no class: they may stand for rows without a label."""
-    return doubtful(names)

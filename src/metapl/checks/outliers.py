@@ -1,7 +1,7 @@
-"""Unlabelled rows that look unlike the labelled ones, on features that cost next to nothing.
+"""Find unlabelled rows that differ from the labelled rows, on features that cost little.
 
-A row is strange when it lies much farther from the labelled rows than these lie from each other. Apart from that, a
-plain classifier is asked to tell labelled from unlabelled rows: it cannot, if both were drawn alike.
+A row is strange if it lies much farther from the labelled rows than these lie from each other. In addition, a linear
+classifier tries to separate labelled from unlabelled rows: it fails if both come from one distribution.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from metapl.data.likeness import standardised
 from metapl.data.modalities import modality_of
 from metapl.types import Array
 
-FEWEST = 15  # labelled and unlabelled rows, below which nothing is said
-MOST_LABELED = 2000  # labelled rows that others are compared with
-MOST_JUDGED = 4000  # unlabelled rows that the classifier sees
+FEWEST = 15  # with fewer labelled or unlabelled rows there is no answer
+MOST_LABELED = 2000  # labelled rows to compare with
+MOST_JUDGED = 4000  # unlabelled rows for the classifier
 NAMED = 20
 
 
 @dataclass(frozen=True)
 class Strange:
-    """How the unlabelled rows differ from the labelled ones.
+    """How the unlabelled rows differ from the labelled rows.
 
     Attributes:
-        share: of the unlabelled rows that are strange. expected: tthe share up to which this is not worth a word.
-        positions: the strangest, at most ``NAMED``, the worst first. scores: how far beyond the limit, 1 = at it.
-        auc: how well a classifier tells unlabelled from labelled rows, 0.5 = not at all. error: its standard error.
+        share: the share of strange rows among the unlabelled rows.
+        expected: the share that chance explains.
+        positions: the strangest rows, at most ``NAMED``, the worst first.
+        scores: their distances in units of the limit.
+        auc: area under the curve of a classifier between unlabelled and labelled rows; 0.5: it cannot separate them.
+        error: the standard error of ``auc``.
     """
 
     share: float
@@ -45,12 +48,12 @@ class Strange:
 
     @property
     def apart(self) -> bool:
-        """Whether the two parts as a whole were clearly not drawn alike."""
+        """Whether the two parts clearly come from different distributions."""
         return self.auc - 3 * self.error > 0.6
 
 
 def find_strange(rows: CheckedRows, seed: int = 0) -> Strange | None:
-    """None where a part has too few rows to say anything."""
+    """Return how the unlabelled rows differ; None if a part has too few rows."""
     labeled, pool = np.flatnonzero(rows.part == LABELED), np.flatnonzero(rows.part == UNLABELED)
     if min(len(labeled), len(pool)) < FEWEST:
         return None
@@ -72,10 +75,10 @@ def find_strange(rows: CheckedRows, seed: int = 0) -> Strange | None:
 
 
 def _beyond(own: Array, others: Array) -> Array:
-    """Distance of ``others`` to the nearest of ``own``, in units of a limit.
+    """Return the distance of ``others`` to the nearest of ``own``, in units of a limit.
 
-    The limit comes from ``own`` alone: the median distance within it, and so many times the step from there to the
-    ninth tenth as few rows make necessary.
+    The limit comes from ``own`` alone: the median distance within it, plus a multiple of the step from the median to
+    the 90 % quantile. The multiple is larger for few rows.
     """
     within = _nearest(own, own, leave_one_out=True)
     middle = float(np.median(within))
@@ -84,7 +87,7 @@ def _beyond(own: Array, others: Array) -> Array:
 
 
 def _nearest(rows: Array, own: Array, leave_one_out: bool = False) -> Array:
-    """Distance of each of ``rows`` to the nearest of ``own``, [n]."""
+    """Return [n] the distance of each of ``rows`` to the nearest of ``own``."""
     square, parts = (own**2).sum(axis=1), []
     for start in range(0, len(rows), 2048):
         piece = rows[start : start + 2048]
@@ -96,7 +99,7 @@ def _nearest(rows: Array, own: Array, leave_one_out: bool = False) -> Array:
 
 
 def _separability(groups: list[tuple[Array, Array]], draw: np.random.Generator) -> tuple[float, float]:
-    """Cross-validated area under the curve of a linear classifier, and its standard error were there no difference."""
+    """Return the cross-validated AUC of a linear classifier, and its standard error if the parts do not differ."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -121,7 +124,7 @@ def _groups(rows: CheckedRows, labeled: Array, pool: Array) -> list[tuple[Array,
 
 
 def _scaled(own: Array, others: Array) -> tuple[Array, Array]:
-    """In units of the labelled rows' spread, which a few odd ones among them do not decide."""
+    """Scale both by a robust spread of the labelled rows."""
     middle = np.median(own, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(own - middle), axis=0), 0.25 * own.std(axis=0))
     spread = np.maximum(spread, 0.02)

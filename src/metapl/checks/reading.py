@@ -1,4 +1,4 @@
-"""One pass over the rows of a source: what the findings are made from."""
+"""Read all rows of a source once, and keep the summaries that the findings are made from."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class CheckedRows:
     """The readable rows of a source, n of them.
 
     Attributes:
-        index: [n] row numbers in the source. part: [n] LABELED, UNLABELED or TEST. labels: [n], -1 for none.
-        group: [n] rows with the same contents have the same number, 0, 1, ... in the order of first appearance.
-        kept: what ``RowChecks.keep`` remembers of the rows, arrays [n, ...] by name; empty without rows.
+        index: [n] row numbers in the source.
+        part: [n] LABELED, UNLABELED or TEST.
+        labels: [n] class numbers; -1: no label.
+        group: [n] rows with equal contents have the same number, 0, 1, ... in the order of their first rows.
+        kept: the arrays [n, ...] of ``RowChecks.keep`` by name; empty without rows.
         shape: one raw row's shape.
     """
 
@@ -68,7 +70,7 @@ def read_rows(source: Source, progress: ReadProgress) -> CheckedRows:
 
 
 def _groups(rows: torch.Tensor, seen: dict[bytes, int]) -> Array:
-    """Return a number per row, the same for rows of the same bytes (any NaN equals any other, 0 equals -0)."""
+    """Return a number per row, equal for equal rows (NaN equals NaN, and 0 equals -0)."""
     values = rows.numpy()
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), np.float32("nan"), values + np.float32(0))

@@ -1,4 +1,4 @@
-"""``Check``: the findings, the counts, and how they are shown and stored."""
+"""``Check``: the findings and counts, printed and stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Check:
     """What ``metapl check`` found.
 
     Attributes:
-        findings: by seriousness, the worst first; empty where there is nothing to say.
+        findings: by seriousness, the worst first.
         facts: counts and measurements, as plain JSON values.
         problems: (kind, id, other id, detail) of every row that a finding is about.
     """
@@ -49,7 +49,7 @@ class Check:
 
     @property
     def harmful(self) -> bool:
-        """Whether something found will make the model, or the figures about it, worse or wrong."""
+        """Whether a finding will make the model, or the figures about it, worse or wrong."""
         return self.verdict in (UNUSABLE, HURT)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,12 +64,12 @@ class Check:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``check.json`` and, if a row is named, ``problems.csv`` into ``folder``, which is made if need be.
+        """Write ``check.json`` and ``problems.csv`` into ``folder``, which is created if it is missing.
 
         A cell that a spreadsheet would take for a formula gets an apostrophe in front.
 
         Raises:
-            UserError: there is a file of this name, or a file in the folder that no check wrote.
+            UserError: ``folder`` is a file, or holds a file of one of these names that no check wrote.
         """
         place = check_place(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -93,11 +93,10 @@ class Check:
 
 
 def check_place(folder: str | Path) -> Path:
-    """Return the folder, where a check can be stored without loss: there is none, or one whose files an earlier check
-    wrote.
+    """Return the path of the folder if a check can be stored there without loss.
 
     Raises:
-        UserError: it is a file, or a file in it would be replaced that is another's.
+        UserError: it is a file, or holds a file of the same name that no check wrote.
     """
     place = Path(folder).expanduser()
     if place.exists() and not place.is_dir():
@@ -142,7 +141,7 @@ def _lines(findings: tuple[Finding, ...]) -> list[str]:
 
 
 def _table(facts: dict[str, Any]) -> str:
-    """Rows by class and part; only the parts that there are."""
+    """Return the table of rows by class and part, without empty parts."""
     parts = [part for part in ("labelled", "unlabelled", "test") if facts["rows"][part]]
     rows = [("all", *(f"{facts['rows'][part]:,}" for part in parts), "")]
     classes = list(facts["classes"].items())
@@ -158,7 +157,7 @@ def _count(counts: dict[str, int], part: str) -> str:
 
 
 def _read_as(facts: dict[str, Any]) -> list[str]:
-    """Return what ``train`` would say of how the data were read: the roles of columns, what is left out, and why."""
+    """Return the notes that ``train`` would print on reading: the roles of columns, and columns left out."""
     notes = facts["notes"]
     more = [f"- and {len(notes) - NOTES} more, see check.json (--out DIR)"] if len(notes) > NOTES else []
     listed = [f"- {printing.one_line(note)}" for note in notes[:NOTES]]
@@ -166,7 +165,7 @@ def _read_as(facts: dict[str, Any]) -> list[str]:
 
 
 def _rest(facts: dict[str, Any]) -> list[str]:
-    """Copies and files in one line each, where there are any."""
+    """Return one line each on copies and on files, if there are any."""
     lines = []
     copies = [
         f"{name} {c['exact']:,} + {c['near']:,}" for name, c in facts["copies"].items() if c["exact"] or c["near"]

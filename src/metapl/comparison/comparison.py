@@ -1,4 +1,4 @@
-"""``compare``: the question put, the runs made side by side, the answer written down."""
+"""``compare``: plan the runs of several methods, make them side by side, and write tables and verdict."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class ComparisonStopped(Stopped):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison gives back.
+    """The result of a comparison.
 
     Attributes:
-        folder: where ``results.json``, ``results.csv``, ``table.md``, ``comparison.png`` and the run folders are.
-        plan: what was asked, and the budget of each method.
+        folder: the folder of ``results.json``, ``results.csv``, ``table.md``, ``comparison.png`` and the run folders.
+        plan: the question, and the budget of each method.
         table: one row per method, see ``compare.table.make_table``.
         runs: one entry per run: method, seed, ``test_accuracy`` in percent or ``error``, seconds, memory in bytes.
         verdict: the answer in two or three sentences.
@@ -96,23 +96,23 @@ def compare(
     """Train every method with every seed, judge each run on its test rows once, and compare them seed by seed.
 
     Args:
-        data: where the rows are, or a whole config that all methods start from.
+        data: the data, or a whole config that all methods start from.
         methods: names and settings, such as ``["supervised", "fixmatch", "mpl", "mpl:feedback=none"]``; see
             ``metapl.comparison.specs``.
-        seeds: how many (0, 1, ...), or which.
-        out: folder of the results; by default a free one under ``comparisons/``. One that holds the same comparison is
-            gone on with: what is finished is kept, and seeds may be added.
+        seeds: their number (0, 1, ...), or a list of seeds.
+        out: folder of the results; by default a free one under ``comparisons/``. If it holds the same comparison, this
+            is continued: finished runs are kept, and seeds may be added.
         settings: ``key=value`` for all methods, or for one (``mpl.feedback_weight=0.5``).
         file: settings as YAML.
         options: settings by dotted key.
-        budget: what is equal: "steps", "passes" (rows forward and backward; as many as the first method passes in its
-            steps) or "minutes".
-        minutes: of training per run, with that budget.
-        reference: the method that all are compared with; by default supervised, or else the first.
+        budget: the quantity that is equal for all methods: "steps", "passes" (rows forward and backward; as many as
+            the first method passes in its steps) or "minutes".
+        minutes: minutes of training per run, for the budget "minutes".
+        reference: the method to compare with; by default supervised, or else the first.
         workers: runs at a time, one thread each; by default as many as there are cores, and one on a GPU.
         source: rows in memory instead of ``data``, which then only names them and can be left out.
-        progress: what to show; by default nothing.
-        command: written beside the results.
+        progress: shows progress; by default nothing.
+        command: stored with the results.
 
     Raises:
         UserError: bad data, methods or settings, another comparison in ``out``, or no run that finished.
@@ -146,11 +146,11 @@ def compare(
 def resume_comparison(
     out: str | Path, *, source: Source | None = None, workers: int | None = None, progress: Progress | None = None
 ) -> Comparison:
-    """Go on with a comparison that was stopped or killed; a finished one is read again.
+    """Continue a comparison that was stopped or killed; read a finished one.
 
     Raises:
-        UserError: no comparison in ``out``, changed data, or what another version of metapl made.
-        Stopped: asked to stop once more.
+        UserError: no comparison in ``out``, changed data, or a comparison of another version of metapl.
+        Stopped: asked to stop again.
     """
     out = Path(out).expanduser()
     plan = load_plan(out)
@@ -164,14 +164,14 @@ def resume_comparison(
 
 
 def is_comparison(folder: Path) -> bool:
-    """Return whether ``folder`` holds one."""
+    """Return whether ``folder`` holds a comparison."""
     return (folder / PLAN).is_file()
 
 
 # ---- the question --------------------------------------------------------------------------------------------
 
 
-ARRAYS = "arrays"  # what rows in memory are called
+ARRAYS = "arrays"  # the name of rows in memory
 
 
 def _base(
@@ -184,7 +184,7 @@ def _base(
 
 
 def _guard_off(method: str) -> dict[str, Any]:
-    """Return the config without the guard: each row shows the method itself."""
+    """Return the setting that turns the guard off, so that each row shows the method itself."""
     return {"guard.mode": "off"} if "guard.mode" in known_keys(method) else {}
 
 
@@ -231,7 +231,7 @@ def _check_empty(out: Path) -> None:
 
 
 def _discard(out: Path) -> None:
-    """Take back a folder in which nothing was trained."""
+    """Remove a folder without a run."""
     for path in (out / PLAN, *out.glob(f"{LOCK}*")):
         path.unlink(missing_ok=True)
     with suppress(OSError):  # it holds something, or is the working folder
@@ -244,7 +244,7 @@ def _discard(out: Path) -> None:
 
 
 def _carry_on(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> Comparison:
-    """Share the budget out, make the runs that are missing, and write the answer."""
+    """Share out the budget, make the missing runs, and write the results."""
     progress.status(f"{plan.asked['data']}: {plan.facts['labels']}")
     for note in plan.facts["notes"]:
         progress.note(note)
@@ -290,7 +290,7 @@ def _shared_out(out: Path, plan: Plan, source: Source | None, workers: int | Non
 
 
 def _runs(out: Path, plan: Plan, source: Source | None, workers: int | None, progress: Progress) -> list[TableRow]:
-    """Return every run of the plan in its order: read those that are stored, make the others."""
+    """Return all runs of the plan in its order: read the stored runs, and make the others."""
     names = folder_names(plan.labels)
     found: dict[tuple[str, int], TableRow] = {}
     missing: list[tuple[str, int]] = []
@@ -371,7 +371,7 @@ def _count(workers: int | None, jobs: Sequence[tuple[Any, ...]]) -> int:
 
 
 def folder_names(labels: Sequence[str]) -> dict[str, str]:
-    """Return a name that any file system takes, each its own."""
+    """Return label -> folder name: all different, and valid on any file system."""
     names: dict[str, str] = {}
     for label in labels:
         stem = re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")[:80]
@@ -384,10 +384,10 @@ def folder_names(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _write(out: Path, plan: Plan, runs: list[TableRow]) -> Comparison:
-    """Return the four files.
+    """Write the four files, and return the comparison.
 
     Raises:
-        UserError: not one run finished.
+        UserError: no run finished.
     """
     if all(run.get("error") for run in runs):
         raise UserError(f"no run finished; the first says: {runs[0]['error']}", "Mend that first.", str(out))

@@ -1,7 +1,6 @@
 """The plan of a comparison: its rows, splits and budget. It is stored before the first run starts.
 
-A folder holds one comparison. The same question asked again goes on where it was, and may add seeds; another question
-is refused.
+A folder holds one comparison. The same question continues it, and may add seeds; another question is refused.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ from metapl.utils.files import write_json
 PLAN = "comparison.json"
 PEER = "peer"  # the key of a row that holds ``Peer`` as plain values
 FORMAT = 1
-HOLD_OUT, FEWEST = 0.3, 20  # share of the labelled rows, and rows in all, that must judge where there are no test rows
-DEFAULT_STEPS = 1000  # of the throw-away runs by which minutes become steps
+HOLD_OUT, FEWEST = 0.3, 20  # without test rows: the share of labelled rows held out to judge, and their least number
+DEFAULT_STEPS = 1000  # of the trial runs that turn minutes into steps
 PER_RUN = ("seed", "steps", "minutes")  # set for each run by the plan
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared.
+    """The plan of a comparison.
 
     Attributes:
-        asked: the question, as plain values: ``data``, ``rows`` (label to settings), ``reference``, ``budget``
+        asked: the question, as plain values: ``data``, ``rows`` (label -> settings), ``reference``, ``budget``
             (``by``, ``steps``, ``minutes``).
-        seeds: of the runs.
-        splits: seed to the hash of its split.
-        fingerprint: of the data.
-        facts: what a reader should know: counts of rows, notes, command, versions.
-        budget: label to ``steps`` and ``cost``.
+        seeds: the seeds of the runs.
+        splits: seed -> hash of its split.
+        fingerprint: the fingerprint of the data.
+        facts: facts for the reader: counts of rows, notes, command, versions.
+        budget: label -> ``steps`` and ``cost``.
     """
 
     asked: dict[str, Any]
@@ -60,7 +59,7 @@ class Plan:
         return list(self.asked["rows"])
 
     def config(self, label: str, seed: int) -> RunConfig:
-        """Return the config of one run; before the budget is shared out, with the steps asked for."""
+        """Return the config of one run; its steps are those asked for until the budget is shared out."""
         steps = self.budget[label]["steps"] if self.budget else self.asked["budget"]["steps"] or DEFAULT_STEPS
         return from_dict({**_without(self.asked["rows"][label], (PEER,)), "seed": seed, "steps": steps})
 
@@ -70,9 +69,7 @@ class Plan:
         return None if stored is None else Peer.from_dict(stored)
 
     def trained(self, label: str) -> bool:
-        """Return whether the row is trained in steps, and so has a budget; a linear model and a peer are fitted at
-        once.
-        """
+        """Return whether the row is trained in steps, within a budget; linear models and peers are fitted at once."""
         return not fits_once(str(self.asked["rows"][label]["method"]))
 
     def method(self, label: str) -> str:
@@ -92,7 +89,7 @@ def load_plan(out: Path) -> Plan | None:
     """Read the plan in ``out``; None if it has no plan.
 
     Raises:
-        UserError: it cannot be read, another version made it, or it lacks settings that there are now.
+        UserError: it cannot be read, another version made it, or it lacks settings of this version.
     """
     if not (out / PLAN).exists():
         return None
@@ -112,7 +109,7 @@ def load_plan(out: Path) -> Plan | None:
 
 
 def plan_code(out: Path) -> list[str]:
-    """Names of Python code of the user's own in the stored plan; nothing is imported.
+    """Return the names of the user's own Python code in the stored plan; nothing is imported.
 
     Raises:
         UserError: the plan cannot be read.
@@ -130,18 +127,18 @@ def _peer_code(row: Mapping[str, Any]) -> list[str]:
 
 
 def _check_made(plan: Plan, out: Path) -> None:
-    """Refuse a plan whose runs would not go on as they began.
+    """Refuse a plan whose runs could not continue unchanged.
 
     Raises:
-        UserError: another version made it, or its settings lack some, which would take the defaults of today.
+        UserError: another version made it, or it lacks settings, which would take today's defaults.
     """
     check_version(str(plan.facts["metapl"]), "the comparison", out)
     for label, row in plan.asked["rows"].items():
         known = _flat(_without(to_dict(from_dict(_without(row, (PEER,)), str(out / PLAN))), PER_RUN))
         missing = [key.replace(" ", ".") for key in known if key not in _flat(row)]
         if missing:
-            what = f"the stored comparison does not set {missing[0]} of {label}, so another state of metapl made it"
-            raise UserError(what, "Go on with that one, or compare anew in another folder.", str(out))
+            what = f"the stored comparison does not set {missing[0]} of {label}, so another version of metapl made it"
+            raise UserError(what, "Continue with that version, or name another folder with --out.", str(out))
 
 
 def make_plan(
@@ -152,11 +149,10 @@ def make_plan(
     reference: str,
     command: str,
 ) -> Plan:
-    """Return a plan without its budget shared out. Every row of one seed gets the same split: the hashes are in the
-    plan.
+    """Return a plan, its budget not yet shared out. All rows of one seed get the same split, stored as its hash.
 
     Raises:
-        UserError: no test rows and too few labels to hold some out, or whatever a split finds wrong.
+        UserError: no test rows and too few labels to hold some out, or rows that cannot be split.
     """
     configs, notes = dict(rows), list[str]()
     first = next(iter(configs.values()))
@@ -190,15 +186,15 @@ def _row(spec: Spec, config: RunConfig) -> dict[str, Any]:
     return {**_without(to_dict(config), PER_RUN), **peer}
 
 
-_CHOSEN = re.compile(r" finetune_")  # settings of a candidate that only validation rows can choose
+_CHOSEN = re.compile(r" finetune_")  # settings of a candidate that is chosen by validation rows alone
 
 
 def _without_twins(
     configs: Mapping[Spec, RunConfig], validated: bool, reference: str, notes: list[str]
 ) -> dict[Spec, RunConfig]:
-    """Leave out the rows that would train the same as one before them; ``notes`` gets their names.
+    """Leave out rows that would train like an earlier row; ``notes`` gets their names.
 
-    Without validation rows nothing is fine-tuned: rows that differ only in that are the same.
+    Without validation rows nothing is fine-tuned, so rows that differ only in fine-tuning are the same.
     """
     kept: dict[Spec, RunConfig] = {}
     seen: dict[str, str] = {}
@@ -232,7 +228,7 @@ def going_on(stored: Plan, wanted: Plan, out: Path) -> Plan:
     """Return the stored plan, with the wanted seeds added.
 
     Raises:
-        UserError: the question is another one, or the data have changed; it names the first difference.
+        UserError: another question, or changed data; the message names the first difference.
     """
     if stored.fingerprint != wanted.fingerprint:
         raise UserError("the data changed since the comparison began", "Restore them, or name another --out.", str(out))
@@ -270,10 +266,10 @@ def _splits(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[int
 
 
 def _holding_out(config: RunConfig, source: Source) -> RunConfig:
-    """Hold out labelled rows as judges where the data bring no test rows.
+    """Return the config that holds out labelled rows to judge by, for data without test rows.
 
     Raises:
-        UserError: the data set their test rows aside without labels, or too few labelled rows.
+        UserError: the data have test rows without labels, or too few labelled rows.
     """
     place = "source.test=FILE, or values test in a column split" if config.ref.is_table else "a folder test/CLASS/*"
     remedy = f"Add labelled test rows ({place}), or label more."

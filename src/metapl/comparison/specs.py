@@ -1,4 +1,4 @@
-"""What is compared: methods by name, with settings of their own, and the run config of each.
+"""The rows of a comparison: methods by name, with settings of their own, and the run config of each.
 
     all                                   every name in METHODS
     fixmatch,mpl                          some of them
@@ -26,9 +26,9 @@ from metapl.errors import UserError, nearest
 from metapl.methods import METHODS, OWN, method_class, settings_group
 
 ALL, ABLATE = "all", "ablate"
-# What `ablate` takes away, one at a time.
+# The settings that `ablate` changes, one at a time.
 ABLATIONS: dict[str, tuple[str, ...]] = {"mpl": ("feedback=none", "uda_weight=0", "finetune_steps=0")}
-# The same for every row: which rows are read, how they are divided, the budget, and the machine.
+# Settings that are equal for all rows: data, split, budget and machine.
 COMMON = frozenset({"data", "seed", "steps", "minutes", "device", "method"})
 COMMON_GROUPS = frozenset({"source", "split", "guard"})
 
@@ -38,7 +38,7 @@ class Spec:
     """One row of the comparison.
 
     Attributes:
-        label: as it was written, such as ``mpl:feedback=none``.
+        label: as the user wrote it, such as ``mpl:feedback=none``.
         method: as in ``RunConfig``.
         pairs: its settings as full ``key=value``, such as ``mpl.feedback=none``.
         peer: the scikit-learn classifier; ``method`` then only carries data, split and seed.
@@ -52,7 +52,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Base:
-    """What all rows start from: data, YAML file, options by dotted key, ``key=value``, as for ``make_config``."""
+    """The common settings of all rows, as ``make_config`` takes them: data, YAML file, options by key, pairs."""
 
     data: str | None = None
     file: Path | None = None
@@ -61,10 +61,10 @@ class Base:
 
 
 def parse(methods: str | Iterable[str]) -> list[Spec]:
-    """Return the rows that ``methods`` names (one text with commas, or several); one that comes twice stands once.
+    """Return the rows that ``methods`` names (one text with commas, or several), each once.
 
     Raises:
-        UserError: an unknown method or setting, with the nearest known one, or nothing at all.
+        UserError: an unknown method or setting, with the nearest known one, or no method.
     """
     words = [w.strip() for w in (methods.split(",") if isinstance(methods, str) else methods)]
     specs: dict[str, Spec] = {}
@@ -98,7 +98,7 @@ def _rows(word: str) -> list[Spec]:
 
 
 def _settings(text: str) -> list[str]:
-    """Return ``a=1+b=2`` cut at its plus signs; a plus sign may also stand in a number such as 1e+3."""
+    """Split ``a=1+b=2`` at its plus signs, but not within a number such as 1e+3."""
     return [s.strip() for s in re.split(r"\+(?=[A-Za-z_])", text)]
 
 
@@ -111,7 +111,7 @@ def _pair(method: str, setting: str, label: str) -> str:
     """Return ``feedback=none`` as ``mpl.feedback=none``; keys of the whole run stay as they are.
 
     Raises:
-        UserError: not ``key=value``, an unknown key, or one that must be the same for all rows.
+        UserError: not ``key=value``, an unknown key, or a key that must be equal for all rows.
     """
     key, equals, value = setting.partition("=")
     if not equals or not key or not value:
@@ -130,7 +130,7 @@ def _pair(method: str, setting: str, label: str) -> str:
 
 
 def based_on(config: RunConfig) -> Base:
-    """Return the settings of ``config`` for all rows; those of its method go to the rows of that method."""
+    """Return the settings of ``config`` for all rows; its method's settings apply to the rows of that method."""
     return Base(options=flatten(to_dict(config)))
 
 
@@ -138,7 +138,7 @@ def configure(base: Base, spec: Spec, options: Mapping[str, Any] | None = None) 
     """Return the config of one row: the base, ``options`` on top, then the row's own settings.
 
     Raises:
-        UserError: what ``make_config`` finds wrong; for a row's own settings it names the row.
+        UserError: as ``make_config``; for a row's own settings it names the row.
     """
 
     def concerns(key: str) -> bool:

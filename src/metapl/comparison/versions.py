@@ -43,7 +43,7 @@ def check_version(made: str, what: str, where: Path) -> None:
         UserError: it names both versions.
     """
     if made not in (__version__, UNKNOWN):
-        remedy = "Go on with that version, or compare anew in another folder."
+        remedy = "Continue with that version, or name another folder with --out."
         raise UserError(f"{what} was made with metapl {made}, this is {__version__}", remedy, str(where))
 
 

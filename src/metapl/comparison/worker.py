@@ -1,6 +1,6 @@
-"""One run of a comparison, in a process of its own: trained, or gone on with, and judged on its test rows once.
+"""One run of a comparison, in a process of its own: train or resume it, and judge it on its test rows once.
 
-Whatever is there already is kept: a judged run is read, a finished one is judged, a half-done one is resumed.
+Stored work is kept: a judged run is read, a finished run is judged, a partial run is resumed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORMAT = 1
 
 
 def count_judges(split: Split) -> int:
-    """Return how many rows there are to judge."""
+    """Return the number of rows to judge by."""
     return len(split.test)
 
 
@@ -43,7 +43,7 @@ def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """Read the row that an earlier call stored for the run, or None.
 
     Raises:
-        UserError: the run in ``folder`` is another one, or another version made it.
+        UserError: ``folder`` holds another run, or a run of another version.
     """
     try:
         row = json.loads((folder / STORED).read_text(encoding="utf-8"))
@@ -59,9 +59,9 @@ def stored_row(folder: Path, config: RunConfig) -> dict[str, Any] | None:
 
 
 def run_one(config: RunConfig, folder: Path, source: Source | None, peer: Peer | None = None) -> dict[str, Any]:
-    """Train and judge; the figures, which are also stored in the run folder.
+    """Train and judge one run; return the figures, which are also stored in the run folder.
 
-    A ``peer`` is fitted in place of the config's method; no model is stored of it.
+    A ``peer`` is fitted in place of the config's method; its model is not stored.
 
     Raises:
         UserError: bad data or settings, a loss that is no longer finite, or no test row that can be read.
@@ -132,7 +132,7 @@ def _figures(result: Result, judged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Result, int | None]:
-    """Return the run's result and the bytes that training it held at most; None for one that was trained earlier."""
+    """Return the run's result and the peak memory of its training in bytes; None if it was trained earlier."""
     if (folder / "results.json").is_file():
         _check_config(folder, config)
         levels = stored_levels(folder)

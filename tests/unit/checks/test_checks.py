@@ -14,9 +14,10 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_sa
 
 import metapl
 from metapl.checks import Check, check
-from metapl.checks.names import empty_names, twins
+from metapl.checks.names import twins
 from metapl.data.likeness import codes_of, distance, pairs_of
 from metapl.data.memory.source import MemorySource
+from metapl.data.tables.spelling import doubtful
 from metapl.data.texts.tokens import encode_texts
 from metapl.types import Column
 
@@ -273,9 +274,9 @@ def test_twins(names: tuple[str, str], by: str) -> None:
 def test_names_that_are_no_twins() -> None:
     assert twins(["gas", "ga", "1", "11", "a", "as", "x+", "x-y"]) == []
     assert twins(["-1", "1", "1-2", "12", "-1.5", "1.5"]) == []
-    assert empty_names(["-1", "1"]) == []
-    assert empty_names(["-1", "0", "1"]) == ["-1"]
-    assert empty_names(["cat", "None", " nan ", "nothing"]) == ["None", " nan "]
+    assert doubtful(["-1", "1"]) == []
+    assert doubtful(["-1", "0", "1"]) == ["-1"]
+    assert doubtful(["cat", "None", " nan ", "nothing"]) == ["None", " nan "]
     assert finding(check(images(crops(9), names=("cat", "unlabelled"))), "class_without_name").level == "WILL HURT"
 
 
