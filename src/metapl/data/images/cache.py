@@ -1,11 +1,11 @@
-"""What was learnt about image files, kept for the next opening, so that only new and changed files are decoded again.
+"""Store facts about image files for the next opening, so that only new and changed files are decoded again.
 
 The cache lies in ``$METAPL_CACHE``, else ``$XDG_CACHE_HOME/metapl``, else ``~/.cache/metapl``; a folder in it belongs
-to one set of images. It holds, per file, the size, times and inode under which it was seen, the SHA-256, the size of
-the image or the reason why it cannot be read; and, while there is room, the decoded rows as an array that is mapped
-into memory. It is optional in every way: what is damaged, foreign or out of date is passed over, and it may be deleted
-at any time. All of it takes at most ``LIMIT`` bytes, and rows at most a tenth of what is free; the files used longest
-ago go first.
+to one set of images. It holds, per file, the size, times and inode at the last reading, the SHA-256, the size of the
+image or the reason why it cannot be read. If there is room, it also holds the decoded rows as an array that is mapped
+into memory. It is optional: damaged, foreign and outdated files are passed over, and it may be deleted at any time.
+All of it takes at most ``LIMIT`` bytes, and rows at most a tenth of the free space; the files used longest ago go
+first.
 
 A file counts as unchanged if size, both times and inode are the same. If it had changed less than two seconds before it
 was seen, its contents are compared too: a change within one tick of the clock would not show in its times.
@@ -56,7 +56,7 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFi
 
 
 def open_cache(place: str) -> ImageCache | None:
-    """Return the cache of the set of images at ``place``; None if it would lie inside the user's data, or nowhere."""
+    """Return the cache of the set of images at ``place``; None without a folder for it outside the user's data."""
     try:
         root, data = cache_folder().resolve(), Path(place).resolve()
     except (OSError, RuntimeError, ValueError):  # no home, or a path that no file system would take
@@ -65,7 +65,7 @@ def open_cache(place: str) -> ImageCache | None:
 
 
 def decoder() -> str:
-    """Return what the decoded pixels depend on, beside the files."""
+    """Return the versions that decoded pixels depend on, beside the files."""
     parts = [features.version(name) or "" for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
     return " ".join([FORMAT, Image.__version__, *parts])  # type: ignore[attr-defined]
 
@@ -75,7 +75,7 @@ class ImageCache:
 
     Args:
         root: the folder of all sets.
-        place: what the set is known by, an absolute path.
+        place: the absolute path that identifies the set.
     """
 
     def __init__(self, root: Path, place: str) -> None:
@@ -85,7 +85,8 @@ class ImageCache:
         self._changed = True  # whether there is more to store than is stored
 
     def facts(self, root: str, names: Sequence[str]) -> Facts:
-        """What is known of the files ``names`` in ``root`` and still holds; one look at each file's status."""
+        """Return the stored facts of the files ``names`` in ``root`` that are unchanged; each file's status is read
+        once."""
         self._seen = time.time_ns()
         self._status, self._names = _status(root, names), b"\0".join(map(os.fsencode, names))
         facts = Facts.none(len(names))
@@ -114,7 +115,7 @@ class ImageCache:
         return facts
 
     def keep_facts(self, facts: Facts) -> None:
-        """Store what is known now; nothing is written if that is stored already."""
+        """Store the facts, unless they are stored already."""
         if not self._changed:
             return
         kept = (facts.state != UNKNOWN) & (self._status[:, 0] >= 0)
@@ -132,7 +133,7 @@ class ImageCache:
         tidy(self.root, SETS, OURS, LIMIT)
 
     def pixels(self, form: str, digests: Array) -> tuple[Array, Array] | None:
-        """Decoded rows [k, ...], mapped, and [m] int64 the row of each of ``digests`` [m, 32] in them, -1 for none."""
+        """Return decoded rows [k, ...], mapped, and [m] int64: the row of each of ``digests`` [m, 32]; -1: none."""
         found = self._read(f"pixels-{form}.npz")
         try:
             if found is None or found["digests"].shape[1:] != (32,):
@@ -153,7 +154,7 @@ class ImageCache:
         return rows, np.array([number.get(digest.tobytes(), -1) for digest in digests], dtype=np.int64)
 
     def keep_pixels(self, form: str, digests: Array, rows: Tensor) -> str:
-        """Store decoded rows, if there is room; a sentence that says so, or ""."""
+        """Store decoded rows if there is room; return a note about it, or ""."""
         size = rows.numel()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -172,7 +173,7 @@ class ImageCache:
         return f"decoded images are kept for the next time ({about}; source.image.cache=false does without)"
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        """Return the arrays of one file and its "meta"; None where it is missing, damaged, or another's."""
+        """Return the arrays of one file and its "meta"; None if it is missing, damaged or foreign."""
         path = self.folder / name
         try:
             if hasattr(os, "geteuid") and path.stat().st_uid != os.geteuid():
@@ -185,7 +186,7 @@ class ImageCache:
             return None
 
     def _write(self, name: str, meta: dict[str, Any], **arrays: Array) -> None:
-        """One file of arrays, whole or not at all; what cannot be written is left."""
+        """Write one file of arrays, whole or not at all; errors are ignored."""
         text = json.dumps({"decoder": decoder(), "place": self.place, **meta}).encode()
         buffer = io.BytesIO()
         np.savez(buffer, meta=np.frombuffer(text, dtype=np.uint8), **arrays)  # type: ignore[arg-type]
@@ -195,7 +196,7 @@ class ImageCache:
 
 
 def _status(root: str, names: Sequence[str]) -> Array:
-    """Return [n, 4] int64: size, times and inode of each file; size -1 where it cannot be had."""
+    """Return [n, 4] int64: size, times and inode of each file; size -1 if they cannot be read."""
     numbers = array("q")
     for name in names:
         try:
@@ -225,7 +226,7 @@ def _digest(root: str, name: str) -> bytes:
 
 
 def _crc(rows: Array) -> int:
-    """CRC-32 of the bytes, a piece at a time."""
+    """Return the CRC-32 of the bytes, computed a piece at a time."""
     flat, total = rows.reshape(-1), 0
     for start in range(0, len(flat), 2**24):
         total = zlib.crc32(flat[start : start + 2**24].data, total)

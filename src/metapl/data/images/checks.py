@@ -1,4 +1,4 @@
-"""What ``check`` asks of images: near copies, images that look unlike the others, images of one colour."""
+"""The checks of images: near copies, images unlike the others, images of one colour."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ImageChecks(RowChecks):
 
 
 def thumbnails(rows: torch.Tensor, side: int) -> Array:
-    """uint8 images [n, channels, H, W] in grey, at most ``side`` high and wide, uint8 [n, h, w]."""
+    """Return uint8 images [n, channels, H, W] in grey, at most ``side`` high and wide: uint8 [n, h, w]."""
     x = rows.float()
     if x.shape[1] == 3:
         x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
@@ -62,7 +62,7 @@ def thumbnails(rows: torch.Tensor, side: int) -> Array:
 
 
 def _hues(rows: torch.Tensor) -> Array:
-    """Red and blue against green in each of HUES x HUES fields, on the 0..255 scale."""
+    """Return red and blue minus green in each of HUES x HUES fields, on the 0..255 scale."""
     small = torch.nn.functional.adaptive_avg_pool2d(rows.float(), HUES)
     made: Array = torch.cat([small[:, 0] - small[:, 1], small[:, 2] - small[:, 1]], dim=1).flatten(1).numpy()
     return made
@@ -90,7 +90,7 @@ def _near_images(all_thumbs: Array, all_hues: Array | None, first: Array) -> Pai
 
 
 def _unit(thumbs: Array, fields: int) -> Array:
-    """float32 [n, <= fields**2]: each thumbnail in fields x fields means, without its brightness and contrast."""
+    """Return float32 [n, <= fields**2]: thumbnails as fields x fields means, without brightness and contrast."""
     side = (min(fields, thumbs.shape[1]), min(fields, thumbs.shape[2]))
     parts = []
     for start in range(0, len(thumbs), 8192):
@@ -131,7 +131,7 @@ def _chunks(thumbs: Array) -> list[torch.Tensor]:
 
 
 def _fields(thumbs: Array) -> Array:
-    """Images in FIELDS x FIELDS grey means, on the 0..1 scale."""
+    """Return images as FIELDS x FIELDS grey means, on the 0..1 scale."""
     side = (min(FIELDS, thumbs.shape[1]), min(FIELDS, thumbs.shape[2]))
     pool = torch.nn.functional.adaptive_avg_pool2d
     made: Array = torch.cat([pool(x.unsqueeze(1), side).flatten(1) for x in _chunks(thumbs)]).numpy()
@@ -139,7 +139,7 @@ def _fields(thumbs: Array) -> Array:
 
 
 def _appearance(thumbs: Array, hues: Array | None) -> Array:
-    """Brightness, contrast, shares of black and white, how sharp both ways, and hue."""
+    """Return brightness, contrast, shares of black and white, sharpness along both axes, and hue."""
     parts = []
     for x in _chunks(thumbs):
         across = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(1, 2))

@@ -1,6 +1,6 @@
 """Image files, or their bytes, to tensors, with Pillow.
 
-Files are only read; whatever is wrong with one is a reason, not a crash.
+Files are only read; a damaged file gives a reason, not a crash.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _IN_MEMORY = 32 * 2**20  # files up to this size are read in one go, so that pix
 class Unreadable(Exception):
     """An image file that cannot be used; the text is the reason, in one line.
 
-    ``lasting`` says that it lies in the file's contents: the same bytes will never be read.
+    ``lasting``: whether the reason lies in the file's contents, so that the same bytes can never be read.
     """
 
     lasting = True
 
     def for_now(self) -> Unreadable:
-        """Return the same, but for a reason that may be gone at the next try."""
+        """Return the same for a reason that may be gone at the next try."""
         self.lasting = False
         return self
 
@@ -68,7 +68,7 @@ class Unreadable(Exception):
 class Decoded(NamedTuple):
     """One image: uint8 [channels, height, width], the SHA-256 of its file, and (height, width, grey?) as stored.
 
-    The digest is empty where nobody asked for it. Sizes are those of the upright image. ``span``: as in
+    The digest is empty if it was not asked for. Sizes are those of the upright image. ``span``: as in
     ``levels.NO_SPAN``.
     """
 
@@ -95,7 +95,7 @@ def decode(
     Args:
         resize: "cover" scales until the shape is covered and crops about the centre, "stretch" scales both sides on
             their own, "pad" scales until the image fits and fills the rest with middle grey.
-        levels: what becomes 0 and 255 in an image with more than 8 bits; by default 16 bits are divided by 257.
+        levels: the range that becomes 0..255 in an image with more than 8 bits; by default 16 bits are divided by 257.
 
     Raises:
         Unreadable: the file is not a whole image in a known format, or has more than ``max_pixels`` pixels.
@@ -115,7 +115,7 @@ def decode_many(
 ) -> Iterator[Decoded | Unreadable]:
     """``decode`` for many files (or bytes) by a pool of threads, in the order of ``paths``; threads end with it.
 
-    ``fit``: where ``levels`` are not known yet, the range of the image itself stands for them.
+    ``fit``: use the range of the image itself while ``levels`` are not known yet.
     """
 
     def one(path: Stored) -> Decoded | Unreadable:
@@ -137,15 +137,13 @@ def decode_many(
 
 
 def workers() -> int:
-    """Threads that decode: one per core that this process may use, at most 8."""
+    """Return the number of decoding threads: one per core that this process may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
 
 
 def probe(path: Stored, side: int = AUTO_SIDE) -> tuple[int, int, bool] | None:
-    """Return (height, width, grey?) of the upright image, from the header alone above ``side``; None where it is
-    damaged.
-    """
+    """Return (height, width, grey?) of the upright image; above ``side`` by the header alone; None if it is damaged."""
     with quiet():
         try:
             with _opened(path, MAX_PIXELS) as (image, _):
@@ -161,17 +159,17 @@ def probe(path: Stored, side: int = AUTO_SIDE) -> tuple[int, int, bool] | None:
 
 @contextmanager
 def header(path: Stored) -> Iterator[Image.Image]:
-    """The image with its header read and nothing decoded.
+    """Open an image and read its header; nothing is decoded.
 
     Raises:
-        Unreadable: as for ``decode``, as far as the header shows it.
+        Unreadable: as for ``decode``, if the header shows the fault.
     """
     with quiet(), _opened(path, MAX_PIXELS) as (image, _):
         yield image
 
 
 class _Quiet:
-    """How many are at work under ``quiet``, in any thread."""
+    """The number of uses of ``quiet`` at work, in all threads."""
 
     lock = threading.Lock()
     depth = 0
@@ -180,7 +178,7 @@ class _Quiet:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pillow's warnings (large image, odd EXIF, odd palette) stay inside: each is either a reason or nothing.
+    """Suppress Pillow's warnings (large image, odd EXIF, odd palette): a real fault becomes a reason.
 
     ``warnings.catch_warnings`` would put back a list of filters that another thread may have changed meanwhile; here
     one filter, for Pillow's warnings alone, is put in by the first to come and taken out by the last to leave.
@@ -200,7 +198,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Stored, max_pixels: int) -> Iterator[tuple[Image.Image, Stored]]:
-    """The image with its header read and judged, and its bytes (its path if large); every error is ``Unreadable``."""
+    """Return the image, its header checked, and its bytes (its path if large); every error is ``Unreadable``."""
     try:
         stored = _read(path)
         with Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored, formats=_FORMATS) as image:
@@ -224,9 +222,9 @@ def _opened(path: Stored, max_pixels: int) -> Iterator[tuple[Image.Image, Stored
 
 
 def _read(path: Stored) -> Stored:
-    """Return the file's bytes, or its path where it is large.
+    """Return the file's bytes, or its path if it is large.
 
-    What is empty or no regular file is refused: opening a pipe would wait for ever.
+    Empty files are refused, and files that are not regular: opening a pipe would wait for ever.
     """
     if isinstance(path, bytes):
         if not path:
@@ -255,7 +253,7 @@ def _decode(
     levels: Levels = NO_LEVELS,
     fit: bool = False,
 ) -> Decoded:
-    """``decode`` without the guard against warnings, for threads."""
+    """Do the work of ``decode``, without suppressing warnings, for threads."""
     with _opened(path, max_pixels) as (image, stored):
         grey, stored_size = _is_grey(image), image.size
         if shape is not None and max(image.size) > (twice := 2 * max(shape[1:])):
@@ -327,7 +325,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) where there is none or the EXIF block is damaged."""
+    """Return the EXIF orientation; 1 (upright) without one, or with a damaged EXIF block."""
     if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
         return 1  # most small images: asking takes a tenth of their decoding
     try:
@@ -364,7 +362,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _from_floats(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Float greys in 0..1 or 0..255 as uint8."""
+    """Return float greys in 0..1 or 0..255 as uint8."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 255):  # NaN fails both
         raise Unreadable("its float values lie outside 0..255")

@@ -1,4 +1,4 @@
-"""What is known of stored images before any of their pixels is used."""
+"""Facts about stored images that are known before their pixels are used."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Facts:
         digest: [n, 32] uint8.
         head: [n, 3] int32: height, width, grey?
         span: [n, 4] float64, see ``levels.NO_SPAN``.
-        reason: position -> why it cannot be read.
-        fleeting: positions whose reason may be gone tomorrow though the file is the same (no permission, no memory).
+        reason: position -> why the image cannot be read.
+        fleeting: positions whose reason may pass while the file stays the same (no permission, no memory).
     """
 
     state: Array
@@ -37,13 +37,13 @@ class Facts:
 
     @classmethod
     def none(cls, count: int) -> Facts:
-        """Nothing is known of ``count`` images."""
+        """Return facts without an entry for ``count`` images."""
         flags, numbers = np.zeros(count, dtype=np.int8), np.zeros((count, 3), dtype=np.int32)
         digests, spans = np.zeros((count, 32), dtype=np.uint8), np.tile(np.array(NO_SPAN), (count, 1))
         return cls(flags, np.zeros(count, dtype=bool), digests, numbers, spans)
 
     def enter(self, k: int, result: Decoded | Unreadable) -> None:
-        """What decoding image ``k`` has shown."""
+        """Enter the result of decoding image ``k``."""
         if isinstance(result, Unreadable):
             self.state[k], self.reason[k] = BAD, str(result)
             if not result.lasting:
@@ -53,5 +53,5 @@ class Facts:
         self.set_digest(k, result.digest)
 
     def set_digest(self, k: int, digest: bytes) -> None:
-        """The SHA-256 of image ``k``'s file."""
+        """Enter the SHA-256 of image ``k``'s file."""
         self.digest[k], self.hashed[k] = np.frombuffer(digest, dtype=np.uint8), True

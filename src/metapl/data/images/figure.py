@@ -1,4 +1,4 @@
-"""A figure of what the views do to some images. matplotlib is imported when a figure is asked for."""
+"""Draw views of some images. matplotlib is imported at the first figure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ GAP = 0.06  # between images, as a fraction of one
 
 
 def views_figure(images: Tensor, views: ImageViews, seed: int = 0, repeats: int = 2) -> Figure:
-    """Originals, weak and strong views as rows of one figure.
+    """Draw originals, weak and strong views as rows of one figure.
 
     Args:
         images: uint8 [n, C, H, W]; one column each.
-        views: what makes the views.
+        views: makes the views.
         seed: of the draws.
-        repeats: rows of weak and rows of strong views, each with draws of its own.
+        repeats: number of rows of weak views, and of strong views, each with draws of its own.
 
     Returns:
         A figure that belongs to no window: save it with ``figure.savefig``.
@@ -68,7 +68,7 @@ def _rows(images: Tensor, views: ImageViews, seed: int, repeats: int) -> tuple[l
 
 
 def _draw(axis: Axes, image: Tensor) -> None:
-    """One image [C, H, W] on the 0..1 scale, pixel by pixel; other than 1 or 3 channels as their mean."""
+    """Draw one image [C, H, W] on the 0..1 scale; other than 1 or 3 channels are drawn as their mean."""
     if image.shape[0] != 3:
         image = image.mean(0, keepdim=True)
     pixels = image.permute(1, 2, 0).numpy()

@@ -17,8 +17,7 @@ from metapl.types import Levels, Resize
 class FolderSource(ImageSource):
     """A ``types.Source`` over ``labelled/<class>/*``, ``unlabelled/**`` and ``test/<class>/*``, or ``<class>/*``.
 
-    Rows that are not test rows come first; unreadable ones are left out and stand in ``problems``. Files are only read,
-    never written.
+    Test rows come last; unreadable images are left out and listed in ``problems``. Files are only read.
 
     Args:
         path: the folder.
@@ -27,7 +26,7 @@ class FolderSource(ImageSource):
         no_label: whether the images in a folder of this name have no label.
 
     Raises:
-        UserError: the folder cannot serve; the message names the place and the remedy.
+        UserError: the folder cannot be used; the message names the place and the remedy.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from metapl.types import Array, Levels
 
-CUT = 0.02  # share of an image's values beyond the range of the training from which it is said
+CUT = 0.02  # share of an image's values beyond the range of the training that is worth a note
 NO_SPAN = (np.nan,) * 4  # lowest and highest whole number, lowest and highest float
 
 
@@ -49,7 +49,7 @@ def levels_of(spans: Array) -> Levels:
 
 
 def as_bytes(image: Image.Image, levels: Levels) -> Image.Image | None:
-    """Return an image with more than 8 bits in mode L, by ``levels``; None where they do not say how."""
+    """Return an image with more than 8 bits in mode L, by ``levels``; None if they have no range for it."""
     span = {"whole": levels.whole, "floats": levels.floats}.get(depth_of(image))
     if span is None:
         return None
@@ -58,7 +58,7 @@ def as_bytes(image: Image.Image, levels: Levels) -> Image.Image | None:
 
 
 def beyond(images: Iterable[Image.Image], levels: Levels) -> str:
-    """Return what to say where images with more than 8 bits leave the range of the training's; "" where none does."""
+    """Return a note on images with more than 8 bits whose values leave the range of the training images, or ""."""
     count, found, worst = 0, 0, (0.0, 0.0, 0.0, 0.0)
     for image in images:
         span = {"whole": levels.whole, "floats": levels.floats}.get(depth_of(image))
@@ -79,7 +79,7 @@ def beyond(images: Iterable[Image.Image], levels: Levels) -> str:
 
 
 def to_dict(levels: Levels) -> dict[str, Any]:
-    """Return plain JSON values; nothing where there are no levels."""
+    """Return plain JSON values; empty without levels."""
     return {"levels": levels._asdict()} if any(levels) else {}
 
 

@@ -89,7 +89,7 @@ class ImageModality(Modality):
 
 
 def with_size(preprocessing: Preprocessing, source: Source) -> Preprocessing:
-    """Return it with how the source brought its images to their shape, and with their white and their levels."""
+    """Return it with the source's way to resize its images, their white level and their levels."""
     own = traits(source)
     return replace(preprocessing, resize=own.resize, white=own.white, resized=own.resized, levels=own.levels)
 

@@ -1,9 +1,9 @@
 """The image operations of RandAugment, batched, with one strength per image.
 
 The list is FixMatch's (Sohn et al. 2020, table 12), itself RandAugment's (Cubuk et al. 2020, section 3).
-Every operation takes ``images`` float32 [n, C, H, W] on the 0..1 scale and ``strength`` float32 [n] in -1..1
-and returns the same shape and scale. Strength 0 leaves an image as it is (save AutoContrast and Equalize,
-which have no strength); 1 is the far end of the range; the sign is the direction where there is one.
+Every operation takes ``images`` float32 [n, C, H, W] on the 0..1 scale and ``strength`` float32 [n] in -1..1 and
+returns the same shape and scale. Strength 0 leaves an image as it is (except AutoContrast and Equalize, which have no
+strength); 1 is the far end of the range; the sign is the direction, if the operation has one.
 
 Colour operations follow Pillow, the reference of both papers, on floats. Geometric ones are 2x3 matrices, so
 that one ``grid_sample`` serves a whole layer. No operation draws random numbers.
@@ -43,7 +43,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def identity(images: Tensor, strength: Tensor) -> Tensor:
-    """Nothing. No range."""
+    """Return the images as they are. No range."""
     return images
 
 
@@ -61,8 +61,8 @@ def auto_contrast(images: Tensor, strength: Tensor) -> Tensor:
 def equalize(images: Tensor, strength: Tensor) -> Tensor:
     """Return each channel's histogram made uniform (``ImageOps.equalize``). No range.
 
-    Pillow divides by a whole number of pixels per level, which is nothing below 255 pixels and coarse below
-    some thousands; here the division is exact, so that the operation means the same at every size.
+    Pillow divides by a whole number of pixels per level, which is 0 below 255 pixels and coarse below some thousands;
+    here the division is exact, so that the operation is the same at every size.
     """
     n, channels, height, width = images.shape
     levels = _levels(images).to(torch.int64).reshape(n * channels, height * width)
@@ -187,7 +187,7 @@ def _centres(side: int, device: torch.device) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, fill: float = 0.5) -> Tensor:
-    """Bilinear sampling through one matrix [2, 3] per image; what comes from outside is ``fill``.
+    """Sample bilinearly through one matrix [2, 3] per image; pixels from outside are ``fill``.
 
     The grid is ``affine_grid``'s, written out without a matrix product, which a GPU may run in low precision.
     """
@@ -209,7 +209,7 @@ class Op:
     Attributes:
         name: as in the papers.
         colour: images, strength -> images.
-        degenerate: images -> what ``blend`` mixes in.
+        degenerate: images -> the images that ``blend`` mixes in.
         matrix: strength, height, width -> [n, 2, 3].
     """
 
@@ -219,7 +219,7 @@ class Op:
     matrix: Callable[[Tensor, int, int], Tensor] | None = None
 
     def __call__(self, images: Tensor, strength: Tensor, fill: float = 0.5) -> Tensor:
-        """This operation alone on every image."""
+        """Apply this operation to every image."""
         return apply_ops(images, strength, (self,), (len(images),), fill)
 
 
@@ -251,7 +251,7 @@ def ops_for(channels: int) -> tuple[Op, ...]:
 def apply_ops(images: Tensor, strength: Tensor, ops: Sequence[Op], counts: Sequence[int], fill: float = 0.5) -> Tensor:
     """Return ``ops[0]`` on the first ``counts[0]`` images, ``ops[1]`` on the next ``counts[1]``, and so on.
 
-    Operations nobody drew cost nothing; all blends are one call, and so are all geometric ones.
+    Operations that were not drawn cost nothing; all blends are one call, and so are all geometric ones.
     """
     done: list[Tensor] = []
     blends: list[Tensor] = []
@@ -285,7 +285,7 @@ def apply_drawn(images: Tensor, kinds: Tensor, strength: Tensor, fill: float = 0
         images: [n, C, H, W].
         kinds: [layers, n] int64, positions in ``ops_for(C)``.
         strength: [layers, n].
-        fill: what stands outside of the image, 0..1.
+        fill: the grey level outside of the image, 0..1.
 
     Each layer sorts the batch by operation, so that an operation works on a slice. The number of images per
     operation is the only thing read back from the device, once for all layers.

@@ -1,4 +1,4 @@
-"""How stored images become rows: size, shape of the fit, memory, what may be bad."""
+"""How stored images become rows: size, way of resizing, memory, tolerance for bad images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ImageOptions(Settings, group="source.image"):
     """How images are read.
 
     Raises:
-        UserError: a value that means nothing.
+        UserError: a value that a setting does not take.
     """
 
     size: Annotated[
@@ -60,12 +60,12 @@ class ImageOptions(Settings, group="source.image"):
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """(height, width) that is asked for; None for "auto"."""
+        """The given (height, width); None for "auto"."""
         return None if self._auto else self._read_sides(str(self.size))
 
     @property
     def auto_sides(self) -> tuple[int, int]:
-        """(height, width) that images of unknown sizes are brought to, and that those of a common one may have."""
+        """The (height, width) for images of unknown sizes; also the largest common size that images keep."""
         if not self._auto or self.size == "auto":
             return AUTO_SIDE, AUTO_SIDE
         return self._read_sides(split_name(str(self.size)).rest)
@@ -85,7 +85,7 @@ class ImageOptions(Settings, group="source.image"):
         return sides[0], sides[-1]
 
     def common(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int] | None:
-        """Return the one size of all images, where there is one and it fits into ``auto_sides``."""
+        """Return the common size of all images, if they have one and it fits into ``auto_sides``; else None."""
         size, (height, width) = next(iter(sizes), None), self.auto_sides
         return size if size is not None and len(sizes) == 1 and size[0] <= height and size[1] <= width else None
 
@@ -98,16 +98,16 @@ OWN_SIZE = ImageOptions()
 
 
 class SizeStats:
-    """Collects the sizes and colours of images, as far as they decide the common shape."""
+    """Collects the sizes and colours of images that decide the common shape."""
 
     def __init__(self) -> None:
         self.sizes: set[tuple[int, int]] = set()
         self.grey = True
 
     def add(self, height: int, width: int, grey: bool) -> None:
-        """Add one image."""
+        """Count one image."""
         self.grey &= bool(grey)
-        if len(self.sizes) < 2:  # two sizes are enough to know that there is no common one
+        if len(self.sizes) < 2:  # two different sizes are enough to know: there is no common size
             self.sizes.add((height, width))
 
     def shape(self, options: ImageOptions) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What the names of folders and files say: parts of a data set, images, and what is not data at all."""
+"""Read the names of folders and files: parts of a data set, images, and files that are not data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRAINING = ("labelled", "train", "fold", "validation")  # parts whose images hav
 _BY_NAME = {name: part for part, names in PARTS.items() for name in names}
 _FOLD = re.compile(r"(fold|split|batch|chunk|shard)\d+")
 _MARKS = re.compile(r"[\W_]+")
-# What systems and programs leave behind in folders, in small letters.
+# Files that systems and programs leave in folders, in small letters.
 _LITTER = frozenset(
     {
         "__macosx",
@@ -45,15 +45,13 @@ NOT_READ = frozenset(PHOTOS + DRAWINGS) - SUFFIXES
 
 
 def part_of(name: str) -> str:
-    """Return the part of a data set that a folder's name means, a key of ``PARTS`` or "fold"; "" where it means
-    none.
-    """
+    """Return the part of a data set that a folder's name means: a key of ``PARTS``, "fold", or "" for none."""
     plain = _MARKS.sub("", name.casefold())
     return "fold" if _FOLD.fullmatch(plain) else _BY_NAME.get(plain, "")
 
 
 def is_passed_over(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left behind by a system, so that nothing is said of it."""
+    """Return whether a file or folder is passed over in silence: hidden, or left by a system."""
     return name.startswith(".") or name.casefold() in _LITTER
 
 
@@ -63,7 +61,7 @@ def is_image(name: str) -> bool:
 
 
 def why_not_image(name: str) -> str:
-    """Return why a file is not read as an image, by its suffix; "" where it may be one."""
+    """Return why a file is not read as an image, by its suffix; "" if it may be an image."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in SUFFIXES:
         return ""
@@ -71,9 +69,7 @@ def why_not_image(name: str) -> str:
 
 
 def same_folders(folders: Mapping[str, Path]) -> list[str]:
-    """Return the names of the folders that each of ``folders`` holds, where all hold the same two or more and no
-    image.
-    """
+    """Return the names of the folders in each of ``folders``, if all hold the same two or more and no image."""
     inside: list[frozenset[str]] = []
     for folder in folders.values():
         names = _inside(folder)
@@ -84,7 +80,7 @@ def same_folders(folders: Mapping[str, Path]) -> list[str]:
 
 
 def _inside(folder: Path) -> frozenset[str] | None:
-    """Return the folders in ``folder``; None where it holds images of its own, or cannot be opened."""
+    """Return the folders in ``folder``; None if it holds images of its own, or cannot be opened."""
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not is_passed_over(entry.name)]

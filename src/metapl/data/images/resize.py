@@ -1,4 +1,4 @@
-"""Images in memory at another size, as files that hold these pixels would be brought to it."""
+"""Resize images in memory, with the same result as for files that hold these pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def image_at(image: Tensor, size: Size, resize: Resize) -> Tensor:
 
 
 def images_at(rows: Tensor, size: Size, resize: Resize) -> Tensor:
-    """uint8 images [N, 1 or 3, height, width] at ``size``; the same tensor where that is their own."""
+    """Return uint8 images [N, 1 or 3, height, width] at ``size``; the same tensor if they have this size."""
     if tuple(rows.shape[2:]) == size:
         return rows
     made = torch.empty((*rows.shape[:2], *size), dtype=torch.uint8)
@@ -33,5 +33,5 @@ def images_at(rows: Tensor, size: Size, resize: Resize) -> Tensor:
 
 
 def how(resize: Resize) -> str:
-    """Return the way, for a note; nothing is said of the usual one."""
+    """Return the way of resizing for a note; "" for the default."""
     return "" if resize == "cover" else f" ({resize})"

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: the rows by part and class, before any image is opened."""
+"""Scan a folder of images: find its rows by part and class, before any image is opened."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Found:
         unlabeled: image files without a class.
         test: image files of each test class.
         folders_unread: (path, reason) of folders that could not be opened.
-        others: suffix -> number of files that are not images by it.
-        notes: what was passed over.
+        others: suffix -> number of files that are not images.
+        notes: notes on files and folders that were passed over.
         outside: links that lead out of the folder.
-        no_label: names of class folders that the user takes for unlabelled images.
+        no_label: names of class folders whose images have no label, as the user says.
     """
 
     root: Path
@@ -56,14 +56,14 @@ def scan(root: Path, no_label: NoLabel = lambda name: False) -> Found:
     """Find the images under ``root``.
 
     Two forms: ``labelled/<class>/*`` (or ``train/``), perhaps with ``validation/<class>/*``, ``unlabelled/**`` and
-    ``test/<class>/*``; or ``<class>/*``. Where all folders hold the same folders, those are the classes. Hidden names,
-    what systems leave behind, linked folders inside a class and folders that metapl wrote are passed over.
+    ``test/<class>/*``; or ``<class>/*``. If all folders hold the same folders, these are the classes. Hidden names,
+    files left by systems, linked folders inside a class and folders that metapl wrote are passed over.
 
     Args:
         no_label: whether the images of a class folder of this name have no label.
 
     Raises:
-        UserError: there is nothing to train a classifier from, or the form is ambiguous.
+        UserError: the folder has no classes to train from, or its form is ambiguous.
     """
     if not exists(root):
         raise missing(root)
@@ -79,13 +79,13 @@ def scan(root: Path, no_label: NoLabel = lambda name: False) -> Found:
     labeled = [folder for part in TRAINING for folder in parts.get(part, [])]
     _check_classes(found, labeled[0] if len(labeled) == 1 else root)
     found.notes += other_files(found.others)
-    found.notes = list(dict.fromkeys(found.notes))  # a folder may have been looked at twice
+    found.notes = list(dict.fromkeys(found.notes))  # a folder may have been read twice
     found.notes += _links_outside(sorted(set(found.outside)))
     return found
 
 
 def other_files(others: Mapping[str, int]) -> list[str]:
-    """Return what to say of files that are not read, by their suffix."""
+    """Return a note on files that are not read, by their suffix."""
     photos = {suffix: n for suffix, n in others.items() if suffix in NOT_READ}
     said = [f"{suffix} is not read: save as JPEG ({plural(n, 'file')})" for suffix, n in photos.items()]
     rest = {suffix: n for suffix, n in others.items() if suffix not in NOT_READ}
@@ -101,10 +101,10 @@ Parts = dict[str, list[Path]]  # part -> its folders
 
 
 def _parts(root: Path, top: Mapping[str, Path]) -> Parts:
-    """Return the folders of each part; empty where ``root`` is a plain tree of classes.
+    """Return the folders of each part; empty if ``root`` is a plain tree of classes.
 
     Raises:
-        UserError: two folders would be one part, or parts are there and no class folders.
+        UserError: two folders mean one part, or a part has no class folders.
     """
     parts: Parts = {}
     for name, path in top.items():
@@ -131,9 +131,7 @@ def _parts(root: Path, top: Mapping[str, Path]) -> Parts:
 
 
 def _are_parts(parts: Parts, rest: list[Path]) -> bool:
-    """Return whether folders such as 'train' are parts. Beside 'bus' and 'boat' it is a class, and so is 'val' or
-    'dev'.
-    """
+    """Return whether folders such as 'train' and 'val' are parts; beside 'bus' and 'boat' they are classes."""
     labeled = [folder for part in TRAINING for folder in parts.get(part, [])]
     inner = [folder for folder in labeled if _has_folders(folder)]
     if not labeled:
@@ -149,10 +147,10 @@ def _are_parts(parts: Parts, rest: list[Path]) -> bool:
 
 
 def _refuse_bare(labeled: list[Path]) -> bool:
-    """Parts in which images lie without class folders: nothing says what is on them.
+    """Refuse parts with images outside class folders, whose labels are unknown.
 
     Raises:
-        UserError: always, but for a lone folder or folds, which may be classes.
+        UserError: always, except for a lone folder or folds, which may be classes.
     """
     names = [path.name for path in labeled]
     if any(part_of(name) in ("train", "validation") for name in names):
@@ -186,10 +184,10 @@ def _scan_parts(found: Found, top: Mapping[str, Path], parts: Parts) -> None:
 
 
 def _add_unlabeled(found: Found, folders: list[Path], labeled: list[Path]) -> None:
-    """The unlabelled images beside the labelled ones.
+    """Add the unlabelled images.
 
     Raises:
-        UserError: there is a folder for them, and no image in it.
+        UserError: the folder for them holds no image.
     """
     images = [path for folder in folders for path in _images(folder, found)]
     if folders and not images:
@@ -202,7 +200,7 @@ def _add_unlabeled(found: Found, folders: list[Path], labeled: list[Path]) -> No
 
 
 def _add_test(found: Found, folders: list[Path]) -> None:
-    """The test images by class.
+    """Add the test images by class.
 
     Raises:
         UserError: a test class is not among the training classes.
@@ -290,7 +288,7 @@ def _check_classes(found: Found, folder: Path) -> None:
 
 
 def _no_images(found: Found, folder: Path) -> UserError:
-    """Return what to do where class folders hold no image: they may hold texts, or images in another form."""
+    """Return the error for class folders without images: they may hold texts, or images in another form."""
     if found.others:
         suffix, count = found.others.most_common(1)[0]
         files = plural(count, "file that ends", "files that end")
@@ -310,9 +308,7 @@ def _suffixes() -> str:
 
 
 def _entries(folder: Path | str, found: Found) -> list[os.DirEntry[str]]:
-    """Return what ``folder`` holds, but for what ``is_passed_over``; sorted. A folder that cannot be opened is
-    entered so.
-    """
+    """Return the sorted entries of ``folder``, without files that are passed over; note an unreadable folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not is_passed_over(e.name)), key=lambda e: clean(e.name))
@@ -352,7 +348,7 @@ def _links_outside(links: list[str]) -> list[str]:
 
 
 def _note_outside(path: str, found: Found) -> None:
-    """Enter a link that leads out of the data folder."""
+    """Store a link that leads out of the data folder."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(found.root)):  # links in a circle end, too
         found.outside.append(clean(Path(path).relative_to(found.root)))
 
@@ -362,7 +358,7 @@ def _made_note(folder: str, found: Found) -> str:
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Return whether the entry is a folder; False for a link that leads nowhere or round in a circle."""
+    """Return whether the entry is a folder; False for a broken link or a circle of links."""
     try:
         return entry.is_dir()
     except OSError:

@@ -1,4 +1,4 @@
-"""A source over stored images: whatever names them, a folder, a list of files, a column of bytes."""
+"""A source over stored images: of a folder, a list of files, or a column of bytes."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ FEW_BAD = 5  # so many may be bad in a small set, whatever their share
 class ImageSource:
     """A ``types.Source`` over stored images.
 
-    Rows that are not test rows come first, in the order given; those of them that cannot be read are left out and stand
-    in ``problems``. Test rows are opened when asked for.
+    Test rows come last. Other rows keep their order; unreadable ones are left out and listed in ``problems``. Test rows
+    are opened when asked for.
 
     Args:
         name: short name for messages.
         items: one file path (joined to ``root``) or one image's bytes per row; any sequence that threads may index.
-        ids, labels, is_test: one per item; label -1 = none. No test rows where ``is_test`` is None.
+        ids, labels, is_test: one per item; label -1: no label. ``is_test`` None: no test rows.
         where: the file or folder that messages name.
-        notes, problems: what was noticed before; a problem counts as a bad image.
-        known: what a finished run knows of these images: then none is decoded now. The fingerprint shows afterwards
-            whether they are the same: it holds the contents of every image that was taken for readable.
-        place: the folder or file that the images are known by, for ``options.cache`` (of paths, not of bytes).
-        progress: called with a line on how far the decoding is, where it takes long.
+        notes, problems: earlier notes and problems; a problem counts as a bad image.
+        known: the facts that a finished run stored of these images: then none is decoded now. The fingerprint covers
+            the contents of all readable images, so it shows later whether they are the same.
+        place: the folder or file that identifies the images for ``options.cache`` (of paths, not of bytes).
+        progress: called with progress messages when decoding takes long.
         levels: as in ``ImageStore``.
 
     Attributes:
         shape: (channels, height, width) of a row.
         lazy: whether training rows are decoded when needed; then ``held()`` is None.
-        prefetch: steps ahead that a reader should ask for rows.
-        resize: how images are brought to ``shape``. resized: that they are. levels: as in ``Preprocessing``.
+        prefetch: number of steps whose rows a reader should ask for in advance.
+        resize, resized, levels: as in ``Preprocessing``.
 
     Raises:
-        UserError: too many images cannot be read, or none of a class or of the unlabelled ones.
+        UserError: too many images cannot be read, or all images of a class, or all unlabelled images.
     """
 
     kind: Kind = "image"
@@ -117,7 +117,7 @@ class ImageSource:
             self.notes += (f"{would} and are decoded when needed (see source.image.memory)",)
 
     def rows(self, index: Array) -> Tensor:
-        """uint8 [n, channels, height, width]; test rows, and all where ``lazy``, are decoded now.
+        """Return uint8 [n, channels, height, width]; test rows are decoded now, and all rows if ``lazy``.
 
         Raises:
             UserError: an image cannot be read (ask ``readable`` first), or no longer.
@@ -128,7 +128,7 @@ class ImageSource:
             raise self._gone(reason) from reason
 
     def readable(self, index: Array) -> Array:
-        """Return those of ``index`` that can be read; test images are decoded to find out, the bad ones go to
+        """Return the rows in ``index`` that can be read; test images are decoded to find out, bad ones go to
         ``problems``.
         """
         index = np.asarray(index, dtype=np.int64)
@@ -142,7 +142,7 @@ class ImageSource:
     def held(self) -> Tensor | None:
         """Return the decoded rows, for reading without a copy; row k is row k of the source, test rows are not in it.
 
-        None where ``lazy``.
+        None if ``lazy``.
 
         Raises:
             UserError: an image can no longer be read.
@@ -167,7 +167,7 @@ class ImageSource:
         return UserError(f"this {part}: {reason.args[0]}", "Remove or restore it.", shown(self.ids[row]))
 
     def _check_bad(self, count: int, options: ImageOptions, labels: Array) -> None:
-        """Stop at many unreadable images, and at a class of which nothing is left."""
+        """Refuse many unreadable images, and a class without a readable image."""
         bad = len(self.problems)
         if bad:
             one = f"1 image cannot be read and is left out: {shown(self.problems[0][0])}: {self.problems[0][1]}"

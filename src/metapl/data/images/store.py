@@ -1,8 +1,7 @@
-"""Stored images, by file or by their bytes, as rows of one shape: held in memory, or decoded when they are needed.
+"""Stored images (files or bytes) as rows of one shape: held in memory, or decoded when needed.
 
-What must be known before a training, which of its images can be read and what their files hold, is found out at
-opening, in one pass of decoding threads; held images are kept in that pass. Other images (test rows) are opened when
-asked for. Files are only read.
+Opening examines all training images in one pass of decoding threads: which can be read, and the hashes of their files.
+Images to be held are kept in that pass. Other images (test rows) are opened when asked for. Files are only read.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ WORTH = 1.0  # seconds of decoding above which the pixels are worth a place in t
 
 @dataclass(frozen=True)
 class Known:
-    """What a finished run knows of its images, so that they need not be decoded to be judged again.
+    """Facts that a finished run stored of its images, so that they need not be decoded to be opened again.
 
     Attributes:
         shape: (channels, height, width) of its rows.
@@ -56,19 +55,19 @@ class ImageStore:
 
     Args:
         items: file paths (joined to ``root``) or bytes; any sequence, also one that reads its items when asked.
-        count: the first ``count`` items are training images, which are examined now; those that cannot be read stand in
-            ``facts``. The others are opened when asked for.
+        count: the first ``count`` items are training images, which are examined now; ``facts`` holds the unreadable
+            ones. The others are opened when asked for.
         root: folder that the paths are in.
-        known: by position, if nothing is to be decoded now: the shape, and why some cannot be read.
-        cache: what is known from an earlier opening; items must then be paths.
-        levels: what becomes 0 and 255 in images with more than 8 bits; None: found in the training images.
-        progress: called with a line on how far the decoding is, where it takes long.
+        known: the shape, and the reasons of unreadable images by position; then nothing is decoded now.
+        cache: stored facts of an earlier opening; items must then be paths.
+        levels: the range that becomes 0..255 in images with more than 8 bits; None: that of the training images.
+        progress: called with progress messages when decoding takes long.
 
     Attributes:
         shape: of one row. note: what a user should know about it.
         levels: as found or given.
         kept: [m] int64, the training images that can be read.
-        lazy: whether these are decoded when needed, because all of them would not fit into ``options.memory``.
+        lazy: whether training images are decoded when needed, because they do not fit into ``options.memory``.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class ImageStore:
             self._row[self.kept] = np.arange(len(self.kept))
 
     def held(self) -> Tensor | None:
-        """Return the training images that can be read, [m, ...] in the order of ``kept``; None where they are not held.
+        """Return the readable training images, [m, ...] in the order of ``kept``; None if they are not held.
 
         Raises:
             Unreadable: one of them can no longer be read.
@@ -121,7 +120,7 @@ class ImageStore:
     def rows(self, index: Array) -> Tensor:
         """Return the images at ``index``, [n, channels, height, width], as a copy.
 
-        Training images that were not decoded yet are decoded only as far as they are asked for.
+        Of the training images that were not decoded yet, only these are decoded.
 
         Raises:
             Unreadable: one of them cannot be read; its ``args[1]`` is the position.
@@ -144,7 +143,7 @@ class ImageStore:
         return rows
 
     def readable(self, index: Array) -> dict[int, str]:
-        """Return why those of ``index`` that cannot be read cannot; images not yet opened are opened to find out."""
+        """Return the reasons of unreadable images in ``index``; images not yet opened are opened to find out."""
         index = np.asarray(index, dtype=np.int64)
         reasons = {k: self.facts.reason[k] for k in index[index < self.count].tolist() if k in self.facts.reason}
         others = index[index >= self.count]
@@ -154,7 +153,7 @@ class ImageStore:
         return reasons
 
     def beyond_levels(self) -> str:
-        """Return what to say of images whose values lie beyond ``levels``; the first ``LOOKED_AT`` are read for it."""
+        """Return a note on images whose values lie beyond ``levels``; the first ``LOOKED_AT`` are read."""
         return beyond(self._first_images(), self.levels) if any(self.levels) else ""
 
     def _first_images(self) -> Iterator[Image.Image]:
@@ -163,7 +162,7 @@ class ImageStore:
                 yield image
 
     def digests(self) -> Iterator[bytes]:
-        """SHA-256 of the training images' files, in the order of ``kept``; what is not known is read now."""
+        """Return the SHA-256 of the training images' files, in the order of ``kept``; missing ones are computed now."""
         for k in self.kept.tolist():
             if not self.facts.hashed[k]:
                 try:
@@ -173,7 +172,7 @@ class ImageStore:
             yield self.facts.digest[k].tobytes()
 
     def size(self, k: int) -> int:
-        """Bytes of item ``k``; 0 where there is no such file."""
+        """Return the size of item ``k`` in bytes; 0 if the file is missing."""
         stored = self._stored(k)
         try:
             return len(stored) if isinstance(stored, bytes) else os.stat(stored).st_size
@@ -185,11 +184,11 @@ class ImageStore:
         return os.path.join(self.root, item) if isinstance(item, str) else item
 
     def _examine(self) -> tuple[int, int, int]:
-        """Decode what is not known yet, keep the pixels if all is new and fits, and find the common shape.
+        """Decode images without facts, keep their pixels if all are new and fit into memory, and find the common shape.
 
-        The shape is guessed from the images seen; where a later one proves the guess wrong, held pixels start anew.
-        That happens three times at most: another size, the first colour, and images with more than 8 bits, whose range
-        is known once all have been seen.
+        The shape is guessed from the first images; if a later one contradicts it, held pixels are decoded again.
+        This happens three times at most: for another size, for the first colour image, and for images with more than 8
+        bits, whose range is known at the end.
         """
         stats, facts, options, began = SizeStats(), self.facts, self.options, time.monotonic()
         for height, width, grey in np.unique(facts.head[facts.state == GOOD], axis=0).tolist():
@@ -208,7 +207,7 @@ class ImageStore:
         return shape
 
     def _decode(self, todo: Array, stats: SizeStats) -> bool:
-        """Enter what the images at ``todo`` show; False where they show that the shape was guessed wrong."""
+        """Enter the facts of the images at ``todo``; return False if they contradict the guessed shape."""
         shape = stats.shape(self.options)
         held = len(todo) == self.count and self.options.fits(self.count, shape)
         data = torch.empty((self.count, *shape), dtype=torch.uint8) if held else None
@@ -234,7 +233,7 @@ class ImageStore:
         return True
 
     def _find_levels(self) -> None:
-        """Find the range of the training images with more than 8 bits, as far as these have been seen."""
+        """Find the range of the training images with more than 8 bits among those decoded so far."""
         if self._fits_levels:
             self.levels = levels_of(self.facts.span[self.facts.state == GOOD])
 
@@ -255,7 +254,7 @@ class ImageStore:
             yield from decode_many(stored, shape, with_digest=examine, fit=examine and self._fits_levels, **how)
 
     def _at_hand(self) -> Tensor | None:
-        """Return the held rows if they need not be decoded for it."""
+        """Return the held rows if this decodes nothing."""
         if self._data is None and not self._tried_cache:
             self._tried_cache = True
             mapped = self._mapped()
@@ -264,7 +263,7 @@ class ImageStore:
         return self._data
 
     def _load(self) -> Tensor:
-        """Return all held rows: from the cache as far as it has them."""
+        """Return all held rows, from the cache where possible."""
         data = self._at_hand()
         if data is not None:
             return data
@@ -288,7 +287,7 @@ class ImageStore:
         return f"{'x'.join(map(str, shape))}_{self.options.resize}{levels}"
 
     def _mapped(self) -> tuple[Array, Array] | None:
-        """Decoded rows in the cache, and where in them each kept image is."""
+        """Return decoded rows of the cache, and each kept image's position in them."""
         if self.cache is None or not self.facts.hashed[self.kept].all():
             return None
         return self.cache.pixels(self._form(self.shape), self.facts.digest[self.kept])
@@ -298,9 +297,10 @@ class ImageStore:
             self.kept_in = self.cache.keep_pixels(self._form(shape), digests, data)
 
     def _opened(self, index: Array) -> Iterator[Tensor | Unreadable]:
-        """Images that are not held, in the order of ``index``, a piece at a time; the last ones are kept for a while.
+        """Yield images that are not held, in the order of ``index``, a piece at a time; the last ones are kept for a
+        while.
 
-        They are asked for twice, whether they can be read and then for their rows.
+        They are asked for twice: whether they can be read, then for their rows.
         """
         room = max(1, KEPT_BYTES // math.prod(self.shape))
         for start in range(0, len(index), PIECE):
@@ -318,5 +318,5 @@ class ImageStore:
 
 
 def _in_order(rows: Array, at: Array) -> Array:
-    """Return ``rows[at]``, without a copy where that is all of them in order."""
+    """Return ``rows[at]``, without a copy if that is all rows in order."""
     return rows if len(at) == len(rows) and (at == np.arange(len(at))).all() else rows[at]

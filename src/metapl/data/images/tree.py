@@ -1,4 +1,4 @@
-"""New images in a folder, as a trained model wants them: any tree of images, or class folders where labels are read."""
+"""Open new images in a folder for a trained model: any tree of images, or class folders if labels are asked for."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from metapl.utils.own_folders import is_made
 def open_tree(path: Path, like: ModelInput, options: ImageOptions | None = None) -> ImageSource:
     """Return a source over the images in a folder and the folders inside it, or over one image; none is decoded now.
 
-    Where labels are asked for, the images lie in class folders, ``<class>/**``; of a folder that holds a part
-    ``labelled``, its ``test`` part or else that one is read. What is passed over stands in ``problems``.
+    If labels are asked for, the images lie in class folders, ``<class>/**``. Of a folder with a part ``labelled``, its
+    part ``test`` is read, or else ``labelled``. Files that are passed over are listed in ``problems``.
 
     Raises:
-        UserError: no such path, no image, a class that the model does not know, or a model of other rows.
+        UserError: no such path, no image, a class that the model does not know, or a model that does not take images.
     """
     if not modality_of(like.takes.kind).sized:
         what = f"this model was trained on {modality_of(like.takes.kind).rows}, not on images"
@@ -92,8 +92,8 @@ def _class_files(root: Path, like: ModelInput) -> Iterator[tuple[str, Path, str,
 
 
 def image_files(path: Path) -> Iterator[tuple[str, Path, str]]:
-    """Yield (id, file, why not) of everything in ``path``, folder by folder in sorted order; "" where it may be an
-    image.
+    """Yield (id, file, reason) of all files in ``path``, folder by folder, sorted; reason: why it is not an image, or
+    "".
     """
     if path.is_file():
         yield clean(path.name), path, ""

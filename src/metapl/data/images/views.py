@@ -13,9 +13,9 @@ from metapl.types import Preprocessing
 class ImageViews:
     """Views of uint8 images [B, C, H, W].
 
-    Weak: mirrored or not, then shifted by whole pixels, what is uncovered mirrored from inside. Strong: a
-    weak view of its own, then ``ops`` operations drawn with replacement (see ``metapl.data.images.ops``), each in a
-    random direction at the fixed ``magnitude``, then one blank square at a uniform place inside the image.
+    Weak: maybe mirrored, then shifted by whole pixels; uncovered pixels are mirrored from inside. Strong: another weak
+    view; then ``ops`` operations drawn with replacement (``metapl.data.images.ops``), each in a random direction at the
+    fixed ``magnitude``; then one blank square at a uniform place inside the image.
     """
 
     def __init__(self, config: ViewConfig, preprocessing: Preprocessing) -> None:
@@ -28,12 +28,12 @@ class ImageViews:
         return self._scaler.forward(self._unit(x))
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
-        """One weak view of each image, normalised."""
+        """Return one weak view of each image, normalised."""
         drawn = torch.rand(3, len(x), generator=generator, device=x.device)
         return self._scaler.forward(self._unit(self._moved(x, drawn)))
 
     def strong(self, x: Tensor, generator: Generator) -> Tensor:
-        """One strong view of each image, normalised."""
+        """Return one strong view of each image, normalised."""
         layers = self.config.ops
         drawn = torch.rand(5 + 2 * layers, len(x), generator=generator, device=x.device)
         pixels = self._unit(self._moved(x, drawn[:3]))
@@ -52,7 +52,7 @@ class ImageViews:
         return x.to(torch.float32).div_(255)
 
     def _moved(self, x: Tensor, drawn: Tensor) -> Tensor:
-        """Flip and shift are one gather of pixels; ``drawn`` [3, B]: flip, y, x."""
+        """Flip and shift by one gather of pixels; ``drawn`` [3, B]: flip, y, x."""
         if not self.flips and self.config.shift == 0:
             return x
         n, channels, height, width = x.shape
@@ -74,13 +74,13 @@ class ImageViews:
         return torch.where(moved >= side, 2 * side - 1 - moved, moved)
 
     def _operated(self, pixels: Tensor, which: Tensor, direction: Tensor) -> Tensor:
-        """Return ``which`` and ``direction`` [layers, B] are uniform numbers."""
+        """Apply the drawn operations; ``which`` and ``direction`` [layers, B] are uniform numbers."""
         kinds = below(which, len(ops.ops_for(pixels.shape[1])))
         strength = torch.where(direction < 0.5, -1.0, 1.0) * (self.config.magnitude / MAX_MAGNITUDE)
         return ops.apply_drawn(pixels, kinds, strength, self.config.fill)
 
     def _cut(self, pixels: Tensor, drawn: Tensor) -> Tensor:
-        """Blanks one square per image, wholly inside it; ``drawn`` [2, B]: y, x."""
+        """Blank one square per image, wholly inside it; ``drawn`` [2, B]: y, x."""
         if self.config.cutout == 0:
             return pixels
         height, width = pixels.shape[2:]

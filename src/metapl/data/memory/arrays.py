@@ -89,7 +89,7 @@ def assemble(
 
     Args:
         learnt: as in ``encode_labels``.
-        like: what a trained model takes: the rows are read so, with their labels as far as there are any.
+        like: the preprocessing of a trained model: the rows are read for it, with their labels if they have any.
     """
     X, y, X_test, y_test = given["X"], given.get("y"), given.get("X_test"), given.get("y_test")
     if like is None and (X_test is None) != (y_test is None):
@@ -141,14 +141,15 @@ def _new_rows(parts: Mapping[str, Any], like: Preprocessing) -> RawRows:
 def check_signals(
     row: Sequence[int], whole: bool, name: str, image: str = "X[:, None]", signal: str = "X.reshape(len(X), -1)"
 ) -> list[str]:
-    """Return a note where rows of two dimensions are read as grey images: signals [steps, channels] look the same.
+    """Return a note if rows of two dimensions are read as grey images: signals [steps, channels] look the same.
 
     Args:
-        row: the shape of one row. image, signal: how to write it as the one or the other.
-        whole: the values are whole numbers, as those of most images are and of few signals.
+        row: the shape of one row.
+        image, signal: the code that makes it clearly an image or a signal.
+        whole: whether the values are whole numbers, as in most images and few signals.
 
     Raises:
-        UserError: the sides differ, and the values are not whole numbers: nothing says which of the two they are.
+        UserError: the sides differ, and the values are not whole numbers, so that rows may be either.
     """
     if len(row) != 2:
         return []
@@ -178,7 +179,7 @@ def kind_of(X: Any, kind: str = "auto") -> Kind:
 
 
 def check_sized(images: ImageOptions, kind: Kind) -> None:
-    """Refuse a size for what has none.
+    """Refuse an image size for rows that are not images.
 
     Raises:
         UserError: ``images`` ask for a size, and the rows are not images.
@@ -195,7 +196,7 @@ def _index(part: Any) -> Any:
 
 
 def check_order(X: Any, y: Any, name: str) -> None:
-    """Rows and labels are matched by position: refuse an index that says otherwise."""
+    """Refuse labels whose index has another order than that of the rows: both are matched by position."""
     ours, theirs = _index(X), _index(y)
     if ours is None or theirs is None or len(ours) != len(theirs) or ours.equals(theirs):
         return
@@ -204,7 +205,7 @@ def check_order(X: Any, y: Any, name: str) -> None:
 
 
 def _ids(parts: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the index of a DataFrame or series where it is made of texts that differ, else numbers; a prefix per
+    """Return ids: the index of a DataFrame or series if its values are different texts, else numbers; a prefix per
     part.
     """
     numbered = [f"{PREFIX[name]}{k}" for name, count in counts.items() for k in range(count)]

@@ -51,8 +51,8 @@ def from_dataset(
         unlabeled: rows x, (x,) or (x, y), whose y is dropped.
         test: rows (x, y) for ``evaluate``.
         class_names: names of the classes 0, 1, ...; by default those of ``labeled.classes`` (or of Hugging Face's
-            features) where every one of them occurs as a whole number and there is no ``target_transform``, else the
-            labels that occur: names that some labels do not use may belong to other numbers than these.
+            features) if each of them occurs as a whole number and the data set has no ``target_transform``; else the
+            labels that occur, since names without rows may belong to other numbers.
         image_size: side in pixels or "HxW"; auto: the common size of all images where no side is above 64, else 64.
         resize: "cover", "stretch" or "pad", as the setting ``source.image.resize``.
         tokenizer, max_tokens: for texts, as in ``from_arrays``.
@@ -86,11 +86,11 @@ def read_dataset(
     learnt: bool = True,
     levels: Levels | None = None,
 ) -> MemorySource:
-    """``from_dataset`` with more to say.
+    """Do the work of ``from_dataset``, with more arguments.
 
     Args:
-        parts: labeled, unlabeled, test; None where there is none.
-        published: the labels are known to be numbers of the set's own names; those that occur are taken.
+        parts: labeled, unlabeled, test; None: no such part.
+        published: whether the labels are numbers of the data set's own names; the names that occur are taken.
         learnt: as in ``encode_labels``.
         levels: of Pillow images with more than 8 bits; None: their range in the labelled and unlabelled rows.
 
@@ -139,7 +139,7 @@ def read_dataset(
 
 
 def _levels(parts: Mapping[str, Any]) -> Levels:
-    """Return the range of all Pillow images with more than 8 bits among the training rows; each row is read for it."""
+    """Return the range of all Pillow images with more than 8 bits among the training rows; this reads each row."""
     spans = []
     for part in ("labeled", "unlabeled"):
         for k, (x, _) in enumerate(_pairs(parts[part], part)) if part in parts else ():
@@ -166,7 +166,7 @@ def _length(dataset: Any, part: str) -> int:
 
 
 def _pairs(dataset: Any, part: str) -> Iterator[tuple[Any, Any]]:
-    """Yield (x, y) of every row, y None where there is no label."""
+    """Yield (x, y) of every row; y None: no label."""
     for k in range(len(dataset)):
         try:
             row = dataset[k]
@@ -202,10 +202,9 @@ def _label(y: Any, where: str) -> Any:
 
 
 def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
-    """Return the names that a data set, or the one inside a ``Subset``, has for its class numbers; None where it has
-    none.
+    """Return the names of class numbers in a data set, or in the one inside a ``Subset``; None if it has none.
 
-    None too where the labels are not these numbers: True and False, or what a ``target_transform`` makes.
+    None, too, if the labels are not these numbers: True and False, or results of a ``target_transform``.
     """
     if any(type(y) is not int for y in labels if y is not None):
         return None
@@ -230,9 +229,9 @@ def _class_names(dataset: Any, labels: Sequence[Any]) -> list[str] | None:
 
 
 def _numbered_so(dataset: Any, names: Sequence[str]) -> bool:
-    """Return whether a data set says itself that class k is called ``names[k]``, as ``ImageFolder`` does.
+    """Return whether a data set itself says that class k is called ``names[k]``, as ``ImageFolder`` does.
 
-    Names that no label uses then take nothing from the others.
+    Names without rows then do not shift the others.
     """
     if isinstance(dataset, ConcatDataset):
         return all(_numbered_so(part, names) for part in dataset.datasets)
@@ -245,7 +244,7 @@ def _numbered_so(dataset: Any, names: Sequence[str]) -> bool:
 
 
 def _named(y: Any, names: Sequence[str]) -> Any:
-    """Return the class's name; a number without one as text, which a later check names."""
+    """Return the class's name; a number without a name as text, which a later check reports."""
     return y if y is None else names[y] if isinstance(y, int) and 0 <= y < len(names) else str(y)
 
 
@@ -253,8 +252,8 @@ class _Rows:
     """Rows of one kind, collected."""
 
     notes: tuple[str, ...] = ()
-    white = 0  # in images of floats, 1 or 255; 0: there were none
-    resized = False  # whether images were brought to one size, or were to be
+    white = 0  # white level of float images, 1 or 255; 0: there were no float images
+    resized = False  # whether images were resized, or a size was given
     levels = Levels()  # of Pillow images with more than 8 bits
 
     def add(self, x: Any, where: str) -> None:
@@ -266,7 +265,7 @@ class _Rows:
 
 
 def _rows_for(x: Any, options: ImageOptions, total: int, where: str) -> _Rows:
-    """Return what collects rows like ``x``."""
+    """Return the collector for rows like ``x``."""
     if isinstance(x, str):
         return _Texts()
     if isinstance(x, Image.Image) or np.ndim(x) in (2, 3):
@@ -312,12 +311,12 @@ class _Features(_Rows):
 
 
 class _Images(_Rows):
-    """uint8 images; small ones keep their size until all are known, larger ones are brought to theirs at once."""
+    """Collects uint8 images; small ones keep their size until all are read, larger ones are resized at once."""
 
     def __init__(self, options: ImageOptions, total: int) -> None:
         self.options, self.total, self.scale, self.highest = options, total, 0, 0.0
         self.images: list[Tensor] = []
-        self.array: tuple[int, ...] = ()  # the shape of an array among them; Pillow's are images beyond doubt
+        self.array: tuple[int, ...] = ()  # the shape of an array among them; Pillow images are certainly images
         self.resized = options.sides is not None
 
     def add(self, x: Any, where: str) -> None:
@@ -368,7 +367,7 @@ class _Images(_Rows):
         return self._bytes(stack, where)
 
     def _bytes(self, values: Array, where: str) -> Tensor:
-        """Floats and other whole numbers on the scale 0..1 or 0..255, which is the same for all rows."""
+        """Return floats and other whole numbers as uint8; their scale, 0..1 or 0..255, is the same for all rows."""
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 255):  # NaN fails both
             remedy = "Scale to 0..1 or 0..255; leave Normalize out, metapl standardises itself."

@@ -16,9 +16,8 @@ from metapl.data.memory.source import MemorySource
 
 
 def open_digits(images: ImageOptions = OWN_SIZE) -> MemorySource:
-    """Return the digits as uint8 [1797, 1, 8, 8], scaled from 0..16 to 0..255; the set brings no test rows of its own.
-
-    Where ``images`` ask for a size, they are brought to it.
+    """Return the digits as uint8 [1797, 1, 8, 8], scaled from 0..16 to 0..255, without test rows; ``images`` may name
+    another size.
     """
     table = _table()
     pixels8 = table[:, :-1].reshape(-1, 1, 8, 8)

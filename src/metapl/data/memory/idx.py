@@ -25,10 +25,8 @@ _MAGIC = {1: 0x801, 3: 0x803}  # unsigned bytes with one and with three dimensio
 class IdxSource:
     """A ``types.Source`` over ``{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`` in one folder.
 
-    The t10k rows, where there are any, are test rows: their labels are read at opening, their images when rows are
-    asked for. Class names are the label values as text.
-
-    ``images`` say which size they are brought to; auto: their own.
+    The t10k rows, if any, are test rows: their labels are read at opening, their images when rows are asked for. Class
+    names are the label values as text. ``images`` names the size; auto: their own.
 
     Raises:
         UserError: a file is missing, truncated or not what its name says; the message names it.
@@ -67,7 +65,7 @@ class IdxSource:
         self._fingerprint = ""
 
     def rows(self, index: Array) -> Tensor:
-        """uint8 [n, 1, height, width]; the t10k images are read at the first test row asked for."""
+        """Return uint8 [n, 1, height, width]; the t10k images are read at the first test row asked for."""
         index = np.asarray(index, dtype=np.int64)
         held = len(self._data)
         if not (index >= held).any():
@@ -111,13 +109,13 @@ class IdxSource:
         return self._test
 
     def _sized(self, images: Array) -> Tensor:
-        """uint8 [N, 1, height, width], at the size that is asked for."""
+        """Return uint8 [N, 1, height, width] at the given size."""
         rows = torch.from_numpy(images).unsqueeze(1)
         return rows if self._size is None else images_at(rows, self._size, self.resize)
 
 
 def read_idx(path: Path, dims: int) -> Array:
-    """Return the uint8 array in an idx file with ``dims`` (1 or 3) dimensions, unpacked where the name ends in .gz.
+    """Return the uint8 array in an idx file with ``dims`` (1 or 3) dimensions; it is unpacked if the name ends in .gz.
 
     Raises:
         UserError: unreadable, wrong magic number, truncated, longer than its header says, or above 4 GiB.
@@ -160,7 +158,7 @@ def _find(root: Path, name: str) -> Path:
 
 
 def _test_part(root: Path) -> tuple[Path | None, Array]:
-    """Return the file of test images (not opened) and the test labels; (None, empty) where there are neither."""
+    """Return the file of test images (not opened) and the test labels; (None, empty) without test files."""
     names = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     if not any((root / (name + end)).is_file() for name in names for end in ("", ".gz")):
         return None, np.zeros(0, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Which kind of rows an array, a DataFrame or a list is, by its form alone."""
+"""Guess the kind of rows of an array, a DataFrame or a list by its form alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def guess_kind(X: Any, texts_asked: bool = False) -> Kind:
 
     Args:
         X: the rows.
-        texts_asked: the user says that they are texts, so that one column of a DataFrame will do.
+        texts_asked: the user says that they are texts, so that one column of a DataFrame is enough.
 
     Raises:
         UserError: neither strings nor numbers, or five dimensions and more.

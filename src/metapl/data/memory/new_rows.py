@@ -1,4 +1,4 @@
-"""New rows in memory, as a trained model wants them."""
+"""Read new rows in memory for a trained model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from metapl.utils.warnings import warn
 
 
 def rows_for(X: Any, preprocessing: Preprocessing, name: str = "X", tell: Callable[[str], None] = warn) -> Tensor:
-    """Raw rows [n, ...] of new data, the way ``from_arrays`` reads them, with nothing fitted on them.
+    """Return raw rows [n, ...] of new data, read as ``from_arrays`` reads them; nothing is fitted on them.
 
     Args:
         X: what ``from_arrays`` takes for X. The columns of a DataFrame (or of a mapping) are found by name, in any
-            order, and further ones are passed over; a category that training did not hold counts as missing. Images
-            of floats are on the scale of the training's floats; where it had none, 0..1 if they stay within it. Where
-            the training brought images to one size, images of other sizes are brought to it in the same way.
+            order, and further ones are passed over; a category without training rows counts as missing. Float images
+            are on the scale of the training's float images; without such, on 0..1 if they stay within it. If the
+            training resized its images, these are resized in the same way.
         preprocessing: the model's own (``Predictor.preprocessing``).
-        name: what messages call ``X``.
-        tell: called with what looks like a mistake; by default a ``UserWarning``.
+        name: the name of ``X`` in messages.
+        tell: called with notes on likely mistakes; by default a ``UserWarning``.
 
     Raises:
         UserError: data of another kind or shape, a missing column, or a value that cannot be read.

@@ -82,8 +82,9 @@ def open_numpy(
         unlabeled, test: further files: X of the first are rows without labels, X and y of the second test rows.
         tokenizer, max_tokens: for texts, see ``from_arrays``.
         images: the size that they are brought to; auto: their own.
-        like: what a trained model takes: all rows of this file alone are read so, with their labels if there are any.
-        rule: which labels say that a row has none, and which are one class.
+        like: the preprocessing of a trained model: all rows of this file alone are read for it, with labels if it has
+            any.
+        rule: the labels that mean "no label", and labels that are one class.
 
     Raises:
         UserError: a file is missing, damaged or holds Python objects, or the arrays do not fit each other or the model.
@@ -104,7 +105,7 @@ def open_numpy(
 
 
 def _by_rule(parts: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
-    """Return the arrays, each label as the text that it stands for; None for rows without a label."""
+    """Return the arrays, each label as the class that it means; None for rows without a label."""
 
     def meaning(value: Any) -> Any:
         text = str(value.item() if isinstance(value, np.generic) else value)
@@ -140,7 +141,7 @@ def _parts(path: Path, labels: str) -> tuple[str, dict[str, Any], list[str]]:
 
 
 def _add(parts: dict[str, Any], path: str, wanted: dict[str, str], setting: str) -> None:
-    """The arrays of a further file."""
+    """Add the arrays of a further file."""
     if not path:
         return
     if not is_numpy(path):
@@ -168,7 +169,7 @@ def _archive(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
 
 
 def _chosen(keys: Iterable[str], name: str) -> dict[str, str]:
-    """Return which array plays which part."""
+    """Return part -> array."""
     found: dict[str, str] = {}
     for key in keys:
         plain = "".join(c for c in key.lower() if c.isalnum())
@@ -194,7 +195,7 @@ def _check_sizes(archive: Any, keys: Iterable[str], name: str) -> None:
 
 
 def _load(path: Path, name: str) -> Array:
-    """One .npy file, mapped into memory; changes to the array never reach the file."""
+    """Map one .npy file into memory; changes to the array never reach the file."""
     _check_regular(path, name)
     with _user_errors(path, name):
         found = np.load(path, mmap_mode="c", allow_pickle=False)
@@ -243,7 +244,7 @@ def _check_regular(path: Path, name: str) -> None:
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[Any]:
-    """The archive; closed on every way out, which NumPy leaves undone where it is damaged."""
+    """Open the archive, and close it in any case: NumPy leaves a damaged archive open."""
     _check_regular(path, name)
     with _user_errors(path, name), open(path, "rb") as file:
         archive = np.load(file, allow_pickle=False)
@@ -255,7 +256,7 @@ def _opened(path: Path, name: str) -> Iterator[Any]:
 
 @contextmanager
 def _user_errors(path: Path, name: str) -> Iterator[None]:
-    """Whatever NumPy or the zip format finds wrong with the file, in one line."""
+    """Turn errors of NumPy and of the zip format into a ``UserError`` of one line."""
     try:
         yield
     except UserError:
@@ -284,7 +285,7 @@ def _damaged(error: BaseException, name: str) -> UserError:
 
 @contextmanager
 def _located(name: str) -> Iterator[None]:
-    """Names the file in what is said about one of its arrays."""
+    """Add the file's name to errors about one of its arrays."""
     try:
         yield
     except UserError as error:

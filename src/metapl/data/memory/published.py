@@ -1,6 +1,7 @@
-"""Published data sets by name, ``torchvision:NAME`` and ``hf:NAME``: from disk, or fetched where that is asked for.
+"""Published data sets by name, ``torchvision:NAME`` and ``hf:NAME``: read from disk, or fetched if asked for.
 
-Nothing is fetched without ``download``. What is fetched stays in a folder (``root``) and is read from there next time.
+Nothing is fetched without ``download``. A fetched data set stays in a folder (``root``) and is read from there next
+time.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class PublishedOptions:
     """How a published data set is read.
 
     Attributes:
-        root: the folder that holds it, or is to; by default one in the user's cache.
-        download: fetch what is not there.
+        root: the folder of the data set; by default one in the user's cache.
+        download: fetch a missing data set.
         rows: further arguments of ``from_dataset``.
         label, contents: ``hf:``: the columns that hold the label, and the image or text; "" finds them by name.
     """
@@ -70,10 +71,10 @@ class PublishedOptions:
 
 
 def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
-    """Return a data set of torchvision's, its own test rows as test rows; all rows are held in memory.
+    """Return a data set of torchvision with its own test rows; all rows are held in memory.
 
     Raises:
-        UserError: torchvision is missing, no such data set, or it is not on this machine (and was not to be fetched).
+        UserError: torchvision is missing, no such data set, or it is not on this machine and ``download`` is not set.
     """
     where = f"torchvision:{name}"
     try:
@@ -103,7 +104,7 @@ def open_torchvision(name: str, options: PublishedOptions) -> MemorySource:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder``, which takes its name if nothing goes wrong, and is gone if anything does."""
+    """Give a new folder that takes the name ``folder`` at the end, and is removed after an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     around = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     aside = around / "data"
@@ -154,7 +155,7 @@ def _short(error: BaseException) -> str:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads arrays, lists and texts, and nothing that could run code."""
+    """Reads pickled arrays, lists and texts alone: nothing else could be read without running code."""
 
     allowed = frozenset(
         {
@@ -174,7 +175,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 @contextmanager
 def _plain_pickles(where: str) -> Iterator[None]:
-    """CIFAR is published as pickles, which torchvision would run: while it reads them, they may hold arrays alone."""
+    """Let torchvision read pickles of arrays alone: CIFAR is published as pickles, which could run code."""
     from torchvision.datasets import cifar
 
     def load(file: Any, encoding: str = "ASCII") -> Any:
@@ -194,14 +195,14 @@ def _plain_pickles(where: str) -> Iterator[None]:
 
 
 def open_hf(name: str, options: PublishedOptions) -> MemorySource:
-    """Return a data set of Hugging Face's: ``NAME`` or ``NAME:CONFIG``, or a folder that ``save_to_disk`` wrote.
+    """Return a data set of Hugging Face: ``NAME`` or ``NAME:CONFIG``, or a folder that ``save_to_disk`` wrote.
 
-    The split "train" is taught; "test" (or "validation", where "test" has no labels) are test rows; the labels of
-    "unsupervised" or "unlabelled" are not looked at.
+    The split "train" holds the training rows; "test" (or "validation", if "test" has no labels) the test rows. Labels
+    of "unsupervised" or "unlabelled" are not read.
 
     Raises:
-        UserError: datasets is missing, the data set is not on this machine (and was not to be fetched), or it holds no
-            split "train" or no column that can be used.
+        UserError: datasets is missing, the data set is not on this machine and ``download`` is not set, or it lacks a
+            split "train" or a column that can be used.
     """
     where = f"hf:{name}"
     try:
@@ -232,7 +233,7 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _fetch(datasets: Any, name: str, folder: Path, where: str) -> None:
-    """Fetch a data set and keep it in ``folder``, which is whole or not there."""
+    """Fetch a data set into ``folder``, which is complete or absent."""
     if any(part in ("", ".", "..") for part in name.replace(":", "/").split("/")):
         raise UserError(f"'{shown(name)}' is not the name of a data set", "Write hf:NAME or hf:NAME:CONFIG.", where)
     path, config = name.split(":", 1) if ":" in name else (name, "")
@@ -268,7 +269,7 @@ def _column(data: Any, asked: str, setting: str, where: str) -> str:
 
 
 class _Picked:
-    """A data set's rows, the named columns as what ``from_dataset`` looks for."""
+    """The rows of a data set, with the named columns under the names that ``from_dataset`` expects."""
 
     def __init__(self, data: Any, label: str, contents: str) -> None:
         self.data, self.label, self.contents = data, label, contents
@@ -286,7 +287,7 @@ class _Picked:
         return {**row, **picked}
 
     def labeled(self) -> bool:
-        """Return whether any row has a label, going by the column that holds it."""
+        """Return whether any row has a label, by the label column."""
         from metapl.data.memory.datasets import Y_KEYS
 
         column = self.label or next((key for key in Y_KEYS if key in self.data.column_names), "")

@@ -20,8 +20,8 @@ UNLABELED = -1
 class SemiSupervisedDataset(Dataset[tuple[Any, int]]):
     """The labelled rows, then the unlabelled ones: pairs (x, y), with y = -1 for a row without a label.
 
-    Rows are read when they are asked for, and handed on as they are; the two parts should give rows of one shape and
-    type. ``dataset[-1]`` is the last row, as in a list. ``Subset(dataset, dataset.unlabeled_range)`` is one part of it.
+    Rows are read when asked for, and passed on unchanged; both parts should give rows of one shape and type.
+    ``dataset[-1]`` is the last row, as in a list. ``Subset(dataset, dataset.unlabeled_range)`` is one part of it.
 
     Args:
         labeled: a map-style data set of (x, y), y a whole number of 0 or more; or a tuple of arrays or tensors (X, y).

@@ -18,7 +18,7 @@ from metapl.types import NO_LEVELS, Array, Column, Kind, Levels, Resize, Tokens
 def digest_of(
     ids: Iterable[str], labels: Array, is_test: Array, class_names: Iterable[str], contents: Iterable[bytes]
 ) -> str:
-    """SHA-256 (hex) over ids, labels, test flags, class names and contents; every part carries its length."""
+    """Return the SHA-256 (hex) over ids, labels, test flags, class names and contents, each with its length."""
     digest = hashlib.sha256(b"metapl source 1")
     for texts in (ids, class_names):
         for text in texts:
@@ -34,7 +34,7 @@ def digest_of(
 
 
 def tensor_bytes(data: Tensor, rows: int = 4096) -> Iterable[bytes]:
-    """Shape and contents of ``data`` as bytes, ``rows`` rows at a time."""
+    """Yield shape and contents of ``data`` as bytes, ``rows`` rows at a time."""
     yield f"{data.dtype} {tuple(data.shape)}".encode()
     for start in range(0, len(data), rows):
         yield data[start : start + rows].contiguous().numpy().tobytes()

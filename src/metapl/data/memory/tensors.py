@@ -1,4 +1,4 @@
-"""Arrays as people hold them to raw rows: images of several layouts and scales, tables of numbers."""
+"""Turn arrays into raw rows: images of several layouts and scales, tables of numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _dense(values: Any, name: str) -> Array:
 
 
 def _of_objects(array: Array, name: str) -> Array:
-    """float64 where all values are numbers or missing."""
+    """Return float64 if all values are numbers or missing."""
     flat = [np.nan if is_missing(value) else value for value in array.ravel().tolist()]
     strange = next((value for value in flat if not isinstance(value, int | float | np.number | np.bool_)), None)
     if strange is not None:
@@ -62,7 +62,7 @@ def _of_objects(array: Array, name: str) -> Array:
 
 
 def table_rows(values: Array, name: str, copy: bool = True) -> Tensor:
-    """float32 [N, D], every value finite or NaN (missing); without ``copy`` float32 may share its memory.
+    """Return float32 [N, D], every value finite or NaN (missing); without ``copy`` float32 may share its memory.
 
     Raises:
         UserError: not two dimensions, or an infinite value; the message names row and column.
@@ -111,7 +111,7 @@ def planes(values: Array, name: str, channels_first: bool) -> Array:
 
 
 def pixels(stacks: Mapping[str, Array], notes: list[str], copy: bool = True) -> tuple[dict[str, Tensor], int]:
-    """uint8 tensors, and what white is in those stacks that are floats (0: none is); all must be on one scale.
+    """Return uint8 tensors, and the white level of the float stacks (0: there are none); all must be on one scale.
 
     Args:
         copy: False: uint8 arrays may share their memory with the tensors.
@@ -146,14 +146,14 @@ def check_divided_once(highest: float, name: str) -> None:
 
 
 def new_pixels(values: Array, white: int, name: str, tell: Callable[[str], None]) -> Tensor:
-    """uint8 images for a trained model; what a row becomes does not depend on the rows beside it.
+    """Return uint8 images for a trained model; a row's result does not depend on other rows.
 
-    Floats are on the scale of the training's floats. Where it had none, an image that stays within 0..1 is on 0..1 and
+    Floats are on the scale of the training's float images. Without such, an image within 0..1 is on the scale 0..1 and
     any other on 0..255.
 
     Args:
         white: as in ``Preprocessing``.
-        tell: called with what looks like a mistake.
+        tell: called with notes on likely mistakes.
 
     Raises:
         UserError: values outside 0..255 or the scale of the training, or rows that seem to be on two scales.
@@ -177,7 +177,7 @@ def _scale_of_each(values: Array, name: str) -> int:
     """Return 1 or 255, the scale of each of these images alone.
 
     Raises:
-        UserError: it is not the same for all.
+        UserError: the scales differ.
     """
     high = values.reshape(len(values), -1).max(1)
     bright, dim = np.flatnonzero(high > 1), np.flatnonzero((high > 0) & (high <= 1))
@@ -199,7 +199,7 @@ def _bytes(values: Array, scale: int, copy: bool) -> Tensor:
 
 
 def _scale(values: Array, name: str) -> int:
-    """Return 1 or 255: what white is. 0 where all is black or the array does not tell.
+    """Return the white level, 1 or 255; 0 if all values are black or the scale is unclear.
 
     Raises:
         UserError: values outside 0..255, or not finite.

@@ -1,4 +1,4 @@
-"""What ``check`` asks of texts: near copies, texts unlike the others, texts that are empty or cut."""
+"""The checks of texts: near copies, texts unlike the others, empty and cut texts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from metapl.types import Array, Source
 JACCARD = 0.8  # shared share of words and word pairs
 FEWEST_WORDS = 4
 TOPICS, WORD_BITS = 32, 14
-CUT = 0.05  # share of texts that fill all places, from which it is worth a word
+CUT = 0.05  # share of texts of full length that is worth a note
 _PRIME = np.uint64((1 << 31) - 1)
 
 
 class TextChecks(RowChecks):
-    """Remembers the raw rows: ``ids`` int32 [n, length]."""
+    """Keeps the raw rows: ``ids`` int32 [n, length]."""
 
     def keep(self, rows: Tensor) -> Kept:
         return {"ids": rows.numpy().copy()}
@@ -48,15 +48,13 @@ class TextChecks(RowChecks):
 
 
 def words_of(source: Source, ids: Array) -> Array:
-    """Return [n, length] bool: the places of ``ids`` that hold words, neither padding nor marks of beginning and
-    end.
-    """
+    """Return [n, length] bool: whether an id is a word, not padding or a mark of beginning and end."""
     assert source.tokens is not None
     return ~np.isin(ids, [source.tokens.pad, *source.tokens.special])
 
 
 def _near_texts(every: Array, first: Array, source: Source) -> Pairs:
-    """Texts that share most of their words and word pairs."""
+    """Return pairs of texts that share most of their words and word pairs."""
     ids = every[first]
     words = words_of(source, ids)
     long = np.flatnonzero(words.sum(axis=1) >= FEWEST_WORDS)
@@ -68,7 +66,7 @@ def _near_texts(every: Array, first: Array, source: Source) -> Pairs:
 
 
 def _minhash(ids: Array, words: Array, bands: int = 10, rows: int = 3) -> Array:
-    """Codes uint16 [n, bands]: each band is made of ``rows`` smallest hashes of the row's words and word pairs."""
+    """Return codes uint16 [n, bands]: each band combines ``rows`` smallest hashes of the row's words and word pairs."""
     made = np.zeros((len(ids), bands), dtype=np.uint16)
     for start in range(0, len(ids), 8192):
         piece, there = ids[start : start + 8192], words[start : start + 8192]
@@ -85,7 +83,7 @@ def _minhash(ids: Array, words: Array, bands: int = 10, rows: int = 3) -> Array:
 
 
 def _factors(band: int, rows: int) -> list[tuple[np.uint64, np.uint64]]:
-    """Factors and offsets of the hashes of one band, always the same."""
+    """Return factors and offsets of the hashes of one band, always the same."""
     own = np.random.default_rng((17, band))
     return [(np.uint64(a), np.uint64(b)) for a, b in own.integers(1, int(_PRIME), (rows, 2))]
 
@@ -106,7 +104,7 @@ def _jaccard(one: frozenset[object], other: frozenset[object]) -> float:
 
 
 def _counts(ids: Array, source: Source) -> Any:
-    """Hashed words of each text, sparse [n, 2**WORD_BITS]."""
+    """Return the counts of hashed words of each text, sparse [n, 2**WORD_BITS]."""
     from scipy.sparse import csr_matrix
 
     words = words_of(source, ids)
@@ -116,7 +114,7 @@ def _counts(ids: Array, source: Source) -> Any:
 
 
 def _topics(counts: Any) -> Array:
-    """Texts by what they are about: the leading directions of their weighted words."""
+    """Return the topics of texts: the leading directions of their weighted words."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfTransformer
 
@@ -126,7 +124,7 @@ def _topics(counts: Any) -> Array:
 
 
 def _style(counts: Any) -> Array:
-    """Log length of each text, and how common its words are."""
+    """Return the log length of each text, and the frequency of its words."""
     common = np.log1p(np.asarray((counts > 0).sum(axis=0)).ravel())
     length = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
     return np.column_stack([np.log(length), (counts @ common) / length]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Texts in memory: what counts as a list of texts, and the texts in it."""
+"""Read texts in memory from lists, arrays, series and DataFrames of one column."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from metapl.errors import UserError
 
 
 def is_texts(X: Any, asked: bool = False) -> bool:
-    """Return whether ``X`` is a sequence of strings; ``asked``: the user says so, and one column of a DataFrame will
-    do.
+    """Return whether ``X`` is a sequence of strings; ``asked``: the user says so, so that one column of a DataFrame is
+    enough.
     """
     if isinstance(X, str) or X is None:
         return False
@@ -30,7 +30,7 @@ def read_texts(X: Any, name: str) -> list[str]:
     """Return the texts, one per row.
 
     Raises:
-        UserError: no rows, a row without a text, or a row that is something else.
+        UserError: no rows, a row without a text, or a row that is not a text.
     """
     if isinstance(X, str):
         raise UserError("it is one text, not a list of texts", "Give [text].", name)

@@ -1,4 +1,4 @@
-"""Texts to rows of token ids: hashed words, which need no vocabulary, or the tokenizer of a local model folder."""
+"""Turn texts into rows of token ids: by hashed words, without a vocabulary, or by the tokenizer of a model folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HF = "hf:"
 FIRST = 2  # words' smallest real id: 0 is padding, 1 stands for a hidden word
 STEM = 5  # characters of a word's beginning that its id tells apart from the rest
 STEM_SHIFT = 16  # a word's id: 15 bits of its beginning's hash above 16 bits of its own
-LOOKED_AT = 64  # characters per token, on average, that are looked at: bounds the work for a very long text
+LOOKED_AT = 64  # characters read per token, on average: bounds the work for a very long text
 LONGEST = 256  # most tokens that "auto" gives a text
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 
@@ -36,11 +36,11 @@ class Tokenizer(Protocol):
 
     @property
     def tokens(self) -> Tokens:
-        """What the rows hold."""
+        """Return the description of the rows."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """int32 [n, length] on the CPU: one row per text, cut or padded at its end."""
+        """Return int32 [n, length] on the CPU: one row per text, cut or padded at its end."""
         ...
 
 
@@ -64,7 +64,7 @@ def tokenizer_of(tokens: Tokens) -> Tokenizer:
     """Return the tokenizer that made ``tokens``, for new texts.
 
     Raises:
-        UserError: it is no longer there, or another one stands in its place now.
+        UserError: the tokenizer is missing, or has changed since.
     """
     made = make_tokenizer(tokens.tokenizer, tokens.length)
     now = made.tokens if tokens.sha256 else replace(made.tokens, sha256="")
@@ -76,7 +76,7 @@ def tokenizer_of(tokens: Tokens) -> Tokenizer:
 
 
 def encode_texts(texts: Sequence[str], spec: str, max_tokens: int | str) -> tuple[Tensor, Tokens, tuple[str, ...]]:
-    """Rows for a source: ids [n, length], what they are, and notes for the user.
+    """Return rows for a source: ids [n, length], their ``Tokens``, and notes for the user.
 
     ``max_tokens`` ``"auto"``: as many as the longest text has, at most ``LONGEST``, rounded up to a multiple of 8.
 
@@ -117,7 +117,8 @@ def split_words(text: str) -> Iterable[str]:
 
 @functools.cache
 def _pattern() -> tuple[re.Pattern[str], dict[int, str | None]]:
-    """What a token is, and how invisible characters are treated before: format characters go, controls are spaces."""
+    """Return the pattern of a token, and the table for invisible characters: format characters go, controls become
+    spaces."""
     drop: dict[int, str | None] = {}
     marks = []
     for point in (*range(0x1F000), *range(0xE0000, 0xE0200)):
@@ -152,7 +153,7 @@ def _hash(text: str) -> int:
 
 
 class Words:
-    """Hashed words: no vocabulary, nothing to fit, nothing to download; any Unicode text is good."""
+    """Hashed words, for any Unicode text: without a vocabulary, a fit or a download."""
 
     def __init__(self, length: int) -> None:
         self.tokens = Tokens(WORDS, length)
@@ -218,12 +219,12 @@ def _first(*ids: int | None) -> int:
 
 
 def _sound(text: str) -> str:
-    """Without lone surrogates, which a tokenizer in another language cannot take."""
+    """Return the text without lone surrogates, which tokenizers in other languages cannot take."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _digest(inner: Any) -> str:
-    """SHA-256 (hex) over the vocabulary, the merges and what becomes of a text that many rules have to do with.
+    """Return the SHA-256 (hex) over the vocabulary, the merges and the ids of a text that many rules apply to.
 
     Not over the files: other versions of the library write the same tokenizer otherwise.
     """

@@ -11,10 +11,10 @@ from metapl.types import Tokens
 class TextViews:
     """Views of int32 ids [B, length]; they come out as int64, which every embedding takes.
 
-    Weak: each word left out with probability ``weak_drop``. Strong: words move by up to ``shuffle`` places, then each
-    is left out with probability ``drop``, else hidden (the id ``tokens.mask``) with probability ``mask``. Padding stays
-    at the end and the tokenizer's own ids (``tokens.special``) where they are; one word of each text, drawn at random,
-    is neither left out nor hidden, so no text comes out empty.
+    Weak: each word is left out with probability ``weak_drop``. Strong: words move by up to ``shuffle`` places; then
+    each is left out with probability ``drop``, or else hidden (the id ``tokens.mask``) with probability ``mask``.
+    Padding stays at the end, and the tokenizer's own ids (``tokens.special``) keep their places. One word of each text,
+    drawn at random, always stays, so that no text becomes empty.
     """
 
     def __init__(self, tokens: Tokens, weak_drop: float, drop: float, mask: float, shuffle: int) -> None:
@@ -25,7 +25,7 @@ class TextViews:
         return x.to(torch.int64)
 
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
-        """One weak view of each text."""
+        """Return one weak view of each text."""
         if not self.weak_drop:  # the default: nothing to sort in every step
             return self.plain(x)
         keys = torch.rand(x.shape, generator=generator, device=x.device)
@@ -33,7 +33,7 @@ class TextViews:
         return self._without(ids, (keys < self.weak_drop) & ~_kept(keys, words) & words)
 
     def strong(self, x: Tensor, generator: Generator) -> Tensor:
-        """One strong view of each text."""
+        """Return one strong view of each text."""
         places, drops, hides = torch.rand((3, *x.shape), generator=generator, device=x.device)
         ids = self._moved(self.plain(x), places)
         words = self._words(ids)
@@ -49,7 +49,7 @@ class TextViews:
         return words
 
     def _moved(self, ids: Tensor, keys: Tensor) -> Tensor:
-        """Words change places with others nearby: a word's place is judged as its own plus 0 .. ``shuffle``."""
+        """Shuffle words locally: sort them by their place plus 0 .. ``shuffle``."""
         if not self.shuffle:
             return ids
         words = self._words(ids)
@@ -60,13 +60,13 @@ class TextViews:
         return torch.empty_like(ids).scatter_(1, slots, ids.gather(1, order))
 
     def _without(self, ids: Tensor, dropped: Tensor) -> Tensor:
-        """What is dropped is closed up; where a hidden word would look like padding it is dropped too."""
+        """Remove dropped words and close the gaps; hidden words with the id of padding are removed, too."""
         gone = dropped | (ids == self.tokens.pad)
         order = gone.to(torch.int8).argsort(dim=1, stable=True)
         return ids.masked_fill(gone, self.tokens.pad).gather(1, order)
 
 
 def _kept(keys: Tensor, words: Tensor) -> Tensor:
-    """Return [B, length] bool: the word of each text that has the largest key; none in a text without words."""
+    """Return [B, length] bool: the word with the largest key in each text that has words."""
     best = keys.masked_fill(~words, -1.0).argmax(1, keepdim=True)
     return torch.zeros_like(words).scatter_(1, best, True)
