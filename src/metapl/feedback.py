@@ -58,7 +58,7 @@ def snapshot(student: nn.Module) -> Before:
     """Copy the student's trainable parameters, buffers and random state; call it right before E2's forward."""
     parameters = {n: p.detach().clone() for n, p in student.named_parameters() if p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in student.named_buffers()}
-    return Before(parameters, buffers, rng_state(_device(student)))
+    return Before(parameters, buffers, rng_state(device_of(student)))
 
 
 def label_derivative(
@@ -140,7 +140,7 @@ def trust(losses: Tensor, y: Tensor) -> Tensor:
 def labeled_loss(student: nn.Module, before: Before, x_l: Tensor, y_l: Tensor, *, old: bool) -> Tensor:
     """E4': return the labelled loss, 0-d, of the old or the new student, with one dropout draw and the same buffers."""
     parameters = before.parameters if old else {n: p for n, p in student.named_parameters() if p.requires_grad}
-    with torch.no_grad(), replayed_rng(before.rng, _device(student)):
+    with torch.no_grad(), replayed_rng(before.rng, device_of(student)):
         return F.cross_entropy(_logits(student, parameters, before.buffers, x_l), y_l)
 
 
@@ -341,7 +341,8 @@ def _is_missing_rule(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or "forward AD" in str(error) or "forward-mode" in str(error)
 
 
-def _device(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a network's first parameter."""
     return next(module.parameters()).device
 
 

@@ -1,8 +1,8 @@
-"""What each method may spend: equal steps, equal passes of rows through networks, or equal minutes.
+"""The budget of each method: equal steps, equal passes of rows through networks, or equal minutes.
 
-The cost of a run of n steps is taken as fixed + each * n + pool * passes(n). ``each`` is the mean over a few steps of a
-throw-away run, evenly apart, so that every phase has its share; fixed is fine-tuning; how often a method passes over
-the whole pool in n steps it says itself (``types.PoolPasses``), since neither rounds nor epochs grow evenly with n.
+The cost of a run of n steps is fixed + each * n + pool * passes(n). ``each`` is the mean over a few steps of a trial
+run, evenly spaced, so that every phase has its share. ``fixed`` is fine-tuning. The method itself states how often it
+passes over the whole pool in n steps (``types.PoolPasses``), since rounds and epochs do not grow evenly with n.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEPT = 0.9  # share of the minutes that training may take; the rest is for judgi
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs, by its number of steps."""
+    """The cost of a run by its number of steps."""
 
     fixed: RowCounts
     each: RowCounts
@@ -87,11 +87,11 @@ def cost(values: Mapping[str, Any]) -> Cost:
 
 
 def share_out(by: By, costs: Mapping[str, Cost], first: str, steps: int, minutes: float) -> dict[str, int]:
-    """Steps of each row.
+    """Return the steps of each row.
 
     Args:
-        by: steps: ``steps`` for all. passes: so many that all pass as many rows as ``first`` in ``steps`` steps.
-            minutes: what fits into ``minutes`` at the measured speed.
+        by: "steps": ``steps`` for all. "passes": all pass as many rows as ``first`` in ``steps`` steps. "minutes": as
+            many steps as fit into ``minutes`` at the measured speed.
 
     Raises:
         UserError: a row spends the whole budget before its first step.

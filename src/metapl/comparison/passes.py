@@ -1,6 +1,6 @@
-"""Rows that pass through networks: forward, and backward. The unit in which methods of different make cost the same.
+"""Count the rows that pass through networks, forward and backward: a unit of cost for all methods.
 
-A forward-mode derivative counts as one more forward. What is judged between the steps does not count.
+A forward-mode derivative counts as one more forward. Judging between the steps does not count.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RowCounter:
         model.register_forward_hook(count)
 
     def leave_out(self, chunks: Iterable[PoolChunk]) -> Iterator[PoolChunk]:
-        """Yield the same chunks; the rows that pass while they are walked through are not counted."""
+        """Yield the same chunks without counting the rows that pass meanwhile."""
         self.apart = True
         try:
             yield from chunks
@@ -78,7 +78,7 @@ class RowCounter:
 def sample_run(job: Job, counter: RowCounter) -> tuple[RowCounts, RowCounts]:
     """Measure rows of the extra steps and the mean of a main step, from few steps. The job cannot be used afterwards.
 
-    Where the method says when it passes over the pool, what passes then is left out.
+    If the method states its passes over the pool, these are left out.
     """
     if job.pool_passes is not None:
         job.stream.on_pool = counter.leave_out

@@ -24,9 +24,9 @@ def make_table(plan: Plan, runs: Iterable[Mapping[str, Any]]) -> list[TableRow]:
     best of the rows that are not of the mpl family, the row itself left out; where all rows are of that family, of all
     others. ``against`` names the one with the highest mean, from which the difference and its sd are.
 
-    A run that fails is mostly one that would have been bad, so a mean over the seeds that are left flatters: only a row
-    with every seed of the plan (``whole``) is ranked, and only such a row is anybody's opponent. What is compared over
-    fewer seeds than the plan has keeps its mean and gets no interval.
+    A failed run would mostly have been a bad one, so a mean over the other seeds is too good. Only a row with every
+    seed of the plan (``whole``) is ranked and serves as an opponent. A row with fewer seeds keeps its mean and gets no
+    interval.
     """
     runs = list(runs)
     accuracy: dict[str, dict[int, float]] = {label: {} for label in plan.labels}
@@ -82,7 +82,7 @@ def _own(plan: Plan, accuracy: Mapping[int, float], runs: Sequence[Mapping[str, 
 
 
 def _honest(plan: Plan, found: Estimate) -> Estimate:
-    """Return ``found`` as it is if it has every seed, else without what would speak for seeds that failed."""
+    """Return ``found`` unchanged if it has every seed, else without interval and p."""
     return found if found.n == len(plan.seeds) else replace(found, low=None, high=None, p=None)
 
 
@@ -164,13 +164,13 @@ def verdict(plan: Plan, rows: Sequence[TableRow]) -> str:
 
 
 def _not_ranked(plan: Plan, rows: Sequence[TableRow]) -> list[str]:
-    """Return which rows lack seeds, and that their means therefore count for nothing."""
+    """Return a sentence on rows that lack seeds and are not ranked."""
     lacking = [f"{r['method']} ({r['seeds']} of {len(plan.seeds)} seeds)" for r in ranked(rows) if not r["whole"]]
     return [f"Not ranked, since seeds failed: {', '.join(lacking)}."] if lacking else []
 
 
 def _seeds_asked(row: TableRow) -> list[str]:
-    """Return how many seeds would decide, where those at hand do not."""
+    """Return a sentence on the number of seeds that would decide, if the present seeds do not."""
     cell, number = row["to_best"], row["seeds_for_one_point"]
     if cell is None or number is None or not _open(cell) or number <= cell["n"]:
         return []

@@ -1,4 +1,4 @@
-"""Labels that people gave later, laid over those of a source: a CSV file with the columns id and label."""
+"""Corrections: labels in a CSV file (columns id and label) that replace those of a source."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from metapl.utils.printing import cut
 
 
 class CorrectedSource:
-    """A ``types.Source`` whose labels are those of another source, but for the rows that were corrected.
+    """A ``types.Source`` with the rows of another source and corrected labels.
 
     Attributes:
-        corrections: class name by row id; "" where a row has no label any more.
-        uncorrected: the source as it was. A split is drawn from its labels, so that the parts stay the same.
+        corrections: class name by row id; "": the row has no label any more.
+        uncorrected: the original source. Splits are drawn from its labels, so that the parts stay the same.
         inner: as in ``Traits``, corrected too.
     """
 
@@ -38,7 +38,7 @@ class CorrectedSource:
         self.kind: Kind = source.kind
         self.columns: tuple[Column, ...] = source.columns
         self.tokens: Tokens | None = source.tokens
-        self.problems = source.problems  # the same list: what is found later shows too
+        self.problems = source.problems  # the same list: later problems show, too
         self.labels = source.labels.copy()
         row, number = {name: k for k, name in enumerate(source.ids)}, {n: k for k, n in enumerate(source.class_names)}
         for name, label in self.corrections.items():
@@ -52,8 +52,8 @@ class CorrectedSource:
         self.inner = None if own.inner is None else CorrectedSource(own.inner, corrections)
 
     def __getattr__(self, name: str) -> Any:
-        """Give whatever else the source offers (``data.traits``)."""
-        if name == "uncorrected":  # not there yet, as while it is copied
+        """Return an optional attribute of the source (``data.traits``)."""
+        if name == "uncorrected":  # not set yet, as during a copy
             raise AttributeError(name)
         return getattr(self.uncorrected, name)
 
@@ -62,7 +62,7 @@ class CorrectedSource:
         return self.uncorrected.rows(index)
 
     def readable(self, index: Array) -> Array:
-        """As the source says."""
+        """Return the rows in ``index`` that the source can read."""
         return self.uncorrected.readable(index)
 
     def fingerprint(self) -> str:
@@ -74,7 +74,7 @@ class CorrectedSource:
 
 
 def with_corrections(source: Source, file: str) -> Source:
-    """Return ``source`` with the labels of ``file`` laid over its own; the source itself where no file is named.
+    """Return ``source`` with the labels of ``file`` in place of its own; without a file, the source itself.
 
     Raises:
         UserError: as ``read_corrections``.
@@ -85,7 +85,7 @@ def with_corrections(source: Source, file: str) -> Source:
 
 
 def read_corrections(path: Path, ids: Sequence[str], class_names: Sequence[str]) -> dict[str, str]:
-    """Read class name by row id; "" where the label is empty. Other columns are passed over.
+    """Return class name by row id; "" for an empty label. Other columns are passed over.
 
     Raises:
         UserError: the file cannot be read, a column is missing, or an id or a class is not known.
@@ -108,7 +108,7 @@ def read_corrections(path: Path, ids: Sequence[str], class_names: Sequence[str])
 def check_corrections(
     path: Path, pairs: Sequence[tuple[int, str, str]], ids: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, str]:
-    """Check answers (line, id, class name or "") against the rows and classes of a source; class name by id.
+    """Check answers (line, id, class name or "") against the rows and classes of a source; return class name by id.
 
     Raises:
         UserError: an id or a class that is not known, or two answers for one row; it names the line.

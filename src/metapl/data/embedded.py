@@ -1,9 +1,9 @@
-"""Embedding mode: a frozen encoder turns every row into features once; what is trained is a small head on these.
+"""Embedding mode: a frozen encoder turns every row into features once, and a small head is trained on the features.
 
 Features are kept on disk, outside the data, so that the next run has them at once; all sets together take at most
 ``LIMIT`` bytes. A row is encoded when it is first asked for: test rows by ``evaluate`` alone. The source's fingerprint
-vouches for the contents of training rows; of test files it has read no more than the size, so a test row is read again
-and its stored features are taken only if it is the row they were made of.
+covers the contents of training rows, but only the size of test files. So a test row is read again, and its stored
+features are used only if they were made of the same row.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from metapl.types import Array, Column, Kind, Preprocessing, Source, Tokens
 from metapl.utils.cache import LIMIT, cache_folder, has_room, locked_cache, tidy, used
 from metapl.utils.files import write_with
 from metapl.utils.names import split_name
-from metapl.utils.progress import clock
+from metapl.utils.progress import clock, silent
 
 PIECE = 1024  # rows encoded before they are stored
-FEW, SECONDS = 256, 10.0  # rows below which nothing is said, and the time between two lines
+FEW, SECONDS = 256, 10.0  # fewer rows are encoded without a message; seconds between two messages
 VERSION = "metapl features 2"
 SETS, OURS = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}\.safetensors|\.[\w.-]+\.tmp")
 
@@ -48,7 +48,7 @@ class EmbeddedSource:
 
     Args:
         inner: the source of images or texts.
-        encoder: what turns them into features.
+        encoder: turns them into features.
         cache: keep features on disk.
         tell: called with progress messages.
 
@@ -71,7 +71,7 @@ class EmbeddedSource:
             inner.class_names,
         )
         self.notes: tuple[str, ...] = (*inner.notes, f"rows are {encoder.features} features of {encoder.name}")
-        self.problems = inner.problems  # the same list: what is found later shows too
+        self.problems = inner.problems  # the same list: later problems show, too
         if not encoder.weights and encoder.name.startswith(("timm:", "torchvision:")):
             self.notes += ("the encoder's weights are random: give its file as source.encoder.weights",)
         self.levels, self.widths = traits(inner).levels, traits(inner).widths
@@ -80,18 +80,18 @@ class EmbeddedSource:
         self._fingerprint = ""
         self._cache, self._read = cache, set[str]()
         self._of_row: dict[bytes, Tensor] = {}  # stored features of test rows by the digest of the raw row
-        self._tell, self._said_at = tell or _silent, 0.0  # when it was last called
+        self._tell, self._said_at = tell or silent, 0.0  # when it was last called
         self._began, self._at_first = 0.0, 0  # when the encoding began, and the rows it had before it
 
     def rows(self, index: Array) -> Tensor:
-        """float32 [n, D]; what has not been encoded yet is encoded now."""
+        """Return float32 [n, D]; rows that have not been encoded yet are encoded now."""
         index = np.asarray(index, dtype=np.int64)
         if not self._done[index].all():
             self._fill(np.unique(index))
         return self._features[torch.from_numpy(index)]
 
     def readable(self, index: Array) -> Array:
-        """As the inner source says."""
+        """Return the rows in ``index`` that the inner source can read."""
         return self.inner.readable(index)
 
     def fingerprint(self) -> str:
@@ -131,7 +131,7 @@ class EmbeddedSource:
             self._done[some] = True
 
     def _stored(self, index: Array, rows: Tensor) -> Array:
-        """Return [n] bool: the test rows whose stored features were made of these very ``rows``; they are filled in."""
+        """Fill in the stored features of test rows that are unchanged; return [n] bool: which."""
         found = np.zeros(len(index), dtype=bool)
         for k in np.flatnonzero(self.is_test[index]).tolist() if self._of_row else []:
             if (features := self._of_row.get(_row_digest(rows[k]))) is not None:
@@ -139,7 +139,7 @@ class EmbeddedSource:
         return found
 
     def _say(self, coming: int, left: int) -> None:
-        """Tell how far the encoding is: ``coming`` rows are next, ``left`` rows in all, these included."""
+        """Report progress: ``coming`` rows are next, ``left`` rows in all, these included."""
         now = time.monotonic()
         if not self._said_at and coming >= FEW:
             kept = f"; features are kept in {cache_folder() / 'features'}" if self._cache else ""
@@ -154,7 +154,7 @@ class EmbeddedSource:
         self._said_at = now
 
     def _load(self, folder: Path) -> None:
-        """Take what is stored; a file that is damaged or does not fit is passed over."""
+        """Load stored features; damaged files and files of other rows are passed over."""
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
             if path.name in self._read:
                 continue
@@ -186,10 +186,6 @@ class EmbeddedSource:
             write_with(folder / name, lambda file: file.write(content))
 
 
-def _silent(text: str) -> None:
-    return None
-
-
 def _row_digest(row: Tensor) -> bytes:
     return hashlib.sha256(f"{row.dtype} {tuple(row.shape)}|".encode() + row.contiguous().numpy().tobytes()).digest()
 
@@ -213,7 +209,7 @@ def embed(
     cache: bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> EmbeddedSource:
-    """``source`` with every row replaced by the features that a frozen encoder gives it.
+    """Return ``source`` with every row replaced by its features from a frozen encoder.
 
     Args:
         source: images or texts.
@@ -221,7 +217,7 @@ def embed(
             or factory that gives [B, D] for images [B, channels, height, width] (0..1, or as mean and std make them)
             or ids.
         weights: a file of its weights (not for ``hf:``).
-        size: side or (height, width) that images are brought to; None = what the encoder was made for.
+        size: side or (height, width) for images; None = the encoder's own.
         mean, std: per channel; None = the encoder's own.
         normalize: bring features to length 1; None = as an ``hf:`` folder says, else no.
         pooling: how an ``hf:`` encoder of texts makes one vector: mean, cls, begin (the mean over the first two ids of
@@ -260,7 +256,7 @@ def embed(
 
 
 def check_size(given: Source, images: ImageOptions) -> None:
-    """Refuse a size that a source made in Python cannot be brought to any more."""
+    """Refuse another image size for a source that is open already."""
     if isinstance(given, EmbeddedSource):
         given = given.inner
     check_sized(images, given.kind)
@@ -271,13 +267,13 @@ def check_size(given: Source, images: ImageOptions) -> None:
 
 
 def for_encoder(options: SourceOptions) -> SourceOptions:
-    """``options`` with the size of images and the tokenizer that suit their encoder, where they were left to "auto".
+    """Return ``options`` with the image size and the tokenizer of their encoder in place of "auto".
 
-    Images that have one size and are no larger than the encoder wants keep it: the encoder enlarges them when it reads
-    them, a few at a time, so that its size takes no memory for each of them.
+    Images of one size that is not above the encoder's keep it: the encoder enlarges them a few at a time, so that the
+    larger size takes no memory for each of them.
 
     Raises:
-        UserError: an unknown encoder, or a size that means nothing.
+        UserError: an unknown encoder, or an invalid size.
     """
     if split_name(options.encoder.name).prefix == "hf" and options.text.tokenizer == "auto":
         options = replace(options, text=replace(options.text, tokenizer=options.encoder.name))
@@ -290,7 +286,7 @@ def for_encoder(options: SourceOptions) -> SourceOptions:
 
 
 def as_features(source: Source, options: SourceOptions, progress: Callable[[str], None]) -> Source:
-    """Return ``source`` with its rows as features, where ``options`` name an encoder; else the source itself.
+    """Return ``source`` with its rows as features if ``options`` name an encoder; else the source itself.
 
     Raises:
         UserError: as ``embed``, or settings of an encoder that do not go together.
@@ -306,7 +302,7 @@ def check_encoder(options: SourceOptions) -> None:
     """Refuse settings of an encoder that do not go together.
 
     Raises:
-        UserError: weights without an encoder, or weights that are to be fetched.
+        UserError: weights without an encoder, or weights that would have to be fetched.
     """
     encoder = options.encoder
     if encoder.weights and not encoder.name:

@@ -1,9 +1,9 @@
-"""Rows that are nearly the same, found without comparing every row with every other, and how far apart rows are.
+"""Find nearly equal rows without comparing all pairs, and measure distances of rows.
 
-Every row becomes a vector, every vector a code of ``BITS`` bits that nearby vectors mostly share; only rows that agree
-in one of ``BANDS`` pieces of the code are looked at. The vectors are first centred on their mean and freed of most of
-what varies most (partial whitening), so that the codes of *these* data are spread evenly; a fixed perceptual hash gives
-all pictures of one thing on a white ground the same code.
+Every row becomes a vector, and every vector a code of ``BITS`` bits that nearby vectors mostly share. Only rows that
+agree in one of ``BANDS`` pieces of the code are compared. The vectors are first centred and partially whitened, so that
+the codes of the data at hand are spread evenly. (A fixed perceptual hash gives all pictures of one kind of thing on a
+white ground the same code.)
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from metapl.types import Array
 
 BAND_BITS, BANDS = 16, 8
 BITS = BAND_BITS * BANDS
-FAR = 28  # differing bits of two codes, of BITS, above which a pair is passed over: cosine about 0.8
+FAR = 28  # pairs with more differing bits, of BITS, are passed over: cosine about 0.8
 WINDOW = 24  # neighbours looked at in one bucket, in the order of the codes' other bits
-MOST = 24  # pairs kept of each row, those with the closest codes: where rows lie densely, nearly all are candidates
-PROBES = 256  # rows whose neighbours tell the usual distance
+MOST = 24  # pairs kept of each row, those with the closest codes: among dense rows, nearly all are candidates
+PROBES = 256  # rows whose neighbours define the usual distance
 NEIGHBOUR = 10
 PARTS = 48  # principal directions that the codes are made from
 _ONES = np.array([bin(k).count("1") for k in range(1 << BAND_BITS)], dtype=np.uint8)
 
 
 def codes_of(vectors: Array, seed: int = 0, sample: int = 20_000) -> Array:
-    """Codes uint16 [N, BANDS] of float32 vectors [N, D]: signs of random directions through their mean.
+    """Return codes uint16 [N, BANDS] of float32 vectors [N, D]: signs of random projections around their mean.
 
     The mean and the principal directions come from at most ``sample`` rows, drawn by ``seed``.
     """
@@ -47,9 +47,9 @@ def codes_of(vectors: Array, seed: int = 0, sample: int = 20_000) -> Array:
 
 
 def neighbours(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Iterator[tuple[Array, Array, Array]]:
-    """Pairs of row numbers (i, j) that share a band of ``codes`` [N, bands], and in how many bits they differ.
+    """Yield pairs of row numbers (i, j) that share a band of ``codes`` [N, bands], and their numbers of differing bits.
 
-    Band by band; a pair may come again.
+    They come band by band; a pair may come again.
     In a bucket of many rows, each is paired with the ``window`` that follow it in the order of the other bands, so the
     work is at most N * bands * window. ``far``: most bits in which the codes may differ; None: any.
     """
@@ -71,7 +71,7 @@ def neighbours(codes: Array, far: int | None = FAR, window: int = WINDOW) -> Ite
 
 
 def distance(one: Array, other: Array) -> Array:
-    """Number of differing bits of codes uint16 [n, bands], int64 [n]."""
+    """Return the number of differing bits of codes uint16 [n, bands]: int64 [n]."""
     made: Array = _ONES[one ^ other].sum(axis=1, dtype=np.int64)
     return made
 
@@ -108,10 +108,9 @@ def _closest(parts: list[Array], most: int) -> Array:
 
 
 def usual_distance(vectors: Array, probes: int = PROBES) -> float:
-    """Return the median distance of a row to its ``NEIGHBOUR``-th nearest neighbour, over rows that stand evenly in
-    the data.
+    """Return the median distance of a row to its ``NEIGHBOUR``-th nearest neighbour, over rows spaced evenly.
 
-    Not to the nearest: where every row has a copy, that would be the distance of copies.
+    The nearest neighbour would be a copy in data in which every row has one.
     """
     rank = min(NEIGHBOUR, -(-len(vectors) // 8))
     some = np.unique(np.linspace(0, len(vectors) - 1, min(probes, len(vectors))).astype(np.int64))
@@ -127,7 +126,7 @@ def usual_distance(vectors: Array, probes: int = PROBES) -> float:
 
 
 def apart_of(vectors: Array, pairs: Array) -> Array:
-    """Distances of the pairs, float [m]."""
+    """Return the distances of the pairs, float [m]."""
     parts = [np.zeros(0)]
     for start in range(0, len(pairs), 65_536):
         one, other = pairs[start : start + 65_536].T
@@ -136,7 +135,7 @@ def apart_of(vectors: Array, pairs: Array) -> Array:
 
 
 def standardised(table: Array) -> Array:
-    """Columns with mean 0 and spread 1, missing values 0; a constant column is 0 throughout."""
+    """Return columns with mean 0 and spread 1, missing values 0; a constant column becomes 0."""
     with np.errstate(all="ignore"):
         there = np.isfinite(table)
         count = np.maximum(there.sum(axis=0), 1)

@@ -1,4 +1,5 @@
-"""``Modality``: one record per kind of rows. It holds all that depends on the kind, so nothing else has to ask for it.
+"""``Modality``: one record per kind of rows. It holds everything that depends on the kind, so that no other module asks
+for it.
 
 ``data.modalities`` has the table of records and ``register_modality`` for kinds of your own; see docs/modalities.md.
 """
@@ -28,12 +29,12 @@ FLOOR = 1e-6  # of a channel's size: below it a float32 channel is constant but 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and population standard deviation per channel, over the values that are there.
+    """Mean and population standard deviation per channel, without missing values.
 
     Attributes:
         mean, std: float64 [channels].
-        count: float64 [channels], how many values are not NaN.
-        values: how many there would be without NaN.
+        count: float64 [channels], number of values that are not NaN.
+        values: number of values with NaN, per channel.
     """
 
     mean: Tensor
@@ -49,7 +50,7 @@ class ArrayOptions:
     Attributes:
         tokenizer, max_tokens: texts: as the settings ``source.text.tokenizer`` and ``source.text.max_tokens``.
         images: images: size and resize.
-        features: tables: the columns of a DataFrame that are used; () = all that can be.
+        features: tables: the columns of a DataFrame to use; () = all that are possible.
         copy: without it the rows may share the memory of the array that was given.
     """
 
@@ -62,11 +63,11 @@ class ArrayOptions:
 
 @dataclass
 class RawRows:
-    """Raw rows of one or several parts (X, X_unlabeled, X_test), and what was learnt while they were read.
+    """Raw rows of one or several parts (X, X_unlabeled, X_test), with notes and facts about them.
 
     Attributes:
         tensors: by part, [n, ...], all rows of one shape.
-        notes: what a user should know about how the rows were read.
+        notes: notes for the user on how the rows were read.
         facts: further arguments of ``MemorySource``: columns, tokens, resize, white, resized.
     """
 
@@ -78,22 +79,22 @@ class RawRows:
 class Modality:
     """One kind of rows. Subclass it, set ``kind`` and ``views``, and change what differs.
 
-    As it stands it describes rows of numbers [channels, ...]: each channel is normalised by its mean and spread over
-    the training rows, and a model is stored with these numbers.
+    The base class describes rows of numbers [channels, ...]: each channel is normalised by its mean and spread over the
+    training rows, and a model is stored with these numbers.
 
     Attributes:
         kind: the kind's name; it is stored with every model.
-        row, rows: what messages call one row and several of them.
+        row, rows: the names of one row and of several rows in messages.
         dtype: of raw rows, as a source gives them.
         dimensions: of one raw row.
         has_tokens: whether a source of such rows has ``tokens``.
         encodable: whether a frozen encoder takes such rows: uint8 [channels, height, width], or ids with ``tokens``.
         sized: whether such rows are read from image files and brought to the setting ``source.image.size``.
         has_form: whether ``from_arrays`` tells such rows from others by their dimensions; others are asked for by name.
-        checks: what ``metapl check`` asks of such rows.
-        model: the network that ``model=auto`` means; "auto" chooses by the shape of a row.
-        steps: the length of a run that ``steps=0`` means.
-        few_labels: labelled rows of a class below which ``split.validation=auto`` lets all of them teach.
+        checks: the checks of ``metapl check`` for such rows.
+        model: the network for ``model=auto``; "auto" chooses by the shape of a row.
+        steps: the number of steps for ``steps=0``.
+        few_labels: with fewer labelled rows in every class, ``split.validation=auto`` trains on all of them.
     """
 
     kind: Kind = ""
@@ -111,7 +112,7 @@ class Modality:
     few_labels: int = 0
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> Views:
-        """Return what makes plain, weak and strong views of raw rows."""
+        """Return the maker of plain, weak and strong views of raw rows."""
         raise NotImplementedError(f"{type(self).__name__} needs views(config, preprocessing)")
 
     def read(self, parts: Mapping[str, Any], options: ArrayOptions) -> RawRows:
@@ -128,10 +129,10 @@ class Modality:
         """Read new rows in memory for a trained model, with nothing fitted on them.
 
         Args:
-            X: what ``read`` takes for a part.
+            X: as a part of ``read``.
             preprocessing: the model's own.
-            name: what messages call ``X``.
-            tell: called with what looks like a mistake.
+            name: the name of ``X`` in messages.
+            tell: called with notes on likely mistakes.
 
         Raises:
             UserError: as ``read``. The caller checks the shape.
@@ -177,7 +178,7 @@ class Modality:
             yield self.values(source.rows(index[start : start + step]))
 
     def size(self, shape: tuple[int, ...]) -> str:
-        """Say how large one row of ``shape`` is, such as "3 x 32 x 32"; "" where it is not worth a word."""
+        """Return the size of one row of ``shape`` for messages, such as "3 x 32 x 32", or ""."""
         return " x ".join(map(str, shape))
 
     def show(self, source: Source, index: Array) -> list[dict[str, Any]]:
@@ -185,17 +186,17 @@ class Modality:
 
         Returns:
             Per row ``{"image": data URI, "small": bool}``, ``{"text": str}`` or ``{"cells": [[name, value], ...]}``.
-            As it stands, the cells hold the range of each channel.
+            The base class gives cells with the range of each channel.
         """
         return [{"cells": _ranges(row)} for row in source.rows(index)]
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
-        """Return plain JSON values, from which ``from_dict`` makes the preprocessing again."""
+        """Return plain JSON values for ``from_dict``."""
         p = preprocessing
         return {"kind": p.kind, "shape": list(p.shape), "mean": list(p.mean), "std": list(p.std)}
 
     def from_dict(self, stored: Mapping[str, Any]) -> Preprocessing:
-        """Make what ``to_dict`` described.
+        """Return the preprocessing that ``to_dict`` described.
 
         Raises:
             AttributeError, KeyError, TypeError, ValueError: a part is missing or damaged.

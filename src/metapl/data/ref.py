@@ -1,4 +1,4 @@
-"""What a user wrote for data (``photos``, ``csv:rows.txt``, ``hf:NAME``, ``digits``), parsed once."""
+"""References to data as users write them (``photos``, ``csv:rows.txt``, ``hf:NAME``, ``digits``), parsed once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class DataRef:
 
     Attributes:
         text: as the user wrote it.
-        source: the name in SOURCES of what opens it; "" where nothing is known by that name, and no path is there.
-        argument: what follows the source's name, or the path itself.
+        source: its name in SOURCES; "" for an unknown name without a path.
+        argument: the part behind the source's name, or the path itself.
         named: whether the user wrote the source's name (``csv:rows.txt``), not a path alone (``rows.csv``).
     """
 
@@ -65,7 +65,7 @@ class DataRef:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder (or a file that nothing reads by its suffix)."""
+        """Whether it is a folder (or a file with an unknown suffix)."""
         return self.source == FOLDER
 
     @property
@@ -80,9 +80,9 @@ class DataRef:
 
     @property
     def path(self) -> Path | None:
-        """The file or folder behind it; None where there is none, as for a published data set by its name.
+        """The file or folder that it names; None for others, such as a published data set by its name.
 
-        What follows the name of any other source is a path only if something is there: ``blobs:60`` names 60 points.
+        The argument of a source of one's own is a path only if it exists: ``blobs:60`` names 60 points.
         """
         if not self.argument or not self.source:
             return None

@@ -1,4 +1,4 @@
-"""What a source is asked for: what the functions of SOURCES take besides the reference."""
+"""The request to open a source: the second argument of the functions in SOURCES."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from metapl.data.images.store import Known
 from metapl.data.options import SourceOptions
 from metapl.data.ref import DataRef
 from metapl.types import Levels, ModelInput, Source
-
-
-def silent(text: str) -> None:
-    """Say nothing."""
+from metapl.utils.progress import silent
 
 
 @dataclass(frozen=True)
@@ -21,10 +18,10 @@ class Request:
 
     Attributes:
         options: how rows are read.
-        like: new rows: what a trained model asks of them, so that nothing is learnt from them; None: training rows.
-        known: what a finished run knows of its images, so that they need not be decoded again.
-        progress: called with a line on how far the opening is.
-        levels: of images, as the training that is gone on with had them; None: those of the training rows.
+        like: new rows: the input of a trained model, so that nothing is learnt from them; None: training rows.
+        known: the facts that a finished run stored of its images, so that they need not be decoded again.
+        progress: called with progress messages.
+        levels: of images, as stored with the run that is continued; None: those of the training rows.
     """
 
     options: SourceOptions

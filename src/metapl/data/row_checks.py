@@ -1,4 +1,4 @@
-"""What ``check`` asks of rows, kind by kind: ``RowChecks``, and ``Finding``, one thing to know about data."""
+"""Checks of rows, kind by kind: ``RowChecks``; and ``Finding``, one result of a check."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ LEVELS = (UNUSABLE, HURT, LOOK)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know.
+    """One result of a check.
 
     Attributes:
         level: UNUSABLE, HURT or LOOK.
         kind: a short name that stays the same from version to version.
-        text: what is the case. remedy: what to do.
-        rows: how many rows (or classes, or columns) it concerns.
+        text: the fact.
+        remedy: what to do about it.
+        rows: the number of rows (or classes, or columns) that it concerns.
     """
 
     level: str
@@ -37,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Numbers that say what rows are like, float32 [n, D].
+    """Features by which rows are compared, float32 [n, D].
 
     Attributes:
         values: one row each.
@@ -50,10 +51,10 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the rows' own contents tell.
+    """Findings on the contents of rows.
 
     Attributes:
-        findings: things to know.
+        findings: the findings.
         problems: (reason, positions of the rows).
         facts: measurements for ``Check.facts``.
     """
@@ -66,11 +67,11 @@ class Contents:
 class RowChecks:
     """Checks of rows of numbers [channels, ...]; a kind of rows changes what differs.
 
-    Exact copies are found for every kind. As it stands a row is remembered by mean and spread of each channel.
+    Exact copies are found for every kind. The base class keeps mean and spread of each channel of a row.
     """
 
     def keep(self, rows: Tensor) -> Kept:
-        """Return all that is remembered of a chunk of raw rows [n, ...]."""
+        """Return the arrays to keep of a chunk of raw rows [n, ...]."""
         flat = rows.double().flatten(2) if rows.ndim > 2 else rows.double().unsqueeze(2)
         both = [flat.mean(2), flat.std(2, correction=0)]
         return {"summary": np.concatenate([part.float().numpy() for part in both], axis=1)}
@@ -80,15 +81,15 @@ class RowChecks:
         return no_pairs()
 
     def likeness(self, kept: Kept, source: Source) -> list[Likeness]:
-        """Return what tells rows from elsewhere: groups of features, each with its own scale."""
+        """Return the features that separate foreign rows: groups of features, each with its own scale."""
         return [Likeness(kept["summary"], scaled=True)]
 
     def repeats_by_nature(self, kept: Kept) -> bool:
-        """Return whether rows hold so few different values that equal rows say nothing."""
+        """Return whether rows have so few different values that equal rows are to be expected."""
         return False
 
     def contents(self, kept: Kept, source: Source, parts: Sequence[Array]) -> Contents:
-        """Return what the contents tell; ``parts``: positions of the labelled, the unlabelled and the test rows."""
+        """Return findings on the contents; ``parts``: positions of the labelled, the unlabelled and the test rows."""
         return Contents()
 
 

@@ -24,7 +24,7 @@ from metapl.data.modalities import modality_of
 from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.options import SourceOptions as SourceOptions
 from metapl.data.ref import DataRef as DataRef
-from metapl.data.request import Opener, silent
+from metapl.data.request import Opener
 from metapl.data.request import Request as Request
 from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.readers.batch import BatchFile
@@ -33,6 +33,7 @@ from metapl.data.tables.source import open_new_batch, open_table
 from metapl.errors import UserError, nearest
 from metapl.types import Levels, ModelInput, Preprocessing, Source
 from metapl.utils.names import split_name
+from metapl.utils.progress import silent
 
 
 def _digits(ref: DataRef, request: Request) -> Source:

@@ -1,4 +1,4 @@
-"""What a source may offer beyond ``types.Source``, read in one place."""
+"""Optional attributes of a source beyond ``types.Source``, read in one place."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def _nothing_held() -> Tensor | None:
 
 @dataclass(frozen=True)
 class Traits:
-    """Optional attributes of a source; each default holds where the source has no attribute of that name.
+    """Optional attributes of a source; a default stands for a missing attribute.
 
     Attributes:
         lazy: whether reading a row costs time (it is decoded when it is needed).
-        prefetch: steps whose rows are read ahead in the background, where ``lazy``.
+        prefetch: if ``lazy``, the number of steps whose rows are read ahead in the background.
         resize, white, resized, levels: images: as in ``Preprocessing``.
-        encoder: the frozen encoder whose features stand for the rows.
-        store: images: what holds the files (``images.store.ImageStore``).
-        held: gives all rows but test rows in one CPU tensor, row k of it being row k of the source; or None.
-        texts: texts as they were written, one per row, for people to read; () where they are not at hand.
-        inner: the source of images or texts whose features these rows are.
-        uncorrected: the source before labels of a file were laid over its own.
-        corrections: these labels: class name by id, "" for none.
+        encoder: the frozen encoder that made the rows.
+        store: images: the ``images.store.ImageStore`` of the files.
+        held: returns all rows except test rows in one CPU tensor (row k is row k of the source), or None.
+        texts: the original texts, one per row, for people to read; or ().
+        inner: the source of images or texts that these rows are features of.
+        uncorrected: the source before corrections of its labels.
+        corrections: class name by id; "": no label.
         widths: as in ``ModelInput``.
     """
 

@@ -27,11 +27,12 @@ from metapl.data.sources import read_ref
 from metapl.errors import UserError
 from metapl.inference.labels import COLUMNS, PROBLEM, label_batch
 from metapl.inference.pool_parts import ROWS, Part, Pool
-from metapl.inference.stored_run import Tell, open_model, silent
+from metapl.inference.stored_run import Tell, open_model
 from metapl.runs.model_folder import CARD, Predictor, load_model
 from metapl.utils.files import guarded, seal, sha256, write_json, write_with
 from metapl.utils.limits import read_json
 from metapl.utils.locks import locked
+from metapl.utils.progress import silent
 
 LABELS, PROBLEMS, LOCK = "labels.json", "problems.csv", ".lock"
 

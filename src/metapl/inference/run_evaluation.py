@@ -28,12 +28,13 @@ from metapl.inference.predict import (
     nothing,
     predict_source,
 )
-from metapl.inference.stored_run import Tell, open_model, silent
+from metapl.inference.stored_run import Tell, open_model
 from metapl.models.own import check_trusted
 from metapl.runs.folder import left_out, load_split, stored_levels, write_problems
 from metapl.runs.model_folder import Predictor, load_model
 from metapl.types import Array, Source, Split
 from metapl.utils.files import write_json
+from metapl.utils.progress import silent
 
 OTHER = "model-not-chosen"  # in a run folder: the other side of the guard's comparison
 Evaluation = tuple[dict[str, Any], list[Problem], str]

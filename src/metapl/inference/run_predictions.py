@@ -26,10 +26,11 @@ from metapl.inference.answers import (
     write_answers,
 )
 from metapl.inference.predict import Predictions, Problem, predict_source
-from metapl.inference.stored_run import Tell, open_model, silent
+from metapl.inference.stored_run import Tell, open_model
 from metapl.runs.folder import csv_text
 from metapl.runs.model_folder import Predictor
 from metapl.utils.files import write_text
+from metapl.utils.progress import silent
 
 
 def predict_to(

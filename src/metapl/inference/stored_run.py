@@ -14,10 +14,6 @@ from metapl.runs.model_folder import Predictor, load_model
 Tell = Callable[[str], None]
 
 
-def silent(note: str) -> None:
-    """Say nothing."""
-
-
 def open_model(run: Path, device: str | None, trust_code: bool) -> tuple[RunConfig, Predictor]:
     """Return the run's settings, without those of a method of one's own, and its model.
 

@@ -90,7 +90,7 @@ class ReducedMPL:
         self._begin(self._build_teacher(), student=False)
         self.calibrator: Learner | None = None  # None without feedback, since nothing could train it
         if config.feedback != "none" and config.feedback_weight > 0:
-            small = Calibrator(context.num_classes, config.calibrator_units).to(_device(self.net.model))
+            small = Calibrator(context.num_classes, config.calibrator_units).to(fb.device_of(self.net.model))
             rate = replace(context.optim, lr=config.calibrator_lr or context.optim.lr)
             self.calibrator = Learner(small, rate, context.steps - self.switch)
         self.log_p: Tensor | None = None  # l in R2, [N, C]; None = the teacher is still being trained
@@ -195,7 +195,3 @@ class ReducedMPL:
         self.scores.load_state_dict(state.get("scores", {}))
         self.log_p = state.get("log_p")
         self.finetuner.load_state_dict(state, self.net.ema.model)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -34,6 +34,10 @@ class Progress(Protocol):
         ...
 
 
+def silent(text: str) -> None:
+    """Print nothing."""
+
+
 class Silent:
     """Shows nothing."""
 

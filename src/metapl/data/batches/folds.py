@@ -1,4 +1,4 @@
-"""Folds over the labelled rows: every row that can be spared is held out once, test rows never."""
+"""Folds over the labelled rows: every row is held out once, except the only row of a class. Test rows are not used."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from metapl.data.batches.split import split_sha
 from metapl.errors import UserError
 from metapl.types import Array, Source, Split
 
-MOST = 5  # folds, where nobody asks for a number
+MOST = 5  # folds by default
 
 
 def fold_count(source: Source, split: Split) -> int:
-    """Folds for ``split`` by default: as many as the rarest class has labelled rows, at least 2 and at most 5."""
+    """Return the default number of folds for ``split``: the labelled rows of the rarest class, at least 2 and at most
+    5."""
     counts = np.bincount(source.labels[_labeled(split)], minlength=len(source.class_names))
     return max(2, min(MOST, int(counts.min())))
 
@@ -22,9 +23,9 @@ def fold_count(source: Source, split: Split) -> int:
 def fold_splits(source: Source, split: Split, folds: int, seed: int) -> list[Split]:
     """Return ``folds`` splits of the same rows, each with another part of the labelled rows held out as ``validation``.
 
-    The rows dealt out are those of ``split.labeled`` and ``split.validation``, class by class, so that the folds differ
-    by at most one row in each class and in all. Held-out rows train without their label: they stand in the
-    unlabelled pool. A class's only row is never held out. No fold has test rows.
+    The rows of ``split.labeled`` and ``split.validation`` are dealt out class by class, so that the folds differ by at
+    most one row in each class and in all. Held-out rows train without their label, in the unlabelled pool. A class's
+    only row is never held out. No fold has test rows.
 
     Args:
         folds: at least 2.

@@ -11,10 +11,10 @@ from metapl.types import Array
 
 
 class Prefetch:
-    """Gives ``read(index)``, often before anyone has to wait for it.
+    """Gives ``read(index)``, often without a wait, since the rows were read in the background.
 
-    What is read does not depend on whether, or when, it was read in the background. The thread begins with
-    the first want and ends with the object, so nothing has to be closed, whatever ends a training.
+    The rows are the same, read in the background or not. The thread begins with the first ``want`` and ends with the
+    object, so that nothing has to be closed at the end of a training.
     """
 
     def __init__(self, read: Callable[[Array], Tensor]) -> None:
@@ -23,7 +23,7 @@ class Prefetch:
         self._pieces: dict[Hashable, Future[Tensor]] = {}
 
     def want(self, pieces: Mapping[Hashable, Array]) -> None:
-        """Read ``pieces`` (index by key) in the background, in this order; drop all that was wanted before."""
+        """Read ``pieces`` (index by key) in the background, in this order; drop earlier pieces."""
         for key in self._pieces.keys() - pieces.keys():
             self._pieces.pop(key).cancel()
         for key, index in pieces.items():
@@ -31,7 +31,7 @@ class Prefetch:
                 self._pieces[key] = self._pool.submit(self._read, index)
 
     def take(self, key: Hashable, index: Array) -> Tensor:
-        """Return the rows at ``index``, as wanted under ``key`` or read now.
+        """Return the rows at ``index``: from the background under ``key``, or read now.
 
         Raises:
             Whatever ``read`` raises.

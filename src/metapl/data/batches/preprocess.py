@@ -1,4 +1,4 @@
-"""Mean and spread of the training rows: what turns a raw row into what the model is trained on."""
+"""Mean and spread of the training rows, by which raw rows are normalised for a model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from metapl.data.traits import traits
 from metapl.errors import UserError
 from metapl.types import Array, Preprocessing, Source
 
-SAMPLE = 10_000  # rows that are looked at where each has to be decoded
+SAMPLE = 10_000  # rows to read if each has to be decoded
 
 
 def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
-    """Mean and population standard deviation over the rows at ``index`` (labelled and unlabelled training rows).
+    """Return mean and population standard deviation over the rows at ``index`` (labelled and unlabelled training rows).
 
-    Images: per channel, on the 0..1 scale, std at least one grey level. Tables: per column, over the values that are
-    there; a constant column gets std 1, so that it becomes 0 and stays finite. Categories and texts: nothing to fit.
-    Other kinds: as their ``Modality`` says. Of a source that is ``lazy`` at most 10,000 of the rows are read, the same
-    ones whenever the rows are the same.
+    Images: per channel, on the 0..1 scale, std at least one grey level. Tables: per column, without missing values; a
+    constant column gets std 1, so that it becomes 0 and stays finite. Categories and texts: nothing to fit. Other
+    kinds: as their ``Modality`` says. Of a ``lazy`` source at most 10,000 rows are read, the same ones for the same
+    ``index``.
 
     Raises:
         ValueError: ``index`` is empty.
@@ -33,7 +33,7 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
     if not len(index):
         raise ValueError("preprocessing needs at least one row")
     own = traits(source)
-    own.held()  # what will be held is decoded once, not first here and then for the training
+    own.held()  # rows that will be held are decoded once, not here and again for the training
     if own.lazy and len(index) > SAMPLE:
         drawn = torch.randperm(len(index), generator=generator("cpu", 0, "statistics"))[:SAMPLE]
         index = np.sort(index[drawn.numpy()])
@@ -42,12 +42,12 @@ def fit_preprocessing(source: Source, index: Array) -> Preprocessing:
 
 
 def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return plain JSON values; what does not concern the kind of rows is left out."""
+    """Return plain JSON values, without those that other kinds of rows need."""
     return modality_of(preprocessing.kind).to_dict(preprocessing)
 
 
 def preprocessing_from_dict(stored: Mapping[str, Any]) -> Preprocessing:
-    """Return what ``preprocessing_to_dict`` stored.
+    """Return the preprocessing that ``preprocessing_to_dict`` stored.
 
     Raises:
         UserError: a part is missing, the parts do not fit each other, or the kind of rows is not known.

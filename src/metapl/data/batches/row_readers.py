@@ -1,4 +1,4 @@
-"""Where a stream's raw rows come from: one tensor on the training device, or the source itself, step by step."""
+"""Readers of a stream's raw rows: from one tensor on the training device, or from the source, step by step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HeldRows:
         self.at_l, self.at_u, self.device = at_l.to(device), at_u.to(device), device
 
     def want(self, steps: Mapping[Key, Picks]) -> None:
-        """Nothing to do: all is there."""
+        """Do nothing: all rows are in memory."""
 
     def take(self, key: Key, labeled: Tensor, unlabeled: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the labelled and the unlabelled rows of one step."""
@@ -51,9 +51,9 @@ class HeldRows:
 
 
 class LazyRows:
-    """Rows read from the source as steps need them, those of the next steps in the background.
+    """Rows read from the source as steps need them; the rows of the next steps are read in the background.
 
-    Of several processes each reads its part of the rows and gets the others from the other processes.
+    Each of several processes reads its part of the rows and gets the others from the other processes.
     """
 
     def __init__(self, source: Source, split: Split, device: torch.device) -> None:
@@ -100,7 +100,7 @@ class LazyRows:
 
 
 def _own(index: Array) -> Array:
-    """Return this process's part of row numbers; all of them where there are fewer than processes."""
+    """Return this process's part of row numbers; all of them if there are fewer than processes."""
     return index[ranks.part(len(index))] if len(index) >= ranks.count() else index
 
 
@@ -110,7 +110,7 @@ def _everyones(own: Tensor, count: int) -> Tensor:
 
 
 def _gather(source: Source, parts: list[Array], device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """One tensor holding the rows of all ``parts``, each row once, and each part's positions in it."""
+    """Return one tensor with the rows of all ``parts``, each row once, and each part's positions in it."""
     used = np.unique(np.concatenate(parts)).astype(np.int64)
     tensor = traits(source).held() if device.type == "cpu" else None
     if tensor is not None and len(tensor) > used[-1]:

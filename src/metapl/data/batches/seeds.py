@@ -1,4 +1,4 @@
-"""Seeds by name: every random draw in the data path has its own seed, derived from what it is for."""
+"""Seeds by name: every random draw in the data path has its own seed, derived from its purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Split: which row plays which part, drawn by a seed and hashed."""
+"""Splits: divide the rows into labelled, unlabelled, validation and test rows, by a seed; hashed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS = ("labeled", "unlabeled", "validation", "test")
 
 @dataclass(frozen=True)
 class SplitConfig(Settings, group="split"):
-    """How the rows are divided."""
+    """How the rows are divided into parts."""
 
     labels: Annotated[
         int | None,
@@ -67,10 +67,10 @@ def make_split(source: Source, config: SplitConfig, seed: int, *, require_unlabe
     come after: the draw is that of the data without them, then corrected rows change their part.
 
     Args:
-        require_unlabeled: refuse a split in which no row is left without its label.
+        require_unlabeled: refuse a split without unlabelled rows.
 
     Raises:
-        UserError: the config contradicts itself or asks for more than the rows can give.
+        UserError: the config contradicts itself, or asks for more rows than there are.
     """
     corrected, source = source, traits(source).uncorrected or source
     _check(source, config)
@@ -125,7 +125,7 @@ def _correct(source: Source, parts: tuple[Array, Array, Array, Array]) -> tuple[
 
 
 def split_sha(source: Source, labeled: Array, unlabeled: Array, validation: Array, test: Array) -> str:
-    """SHA-256 (hex) over the four arrays of row numbers and the source's fingerprint."""
+    """Return the SHA-256 (hex) over the four arrays of row numbers and the source's fingerprint."""
     digest = hashlib.sha256(f"metapl split 1 {source.fingerprint()}".encode())
     for part in (labeled, unlabeled, validation, test):
         digest.update(len(part).to_bytes(8, "little"))
@@ -136,7 +136,7 @@ def split_sha(source: Source, labeled: Array, unlabeled: Array, validation: Arra
 def to_json(split: Split, source: Source) -> dict[str, Any]:
     """Return the split as plain JSON values, and the levels of its images.
 
-    Rows go by their ids, which outlive a change in the order of files.
+    Rows are stored by their ids, which stay the same if the order of files changes.
     """
     parts = {part: [source.ids[k] for k in getattr(split, part)] for part in PARTS}
     levels = to_dict(traits(source).levels)
@@ -148,7 +148,7 @@ def from_json(stored: Mapping[str, Any], source: Source) -> Split:
     """Return the split that ``to_json`` stored.
 
     Raises:
-        UserError: the data changed since, the rows do not match their hash, or something is missing.
+        UserError: the data changed since, the rows do not match their hash, or a part is missing.
     """
     try:
         fingerprint, seed, sha = stored["fingerprint"], int(stored["seed"]), stored["sha"]
@@ -169,7 +169,7 @@ def from_json(stored: Mapping[str, Any], source: Source) -> Split:
 
 
 def _check(source: Source, config: SplitConfig) -> None:
-    """Refuse what no rows could satisfy."""
+    """Refuse settings that no rows could satisfy."""
     classes = len(source.class_names)
     if not (source.labels >= 0).any():
         raise UserError("there are no labelled rows", "Label at least one row of each class.", source.name)
@@ -204,9 +204,7 @@ def _shuffled(rows: Array, seed: int, part: str, name: str) -> Array:
 
 
 def _share(count: int, share: float) -> int:
-    """Return ``share`` of ``count`` rows: at least one and at most all but one where there are two or more, else
-    none.
-    """
+    """Return the number of rows for a ``share`` of ``count``: from one to all but one; 0 for fewer than two rows."""
     return min(max(1, round(share * count)), count - 1) if count >= 2 else 0
 
 
@@ -235,7 +233,7 @@ def _test_rows(source: Source, config: SplitConfig, seed: int, notes: list[str])
 
 
 def _quota(source: Source, config: SplitConfig, seed: int) -> list[int] | None:
-    """Labels wanted of each class, or None for all there are."""
+    """Return the number of labels wanted of each class, or None for all."""
     classes = len(source.class_names)
     if config.labels is not None:
         return [config.labels] * classes
@@ -271,7 +269,7 @@ def _draw_labels(source: Source, rest: Array, config: SplitConfig, seed: int) ->
 
 
 def _validation_rows(source: Source, drawn: ByClass, wanted: str | float | int, seed: int, notes: list[str]) -> Array:
-    """Rows taken out of the labelled ones, class by class; notes say where there are none."""
+    """Return validation rows, taken out of the labelled rows class by class; notes say which classes give none."""
     take = {k: _validation_count(source.class_names[k], len(rows), wanted) for k, rows in drawn.items()}
     if not sum(take.values()):
         why = "as asked" if wanted in (0, "none") else "no class has two labelled rows"
@@ -289,16 +287,16 @@ def _validation_rows(source: Source, drawn: ByClass, wanted: str | float | int, 
 
 
 def _wanted(source: Source, drawn: ByClass, wanted: str | float | int) -> str | float | int:
-    """Return ``wanted``, with ``"few"`` for ``"auto"`` where so few rows are labelled that all of them are to teach."""
+    """Return ``wanted``; ``"few"`` for ``"auto"`` with so few labelled rows that all of them are trained on."""
     few = modality_of(source.kind).few_labels
     return "few" if wanted == "auto" and max(map(len, drawn.values())) < few else wanted
 
 
 def _validation_count(name: str, count: int, wanted: str | float | int) -> int:
-    """Return how many of a class's ``count`` labelled rows become validation rows.
+    """Return the number of validation rows out of a class's ``count`` labelled rows.
 
     Raises:
-        UserError: ``wanted`` means nothing, or leaves the class without a labelled row.
+        UserError: ``wanted`` is invalid, or leaves the class without a labelled row.
     """
     if wanted == "auto":
         return _share(count, 0.2)
@@ -331,7 +329,7 @@ def _note_counts(
     config: SplitConfig,
     notes: list[str],
 ) -> None:
-    """Put the counts first, and what is odd about them after."""
+    """Insert a note on the counts first, and append one on uneven labels."""
     counts = np.bincount(source.labels[labeled], minlength=len(source.class_names))
     low, high = int(counts.min()), int(counts.max())
     spread = f"{low}" if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""Some rows of a source as a source of their own, read from it when they are asked for."""
+"""Some rows of a source as a source of their own; rows are read when asked for."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Subset:
         return self._source.rows(self._index[index])
 
     def readable(self, index: Array) -> Array:
-        """Return those of ``index`` that the source can read."""
+        """Return the rows in ``index`` that the source can read."""
         index = np.asarray(index, dtype=np.int64)
         return index[np.isin(self._index[index], self._source.readable(self._index[index]))]
 
     def fingerprint(self) -> str:
-        """Return the source's: which rows are meant is the split's business."""
+        """Return the source's fingerprint; the split's hash covers the choice of rows."""
         return self._source.fingerprint()

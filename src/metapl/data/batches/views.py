@@ -1,4 +1,4 @@
-"""Weak and strong views of a batch: what all kinds of rows share. Their own views stand in the folder of each kind.
+"""The common parts of weak and strong views. The folder of each kind of rows has its own views.
 
 A view is a pure function of (rows, configuration, state of the generator). It draws the same number of random
 numbers whatever the rows hold, touches no global generator, and gives normalised float32.
@@ -21,7 +21,7 @@ MAX_MAGNITUDE = 30.0
 
 @dataclass(frozen=True)
 class ViewConfig(Settings, group="views"):
-    """How far a weak and a strong view may stray from the row itself; each kind of rows has settings of its own."""
+    """How much weak and strong views differ from the row itself; each kind of rows has settings of its own."""
 
     flip: Annotated[
         str | bool,
