@@ -19,7 +19,7 @@ MEAN, FOLD, OTHERS, DEFAULT, CHOSEN = LEGEND = (
     "default",
     "chosen",
 )
-WIDE = 8.0  # largest over smallest value from which a logarithmic axis is drawn
+WIDE = 8.0  # with this ratio of largest to smallest value, the axis is logarithmic
 
 
 def draw_tuning(
@@ -56,7 +56,7 @@ def draw_tuning(
 
 def _panel(panel: Any, axis: Axis, config: RunConfig, scores: Sequence[Score], verdict: Choice, joint: bool) -> None:
     own = effective(config, axis.key)
-    # Where only this setting moves, the lines of the folds show how far they agree.
+    # If only this setting varies, the lines of the folds show whether they agree.
     alone = [score for score in scores if score.setting.keys() <= {axis.key}]
     together = [s for s in scores if s.setting.keys() - {axis.key} and (joint or axis.key in s.setting)]
     values = [score.setting.get(axis.key, own) for score in scores]
@@ -89,7 +89,7 @@ def _panel(panel: Any, axis: Axis, config: RunConfig, scores: Sequence[Score], v
 
 
 def _scale(panel: Any, axis: Axis, values: Sequence[Any]) -> Any:
-    """Set the panel's x axis up for ``values``; gives the function from a value to its place."""
+    """Set up the panel's x axis for ``values``; return the function from a value to its position."""
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         if axis.log or (min(values) > 0 and max(values) / min(values) >= WIDE):
             panel.set_xscale("log")

@@ -31,13 +31,13 @@ FoldAnswer = dict[str, Any]
 
 @dataclass(frozen=True)
 class FoldData:
-    """The rows of a tuning, without any test row; labels are those of the labelled rows alone.
+    """The rows of a tuning, without test rows; only the labelled rows keep their labels.
 
     Attributes:
-        data: [N, ...] raw rows as ``Source.rows`` gives them; the rows as a source where they are not held in memory.
-        labels: [N] int64, -1 where a row has none or its label is hidden.
-        folds: splits of these rows; what is held out is ``validation``.
-        validation: the run's own validation rows, which teach in the folds, or are what a method is fitted on there.
+        data: [N, ...] raw rows as ``Source.rows`` gives them; or, if they are not held in memory, a source of them.
+        labels: [N] int64; -1: no label, or a hidden one.
+        folds: splits of these rows; ``validation`` is the part that is held out.
+        validation: the run's own validation rows; in the folds they are trained on, or calibrate a method.
     """
 
     name: str
@@ -62,7 +62,7 @@ class FoldData:
 def gather(source: Source, split: Split, folds: int | None, seed: int) -> FoldData:
     """Read the labelled, validation and unlabelled rows of ``split`` and deal the first two into folds.
 
-    Rows that the source does not hold in memory are not held here either, but read when a training needs them.
+    Rows that the source does not hold in memory are read when a training needs them.
 
     Raises:
         UserError: too few labelled rows.
@@ -88,10 +88,10 @@ def gather(source: Source, split: Split, folds: int | None, seed: int) -> FoldDa
 
 
 def check_start(material: FoldData, config: RunConfig) -> None:
-    """Build the first fold's run and throw it away, so that errors come before anything is trained.
+    """Build the first fold's run and discard it, so that errors come before the first training.
 
     Raises:
-        UserError: settings or data that no training can start from.
+        UserError: a training cannot start with these settings or data.
     """
     if _is_fitted(_job(material, config, 0).method):
         for fold in material.folds:
@@ -104,8 +104,8 @@ def judge_fold(material: FoldData, config: RunConfig, fold: int) -> FoldAnswer:
     All settings see the same folds and, fold by fold, the same seed: the same first weights, batches and views.
 
     Returns:
-        ``right`` (per network a text of one 0 or 1 per held-out row) and ``log_loss`` (per network), preferred
-        network first; or ``error`` where the training diverged.
+        ``right`` (per network a text of one 0 or 1 per held-out row) and ``log_loss`` (per network), preferred network
+            first; or ``error`` if the training diverged.
     """
     source = material.source
     try:
@@ -125,13 +125,13 @@ def judge_fold(material: FoldData, config: RunConfig, fold: int) -> FoldAnswer:
 
 
 def train_fold(material: FoldData, tree: dict[str, Any], fold: int) -> FoldAnswer:
-    """Return ``judge_fold`` as a job: the run's settings as plain values, and the answer with its ``seconds``."""
+    """Call ``judge_fold`` as a job: with the run's settings as plain values; the answer gets its ``seconds``."""
     began = time.monotonic()
     return {**judge_fold(material, from_dict(tree), fold), "seconds": round(time.monotonic() - began, 3)}
 
 
 def _job(material: FoldData, config: RunConfig, fold: int) -> Job:
-    """Return the run of a fold; what is fitted on its validation rows is judged on other rows."""
+    """Return the run of a fold; a method that is calibrated on validation rows is judged on other rows."""
     config, split = replace(config, seed=derive_seed(config.seed, "fold", fold) % 2**31), material.folds[fold]
 
     device = pick_device(config.device)
@@ -148,13 +148,12 @@ def _is_fitted(method: Method) -> bool:
 
 
 def _with_rows_to_fit_on(material: FoldData, fold: Split, method: str) -> Split:
-    """Return the fold without its held-out rows: those of the run's own validation rows that teach in it are
-    validation rows.
+    """Return the fold with other validation rows: those of the run's own validation rows that it trains on.
 
-    A class of which nothing else would teach keeps its own.
+    A class without other labelled rows keeps them for training.
 
     Raises:
-        UserError: the run has no validation rows, or none are left.
+        UserError: the run has no validation rows, or the fold holds all of them out.
     """
     labels, spare = material.labels, np.intersect1d(fold.labeled, material.validation)
     taught = np.setdiff1d(fold.labeled, spare)

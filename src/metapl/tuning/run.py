@@ -34,13 +34,13 @@ from metapl.utils.progress import Progress, Silent, clock
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a tuning gives back.
+    """The result of a tuning.
 
     Attributes:
-        folder: where everything is stored.
+        folder: the folder of all files.
         config: the run with the chosen settings, ready for ``train``.
         scores: every setting that was trained for all steps, best first.
-        summary: what ``results.json`` holds.
+        summary: the content of ``results.json``.
     """
 
     folder: Path
@@ -64,25 +64,25 @@ def tune(
 ) -> Tuning:
     """Choose settings by K-fold cross-validation on the labelled rows, validation rows included.
 
-    Every setting trains on the same folds with the same seeds. Test rows are not read. Started again with the same
-    arguments and the same ``out``, it goes on where it was stopped.
+    Every setting trains on the same folds with the same seeds. Test rows are not read. The same arguments and the same
+    ``out`` continue a tuning that was stopped.
 
     Args:
-        config: the run whose settings are varied (``make_config``); as it stands it is the default that the others are
-            compared with. A text is where the data are, all else as in ``train``.
+        config: the run whose settings are varied (``make_config``); unchanged it is the default to compare with. A text
+            names the data; the other settings are then those of ``train``.
         out: folder for the results, new, empty or of the same tuning; by default a free name under ``tuned/``.
-        space: what is tried, see ``tuning.space.make_space``; by default the method's own list.
-        trials: settings at most, beside the default.
+        space: the settings to try, see ``tuning.space.make_space``; by default the method's own list.
+        trials: the largest number of settings, beside the default.
         sampler: ``single`` (one setting at a time), ``grid``, ``random`` (with successive halving) or ``optuna``.
         folds: K; by default as many as the rarest class has labelled rows, 2 to 5.
-        minutes: begin no setting that would not be done by then, earlier starts included; 0 = no limit.
+        minutes: do not begin a setting that would end later, earlier starts included; 0 = no limit.
         workers: trainings side by side, each in a process of one thread; 1 = one after the other in this process.
         source: rows in memory instead of ``config.data``; ``config`` can then be left out.
-        progress: what to show; by default nothing.
+        progress: shows progress; by default nothing.
 
     Raises:
-        UserError: bad data, settings, space or folder, and nothing is trained then; or a training's process was killed.
-        JobsStopped: asked to stop (only with several workers); what is done is stored.
+        UserError: bad data, settings, space or folder, before the first training; or a training's process was killed.
+        JobsStopped: asked to stop (only with several workers); finished trainings are stored.
     """
     progress = progress or Silent()
     if not isinstance(config, RunConfig):
@@ -155,7 +155,7 @@ class _Bench:
     ) -> None:
         self.config, self.material, self.trials, self.search = config, material, trials, search
         self.progress, self.limit, self.workers, self.folds = progress, limit, workers, len(material.folds)
-        self.choose = True  # whether the judged network is chosen, see make_score
+        self.choose = True  # whether the network to judge is chosen by its score, see make_score
         self.scores: list[Score] = []  # of the settings that are done, whatever their steps
         self.began, self.cost, self.trained = time.monotonic(), 0.0, 0.0  # cost is in whole settings
         self.out_of_time = False
@@ -220,7 +220,7 @@ class _Bench:
                 return
             try:
                 tree = to_dict(replace(with_setting(self.config, ask.setting), steps=self._steps(ask)))
-            except UserError as error:  # values that are valid alone, but not together
+            except UserError as error:  # values that are valid alone but not together
                 done[n] = Score(ask.setting, self._steps(ask), "", (), (), 0.0, str(error))
                 continue
             for fold in open_folds:
@@ -261,7 +261,7 @@ def name(score: Score) -> str:
 
 
 def _finish(folder: Path, plan: dict[str, Any], config: RunConfig, axes: Sequence[Axis], bench: _Bench) -> Tuning:
-    """Decide, and write the results, the table, the settings file and the picture."""
+    """Choose the settings, and write the results, the table, the settings file and the picture."""
     full = [score for score in bench.scores if score.steps == config.steps]
     scores = ranked([score for k, score in enumerate(full) if score.setting not in [s.setting for s in full[:k]]])
     verdict = decide(scores)
@@ -299,7 +299,7 @@ def _finish(folder: Path, plan: dict[str, Any], config: RunConfig, axes: Sequenc
 
 
 def explain(verdict: Choice, count: int) -> str:
-    """Return the decision in a sentence or two."""
+    """Return the choice in a sentence or two."""
     best, rows = name(verdict.best), verdict.best.rows
     if count == 1:
         return "only the default was judged, so it is kept"

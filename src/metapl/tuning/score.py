@@ -1,11 +1,12 @@
-"""What the held-out rows say about a setting, and whether a difference is more than noise.
+"""Score settings on the held-out rows, and decide whether a difference is more than noise.
 
 For a setting s and the default d, both judged on the same folds with the same seeds:
 
 T1  accuracy(s) = share of all held-out rows that are right; log loss breaks ties
 T2  difference  = accuracy(s) - accuracy(d)
-T3  its standard error is the larger of two: over the K folds, sd(difference in fold k) / sqrt(K), which sees the luck
-    of a training but is coarse for few folds; and over the n rows, sd(right_s[i] - right_d[i]) / sqrt(n)
+T3  its standard error is the larger of two: over the K folds, sd(difference in fold k) / sqrt(K), which
+    includes the randomness of a training but is coarse for few folds; and over the n rows,
+    sd(right_s[i] - right_d[i]) / sqrt(n)
 T4  the best of m settings is taken if its difference exceeds z standard errors, z = max(1, Q((m - 3/8) / (m + 1/4))):
     the one-standard-error rule in favour of the default, and not below what the largest of m differences of pure
     noise comes to on average (Q is the normal quantile; Blom's approximation)
@@ -29,13 +30,13 @@ class Score:
     """The cross-validation of one setting.
 
     Attributes:
-        setting: what differs from the run's own settings; empty for the default.
+        setting: the settings that differ from the run's own; empty for the default.
         steps: of each training.
         network: which of the method's candidates is judged.
         right: per fold, whether each held-out row is right.
         log_losses: per fold, the mean over its held-out rows.
         seconds: of all its trainings together.
-        error: why there is no score; the other figures are then empty.
+        error: why the training failed; the figures are then empty.
     """
 
     setting: Changes
@@ -69,7 +70,7 @@ class Score:
 
     @property
     def spread(self) -> float:
-        """Return the standard error of the accuracy over folds, not paired_difference with anything."""
+        """Return the standard error of the accuracy over folds, without pairing."""
         return statistics.stdev(self.fold_accuracy) / math.sqrt(len(self.right)) if self.right else math.nan
 
     @property
@@ -112,13 +113,13 @@ def needed(count: int) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which setting is kept, and why.
+    """The chosen setting, and the figures behind the choice.
 
     Attributes:
         best: highest accuracy, then lowest log loss.
-        chosen: ``best``, or the default where the difference is within noise.
+        chosen: ``best``, or the default if the difference is within noise.
         difference, standard_error: of ``best`` against the default (T2, T3); None without a default to compare with.
-        needed: standard errors that the difference had to exceed (T4).
+        needed: the number of standard errors that the difference had to exceed (T4).
     """
 
     best: Score

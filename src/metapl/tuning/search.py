@@ -1,7 +1,8 @@
-"""Which settings are tried, in which order. A search is a generator: it yields settings and is sent their ranks.
+"""Searches: which settings are tried, in which order. A search is a generator: it yields settings and is sent their
+ranks.
 
-Everything here is a pure function of the space, the seed and the ranks: a search that starts again asks for the same
-settings in the same order, so that the trainings already done need not be done again.
+A search is a pure function of the space, the seed and the ranks. If it starts again, it asks for the same settings in
+the same order, so that finished trainings are used again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from metapl.data.batches.seeds import derive_seed
 from metapl.errors import UserError, nearest
 from metapl.tuning.space import Axis, Changes, resolve
 
-MOST = 100  # settings of a grid that nobody asked for by number
-RANDOM, OPTUNA = 16, 20  # settings where no number is given
-DRAWS = 50  # tries for each further setting that is not there yet
+MOST = 100  # settings of a grid without a given number
+RANDOM, OPTUNA = 16, 20  # settings by default
+DRAWS = 50  # draws per setting until it is a new one
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ Asking = Generator[list[Ask], list[Rank], None]
 
 @dataclass(frozen=True)
 class Search:
-    """``asking`` yields the settings, the run's own (the default) first; ``cost`` is in whole settings, at most."""
+    """``asking`` yields settings, the default first; ``cost``: the most trainings of all steps that it takes."""
 
     asking: Asking
     cost: float
@@ -57,7 +58,7 @@ def make_search(sampler: str, config: RunConfig, axes: Sequence[Axis], trials: i
 
 
 def single(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
-    """Try one setting at a time, the others as they are; then the best of each together."""
+    """Vary one setting at a time; then try the best values of all together."""
     moves = [[(axis.key, value) for value in axis.points()] for axis in axes]
     turns = [move for turn in zip_longest(*moves) for move in turn if move is not None]  # each axis in turn
     settings = _distinct(config, [dict([move]) for move in turns])
@@ -121,7 +122,7 @@ def halving(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: i
 
 
 def optuna(config: RunConfig, axes: Sequence[Axis], trials: int | None, seed: int) -> Search:
-    """Try what Optuna's TPE sampler draws, one setting after the other (Bergstra et al. 2011).
+    """Try the settings that Optuna's TPE sampler draws, one after the other (Bergstra et al. 2011).
 
     Raises:
         UserError: Optuna is not installed.

@@ -19,7 +19,7 @@ from metapl.utils.fields import Tries, notes_of
 
 GROUPS = ("batch", "views", "optim")  # beside the method's own group
 POINTS = 5  # of a range, where points are needed
-DIGITS = 4  # significant digits of a drawn value: what is read off the screen is what was run
+DIGITS = 4  # significant digits of a drawn value, so that the printed value is the exact one
 
 Changes = dict[str, Any]  # dotted key -> value, only where it differs from the run's own
 Space = Mapping[str, Any] | Iterable[str]
@@ -121,7 +121,7 @@ def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = N
 
 
 def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Changes:
-    """Return one value per axis as a setting: multiples are worked out, values equal to the run's own left out."""
+    """Return one value per axis as a setting; multiples are computed, values equal to the run's own left out."""
     made: Changes = {}
     for key, value in sorted(picks.items(), key=lambda pair: pair[0].endswith("teacher_lr")):
         own = get(config, key)
@@ -161,7 +161,7 @@ def _tries(config: RunConfig, key: str) -> Tries | None:
 
 
 def _idle(config: RunConfig, key: str) -> bool:
-    """Return whether the setting has no effect as another one of its group stands."""
+    """Return whether the present value of another setting of the group makes this one without effect."""
     tries = _tries(config, key)
     if tries is None or not tries.idle:
         return False
@@ -227,7 +227,7 @@ def _value(config: RunConfig, key: str, part: Any) -> Any:
 
 
 def _check(config: RunConfig, key: str, value: Any) -> None:
-    """Refuse a value that the setting would not take when its turn comes."""
+    """Refuse a value that the setting does not take."""
     with_setting(config, resolve(config, {key: value}))
 
 

@@ -18,7 +18,7 @@ PLAN, TRIALS = "plan.json", "trials.jsonl"
 
 
 def open_folder(folder: Path, plan: Mapping[str, Any]) -> bool:
-    """Make ``folder`` and note the plan in it, or check that it holds this very plan; whether it did.
+    """Create ``folder`` and store the plan in it, or check that it holds the same plan; return whether it did.
 
     Raises:
         UserError: it holds another tuning, or anything else.

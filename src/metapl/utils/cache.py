@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked_cache(folder: Path) -> Iterator[None]:
-    """Wait until no other process is at work in ``folder``; where it cannot be made or locked, go on without."""
+    """Wait until no other process works in ``folder``; if it cannot be created or locked, continue without a lock."""
     with ExitStack() as stack:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""Limits that input keeps, so that a small or odd file neither fills the memory nor hangs a command."""
+"""Limits on input, so that a damaged or hostile file cannot fill the memory or hang a command."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from metapl.errors import UserError
 
 LINE = 1 << 24  # bytes of one line of a file of rows
 DEPTH = 32  # groups within groups of a file of settings
-NODES = 100_000  # values in it, each counted as often as it is referred to
-RATIO, SMALL = 200, 1 << 28  # unpacked bytes per packed byte, and bytes up to which that does not matter
+NODES = 100_000  # values in it; a value counts once per reference
+RATIO, SMALL = 200, 1 << 28  # unpacked bytes per packed byte; up to SMALL bytes any ratio is taken
 _BLOCK = 1 << 20
 
 
@@ -41,7 +41,7 @@ def check_ratio(unpacked: int, packed: int, where: str) -> None:
     """Refuse a part of an archive that unpacks to far more than it takes on the disk.
 
     Raises:
-        UserError: it does.
+        UserError: its ratio is above the limit.
     """
     if unpacked > SMALL and unpacked > RATIO * packed:
         what = f"{packed / 1e6:.1f} MB unpack to {unpacked / 1e9:.1f} GB, more than {RATIO} times as much"
@@ -52,7 +52,7 @@ def check_tree(tree: Any, where: str) -> None:
     """Refuse settings that are nested too deeply, refer to themselves, or multiply by references.
 
     Raises:
-        UserError: they do.
+        UserError: the settings are beyond the limits.
     """
     waiting, nodes = [(tree, 0)], 0
     while waiting:
@@ -67,7 +67,7 @@ def check_tree(tree: Any, where: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file of a folder holds.
+    """Return the content of a JSON file.
 
     Raises:
         OSError: it cannot be read, or is not a regular file: a pipe may never end.

@@ -1,7 +1,7 @@
-"""Loaders of any kind read as rows with their places: forms of batches, order, and the traps in both.
+"""Read loaders of any kind as rows with their positions: forms of batches, and their order.
 
 A batch is ``x``, ``(x,)``, ``(x, y)``, ``(x, y, ids)``, ``(ids, x)`` or ``(ids, x, y)``: tensors over the same n rows.
-What stands first is read as ids if it is whole numbers [n] and what follows has two or more dimensions.
+The first tensor is read as ids if it holds whole numbers [n] and the next one has two or more dimensions.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class LoadedRows:
     """Some rows of a loader.
 
     Attributes:
-        positions: [n] int64, the rows' indices in the loader's data set; where that has none, their place in its order.
+        positions: [n] int64, the rows' indices in the loader's data set, or else their position in its order.
         x: [n, ...] the rows.
-        y: what the batch brought as labels, or None.
+        y: the labels in the batch, or None.
         ids: [n] int64 if the batch brought ids, or None.
         size: rows of the batch that they come from, those left out included.
     """
@@ -53,7 +53,7 @@ class LoadedRows:
         return LoadedRows(self.positions[keep], x, y, ids, self.size)
 
     def without_label(self) -> LoadedRows:
-        """Return the rows whose y is below 0; all of them where the batch brought no y.
+        """Return the rows whose y is below 0; all rows of a batch without y.
 
         Raises:
             UserError: y is not whole numbers [n].
@@ -91,7 +91,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
 
 
 def check_loader(loader: Any) -> None:
-    """Raise UserError for a loader that gives rows instead of batches, or nothing."""
+    """Refuse a loader that gives rows instead of batches, or nothing; raise UserError."""
     iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
     if not iterable or isinstance(loader, Tensor | Dataset | str | dict):
         remedy = "Wrap the rows: DataLoader(dataset, batch_size=256)."
@@ -112,7 +112,7 @@ def read_rows(loader: Iterable[Any], places: Tensor | None = None) -> Iterator[L
     they are; they must give the same order every time.
 
     Args:
-        places: [k] int64, only these positions; in this order where rows can be fetched, else in the loader's.
+        places: [k] int64, only these positions; in this order if rows can be fetched, else in the loader's order.
 
     Raises:
         UserError: no loader, a batch of unknown form, or a sampler under which positions mean nothing.
@@ -171,9 +171,7 @@ def _fetched(loader: DataLoader[Any], order: Sequence[int]) -> Iterator[LoadedRo
 
 
 def _order(loader: Any) -> Sequence[int] | None:
-    """Return the positions of a loader's rows in its map-style data set, ascending; None for what can only be
-    iterated.
-    """
+    """Return the positions of a loader's rows in its map-style data set, ascending; None if it can only be iterated."""
     check_loader(loader)
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None

@@ -1,4 +1,4 @@
-"""Folders that metapl wrote. Among a user's data they are passed over."""
+"""Recognise folders that metapl wrote; they are passed over among a user's data."""
 
 from __future__ import annotations
 
