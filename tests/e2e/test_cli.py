@@ -145,7 +145,7 @@ def test_damaged_images_are_skipped_listed_and_left_alone(
         assert call("predict", tree_run, folder, "--out", "p.csv", "--overwrite").code == 0
     assert not Path("problems-4.csv").exists()
     Path("mine.csv").write_text("id,label\n1,a\n")
-    refused(call("predict", tree_run, folder, "--out", "mine.csv", "--overwrite"), "mine.csv: ", "no predictions")
+    refused(call("predict", tree_run, folder, "--out", "mine.csv"), "mine.csv: ", "exists already")
     assert Path("mine.csv").read_text() == "id,label\n1,a\n"
     Path("problems.csv").write_text("my own list, too")
     (folder / "one more.txt").touch()
@@ -361,7 +361,7 @@ import os, signal, sys
 from metapl.cli import main
 from metapl.utils import printing
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
-printing.check_json = lambda target: os.kill(os.getpid(), {int(number)})
+printing.check_json = lambda *given: os.kill(os.getpid(), {int(number)})
 sys.exit(main(["train", "digits"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Data, Debug, Json, OptionalPath, Quiet, SettingPairs, data_and_pairs
+from metapl.cli.options import Data, Debug, Json, OptionalPath, Overwrite, Quiet, SettingPairs, data_and_pairs
 from metapl.utils import printing
 
 
@@ -21,6 +21,7 @@ def check(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where something WILL HURT.")] = False,
     json: Json = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -44,7 +45,7 @@ def check(
     from metapl.config.settings import make_config
     from metapl.utils.progress import make_progress
 
-    printing.check_json(json)
+    printing.check_json(json, overwrite)
     if out is not None:
         check_place(out)  # before the work is done
     data, pairs = data_and_pairs(data, settings)

@@ -84,7 +84,7 @@ def compare(
     from metapl.comparison import compare as run
     from metapl.utils.progress import make_progress
 
-    printing.check_json(options.json)
+    printing.check_json(options.json, options.overwrite)
     if options.steps is not None and (minutes is not None or budget == "minutes"):
         raise UserError("--steps and a budget of minutes are both given", "Give one of the two.")
     data, pairs = options.data_and_pairs

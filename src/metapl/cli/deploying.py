@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Debug, Device, Number, Run, State, Text, TrustCode
+from metapl.cli.options import Debug, Device, Number, Overwrite, Run, State, Text, TrustCode
 from metapl.utils import printing
 
 
@@ -21,7 +21,7 @@ def export(
         Text,
         typer.Option(metavar="INPUT", help="Rows to compare on, as predict takes them. By default the run's own."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    overwrite: Overwrite = False,
     trust_code: TrustCode = False,
     debug: Debug = False,
 ) -> None:

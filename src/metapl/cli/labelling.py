@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Debug, Device, Json, Quiet, Run, State, Text, TrustCode
+from metapl.cli.options import Debug, Device, Json, Overwrite, Quiet, Run, State, Text, TrustCode
 from metapl.errors import UserError, nearest
 from metapl.utils import printing
 
@@ -27,6 +27,7 @@ def label(
     device: Device = None,
     trust_code: TrustCode = False,
     json: Json = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -44,7 +45,7 @@ def label(
     from metapl.inference.label_pool import label_pool, run_here
     from metapl.inference.ray_engine import ray_engine
 
-    printing.check_json(json)
+    printing.check_json(json, overwrite)
     if engine not in ENGINES:
         raise UserError(f"unknown engine '{engine}'", nearest(engine, ENGINES), "--engine")
     if address and engine != "ray":

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app
-from metapl.cli.options import Debug, Json, OptionalPath, Text
+from metapl.cli.options import Debug, Json, OptionalPath, Overwrite, Text
 from metapl.errors import UserError
 from metapl.utils import printing
 
@@ -17,6 +17,7 @@ from metapl.utils import printing
 def methods(
     name: Annotated[Text, typer.Argument(metavar="NAME", help="Show this method's settings.")] = None,
     json: Json = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """List the training methods, or the settings of one.
@@ -29,7 +30,7 @@ def methods(
     from metapl.config import help
     from metapl.methods import METHODS, method_class, settings_group
 
-    printing.check_json(json)
+    printing.check_json(json, overwrite)
     if name is None:
         lines = {n: help.summary(n) for n in METHODS}
         lines["package.module:Class"] = "your own: see examples/own_method.py"
@@ -54,6 +55,7 @@ def models(
     ] = None,
     out: Annotated[OptionalPath, typer.Option(metavar="FILE", help="fetch: the new .safetensors file.")] = None,
     json: Json = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """List the networks, or fetch the pretrained weights of one into a file.
@@ -70,9 +72,9 @@ def models(
     """
     from metapl.models import ADAPTERS, MODELS, names_like
 
-    printing.check_json(json)
+    printing.check_json(json, overwrite)
     if name == "fetch":
-        return _fetch(network, source, out, json)
+        return _fetch(network, source, out, json, overwrite)
     if (extra := network or source or out) is not None:
         raise UserError(f"'{extra}' goes with the word fetch", "Write: metapl models fetch NAME --out FILE.", "models")
     if name is not None:
@@ -86,12 +88,12 @@ def models(
     printing.give(lines, json, printing.table(("model", "what it is"), lines.items()))
 
 
-def _fetch(network: str | None, source: Path | None, out: Path | None, json: str | None) -> None:
+def _fetch(network: str | None, source: Path | None, out: Path | None, json: str | None, overwrite: bool) -> None:
     from metapl.models.fetch import fetch_weights
 
     if network is None or out is None:
         what = "the network's name" if network is None else "the file to write"
         raise UserError(f"{what} is missing", "Write: metapl models fetch timm:NAME --out FILE.safetensors.", "models")
-    facts = fetch_weights(network, out, source)
+    facts = fetch_weights(network, out, source, overwrite)
     text = f"{facts['tensors']} tensors of {network} from {facts['source']}\nsha256 {facts['sha256']}"
     printing.give(facts, json, f"{text}\nuse it: metapl train photos {facts['use']}")

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from metapl.errors import UserError
 from metapl.utils.names import split_name
 
 
@@ -29,6 +30,20 @@ def _set_debug(value: bool) -> None:
     State.debug = State.debug or value
 
 
+def _keep_inputs(overwrite: bool) -> bool:
+    """Refuse ``--overwrite`` where two words of the command name one file: the result would replace an input."""
+    files = [part for word in State.argv for part in _parts(word) if os.path.isfile(part)] if overwrite else []
+    for place, file in enumerate(files):
+        if any(os.path.samefile(file, other) for other in files[:place]):
+            raise UserError("the file is named twice", "A result may not replace what it is made from.", file)
+    return overwrite
+
+
+def _parts(word: str) -> list[str]:
+    """Return the parts of a word that may be a path, as in ``csv:FILE``, ``--json=FILE`` or ``source.test=FILE``."""
+    return [word, *(word[place + 1 :] for place, sign in enumerate(word) if sign in "=:")]
+
+
 # Typer before 0.12.4 cannot read `str | None`.
 Text = Optional[str]  # noqa: UP045
 TextList = Optional[list[str]]  # noqa: UP045
@@ -39,6 +54,12 @@ OptionalPath = Optional[Path]  # noqa: UP045
 Json = Annotated[
     Text,
     typer.Option("--json", metavar="FILE", help="Also write the result as JSON to FILE; - prints only the JSON."),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", callback=_keep_inputs, help="Replace FILE, whatever it holds. Folders are never replaced."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="On an error, show the full traceback.")]
@@ -129,6 +150,7 @@ class TrainOptions:
         typer.Option("--config", metavar="FILE", help="Settings as YAML; options and KEY=VALUE come on top."),
     ] = None
     json: Json = None
+    overwrite: Overwrite = False
     quiet: Quiet = False
     debug: Debug = False
 

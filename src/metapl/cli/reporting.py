@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app
-from metapl.cli.options import Debug, Device, OptionalPath, State, TrustCode
+from metapl.cli.options import Debug, Device, OptionalPath, Overwrite, State, TrustCode
 from metapl.utils import printing
 
 
@@ -21,6 +21,7 @@ def report(
         OptionalPath,
         typer.Option(metavar="FILE", help="Where to write the page of several runs; by default runs-report.html here."),
     ] = None,
+    overwrite: Overwrite = False,
     device: Device = None,
     trust_code: TrustCode = False,
     debug: Debug = False,
@@ -48,5 +49,5 @@ def report(
         State.folder = runs[0]
         page = report_run(runs[0], device, trust_code)
     else:
-        page = several([run.expanduser() for run in runs], out)
+        page = several([run.expanduser() for run in runs], out, overwrite)
     print(f"report: {printing.one_line(page)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Debug, Device, OptionalPath, Run, State, TrustCode
+from metapl.cli.options import Debug, Device, OptionalPath, Overwrite, Run, State, TrustCode
 from metapl.utils import printing
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def review(
             "--import", metavar="FILE", help="Take in answers: CSV (id, label), or an export that was filled in."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     port: Annotated[int, typer.Option(metavar="N", help="Port of the page; 0 is a free one.", min=0, max=65535)] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     device: Device = None,
@@ -67,7 +68,7 @@ def review(
         if take is not None:
             print(printing.one_line(import_from(opened, answers, take)))
         elif export is not None:
-            print(printing.one_line(export_to(opened, answers, export)))
+            print(printing.one_line(export_to(opened, answers, export, overwrite)))
         else:
             _serve(run, ReviewSession(opened, answers), port, browser)
 

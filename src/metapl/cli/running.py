@@ -19,6 +19,7 @@ from metapl.cli.options import (
     MethodName,
     Number,
     OptionalPath,
+    Overwrite,
     Procs,
     Quiet,
     Run,
@@ -39,6 +40,7 @@ def demo(
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Runs per method, each with other labels.")] = 3,
     json: Json = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -55,7 +57,7 @@ def demo(
     from metapl.training.workers import JobsStopped
     from metapl.utils.progress import make_progress
 
-    printing.check_json(json)
+    printing.check_json(json, overwrite)
     try:
         result = run_demo(out, seeds, make_progress(quiet))
     except JobsStopped as stopped:
@@ -106,7 +108,7 @@ def train(
     from metapl.config.paths import anchored
     from metapl.config.settings import make_config
 
-    printing.check_json(options.json)
+    printing.check_json(options.json, options.overwrite)
     if options.steps is not None and minutes is not None:
         raise UserError("--steps and --minutes are both given", "Give one of the two.")
     if extended is not None:
@@ -159,6 +161,7 @@ def resume(
     procs: Procs = 1,
     max_restarts: MaxRestarts = 0,
     json: Json = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -181,7 +184,7 @@ def resume(
     from metapl.models.own import check_trusted
     from metapl.training.loop import resume as go_on
 
-    printing.check_json(json)
+    printing.check_json(json, overwrite)
     State.folder = run
     if is_comparison(run):
         for name in plan_code(run):

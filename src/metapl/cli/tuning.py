@@ -80,7 +80,7 @@ def tune(
     from metapl.tuning import tune as run
     from metapl.utils.progress import make_progress
 
-    printing.check_json(options.json)
+    printing.check_json(options.json, options.overwrite)
     data, pairs = options.data_and_pairs
     keys = options.keys(method=method, **{"guard.mode": guard})
     run_config = anchored(make_config(data, file=options.config, options=keys, overrides=pairs))

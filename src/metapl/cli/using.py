@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metapl.cli.app import app, say
-from metapl.cli.options import Debug, Device, Json, Number, Run, State, Text, TrustCode
+from metapl.cli.options import Debug, Device, Json, Number, Overwrite, Run, State, Text, TrustCode
 from metapl.utils import printing
 
 
@@ -21,6 +21,7 @@ def evaluate(
     device: Device = None,
     trust_code: TrustCode = False,
     json: Json = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Measure the accuracy of a trained model.
@@ -37,7 +38,7 @@ def evaluate(
     from metapl.inference.run_evaluation import judge_other, judge_own
     from metapl.report.write import refresh
 
-    printing.check_json(json)
+    printing.check_json(json, overwrite)
     State.folder = run
     judged = judge_other(run, data, device, _note, trust_code) if data else judge_own(run, device, trust_code)
     result, found, where = judged
@@ -63,7 +64,7 @@ def predict(
         Number,
         typer.Option(metavar="P", help="Choose --abstain-below so that a share P of the answers is right."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE, an earlier one.")] = False,
+    overwrite: Overwrite = False,
     device: Device = None,
     trust_code: TrustCode = False,
     debug: Debug = False,

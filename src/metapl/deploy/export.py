@@ -27,7 +27,7 @@ from metapl.errors import UserError
 from metapl.inference.run_evaluation import open_own
 from metapl.inference.stored_run import open_model
 from metapl.runs.model_folder import Predictor
-from metapl.utils.files import write_text
+from metapl.utils.files import check_output, write_text
 
 FORMATS = ("onnx", "torch-export")
 KEY = "metapl"  # of the facts: in the metadata of an ONNX file, or the name of the extra file of torch.export
@@ -81,8 +81,8 @@ def export_run(
     path = Path(out).expanduser()
     if form == "torch-export" and path.suffix != ".pt2":
         raise UserError("a file of torch.export ends with .pt2", "Name such a file.", str(path))
-    _check_target(path, overwrite)
-    _check_target(path.with_suffix(BESIDE), overwrite)
+    check_output(path, overwrite)
+    check_output(path.with_suffix(BESIDE), overwrite)
     run_file = _onnx_runner() if form == "onnx" else _run_program
     config, predictor = open_model(run, "cpu", trust_code)
     if predictor.encoder is not None:
@@ -106,13 +106,6 @@ def export_run(
     finally:
         aside.unlink(missing_ok=True)
     return Exported(path, _vocabulary(predictor, path), facts, difference, len(given))
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError("the file cannot be written there", "Name a file in an existing folder.", str(path))
-    if os.path.lexists(path) and not overwrite:
-        raise UserError("the file exists already", "Name another, or add --overwrite.", str(path))
 
 
 def _own_rows(run: Path, trust_code: bool) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,22 +134,6 @@ def write_answers(
         count += len(chunk.ids)
         problems += chunk.problems
     return count, problems
-
-
-def is_own_file(path: Path) -> bool:
-    """Return whether an earlier call wrote the file; an empty one has nothing to lose."""
-    if not path.is_file():
-        return False
-    if path.suffix.lower() == PARQUET and os.path.getsize(path):
-        pyarrow, parquet = _pyarrow()
-        try:
-            return _OWNER in (parquet.read_schema(path).metadata or {})
-        except (OSError, pyarrow.ArrowInvalid):
-            return False
-    head = ",".join(HEADER).encode()
-    with open(path, "rb") as file:
-        line = file.readline(10_000).rstrip(b"\r\n")
-    return not line or line == head or line.startswith(head + b",label_2,")
 
 
 def _pyarrow() -> tuple[Any, Any]:

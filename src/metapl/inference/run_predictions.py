@@ -22,14 +22,13 @@ from metapl.inference.answers import (
     AnswerForm,
     CsvAnswers,
     ParquetAnswers,
-    is_own_file,
     write_answers,
 )
 from metapl.inference.predict import Predictions, Problem, predict_source
 from metapl.inference.stored_run import Tell, open_model
 from metapl.runs.folder import csv_text
 from metapl.runs.model_folder import Predictor
-from metapl.utils.files import write_text
+from metapl.utils.files import check_output, write_text
 from metapl.utils.progress import silent
 
 
@@ -59,7 +58,8 @@ def predict_to(
         UserError: no finished run, nothing to label, or a file that exists already.
     """
     target, form = None if out == "-" else Path(out).expanduser(), form or AnswerForm()
-    _check_target(target, overwrite)
+    if target is not None:
+        check_output(target, overwrite)
     config, predictor = open_model(run, device, trust_code)
     form = form.settled(predictor, tell)
     with _named_input(data) as name:
@@ -141,15 +141,3 @@ def _holds(path: Path, text: str) -> bool:
     """Return whether the file is this very text, as where the same rows are labelled again."""
     whole = text.encode()
     return path.is_file() and path.stat().st_size == len(whole) and path.read_bytes() == whole
-
-
-def _check_target(target: Path | None, overwrite: bool) -> None:
-    if target is None:
-        return
-    if target.is_dir() or not target.parent.is_dir():
-        raise UserError("the file cannot be written there", "Name a file in an existing folder.", str(target))
-    if target.exists() and not overwrite:
-        raise UserError("the file exists already", "Name another, or add --overwrite.", str(target))
-    if target.exists() and not is_own_file(target):
-        what = "the file holds no predictions of an earlier call, so it is not written over"
-        raise UserError(what, "Name another file, or move this one away.", str(target))

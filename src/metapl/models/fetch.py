@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ from metapl.errors import UserError, nearest
 from metapl.models import vision
 from metapl.models.lite0 import LITE0, NETWORK, lite0_weights
 from metapl.models.weights import in_order, read_weights
-from metapl.utils.files import sha256, write_with
+from metapl.utils.files import check_output, sha256, write_with
 from metapl.utils.names import split_name
 
 NAMES = ("timm:NAME", "torchvision:NAME", LITE0)
 
 
-def fetch_weights(name: str, out: str | Path, source: str | Path | None = None) -> dict[str, Any]:
+def fetch_weights(
+    name: str, out: str | Path, source: str | Path | None = None, overwrite: bool = False
+) -> dict[str, Any]:
     """Save the pretrained weights of a network, from ``source`` or else from its library's hub.
 
     Args:
@@ -27,6 +28,7 @@ def fetch_weights(name: str, out: str | Path, source: str | Path | None = None) 
         out: the new file, ``.safetensors``.
         source: a file that holds them, ``.safetensors`` or ``.pth``. Its tensors have the library's names, or they
             match the network's in order and shape and are renamed.
+        overwrite: replace ``out``.
 
     Returns:
         ``file``, ``tensors`` (their number), ``sha256``, ``source`` and ``use``, the option that loads it.
@@ -37,8 +39,8 @@ def fetch_weights(name: str, out: str | Path, source: str | Path | None = None) 
     out = Path(out).expanduser()
     if out.suffix != ".safetensors":
         raise UserError(f"'{out.name}' does not end in .safetensors", "Give such a name.", "--out")
-    if os.path.lexists(out):
-        raise UserError("there is such a file already", "Give another name, or remove it.", str(out))
+    if out.parent.is_dir():
+        check_output(out, overwrite)
     library = f"timm:{NETWORK}" if name == LITE0 else name
     network, given, origin = _network_and_weights(name, source)
     tensors = in_order(network.state_dict(), given, origin)

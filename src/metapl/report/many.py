@@ -21,13 +21,13 @@ from metapl.report.record import Json, Record, read_record
 from metapl.report.svg import LIGHT, SERIES
 from metapl.report.verdict import against_supervised, judged, percent
 from metapl.runs.folder import Metrics
-from metapl.utils.files import write_text
+from metapl.utils.files import check_output, write_text
 from metapl.utils.names import last_part
 
 MOST_CURVES = 10
 
 
-def report_runs(folders: Sequence[Path], out: Path) -> Path:
+def report_runs(folders: Sequence[Path], out: Path, overwrite: bool = False) -> Path:
     """Write one page that shows several finished runs side by side.
 
     Raises:
@@ -78,10 +78,10 @@ def report_runs(folders: Sequence[Path], out: Path) -> Path:
         ],
         "environment": records[0].environment,
     }
-    return _write(out, render("many.html", values))
+    return _write(out, render("many.html", values), overwrite)
 
 
-def report_comparison(folder: Path, out: Path | None = None) -> Path:
+def report_comparison(folder: Path, out: Path | None = None, overwrite: bool = False) -> Path:
     """Write the page of a comparison, by default ``report.html`` in its folder.
 
     Raises:
@@ -137,10 +137,10 @@ def report_comparison(folder: Path, out: Path | None = None) -> Path:
         "commands": [str(plan["facts"].get("command", ""))],
         "environment": found.get("versions", {}),
     }
-    return _write(out or folder / "report.html", render("many.html", values))
+    return _write(out or folder / "report.html", render("many.html", values), overwrite)
 
 
-def several(folders: Sequence[Path], out: Path | None) -> Path:
+def several(folders: Sequence[Path], out: Path | None, overwrite: bool = False) -> Path:
     """Return the page for what the user named: one comparison, or runs.
 
     Raises:
@@ -150,25 +150,22 @@ def several(folders: Sequence[Path], out: Path | None) -> Path:
     if compared and len(folders) > 1:
         raise UserError("a comparison stands on a page of its own", "Name it alone, or name runs.", str(compared[0]))
     if compared:
-        return report_comparison(folders[0], out)
-    return report_runs(folders, out or Path("runs-report.html"))
+        return report_comparison(folders[0], out, overwrite)
+    return report_runs(folders, out or Path("runs-report.html"), overwrite)
 
 
-def _write(path: Path, page: str) -> Path:
-    """Replace an earlier page; a file of the user's is left alone."""
-    if path.is_dir() or (path.exists() and '<p class="brand">metapl report</p>' not in _head(path)):
-        raise UserError(
-            "there is something of this name that is not a report", "Name another file with --out.", str(path)
-        )
-    if not path.parent.is_dir():
-        raise UserError("the page cannot be written there", "Name a file in an existing folder.", str(path))
+def _write(path: Path, page: str, overwrite: bool) -> Path:
+    """Write the page, in place of an earlier one; a file of the user's is replaced with ``overwrite`` alone."""
+    check_output(path, overwrite, _is_page)
     write_text(path, page)
     return path
 
 
-def _head(path: Path) -> str:
+def _is_page(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(20_000)
+        return '<p class="brand">metapl report</p>' in file.read(20_000)
 
 
 def _names(records: Sequence[Record]) -> list[str]:

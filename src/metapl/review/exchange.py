@@ -19,13 +19,13 @@ from metapl.errors import UserError
 from metapl.report.display import display
 from metapl.review.answers import Answer, AnswerFile, checked, read_answers, write_answers
 from metapl.review.queue import Question, Review
-from metapl.utils.files import write_text, write_with
+from metapl.utils.files import check_output, write_text, write_with
 
 TASKS = 1000  # rows for Label Studio and FiftyOne, at most: their contents go along
 NAME, ROW = "label", "row"  # of the choices and of what is shown, in Label Studio's configuration
 
 
-def export_to(review: Review, answers: AnswerFile, path: Path) -> str:
+def export_to(review: Review, answers: AnswerFile, path: Path, overwrite: bool = False) -> str:
     """Write a new file, or folder, for another tool; its suffix says which. Return a sentence about its content.
 
     Raises:
@@ -35,8 +35,7 @@ def export_to(review: Review, answers: AnswerFile, path: Path) -> str:
     if path.suffix.lower() not in writers:
         remedy = "Name it .csv (plain), .json (Label Studio), .npz (cleanlab), or without a suffix (FiftyOne)."
         raise UserError("the suffix says nothing about the format", remedy, str(path))
-    if path.exists() or not path.parent.is_dir():
-        raise UserError("the file exists or its folder does not", "Name a new file in an existing folder.", str(path))
+    check_output(path, overwrite)
     return writers[path.suffix.lower()](review, answers, path)
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from metapl.errors import UserError
 from metapl.utils.limits import check_regular
 
 if TYPE_CHECKING:
@@ -47,6 +48,27 @@ def guarded(value: Any) -> Any:
         return ""
     computed = isinstance(value, str) and value.startswith(FORMULA) and not _NUMBER.fullmatch(value)
     return f"'{value}" if computed else value
+
+
+def check_output(path: Path, overwrite: bool, is_own: Callable[[Path], bool] = lambda path: False) -> None:
+    """Refuse to write a file where one is that nobody asked to replace; every command asks before any work is done.
+
+    Args:
+        path: the file to write.
+        overwrite: replace any file. A folder, a pipe and a device are never replaced.
+        is_own: whether a file is an earlier result of the same kind, which is replaced without a word.
+
+    Raises:
+        UserError: the folder does not exist, or there is something at ``path``.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError("the file cannot be written there", "Name a file in an existing folder.", str(path))
+    if not os.path.lexists(path):
+        return
+    if path.exists() and not path.is_file():
+        raise UserError("this is not a regular file", "Name another.", str(path))
+    if not overwrite and not is_own(path):
+        raise UserError("the file exists already", "Name another, or add --overwrite.", str(path))
 
 
 def write_text(path: Path, text: str) -> None:

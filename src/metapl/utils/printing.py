@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metapl._version import __version__
-from metapl.errors import UserError
-from metapl.utils.files import write_text
+from metapl.utils.files import check_output, write_text
 
 _MARK = b'{\n  "metapl": "'  # how a JSON result of metapl begins
 MOST = 5  # problems named on the screen
@@ -41,20 +39,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in printed)
 
 
-def check_json(target: str | None) -> None:
+def check_json(target: str | None, overwrite: bool) -> None:
     """Refuse a place for the JSON that cannot be written, before any work is done.
 
     Raises:
-        UserError: its folder does not exist, it is a folder itself, or a file is there that metapl did not write.
+        UserError: as ``check_output``; the JSON of an earlier command is replaced.
     """
-    if target in (None, "-"):
-        return
-    path = Path(str(target))
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError("the JSON file cannot be written there", "Name a file in an existing folder, or -.", str(path))
-    if os.path.lexists(path) and not _is_own_json(path):
-        what = "the file exists, and metapl did not write it"
-        raise UserError(what, "Name another file for --json, or move this one away.", str(path))
+    if target not in (None, "-"):
+        check_output(Path(str(target)), overwrite, _is_own_json)
 
 
 def _is_own_json(path: Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metapl.errors import UserError
-from metapl.inference.answers import AnswerForm, CsvAnswers, ParquetAnswers, is_own_file, write_answers
+from metapl.inference.answers import AnswerForm, CsvAnswers, ParquetAnswers, write_answers
 from metapl.inference.predict import Predictions
 
 CLASSES = ("cat", "=dog", "a\x1b[31mred")
@@ -67,21 +67,3 @@ def test_parquet_has_the_same_answers_and_is_known_again(tmp_path: Path) -> None
     assert [row["label"] for row in rows] == ["=dog", ""]
     assert rows[0]["probability"] == pytest.approx(0.7)
     assert rows[1]["label_2"] == CLASSES[2]
-    assert is_own_file(path)
-
-
-def test_only_files_of_answers_are_taken_for_ones_own(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(pyarrow.table({"id": ["a"]}), tmp_path / "other.parquet")
-    for name, text in (
-        ("empty.csv", ""),
-        ("one.csv", "id,label,probability\na,b,0.5\n"),
-        ("two.csv", "id,label,probability,label_2,probability_2\n"),
-    ):
-        (tmp_path / name).write_text(text)
-        assert is_own_file(tmp_path / name)
-    (tmp_path / "data.csv").write_text("id,label,probability_of_rain\n")
-    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 nothing")
-    for name in ("data.csv", "other.parquet", "damaged.parquet", "."):
-        assert not is_own_file(tmp_path / name)

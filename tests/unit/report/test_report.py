@@ -244,7 +244,7 @@ def test_runs_stand_side_by_side(result: Result, tmp_path: Path) -> None:
     assert "<td>fixmatch</td>" in text
     report_runs([result.folder, other.folder], page)  # its own page is replaced
     page.write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="not a report"):
+    with pytest.raises(UserError, match="exists already"):
         report_runs([result.folder, other.folder], page)
     assert page.read_text(encoding="utf-8") == "mine"
 
