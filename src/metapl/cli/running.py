@@ -28,7 +28,7 @@ from metapl.cli.options import (
     TrustCode,
     with_train_options,
 )
-from metapl.cli.processes import joined, own_progress, start_processes, started_together
+from metapl.cli.processes import joined, own_progress, start_processes
 from metapl.errors import Silenced, UserError
 from metapl.utils import printing
 
@@ -112,10 +112,10 @@ def train(
     if options.steps is not None and minutes is not None:
         raise UserError("--steps and --minutes are both given", "Give one of the two.")
     if extended is not None:
-        if procs > 1 or started_together():
-            raise UserError("--continue works in one process", "Leave --procs out.", "--continue")
         given = {"--method": method, "--minutes": minutes, "--guard": guard, "--corrections": corrections}
-        return _extend(extended, options, out, given, trust_code, report)
+        _check_extension(extended, options, given, trust_code)
+        start_processes(procs, max_restarts)
+        return _finish(lambda: _extended(extended, options, out), options.json, report)
     data, pairs = options.data_and_pairs
     labels = None if corrections is None else str(corrections)
     given = {"guard.mode": guard, "source.corrections": labels}
@@ -126,18 +126,14 @@ def train(
     _finish(lambda: _trained(anchored(made), out, options.quiet), options.json, report)
 
 
-def _extend(
-    run: Path, options: TrainOptions, out: Path | None, given: dict[str, Any], trust_code: bool, report: bool
-) -> None:
-    """Go on with a finished run; only its length changes.
+def _check_extension(run: Path, options: TrainOptions, given: dict[str, Any], trust_code: bool) -> None:
+    """Check the words beside ``--continue``: only the length changes.
 
     Raises:
         UserError: another setting is given, or no number of steps.
     """
     from metapl.config.settings import stored_code
     from metapl.models.own import check_trusted
-    from metapl.training.loop import extend
-    from metapl.utils.progress import make_progress
 
     data, pairs = options.data_and_pairs
     given = {"DATA": data, "KEY=VALUE": pairs or None, "--config": options.config, **given}
@@ -146,11 +142,21 @@ def _extend(
         raise UserError(f"{other[0]} is given beside --continue", "Give --steps alone: only the length changes.")
     if options.steps is None:
         raise UserError("--continue needs --steps", "Give the number of steps in all.", "--steps")
-    State.folder, steps = run, options.steps
+    State.folder = run
     if (run / "config.yaml").is_file():
         for name in stored_code(run / "config.yaml"):
             check_trusted(name, trust_code, str(run))
-    _finish(lambda: extend(run, steps, out, progress=make_progress(options.quiet)), options.json, report)
+
+
+def _extended(run: Path, options: TrainOptions, out: Path | None) -> Any:
+    """Go on with a finished run; after a restart of the processes go on with the run that they had begun."""
+    from metapl.hardware.ranks import earlier_folder
+    from metapl.training.loop import extend, resume
+
+    folder, progress = earlier_folder(), own_progress(options.quiet)
+    if folder is not None:
+        return resume(folder, progress=progress)
+    return extend(run, options.steps or 0, out, progress=progress)
 
 
 @app.command()

@@ -197,7 +197,7 @@ def extend(
         UserError: as ``runs.extension.extended`` and ``resume``.
     """
     place = None if out is None else Path(out).expanduser()
-    folder = extended(Path(run).expanduser(), steps, place)
+    folder = ranks.from_first(lambda: str(extended(Path(run).expanduser(), steps, place)))
     return resume(folder, source=source, progress=progress, network=network)
 
 
