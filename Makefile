@@ -1,8 +1,10 @@
-# make demo | test | test-slow | test-fault | sbom | lint | format | docs | clean
-# PYTHON chooses the interpreter; TORCH, if given, is what pip installs first, such as TORCH=torch==2.13.0.
+# make demo | test | test-slow | test-fault | lock | sbom | lint | format | docs | clean
+# PYTHON chooses the interpreter; TORCH is what pip installs first, such as TORCH=torch==2.13.0; LOCK=requirements.lock
+# installs exactly the packages in that file, each with its hash.
 
 PYTHON ?= python3
 TORCH ?=
+LOCK ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -10,16 +12,17 @@ RUFF_PATHS := src tests docs benchmarks examples
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-fault sbom lint format docs clean
+.PHONY: help demo test test-slow test-fault lock sbom lint format docs clean
 
 help:
-	@sed -n '1,2s/^# //p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '1,3s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): minutes the first time, about 5 GB with PyTorch's default build"
 	$(if $(strip $(TORCH)),$(BIN)/python -m pip install -q $(TORCH))
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(if $(strip $(LOCK)),$(BIN)/python -m pip install -q --no-deps --require-hashes -r $(LOCK))
+	$(BIN)/python -m pip install -q $(if $(strip $(LOCK)),--no-deps --no-build-isolation -e .,-e '.[dev]')
 	touch $@
 
 demo: $(STAMP)
@@ -46,6 +49,12 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[docs]'
 	$(BIN)/mkdocs build --strict
+
+lock:
+	test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install -q uv; }
+	printf '%s\n' hatchling editables $(TORCH) | .venv-lock/bin/uv pip compile -q --no-config --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" --extra dev \
+		pyproject.toml - -o requirements.lock
 
 sbom: $(STAMP)
 	test -x .venv-sbom/bin/cyclonedx-py || { $(PYTHON) -m venv .venv-sbom && .venv-sbom/bin/python -m pip install -q cyclonedx-bom; }

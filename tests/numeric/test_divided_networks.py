@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def test_every_method_computes_the_same(processes: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_in_float32_they_differ_by_rounding(processes: int, tmp_path: Path) -> None:
-    """A rounding that moves a number over a threshold or a kink counts for more; that happens in few rows."""
+    """As if each first weight were nudged by one rounding: the median is 3e-7 then, and the largest 2e-5."""
     found = compare(processes, "float32", 20, NAMES, tmp_path, weights_alone=True)
     assert max(found.values()) < 1e-4, found
-    assert sum(gap < 1e-6 for gap in found.values()) >= 0.9 * len(found), found
+    assert statistics.median(found.values()) < 2e-6, found
+    assert sum(gap < 1e-5 for gap in found.values()) >= 0.9 * len(found), found
 
 
 def test_one_process_runs_the_network_itself() -> None:

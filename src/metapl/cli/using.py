@@ -40,7 +40,9 @@ def evaluate(
 
     printing.check_json(json, overwrite)
     State.folder = run
-    judged = judge_other(run, data, device, _note, trust_code) if data else judge_own(run, device, trust_code)
+    judged = (
+        judge_other(run, data, device, _note, trust_code) if data else judge_own(run, device, trust_code, tell=_note)
+    )
     result, found, where = judged
     say(printing.problems(found))
     page = None if data else refresh(run)

@@ -40,7 +40,9 @@ OTHER = "model-not-chosen"  # in a run folder: the other side of the guard's com
 Evaluation = tuple[dict[str, Any], list[Problem], str]
 
 
-def judge_own(run: Path, device: str | None, trust_code: bool = False, given: str = "") -> Evaluation:
+def judge_own(
+    run: Path, device: str | None, trust_code: bool = False, given: str = "", tell: Tell = silent
+) -> Evaluation:
     """Evaluate the run on its own test rows, and store the figures as ``evaluation.json`` in it.
 
     Args:
@@ -48,6 +50,7 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
         device: where; None = auto.
         trust_code: as in ``load_model``.
         given: the user's name for the run's data, where they asked to judge by these.
+        tell: called with a message where the folder cannot be written to; the figures are returned all the same.
 
     Returns:
         The figures of ``evaluate``, the rows that could not be read, and a name for what was judged.
@@ -69,10 +72,13 @@ def judge_own(run: Path, device: str | None, trust_code: bool = False, given: st
         raise UserError("no test row can be read", f"See {source.problems[-1][0]}: {source.problems[-1][1]}", str(run))
     fresh = is_own_card(run)
     result |= _not_chosen(run, device, trust_code, source, judged)
-    write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
-    if fresh:
-        write_card(run)
-    write_problems(run / "problems.csv", source.problems)
+    try:
+        write_json(run / "evaluation.json", {"data": config.data, "part": "test", **result})
+        if fresh:
+            write_card(run)
+        write_problems(run / "problems.csv", source.problems)
+    except OSError as error:  # a folder that may only be read
+        tell(f"the figures are not stored in {run} ({error.strerror})")
     return result, source.problems[known:], f"the run's test rows ({shown(source.name)})"
 
 

@@ -84,7 +84,7 @@ def write(
 
 
 def _write(folder: Path, step: int, state: Mapping[str, Any], keep: int, run: str, spared: Collection[int]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # without its parents: a run folder that was moved is not made anew
     _remove_orphans(folder)
     final, aside = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
     aside.mkdir()

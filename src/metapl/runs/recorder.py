@@ -218,12 +218,12 @@ class RunFolder(Recorder):
             raise UserError("another training began in this folder", "Name another folder.", str(self.folder))
         self._open_board(start.config)
         super().begin(start)
-        save_config(start.config, self.folder / "config.yaml")
         write_json(self.folder / "env.json", {**environment(start.device), RUN_ID: uuid.uuid4().hex})
         write_json(self.folder / "split.json", to_json(start.split, start.source))
         write_problems(self.folder / "problems.csv", start.source.problems)
         if (given := traits(start.source).corrections) is not None:
             write_csv(self.folder / CORRECTIONS, ["id", "label"], [list(pair) for pair in given.items()])
+        save_config(start.config, self.folder / "config.yaml")  # last: with this file it is a run that can be resumed
 
     def listen(self) -> AbstractContextManager[list[int]]:
         return stop_signals()
@@ -251,7 +251,18 @@ class RunFolder(Recorder):
         self._rows, self._held = self._metrics.read(), True
         self._snapshots = self._answers.read()
 
+    def _check_there(self) -> None:
+        """Refuse to make a folder anew that was moved or removed while the run trains.
+
+        Raises:
+            UserError: it was.
+        """
+        if not self.folder.is_dir():
+            remedy = "If it was moved, go on there with `metapl resume`."
+            raise UserError("the run folder was moved or removed", remedy, str(self.folder))
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._check_there()
         self._metrics.write(step, values)
         super().log(step, values)
         if self._board is not None:
@@ -259,6 +270,7 @@ class RunFolder(Recorder):
                 self._board.add_scalar(name, value, step)
 
     def keep_snapshot(self, row: dict[str, Any]) -> None:
+        self._check_there()
         self._answers.write(row["step"], {name: value for name, value in row.items() if name != "step"})
         super().keep_snapshot(row)
 
@@ -277,6 +289,7 @@ class RunFolder(Recorder):
             raise UserError(what, "Make room, or name a folder on another disk with --out.", str(self.folder))
 
     def keep_state(self, step: int, state: Mapping[str, Any], keep: int, origin: int = 0) -> None:
+        self._check_there()
         copied = checkpoint.snapshot(state)
         if step == origin:
             self._origin = step, copied
@@ -303,8 +316,13 @@ class RunFolder(Recorder):
             return step, state
 
     def latest_state(self) -> tuple[int, dict[str, Any], list[str]]:
-        """Read the newest whole checkpoint of this run, as ``checkpoint.load_latest`` does."""
-        found = checkpoint.load_latest(self.folder / "checkpoints", self.run_id())
+        """Read the newest whole checkpoint of this run, as ``checkpoint.load_latest`` does.
+
+        Returns:
+            Step 0 and an empty state where the run was killed before its first checkpoint.
+        """
+        folder = self.folder / "checkpoints"
+        found = checkpoint.load_latest(folder, self.run_id()) if checkpoint.steps(folder) else (0, {}, [])
         ranks.from_first(lambda: found[0])  # for the followers
         return found
 
@@ -351,7 +369,8 @@ class Follower(Recorder):
     def latest_state(self) -> tuple[int, dict[str, Any], list[str]]:
         """Read the checkpoint that process 0 has found to be the newest whole one."""
         step = int(ranks.from_first(lambda: None))
-        return step, checkpoint.load(self.folder / "checkpoints" / f"step-{step:08d}"), []
+        folder = self.folder / "checkpoints"
+        return step, checkpoint.load(folder / f"step-{step:08d}") if checkpoint.steps(folder) else {}, []
 
 
 def _kept(p: Tensor) -> dict[str, list[int]]:

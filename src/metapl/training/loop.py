@@ -221,7 +221,10 @@ def _resumed(store: RunFolder | Follower, source: Source | None, progress: Progr
             for text in damaged:
                 progress.note(f"skipped: {text}")
             progress.status(f"resuming at step {step}")
-            job.method.load_state_dict(checkpoint.to_device(state, job.device))
+            if state:
+                job.method.load_state_dict(checkpoint.to_device(state, job.device))
+            else:  # killed before its first checkpoint: the first state follows from the settings
+                store.keep_state(0, job.method.state_dict(), config.loop.keep)
             return _loop(Steps(job, step, store, progress, rollbacks=rollbacks))
 
 

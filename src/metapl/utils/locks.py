@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from metapl.errors import UserError
-from metapl.utils.files import remove_leftovers
+from metapl.utils.files import remove_leftovers, write_text
 
 NAME_WAIT = 5.0
 """Seconds to wait for the name of a lock's holder."""
@@ -28,10 +28,13 @@ def locked(path: Path, *, patient: bool = False) -> Iterator[None]:
         patient: wait until the lock is free.
 
     Raises:
-        UserError: another process holds the lock; the message names it.
+        UserError: another process holds the lock; the message names it. Or the lock file is a link, so that writing it
+            would write elsewhere.
         OSError: the lock file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or path.is_dir():
+        raise UserError("the lock is not a file of its own", "Remove it; no file of yours is kept there.", str(path))
     lock, holder = FileLock(path), path.with_name(f"{path.name}.holder")
     if patient:
         lock.acquire()
@@ -40,11 +43,13 @@ def locked(path: Path, *, patient: bool = False) -> Iterator[None]:
     try:
         with suppress(OSError):  # a name to show; the lock holds without it
             command = " ".join(["metapl", *sys.argv[1:]]) if sys.argv else "python"
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}: {command}", encoding="utf-8")
+            # In one step, which replaces a link instead of the file that it leads to.
+            write_text(holder, f"process {os.getpid()} on {socket.gethostname()}: {command}")
             remove_leftovers(path.parent)
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
