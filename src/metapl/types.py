@@ -235,8 +235,8 @@ class PoolPasses:
     """How often a method passes over its whole pool in a run of any length.
 
     Attributes:
-        rounds: passes in all, from step 1 on and at most one per step; for a method that makes rounds.
-        every: a pass at step 0 and again after every so many steps; 0 = none. For a method that makes epochs.
+        rounds: for a method with rounds: number of passes, from step 1 on, at most one per step.
+        every: for a method with epochs: number of steps from one pass to the next, the first at step 0; 0 = no passes.
         networks: rows that a network is shown in one pass, as a multiple of the pool.
     """
 
@@ -249,7 +249,7 @@ class PoolPasses:
         return min(self.rounds, max(0, steps - 1)) + (-(-steps // self.every) if self.every else 0)
 
     def last(self, steps: int) -> int:
-        """Return a step that makes one, if it is the first after step 0."""
+        """Return a step that begins with a pass: the last one of ``steps``."""
         return (steps - 1) // self.every * self.every if self.every else steps - 1
 
 
@@ -311,7 +311,7 @@ class Method(Protocol):
         ...
 
     def candidates(self) -> dict[str, nn.Module]:
-        """Return the networks that training ends with, preferred first; validation rows choose where there are any."""
+        """Return the networks at the end of the training, preferred first; validation rows, if any, choose one."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -325,19 +325,19 @@ class Method(Protocol):
 
 @runtime_checkable
 class Passing(Protocol):
-    """What a method that passes over the pool may offer beside ``Method``, so that its cost can be estimated.
+    """An optional part of a method that passes over the pool: by it the cost of a run is estimated.
 
     Without it, a pass over the pool in the measured steps counts as a part of every step.
     """
 
     def pool_passes(self, epoch: int) -> PoolPasses:
-        """Return when it does so; ``epoch``: steps whose batches hold the pool once."""
+        """Return when the method passes over the pool; ``epoch``: number of steps whose batches hold the pool once."""
         ...
 
 
 @runtime_checkable
 class Scoring(Protocol):
-    """What a method whose labelled rows give feedback to pseudo labels may offer beside ``Method``."""
+    """An optional part of a method whose labelled rows give feedback to pseudo labels."""
 
     def feedback_scores(self) -> Tensor:
         """Return [N] the mean score of each unlabelled row (F1 in ``methods/parts.py``); NaN without a score."""
@@ -350,7 +350,7 @@ Judge = Callable[[nn.Module], tuple[Tensor, Tensor]]
 
 @runtime_checkable
 class Calibrated(Protocol):
-    """What a method may offer beside ``Method``: a fit on the validation rows during training.
+    """An optional part of a method: a fit on the validation rows during training.
 
     The loop calls ``calibrate`` at fixed steps, those at which it judges the validation rows, if ``needs_validation``;
     a run without validation rows is then refused before it starts. What was fitted belongs to ``state_dict``.

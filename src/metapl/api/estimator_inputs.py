@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # PyTorch is imported when a training begins
 def check_rows(estimator: Any, X: Any, *, reset: bool, named: bool = False) -> Any:
     """Return ``X`` by scikit-learn's rules; missing values may stay.
 
-    Texts, DataFrames with other columns than numbers and, with ``named`` (what is fitted has categories), any DataFrame
-    are given back as they are, all else as an array. With ``reset`` the estimator notes number and names of the
-    features, without it they are compared.
+    Texts and DataFrames with columns that are not numbers are returned unchanged, and with ``named`` (the model has
+    categories) any DataFrame; all else becomes an array. With ``reset`` the estimator stores number and names of the
+    features; without it they are compared.
 
     Raises:
         ValueError: infinite values, no rows, or not the rows that were fitted.
@@ -105,9 +105,7 @@ def all_numbers(X: Any) -> bool:
 
 
 def numbered(frames: Sequence[Any]) -> bool:
-    """Return whether a column of DataFrames of numbers numbers or names their rows beyond doubt: it is then known by
-    name.
-    """
+    """Return whether DataFrames of numbers certainly have a column of row ids; their columns then go by name."""
     from metapl.data.tables.dataframe import column_names, read_frame
     from metapl.data.tables.digits import offset_of
     from metapl.data.tables.id_columns import numbers_rows

@@ -273,10 +273,9 @@ def _pseudo_batches(labels: PseudoLabels, loader: Iterable[Any]) -> Iterator[Bat
 
 
 def _refilled(parts: Iterable[LoadedRows]) -> Iterator[Batch]:
-    """Yield (rows, positions) in batches as large as the loader's; what a stream's batches leave waits for the next
-    ones.
+    """Yield (rows, positions) in batches as large as the loader's; the rest of a stream's batch waits for the next one.
 
-    Fewer rows wait than a batch has. Rows of another shape or type begin a new batch.
+    The rest is smaller than a batch. Rows of another shape or type begin a new batch.
     """
     size, waiting = 1, list[Batch]()  # one pair or none
     for rows in parts:
