@@ -22,7 +22,6 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ from metapl.config.settings import make_config
 from metapl.data.batches.split import make_split
 from metapl.data.memory.source import MemorySource
 from metapl.hardware.device import pick_device
+from metapl.hardware.precision import mixed
+from metapl.training.finite import is_finite
 from metapl.training.job import Job, build_job
 from metapl.training.prepared import prepare
 from metapl.types import SemiBatch, Source
@@ -57,7 +58,7 @@ def random_source(shape: tuple[int, ...], classes: int = CLASSES, rows: int = RO
     image = len(shape) == 3
     data = torch.randint(256, (rows, *shape), generator=g).to(torch.uint8) if image else torch.randn(rows, *shape)
     labels, names = np.arange(rows) % classes, tuple(f"c{k}" for k in range(classes))
-    return MemorySource("noise", "image" if image else "table", data, labels.astype(np.int64), names)
+    return MemorySource("noise", "image" if image else "features", data, labels.astype(np.int64), names)
 
 
 def make_job(network: str, method: str, options: dict[str, Any], source: Source | None = None) -> Job:
@@ -77,28 +78,27 @@ def make_job(network: str, method: str, options: dict[str, Any], source: Source 
 
 def stepper(job: Job) -> Callable[[], None]:
     """Return a function that makes the next step, with what the loop does in each, and logs at the loop's cadence."""
-    finite, t = torch.ones((), dtype=torch.bool, device=job.device), iter(range(job.config.steps))
+    t = iter(range(job.config.steps))
 
     def step() -> None:
         done = next(t) + 1
         values = job.step(done - 1)
-        finite.logical_and_(torch.stack([torch.isfinite(v) for v in values.values()]).all())
+        assert is_finite(job.method, values)
         if done % job.config.loop.log_every == 0:
-            assert bool(finite)
             _ = {name: float(value) for name, value in values.items()}
 
     return step
 
 
-def passes(job: Job, method: str, amp: Any) -> Callable[[], None]:
-    """Return a function that makes the unavoidable passes of one step."""
+def passes(job: Job, method: str) -> Callable[[], None]:
+    """Return a function that makes the unavoidable passes of one step, in the run's precision."""
     model = _fresh(job)
     batch = job.stream(0, job.method.needs)
     work = list(_work(model, batch, method))
 
     def run() -> None:
         for x, backward in work:
-            with torch.set_grad_enabled(backward), amp():
+            with torch.set_grad_enabled(backward), mixed(job.config.precision, job.device):
                 z = model(x)
             if backward:
                 F.cross_entropy(z.float(), torch.zeros(len(x), dtype=torch.int64, device=x.device)).backward()
@@ -152,10 +152,9 @@ def parts(job: Job) -> dict[str, Callable[[], Any]]:
 
 def measure(network: str, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return one row of the table."""
-    options = dict(pair.split("=", 1) for pair in arguments.set)
+    options = {"precision": arguments.precision, **dict(pair.split("=", 1) for pair in arguments.set)}
     job = make_job(network, method, options)
-    amp = nullcontext
-    things = {"step": stepper(job), "floor": passes(make_job(network, method, options), method, amp)}
+    things = {"step": stepper(job), "floor": passes(make_job(network, method, options), method)}
     now = side_by_side.clock(arguments.clock)
     block = 1 if network.startswith("wrn") else 20
     times = side_by_side.seconds(things, arguments.repetitions, now, block)

@@ -16,6 +16,8 @@ from metapl.losses import cross_entropy
 from metapl.types import SemiBatch
 from metapl.utils.fields import BELOW_ONE, NOT_NEGATIVE, Help, Settings, Tries
 
+MEMORY = 5.0  # steps times momentum after which a BatchNorm has forgotten a batch: exp(-5) = 0.7 %
+
 
 @dataclass(frozen=True)
 class OptimConfig(Settings, group="optim"):
@@ -97,6 +99,8 @@ class EMA:
             m for m in self.model.modules() if own_statistics and isinstance(m, nn.modules.batchnorm._BatchNorm)
         ]
         self._measured = {id(b) for norm in self.norms for b in norm.buffers()}
+        # Batches from before so many steps weigh less than 1 % in the statistics; momentum None: all weigh alike.
+        self.memory = max((MEMORY / norm.momentum if norm.momentum else math.inf for norm in self.norms), default=0.0)
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int) -> None:
@@ -111,9 +115,13 @@ class EMA:
                 average.copy_(value)
 
     @torch.no_grad()
-    def measure(self, x: Tensor) -> None:
-        """Update BatchNorm's statistics by one forward of ``x`` [B, ...], without dropout or another random draw."""
-        if self.norms:
+    def measure(self, x: Tensor, steps_to_look: int = 0) -> None:
+        """Update BatchNorm's statistics by one forward of ``x`` [B, ...], without dropout or another random draw.
+
+        Nothing is done where ``steps_to_look`` more steps, before the average is used, will have replaced what this one
+        adds.
+        """
+        if self.norms and steps_to_look < self.memory:
             for norm in self.norms:
                 norm.train()
             self.model(x)

@@ -267,6 +267,8 @@ class Context:
         row_shape: one row's shape as networks see it: [channels, height, width] or [features]; () where not known.
         build_teacher: as ``build_model``, for a method's teacher where that is another network; None = as the others.
         labeled: gives all labelled rows, normalised without a view [n, ...], and their classes [n].
+        steps_to_look: gives how many steps follow step t until averages are judged or fine-tuned; 0: they may be used
+            after any step.
     """
 
     build_model: Callable[[], nn.Module]
@@ -278,6 +280,7 @@ class Context:
     row_shape: tuple[int, ...] = ()
     build_teacher: Callable[[], nn.Module] | None = None
     labeled: Callable[[], tuple[Tensor, Tensor]] | None = None
+    steps_to_look: Callable[[int], int] = lambda t: 0
 
 
 @runtime_checkable

@@ -82,6 +82,7 @@ class MPL:
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.steps, self.extra_steps = config, context.steps, config.finetune_steps
+        self.steps_to_look = context.steps_to_look
         teacher_optim = replace(context.optim, lr=config.teacher_lr or context.optim.lr)
         self.teacher = Learner((context.build_teacher or context.build_model)(), teacher_optim, context.steps)
         # The student learns from strong views only and is judged on plain rows, so it has its own statistics.
@@ -146,7 +147,7 @@ class MPL:
         output = student.model(strong)
         loss = soft_cross_entropy(output, p) if y is None else cross_entropy(output, y)
         student.step(loss, t, first=self.wait)  # E2
-        student.ema.measure(weak)
+        student.ema.measure(weak, self.steps_to_look(t))
         logged = {"student": loss, "agreement": (output.argmax(-1) == z.argmax(-1)).float().mean()}
         if not use_feedback:
             return None, logged

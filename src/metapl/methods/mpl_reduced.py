@@ -152,7 +152,7 @@ class ReducedMPL:
         output = student.model(strong)
         loss = soft_cross_entropy(output, p)
         student.step(loss, t_student)  # R4
-        student.ema.measure(weak)
+        student.ema.measure(weak, self.context.steps_to_look(t))
         logged = {"student": loss, "agreement": (output.argmax(-1) == p.argmax(-1)).to(p.dtype).mean()}
         if self.calibrator:
             labeled, r = fb.label_derivative(

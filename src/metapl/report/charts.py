@@ -12,7 +12,7 @@ import numpy as np
 
 from metapl.report.display import cut
 from metapl.report.record import Record
-from metapl.report.svg import LIGHT, SERIES, inline, svg_text
+from metapl.report.svg import LIGHT, SERIES, inline, svg_text, write_png
 
 WIDE, HIGH = 4.4, 2.5  # inches
 SMOOTH = 20  # points of a curve from which a running mean is laid over it
@@ -70,6 +70,8 @@ def render(planned: Sequence[tuple[str, str, str, str, Draw]], folder: Path | No
 
     settings: Any = {
         "svg.fonttype": "none",
+        "figure.facecolor": "none",  # the page's own background shows through
+        "axes.facecolor": "none",
         "svg.hashsalt": "metapl",
         "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
         "font.size": 10,
@@ -95,7 +97,7 @@ def render(planned: Sequence[tuple[str, str, str, str, Draw]], folder: Path | No
             if folder is not None:
                 folder.mkdir(exist_ok=True)
                 (folder / f"{name}.svg").write_text(text, encoding="utf-8")
-                figure.savefig(folder / f"{name}.png", dpi=150, facecolor="white")
+                write_png(figure, folder / f"{name}.png")
             charts.append(Chart(name, title, about, inline(text, f"{name}-"), group))
     return charts
 

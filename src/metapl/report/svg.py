@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -34,10 +35,24 @@ _DROPPED = {"font", "font-family", "-webkit-user-select"}
 
 
 def svg_text(figure: Any) -> str:
-    """Return the whole SVG file of a figure."""
+    """Return the whole SVG file of a figure, whose layout is fixed from then on.
+
+    The canvas is asked itself, since ``figure.savefig`` draws a figure with a layout twice.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")
     return file.getvalue()
+
+
+def write_png(figure: Any, path: Path) -> None:
+    """Write a figure as PNG on white, 150 dots per inch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set(dpi=150, facecolor="white")
+    FigureCanvasAgg(figure).print_png(path)
 
 
 def inline(svg: str, prefix: str) -> str:

@@ -155,6 +155,10 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
         rows = views.plain(source.rows(index).to(prepared.device))
         return rows, torch.from_numpy(source.labels[index].astype(np.int64)).to(prepared.device)
 
+    def steps_to_look(t: int) -> int:
+        every = interval(config.loop.eval_every, job.total)
+        return min((t // every + 1) * every, config.steps) - 1 - t
+
     views = make_views(config.views, preprocessing)
     stream = Stream(source, split, config.batch, views, config.seed, prepared.device)
     torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -168,13 +172,15 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
         row_shape=preprocessing.input_shape,
         build_teacher=teacher if config.teacher_model else None,
         labeled=labeled,
+        steps_to_look=steps_to_look,
     )
     method = method_class(config.method)(config.settings, context)
     if isinstance(method, Calibrated) and method.needs_validation and not len(split.validation):
         raise nothing_to_fit_on(config.method, "there are none")
     if config.teacher_model and not asked:
         notes.append(f"{config.method} has no teacher network of its own: teacher_model is not used")
-    return Job(config, prepared, method, stream, tuple(dict.fromkeys(notes)))
+    job = Job(config, prepared, method, stream, tuple(dict.fromkeys(notes)))
+    return job
 
 
 def nothing_to_fit_on(method: str, why: str) -> UserError:

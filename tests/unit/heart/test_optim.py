@@ -160,6 +160,38 @@ def test_ema_with_statistics_of_its_own() -> None:
     assert not torch.equal(plain.model[0][1].running_mean, norm.running_mean), "without the switch: averaged"
 
 
+def test_statistics_are_measured_in_the_steps_before_a_look_alone() -> None:
+    """What is left out would have had a weight below 1 % at the look."""
+    torch.manual_seed(0)
+    model, steps = net(), 120
+    always, before = EMA(model, 0.5, own_statistics=True), EMA(model, 0.5, own_statistics=True)
+    for t in range(steps):
+        x = torch.randn(6, 1, 4, 4) + t / steps
+        always.measure(x)
+        before.measure(x, steps_to_look=steps - 1 - t)
+    every, last = always.model[1], before.model[1]
+    assert (every.num_batches_tracked.item(), last.num_batches_tracked.item()) == (120, 50)
+    torch.testing.assert_close(last.running_mean, every.running_mean, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(last.running_var, every.running_var, rtol=0.01, atol=0.01)
+
+
+def test_all_statistics_count_where_a_norm_weighs_its_batches_alike() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, momentum=None))
+    ema = EMA(model, 0.5, own_statistics=True)
+    ema.measure(torch.randn(6, 2), steps_to_look=10**6)
+    assert ema.model[1].num_batches_tracked.item() == 1
+
+
+def test_a_run_says_how_far_its_next_look_is() -> None:
+    source = from_arrays(torch.randn(40, 3).numpy(), [k % 2 for k in range(40)])
+    given = {"method": "mpl", "device": "cpu", "split.labels": 5, "split.validation": "none", "steps": 100}
+    config = make_config("arrays", options={**given, "loop.eval_every": 30})
+    split = make_split(source, config.split, 0)
+    job = build_job(config, Prepared(source, split, fit_preprocessing(source, split.labeled), torch.device("cpu")))
+    found = [job.method.steps_to_look(t) for t in (0, 28, 29, 30, 89, 90, 99)]  # type: ignore[attr-defined]
+    assert found == [29, 1, 0, 29, 0, 9, 0]
+
+
 def test_ema_decay_zero_is_the_model() -> None:
     model = net()
     ema = EMA(model, 0.0)

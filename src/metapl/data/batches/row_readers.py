@@ -35,12 +35,12 @@ class HeldRows:
 
     def take(self, key: Key, labeled: Tensor, unlabeled: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the labelled and the unlabelled rows of one step."""
-        rows = self.data[self.at_l[labeled.to(self.device)]]
+        rows = self.data.index_select(0, self.at_l[labeled.to(self.device)])
         return rows, None if unlabeled is None else self.unlabeled(unlabeled)
 
     def unlabeled(self, positions: Tensor) -> Tensor:
         """Return the unlabelled rows at ``positions``."""
-        return self.data[self.at_u[positions.to(self.device)]]
+        return self.data.index_select(0, self.at_u[positions.to(self.device)])
 
     def pool(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all ``count`` unlabelled rows once, in order: chunks of (positions, rows)."""
