@@ -19,13 +19,12 @@ from metapl.config.settings import RunConfig, load_config, save_config
 from metapl.data.batches.split import make_split
 from metapl.data.sources import open_source
 from metapl.errors import UserError
-from metapl.hardware.device import environment, pick_device
+from metapl.hardware.device import environment, peak_memory, pick_device
 from metapl.inference.evaluate import evaluate
 from metapl.runs import checkpoint
 from metapl.runs.folder import load_split, stored_levels, write_problems
 from metapl.runs.model_folder import load_model
 from metapl.training.loop import Result, resume, train
-from metapl.training.workers import peak_memory
 from metapl.types import Source, Split
 from metapl.utils.files import write_json
 from metapl.utils.locks import locked
@@ -108,7 +107,7 @@ def _peer_run(peer: Peer, config: RunConfig, folder: Path, source: Source | None
         "extra_steps": 0,
         "chosen": peer.name,
         "split_sha": split.sha,
-        "peak_memory": peak_memory(),
+        "peak_memory": peak_memory(torch.device("cpu")),
         "versions": made_with(folder),
     }
     write_json(folder / STORED, row)
@@ -152,7 +151,7 @@ def _trained(config: RunConfig, folder: Path, source: Source | None) -> tuple[Re
         rows = open_source(config.ref if source is None else source, config.source)
         result = train(config, folder, source=rows)
     device = result.predictor.device
-    return result, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+    return result, peak_memory(device)
 
 
 def _can_resume(folder: Path) -> bool:

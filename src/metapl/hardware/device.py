@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -91,6 +93,14 @@ def saved_in_main_memory() -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed[1].to(packed[0])):
         yield
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes that this process has held at most: of the GPU's memory on a GPU, else of main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def environment(device: torch.device) -> dict[str, str]:

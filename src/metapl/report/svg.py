@@ -42,7 +42,8 @@ def svg_text(figure: Any) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(file, metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")
     return file.getvalue()
 
@@ -52,7 +53,8 @@ def write_png(figure: Any, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set(dpi=150, facecolor="white")
-    FigureCanvasAgg(figure).print_png(path)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(path)
 
 
 def inline(svg: str, prefix: str) -> str:

@@ -24,7 +24,7 @@ from metapl.data.embedded import EmbeddedSource
 from metapl.data.sources import open_source
 from metapl.errors import UserError
 from metapl.hardware import ranks
-from metapl.hardware.device import own_generator, pick_device
+from metapl.hardware.device import own_generator, peak_memory, pick_device
 from metapl.inference.evaluate import answers, best_of, evaluate
 from metapl.inference.model_card import write_card
 from metapl.methods import method_class
@@ -261,6 +261,7 @@ def _finish(steps: Steps, seconds: float, halt: Callable[[], None]) -> Result:
         "steps": job.config.steps,
         "extra_steps": job.extra_steps,
         "seconds": round(seconds, 2),
+        "peak_memory": peak_memory(job.device),
         "resumed_at": start,
         "rows": {p: len(getattr(split, p)) for p in ("labeled", "unlabeled", "validation", "test")},
         "chosen": verdict.name if verdict.returned else chosen,

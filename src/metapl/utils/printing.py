@@ -86,7 +86,8 @@ def training(folder: Path, summary: Mapping[str, Any], page: Path | None = None)
     took = f" in {summary['seconds']:.0f} s"
     if summary.get("resumed_at"):  # what came before is not on this clock
         took = f"; resumed at step {summary['resumed_at']}, the rest took {summary['seconds']:.1f} s"
-    head = f"trained {summary['method']} ({summary['model']}) for {_steps(summary)}{took}"
+    memory = f", with at most {max(1, summary['peak_memory'] >> 20)} MB of memory" if "peak_memory" in summary else ""
+    head = f"trained {summary['method']} ({summary['model']}) for {_steps(summary)}{took}{memory}"
     lines = [head]
     judged = summary["validation"]
     word = _word(summary)

@@ -82,7 +82,7 @@ def weights(folder: Path, which: str = "model") -> bytes:
 
 def results(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return {k: v for k, v in found.items() if k not in ("seconds", "resumed_at")}
+    return {k: v for k, v in found.items() if k not in ("seconds", "peak_memory", "resumed_at")}
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------

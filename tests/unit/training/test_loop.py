@@ -88,7 +88,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def results(folder: Path) -> dict[str, Any]:
     """Without what may differ between an unbroken and a resumed run."""
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return {k: v for k, v in found.items() if k not in ("seconds", "resumed_at")}
+    return {k: v for k, v in found.items() if k not in ("seconds", "peak_memory", "resumed_at")}
 
 
 def same_run(a: Path, b: Path) -> None:

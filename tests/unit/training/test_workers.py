@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from metapl.errors import UserError
-from metapl.training.workers import JobsStopped, Outcome, default_workers, peak_memory, run_jobs
+from metapl.hardware.device import peak_memory
+from metapl.training.workers import JobsStopped, Outcome, default_workers, run_jobs
 
 
 def work(what: str, value: Any = None) -> Any:
@@ -32,14 +34,12 @@ def work(what: str, value: Any = None) -> Any:
         block = bytearray(value << 20)
         block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])
     if what in ("hold", "peak"):
-        return os.getpid(), peak_memory()
+        return os.getpid(), peak_memory(torch.device("cpu"))
     if what == "stop":
         os.kill(value, signal.SIGTERM)
     if what in ("stop", "wait"):
         time.sleep(60)
     if what == "threads":
-        import torch
-
         return torch.get_num_threads()
     return os.getpid() if value is None else value
 
