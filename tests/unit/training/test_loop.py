@@ -324,7 +324,8 @@ def test_after_a_crash_rows_are_not_doubled(unbroken: Path, tmp_path: Path, monk
     assert summary["resumed_at"] == 5
     assert "resuming at step 5" in progress.notes
     said = printing.training(folder, summary).splitlines()[0]
-    assert said.endswith(f"; resumed at step 5, the rest took {summary['seconds']:.1f} s")
+    took, memory = f"{summary['seconds']:.1f} s", f"{summary['peak_memory'] >> 20} MB"
+    assert said.endswith(f"; resumed at step 5, the rest took {took}, with at most {memory} of memory")
     same_run(unbroken, folder)
 
 
