@@ -1,4 +1,4 @@
-"""How much memory ``predict`` takes for 1,000, 10,000 and 100,000 rows of a table, of texts and of images.
+"""How much memory ``predict`` takes for 1,000 to 100,000 rows of a table (CSV, JSON Lines, Parquet), texts and images.
 
     python benchmarks/predict_memory.py > memory.json
 
@@ -9,6 +9,7 @@ in MB. Constant memory means that the last column is hardly larger than the firs
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import resource
 import subprocess
@@ -49,6 +50,22 @@ def table(root: Path, count: int) -> Path:
     return path
 
 
+def jsonl(root: Path, count: int) -> Path:
+    path = table(root, count).with_suffix(".jsonl")
+    with open(root / "rows.csv", encoding="utf-8") as rows, open(path, "w", encoding="utf-8") as file:
+        for row in csv.DictReader(rows):
+            file.write(json.dumps({k: v if k in ("id", "colour") else float(v) for k, v in row.items()}) + "\n")
+    return path
+
+
+def parquet(root: Path, count: int) -> Path:
+    from pyarrow import csv as arrow
+    from pyarrow import parquet as files
+
+    files.write_table(arrow.read_csv(table(root, count)), root / "rows.parquet")
+    return root / "rows.parquet"
+
+
 def texts(root: Path, count: int) -> Path:
     tokens = Tokens("words", 64)
     save(root / "model", Preprocessing("text", (64,), (), (), tokens=tokens), "ngram")
@@ -71,7 +88,7 @@ def images(root: Path, count: int) -> Path:
     return root / "photos"
 
 
-KINDS = {"table": table, "texts": texts, "images": images}
+KINDS = {"table": table, "jsonl": jsonl, "parquet": parquet, "texts": texts, "images": images}
 
 
 def measure(model: str, rows: str) -> int:

@@ -88,6 +88,7 @@ BAD_FOLDERS: list[tuple[Callable[[Path], Path], Callable[[Path], object], list[s
     (tree, lambda r: (shutil.rmtree(r), put(r.with_name("t.png")).rename(r)), ["without a suffix is not read"]),
     (tree, lambda r: (shutil.rmtree(r), r.mkdir()), ["does not hold images"]),
     (tree, lambda r: (shutil.rmtree(r), put(r / "1.png")), ["the folder does not hold images in class folders"]),
+    (tree, lambda r: (shutil.rmtree(r), put(r / "1.png").rename(r / "t10k-images-idx3-ubyte.gz")), ["idx:FOLDER"]),
     (tree, lambda r: (r / "labelled" / "owl").mkdir(), ["'owl' has no image", "labelled/owl", "remove"]),
     (plain, lambda r: (r / "owl" / "deep").mkdir(parents=True), ["'owl' has no image"]),
     (tree, lambda r: shutil.rmtree(r / "labelled" / "cat"), ["only one class, 'dog'"]),

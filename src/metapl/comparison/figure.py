@@ -44,7 +44,7 @@ def draw(path: Path, plan: Plan, rows: Sequence[TableRow], runs: Iterable[Mappin
     left.set_yticks(list(places), [_named(row) for row in shown])
     left.set_ylim(-0.7, len(shown) - 0.4)
     left.set_xlabel("test accuracy, %")
-    left.set_xlim(*_limits([run["test_accuracy"] for run in runs]))
+    left.set_xlim(*axis_ends(shown, runs))
     right.set_xlabel("training time per run, s")
     right.set_xlim(0, 1.3 * max([row["seconds"] or 0.0 for row in shown] + [0.1]))
     right.tick_params(left=False)
@@ -63,11 +63,12 @@ def _accuracy(axes: Any, place: int, row: TableRow, runs: Sequence[Mapping[str, 
     axes.plot(row["mean"], place, "D", color=colour, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of the axis: every dot is in the frame, an interval of few seeds may run out of it."""
-    low, high = min(values), max(values)
-    margin = max(1.0, 0.12 * (high - low))
-    return low - margin, high + margin
+def axis_ends(rows: Iterable[Mapping[str, Any]], runs: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the ends of an axis of accuracies in %, which holds every dot and every interval within 0 to 100."""
+    intervals = [row[end] for row in rows for end in ("low", "high") if row[end] is not None]
+    values = [run["test_accuracy"] for run in runs] + [min(100.0, max(0.0, value)) for value in intervals]
+    margin = max(1.0, 0.05 * (max(values) - min(values)))
+    return min(values) - margin, max(values) + margin
 
 
 def _time(axes: Any, place: int, row: TableRow, colour: str) -> None:

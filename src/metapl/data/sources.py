@@ -21,6 +21,7 @@ from metapl.data.memory.numpy_files import SUFFIXES as NUMPY
 from metapl.data.memory.numpy_files import open_numpy
 from metapl.data.memory.published import PublishedOptions, open_hf, open_torchvision
 from metapl.data.modalities import modality_of
+from metapl.data.new_rows import NewRows
 from metapl.data.options import EncoderOptions, TextOptions
 from metapl.data.options import SourceOptions as SourceOptions
 from metapl.data.ref import DataRef as DataRef
@@ -196,6 +197,20 @@ def open_source(
         if isinstance(source, CorrectedSource):
             return source
     return with_corrections(as_features(source, options, progress), options.corrections)
+
+
+def open_new(ref: DataRef, options: SourceOptions, like: ModelInput, rows: int) -> NewRows | Source:
+    """Open new rows for a trained model: a file of rows to be read ``rows`` at a time, anything else as a source.
+
+    Raises:
+        UserError: as ``open_source``; of a file, what its header tells.
+    """
+    if not ref.is_table or ref.path is None:
+        return _new_rows(ref, options, like, silent)
+    try:
+        return NewRows(ref.path, _options_for(options, like.takes), like, rows, ref.suffix)
+    except UserError as error:
+        raise error.without_setting() from error
 
 
 def _new_rows(ref: DataRef, options: SourceOptions, like: ModelInput, progress: Callable[[str], None]) -> Source:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from metapl.data.images.tree import open_tree
-from metapl.data.sources import SourceOptions, open_source, read_ref
+from metapl.data.new_rows import NewRows
+from metapl.data.ref import DataRef
+from metapl.data.sources import SourceOptions, open_new, read_ref
 from metapl.data.tables.columns import matching
 from metapl.data.tables.options import WRITTEN, TableOptions
 from metapl.runs.model_folder import NotFinite, Predictor
@@ -54,14 +56,18 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
         UserError: no such path, no image in it, or a model that was not trained on images.
     """
     source = open_tree(Path(path).expanduser(), predictor.input())
-    return _told_first(tuple(source.problems), predict_source(predictor, source))
+    return _told_first(predictor, tuple(source.problems), predict_source(predictor, source))
 
 
-def _told_first(problems: tuple[Problem, ...], chunks: Iterator[Predictions]) -> Iterator[Predictions]:
-    """Yield the chunks, ``problems`` with the first of them."""
+def _told_first(
+    predictor: Predictor, problems: tuple[Problem, ...], chunks: Iterator[Predictions]
+) -> Iterator[Predictions]:
+    """Yield the chunks, ``problems`` with the first of them; a chunk without rows if there is none."""
     for chunk in chunks:
         yield replace(chunk, problems=(*problems, *chunk.problems))
         problems = ()
+    if problems:
+        yield Predictions((), (), nothing(predictor), problems)
 
 
 def predict_source(
@@ -71,7 +77,9 @@ def predict_source(
 
     Args:
         source: rows, or what names them: a file of rows such as ``new.csv``, read as the model wants it, or whatever
-            ``open_source`` takes. The columns of a table are matched by name.
+            ``open_source`` takes. The columns of a table are matched by name. A file of rows is read as the answers
+            are asked for, and does not have to fit into memory.
+        index: of rows that are open.
 
     Raises:
         UserError: the rows do not have the shape or the columns that the model was trained on.
@@ -79,16 +87,39 @@ def predict_source(
     if isinstance(source, str | Path):
         written: dict[str, Any] = {name: predictor.files[name] for name in WRITTEN if name in predictor.files}
         options = SourceOptions(table=TableOptions(**written))  # taken to be written as the training's files were
-        source = open_source(read_ref(str(source)), options, like=predictor.input())
+        rows = open_for(predictor, read_ref(str(source)), options)
+        if isinstance(rows, NewRows):
+            return predict_file(predictor, rows)
+        source = rows
     fit = matching(source.columns, predictor.takes.columns, source.name)
     return _source_chunks(predictor, source, fit, index)
+
+
+def open_for(predictor: Predictor, ref: DataRef, options: SourceOptions) -> NewRows | Source:
+    """Open new rows for a model: a file of rows to be read as ``predict_file`` goes on, anything else at once."""
+    return open_new(ref, options, predictor.input(), _step(predictor))
+
+
+def predict_file(predictor: Predictor, rows: NewRows) -> Iterator[Predictions]:
+    """Judge the rows of a file, a stretch at a time.
+
+    Raises:
+        UserError: a row cannot serve.
+    """
+    for source in rows:
+        yield from _told_first(predictor, tuple(source.problems), predict_source(predictor, source))
+
+
+def _step(predictor: Predictor) -> int:
+    """Return the number of rows of a chunk."""
+    return rows_at_once(predictor.takes.shape, ROWS, VALUES)
 
 
 def _source_chunks(
     predictor: Predictor, source: Source, fit: Callable[[Tensor], Tensor], index: np.ndarray[Any, Any] | None
 ) -> Iterator[Predictions]:
     index = np.arange(len(source.ids)) if index is None else index
-    step = rows_at_once(predictor.takes.shape, ROWS, VALUES)
+    step = _step(predictor)
     for start in range(0, len(index), step):
         known = len(source.problems)
         rows = source.readable(index[start : start + step])

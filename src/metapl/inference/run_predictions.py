@@ -13,8 +13,9 @@ from typing import Any, TextIO
 
 from metapl.config.settings import RunConfig
 from metapl.data.images.scan import shown
+from metapl.data.new_rows import NewRows
 from metapl.data.ref import DataRef
-from metapl.data.sources import open_source, read_ref
+from metapl.data.sources import read_ref
 from metapl.errors import UserError
 from metapl.inference.answers import (
     PARQUET,
@@ -24,7 +25,7 @@ from metapl.inference.answers import (
     ParquetAnswers,
     write_answers,
 )
-from metapl.inference.predict import Predictions, Problem, predict_source
+from metapl.inference.predict import Predictions, Problem, open_for, predict_file, predict_source
 from metapl.inference.stored_run import Tell, open_model
 from metapl.runs.folder import csv_text
 from metapl.runs.model_folder import Predictor
@@ -117,11 +118,22 @@ def _check_any(count: int, problems: list[Problem], data: str) -> None:
 
 
 def _predictions(config: RunConfig, predictor: Predictor, ref: DataRef, tell: Tell) -> tuple[Any, list[Problem]]:
-    """Return the answers, chunk by chunk, and the rows that could not even be opened."""
-    rows = open_source(ref, config.source, like=predictor.input())
+    """Return the answers, chunk by chunk, and the rows that could not even be opened.
+
+    The notes on a file of rows are given when it has been read; its bad rows come with the chunks.
+    """
+    rows = open_for(predictor, ref, config.source)
+    if isinstance(rows, NewRows):
+        return _file_predictions(predictor, rows, tell), []
     for note in rows.notes:
         tell(note)
     return predict_source(predictor, rows), list(rows.problems)
+
+
+def _file_predictions(predictor: Predictor, rows: NewRows, tell: Tell) -> Iterator[Predictions]:
+    yield from predict_file(predictor, rows)
+    for note in rows.notes:
+        tell(note)
 
 
 def _list_problems(target: Path, problems: list[Problem]) -> Path | None:

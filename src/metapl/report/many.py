@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from metapl.comparison.comparison import RESULTS, folder_names, is_comparison
+from metapl.comparison.figure import axis_ends
 from metapl.errors import UserError
 from metapl.report.charts import Draw
 from metapl.report.charts import render as draw
@@ -51,11 +52,12 @@ def report_runs(folders: Sequence[Path], out: Path, overwrite: bool = False) -> 
         ]
         table.append([*cells, f"{record.results['seconds']:.0f} s", share, interval, helped.short])
     curves = [(name, *record.series("validation_accuracy")) for name, record in zip(names, records)]
+    notes = _unlike(records, [rows for _, rows in figures])
     values = {
         "title": f"{len(records)} runs side by side",
         "facts": cut(" · ".join(names), 300),
-        "headline": _best(names, figures),
-        "notes": _unlike(records, [rows for _, rows in figures]),
+        "headline": _best(names, figures, notes),
+        "notes": notes,
         "charts": draw([*_intervals(names, figures), *_curves(curves)], None),
         "header": [
             "run",
@@ -125,7 +127,10 @@ def report_comparison(folder: Path, out: Path | None = None, overwrite: bool = F
         "charts": draw(
             [
                 *_seeds(ordered, runs),
-                *_curves(_mean_curves(ordered, runs, folder / "runs", folder_names(list(asked["rows"])))),
+                *_curves(
+                    _mean_curves(ordered, runs, folder / "runs", folder_names(list(asked["rows"]))),
+                    ", mean over the seeds" if len(plan["seeds"]) > 1 else "",
+                ),
             ],
             None,
         ),
@@ -174,11 +179,13 @@ def _names(records: Sequence[Record]) -> list[str]:
     return [cut(str(r.folder), 80) if short.count(name) > 1 else name for r, name in zip(records, short)]
 
 
-def _best(names: Sequence[str], figures: Sequence[tuple[Json | None, str]]) -> str:
+def _best(names: Sequence[str], figures: Sequence[tuple[Json | None, str]], unlike: Sequence[str]) -> str:
     shown = [(found["accuracy"], name, rows) for name, (found, rows) in zip(names, figures) if found]
     if not shown:
         return "These runs have not been judged on labelled rows."
     best, name, rows = max(shown)
+    if unlike:
+        return "These runs were judged on different rows, so their figures do not say which is better."
     first = f"{name} is right most often: {percent(best)} of its {rows}."
     return f"{first} Look at the intervals before you believe a difference."
 
@@ -198,7 +205,8 @@ def _differences(configs: Sequence[Json]) -> list[tuple[str, list[str]]]:
     flat = [_flat(config) for config in configs]
     keys = dict.fromkeys(key for config in flat for key in config)
     found = [(key, [config.get(key, "-") for config in flat]) for key in keys]
-    return [(key, values) for key, values in found if len(set(values)) > 1]
+    # a method's own settings differ only between runs of that method
+    return [(key, values) for key, values in found if len({*values} - {"-"}) > 1]
 
 
 def _flat(tree: Json, prefix: str = "") -> dict[str, str]:
@@ -252,7 +260,7 @@ def _seeds(table: Sequence[Json], runs: Sequence[Json]) -> list[tuple[str, str, 
         axes = figure.add_subplot()
         axes.grid(axis="x")
         for k, row in enumerate(shown):
-            colour = SERIES[1] if "mpl" in row["method"].split(":")[0] else SERIES[0]
+            colour = SERIES[(len(shown) - 1 - k) % len(SERIES)]  # as in the curves, where the best comes first
             values = [r["test_accuracy"] for r in runs if r["method"] == row["method"] and not r.get("error")]
             axes.plot(values, [k - 0.2] * len(values), "o", color=colour, alpha=0.45, markersize=4.5, markeredgewidth=0)
             if row["low"] is not None:
@@ -260,14 +268,12 @@ def _seeds(table: Sequence[Json], runs: Sequence[Json]) -> list[tuple[str, str, 
             axes.plot(row["mean"], k, "D", color=colour, markersize=6)
         axes.set_yticks(range(len(shown)), [cut(row["method"], 34) for row in shown])
         axes.set_ylim(-0.7, len(shown) - 0.4)
-        every = [r["test_accuracy"] for r in runs if not r.get("error")]
-        margin = max(1.0, 0.1 * (max(every) - min(every)))
-        axes.set_xlim(min(every) - margin, max(every) + margin)
+        axes.set_xlim(*axis_ends(shown, [r for r in runs if not r.get("error")]))
         axes.set_xlabel("test accuracy, %")
 
-    about = (
-        "Dots are seeds, diamonds are means, bars are 95 % intervals of the means. Orange: methods of the mpl family."
-    )
+    about = "Dots are seeds, diamonds are means, bars are 95 % intervals of the means."
+    if any(row["low"] is not None and not 0 <= row["low"] <= row["high"] <= 100 for row in shown):
+        about += " So few seeds give intervals that leave 0 to 100 %: they say nothing yet."
     return [("top", "seeds", "Every seed of every method", about, drawn)]
 
 
@@ -288,7 +294,9 @@ def _mean_curves(
     return curves
 
 
-def _curves(curves: Sequence[tuple[str, list[int], list[float]]]) -> list[tuple[str, str, str, str, Draw]]:
+def _curves(
+    curves: Sequence[tuple[str, list[int], list[float]]], how: str = ""
+) -> list[tuple[str, str, str, str, Draw]]:
     shown = [curve for curve in curves if curve[1]][:MOST_CURVES]
     if not shown:
         return []
@@ -302,5 +310,5 @@ def _curves(curves: Sequence[tuple[str, list[int], list[float]]]) -> list[tuple[
         axes.set(xlabel="step", ylabel="validation accuracy, %")
         axes.legend(frameon=False, fontsize=8, labelcolor=LIGHT["ink"])
 
-    about = "Validation accuracy while training" + (", mean over the seeds." if len(curves) > 1 else ".")
+    about = f"Share of validation rows that are right while training{how}."
     return [("curves", "curves", "Validation accuracy", about, drawn)]

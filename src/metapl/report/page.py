@@ -21,6 +21,7 @@ from metapl.utils.names import last_part
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 25  # in a confusion matrix on the page
 MISTAKES = 8
+FEW = 10  # rows of which a share is said in numbers of rows
 
 
 def render(template: str, values: dict[str, Any]) -> str:
@@ -30,7 +31,6 @@ def render(template: str, values: dict[str, Any]) -> str:
 
     loader = FileSystemLoader(TEMPLATES)
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    pages.filters["percent"] = lambda share: "-" if share is None else percent(share)
     pages.filters["whole"] = lambda share: f"{100 * share:.0f} %"
     pages.filters["inline"] = Markup  # for the figures alone: elements that ``svg.inline`` has cleaned
     css = pages.get_template("style.css").render()
@@ -66,7 +66,7 @@ def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> s
         "names": names,
         "most_classes": MOST_CLASSES,
         "mistakes": _mistakes(figures, names),
-        "per_class": _per_class(figures, names, material.get("labels", [])),
+        "per_class": per_class(figures, names, material.get("labels", [])),
         "material": {"grids": [], "calibration": None, "check": _NO_CHECK, "kind": "image", **material},
         "charts": charts,
         "data": shlex.quote(str(config["data"])),
@@ -95,11 +95,13 @@ def _mistakes(figures: dict[str, Any] | None, names: list[str]) -> list[dict[str
     for k, counts in enumerate(figures["confusion"] if figures else []):
         for j, count in enumerate(counts):
             if j != k and count:
-                found.append({"true": names[k], "answer": names[j], "count": count, "share": count / sum(counts)})
+                found.append(
+                    {"true": names[k], "answer": names[j], "count": count, "share": _share(count, sum(counts))}
+                )
     return sorted(found, key=lambda mistake: -mistake["count"])[:MISTAKES]
 
 
-def _per_class(figures: dict[str, Any] | None, names: list[str], labels: list[int]) -> list[dict[str, Any]]:
+def per_class(figures: dict[str, Any] | None, names: list[str], labels: list[int]) -> list[dict[str, Any]]:
     """Return for each class its rows, the share found, and the share of its answers that are right."""
     if not figures:
         return []
@@ -111,8 +113,15 @@ def _per_class(figures: dict[str, Any] | None, names: list[str], labels: list[in
                 "name": name,
                 "labels": labels[k] if k < len(labels) else "",
                 "rows": rows,
-                "recall": confusion[k][k] / rows if rows else None,
-                "precision": confusion[k][k] / answered if answered else None,
+                "recall": _share(confusion[k][k], rows),
+                "precision": _share(confusion[k][k], answered),
             }
         )
     return lines
+
+
+def _share(count: int, rows: int) -> str:
+    """Return ``88.2 %``, or of a few rows ``3 of 4``, since a share of these says too much."""
+    if not rows:
+        return "-"
+    return percent(count / rows) if rows >= FEW else f"{count} of {rows}"

@@ -127,7 +127,9 @@ def feedback(record: Record) -> Reply:
     """Return whether the labelled rows' feedback helped the teacher: one run cannot say."""
     question, method = "Did the feedback help?", str(record.results["method"])
     if method not in FEEDBACK:
-        return Reply(question, "none", "This method has no feedback from the labelled rows to the pseudo labels.")
+        return Reply(
+            question, "no feedback", "This method has no feedback from the labelled rows to the pseudo labels."
+        )
     if record.settings.get("feedback") == "none" or not record.settings.get("feedback_weight", 1):
         return Reply(question, "off", "The feedback was switched off in this run.")
     _, spread = record.series("feedback_spread")
@@ -135,7 +137,7 @@ def feedback(record: Record) -> Reply:
     if spread:
         late = spread[3 * len(spread) // 4 :]
         strength = sum(late) / len(late)
-        text += f" It was at work: in the last quarter its spread was {strength:.2g} on average."
+        text += f" It was at work: in the last quarter of the steps its strength was {strength:.2g} on average."
     return Reply(question, "not measured", text, "open")
 
 
@@ -147,7 +149,8 @@ def model(record: Record) -> Reply:
         return Reply(question, "mean of both", text)
     if results.get("chosen_by") == "guard":
         why = f": {guard['refusal']}" if guard.get("refusal") else ""
-        text = f"{record.method} was not better{why}. So the run returned the model trained on the labels alone. "
+        worse = "was worse" if against_supervised(record).mood == "bad" else "was not surely better"
+        text = f"{record.method} {worse}{why}. So the run returned the model trained on the labels alone. "
         name = str(guard.get("baseline", "supervised"))
         return Reply(question, name, text + f"{record.method} stands in model-not-chosen.", "open")
     reason = "by accuracy on the validation rows" if results.get("validation") else "by the method's order"
@@ -165,6 +168,13 @@ def next_steps(record: Record, material: PageData) -> list[Step]:
     steps += [Step(f"Alarm at step {a['step']}: {a['text']}.") for a in record.results.get("alarms", [])]
     for back in record.results.get("rollbacks", []):
         steps.append(Step(f"{rollback_text(back)[:1].upper()}{rollback_text(back)[1:]}. Try a lower optim.lr."))
+    if record.results.get("chosen_by") == "guard":
+        steps.append(
+            Step(
+                "Check that the unlabelled rows are of the same classes and the same kind as the labelled ones, or "
+                "label more rows."
+            )
+        )
     if rows["test"] and not record.evaluation:
         steps.append(Step("Judge the model once on the test rows.", f"metapl evaluate {run}"))
     if not rows["test"] and not figures:
@@ -176,10 +186,19 @@ def next_steps(record: Record, material: PageData) -> list[Step]:
         steps.append(Step(f"The weakest class is {name}: {percent(share)} of {count} rows. {taken} Label more of it."))
     if record.results["method"] in FEEDBACK and feedback(record).mood == "open":
         method = record.results["method"]
-        command = f"metapl compare {data} --methods {method},{method}:feedback=none,supervised --seeds 5"
+        command = (
+            f"metapl compare {data}{_labels(record)} --methods {method},{method}:feedback=none,supervised --seeds 5"
+        )
         steps.append(Step("Measure what the feedback and the unlabelled rows bring on your data.", command))
     steps.append(Step("Label new rows with the model.", f"metapl predict {run} NEW_DATA --out predictions.csv"))
     return steps
+
+
+def _labels(record: Record) -> str:
+    """Return the options that keep as many labels as the run had; "" where it took all."""
+    split = record.config.get("split", {})
+    options = {"labels": split.get("labels"), "labels-total": split.get("labels_total")}
+    return "".join(f" --{name} {count}" for name, count in options.items() if count)
 
 
 def _about_labels(material: PageData, run: str) -> list[Step]:
@@ -232,6 +251,7 @@ def _headline(record: Record, answers: list[Reply], figures: dict[str, Any] | No
         good = right.removeprefix(" a model that") if figures else " was returned"
         return f"{about}, the mean of {record.method} and a model of the labels alone{good}."
     if results.get("chosen_by") == "guard":
-        return f"{about}, {record.method} was not surely better than the labels alone. The run returned{right}."
+        worse = "was worse" if helped.mood == "bad" else "was not surely better"
+        return f"{about}, {record.method} {worse} than the labels alone. The run returned{right}."
     ends = {"good": ", clearly ahead of the labels alone", "bad": ", behind the labels alone"}
     return f"{about}, {record.method} trained{right}{ends.get(helped.mood, '')}."

@@ -14,6 +14,7 @@ import torch
 
 import metapl
 from metapl.comparison import compare
+from metapl.comparison.figure import axis_ends
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
 from metapl.data.batches.stream import BatchConfig
@@ -22,7 +23,7 @@ from metapl.methods import METHODS
 from metapl.report import gather, write
 from metapl.report.charts import draw_all
 from metapl.report.many import report_runs, several
-from metapl.report.page import TEMPLATES
+from metapl.report.page import TEMPLATES, per_class
 from metapl.report.record import read_record
 from metapl.report.svg import inline
 from metapl.report.verdict import against_supervised, verdict, weakest
@@ -200,6 +201,42 @@ def test_the_weakest_class_is_surely_weak() -> None:
     assert weakest({**figures, "confusion": [[95, 5, 0], [1, 2, 1], [1, 1, 2]]}) is None
 
 
+def test_a_method_that_was_clearly_worse_is_called_that(result: Result) -> None:
+    record = read_record(result.folder)  # type: ignore[arg-type]
+    change = {"difference_95": [-0.3, -0.1], "difference": -0.2, "accuracy": {"mpl": 0.7, "supervised": 0.9}}
+    guard = {**GUARD, **change, "better": False, "returned": "supervised baseline"}
+    record = replace(record, results={**record.results, "guard": guard, "chosen_by": "guard"}, evaluation=None)
+    found = verdict(record, {})
+    assert "mpl was worse than the labels alone" in found["headline"]
+    assert found["answers"][3]["text"].startswith("mpl was worse.")
+    assert found["steps"][0]["text"].startswith("Check that the unlabelled rows are of the same classes")
+
+
+def test_the_comparison_that_is_proposed_keeps_as_many_labels(result: Result) -> None:
+    record = read_record(result.folder)  # type: ignore[arg-type]
+    record = replace(record, config={**record.config, "split": {"labels": 4, "labels_total": None}})
+    commands = [step["command"] for step in verdict(record, {})["steps"]]
+    assert any(" --labels 4 --methods " in command for command in commands)
+
+
+def test_bars_of_few_seeds_stay_on_the_axis() -> None:
+    rows = [{"low": -45.0, "high": 170.0}, {"low": None, "high": None}, {"low": 40.0, "high": 60.0}]
+    runs = [{"test_accuracy": 54.0}, {"test_accuracy": 71.0}]
+    low, high = axis_ends(rows, runs)
+    assert -10 < low < 0
+    assert 100 < high < 110
+    low, high = axis_ends(rows[1:], runs)
+    assert low < 40
+    assert 71 < high < 80
+
+
+def test_a_share_of_few_rows_is_said_in_rows() -> None:
+    confusion = [[1, 0], [1, 20]]
+    first, second = per_class({"confusion": confusion}, ["a", "b"], [3, 3])
+    assert (first["recall"], first["precision"]) == ("1 of 1", "1 of 2")
+    assert (second["recall"], second["precision"]) == ("95.2 %", "100.0 %")
+
+
 def test_alarms_come_first(result: Result) -> None:
     record = read_record(result.folder)  # type: ignore[arg-type]
     alarm = {"name": "gap", "step": 7, "value": 0.1, "text": "they disagree"}
@@ -242,6 +279,10 @@ def test_runs_stand_side_by_side(result: Result, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "different splits" in text
     assert "<td>fixmatch</td>" in text
+    assert "judged on different rows" in text
+    assert "mean over the seeds" not in text
+    assert ">method</th>" in text
+    assert "mpl.feedback_weight" not in text, "a setting that one of the two methods lacks"
     report_runs([result.folder, other.folder], page)  # its own page is replaced
     page.write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="exists already"):

@@ -289,6 +289,8 @@ def _check_classes(found: Found, folder: Path) -> None:
 
 def _no_images(found: Found, folder: Path) -> UserError:
     """Return the error for class folders without images: they may hold texts, or images in another form."""
+    if any(folder.glob("*idx3-ubyte*")):
+        return UserError("the folder holds idx files, as MNIST has them", "Name it as idx:FOLDER.", shown(folder))
     if found.others:
         suffix, count = found.others.most_common(1)[0]
         files = plural(count, "file that ends", "files that end")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from metapl.data.images.scan import folded
 from metapl.data.tables.digits import offset_of
 from metapl.data.tables.doubts import are_dates, is_mixed, mixed, shared_unit
 from metapl.data.tables.id_columns import FEW, NO_REASON, numbers_rows
-from metapl.data.tables.readers.frame import MARKERS, Texts, Values, as_categories, counted, meant, one_group, short
+from metapl.data.tables.readers.frame import MARKERS, Texts, Values, as_categories, meant, one_group, short
+from metapl.data.tables.readers.remarks import ColumnReport
 from metapl.data.tables.roles import hint, listing
 from metapl.data.tables.spelling import Spellings, merged_note, one_spelling
 from metapl.errors import Doubt, UserError
@@ -25,47 +26,6 @@ LONGEST, HUGE = 2.0**53, 2.0**64  # between these, whole numbers lose digits; be
 UNIQUE = 0.9  # a column of texts with a larger share of different values is an id or free text
 DATES = "holds dates or times, which are not read as numbers (turn them into days since a day, say)"
 TOO_MANY = f"has more than {MOST_LEVELS} different texts"
-
-
-@dataclass
-class ColumnReport:
-    """Remarks on columns, gathered so that many columns make few lines.
-
-    Attributes:
-        missing: empty cells by column.
-        unknown: cells by column with a category that the training rows lack.
-        constant: columns with one value.
-        notes: further remarks.
-        lost: lines on columns without a single category of the training rows.
-        marks: columns by level, for levels that may mean "missing".
-    """
-
-    missing: dict[str, int] = field(default_factory=dict)
-    unknown: dict[str, int] = field(default_factory=dict)
-    constant: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    marks: dict[str, list[str]] = field(default_factory=dict)
-
-    def lines(self, rows: int) -> list[str]:
-        """Return the remarks as lines; ``rows``: how many rows there are."""
-        made = list(self.lost)
-        if self.missing:
-            made.append(f"values read as missing, of {counted(rows, 'row')}: {_counts(self.missing)}")
-        if self.unknown:
-            made.append(f"categories that training did not hold, read as missing: {_counts(self.unknown)}")
-        if self.constant:
-            made.append(f"columns with one value in every row: {listing(self.constant)}")
-        for mark, names in self.marks.items():
-            where = f"in {counted(len(names), 'column')}: {listing(names)}"
-            remedy = "Leave the cells empty where it means that the value is missing."
-            made.append(Doubt(f"'{mark}' is a category of its own {where}", remedy, "marks_as_categories", False))
-        return made + self.notes
-
-
-def _counts(found: Mapping[str, int], most: int = 8) -> str:
-    shown = ", ".join(f"'{short(name)}' {count:,}" for name, count in list(found.items())[:most])
-    return shown + (f" and {counted(len(found) - most, 'more column')}" if len(found) > most else "")
 
 
 @dataclass(frozen=True)
@@ -323,20 +283,15 @@ def encode_column(column: Column, values: Values, where: Where, report: ColumnRe
     filled = np.array([bool(level) or typed for level in texts.levels] + [False])  # the last: code -1, no value
     found = [known.find(level) if has_value else None for level, has_value in zip(texts.levels, filled)]
     encoded = np.array([np.nan if k is None else k for k in (*found, None)], dtype=np.float32)[texts.codes]
-    if missing := int((~filled[texts.codes]).sum()):
-        report.missing[column.name] = missing
-    if unknown := int(np.isnan(encoded).sum()) - missing:
-        report.unknown[column.name] = unknown
-        if unknown == len(encoded) - missing:
-            example = texts.levels[texts.codes[filled[texts.codes]][0]]
-            report.lost.append(_lost_note(column, example, len(encoded)))
+    there = filled[texts.codes]
+    example = texts.levels[texts.codes[there][0]] if there.any() else ""
+    report.add(column, int((~there).sum()), int((np.isnan(encoded) & there).sum()), example)
     return encoded
 
 
 def _encode_numbers(column: Column, values: Array | Texts, where: Where, report: ColumnReport, typed: bool) -> Array:
     numbers = _numbers(column.name, values, where, typed) if isinstance(values, Texts) else values
-    if missing := int(np.isnan(numbers).sum()):
-        report.missing[column.name] = missing
+    report.add(column, int(np.isnan(numbers).sum()))
     with np.errstate(over="ignore"):  # a number that is too large becomes infinite, and is named below
         encoded: Array = (numbers - column.offset if column.offset else numbers).astype(np.float32, copy=False)
     if (infinite := np.isinf(encoded)).any():
@@ -352,16 +307,6 @@ def _number_texts(values: Array) -> Texts:
     known = numbers[~np.isnan(numbers)].tolist()
     levels = tuple(str(int(value)) if value % 1 == 0 else str(value) for value in known)
     return Texts(np.where(np.isnan(values), -1, codes), levels)
-
-
-def _lost_note(column: Column, example: str, rows: int) -> str:
-    """Return the line on a column of new rows without a single category of the training rows."""
-    known = listing(column.levels, 3)
-    subject = f"all {rows:,} rows hold categories" if rows > 1 else "the row holds a category"
-    return (
-        f"column '{short(column.name)}': {subject} that training did not hold, so the column counts as missing "
-        f"(here '{short(example)}', in training {known})"
-    )
 
 
 def _numbers(name: str, values: Texts, where: Where, typed: bool) -> Array:

@@ -213,7 +213,7 @@ def encode_frame(table: Table, columns: Sequence[Column], where: str) -> tuple[T
     for k, column in enumerate(columns):
         values = _file_values(column_of(table, column.name, where))
         encoded[:, k] = encode_column(column, values, lambda row: f"{where}, row {row}", report, typed=True)
-    return torch.from_numpy(encoded), report.lost
+    return torch.from_numpy(encoded), report.lost(rows)
 
 
 def _file_values(values: Array) -> Array | Texts:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
+import numpy as np
+
 from metapl.data.tables.options import AUTO, TableOptions
-from metapl.data.tables.readers.frame import parsed, short
+from metapl.data.tables.readers.frame import Texts, parsed, short
 from metapl.data.tables.readers.join import Joined
 from metapl.data.tables.roles import Roles
+from metapl.types import Array
 
 
 def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Collection[str], settings: bool) -> Roles:
@@ -19,11 +22,8 @@ def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Co
         settings: whether notes may advise a setting.
     """
     if roles.id is not None and options.id == AUTO and (why := _no_id(rows, roles.id)):
-        name = short(roles.id)
-        rows.notes.append(
-            f"column '{name}' is called like an id, but {why}: it is not used, and rows go by their line"
-            + (f" (to insist, set source.table.id={name})" if settings else "")
-        )
+        insist = f" (to insist, set source.table.id={short(roles.id)})" if settings else ""
+        rows.notes.append(f"{no_id_note(roles.id, why)}{insist}")
         roles = replace(roles, id=None)
     if roles.split is not None and options.split == AUTO:
         values = [level for level in rows.text(roles.split).levels if level]
@@ -37,17 +37,29 @@ def without_failed(rows: Joined, roles: Roles, options: TableOptions, splits: Co
     return roles
 
 
+def no_id_note(column: str, why: str) -> str:
+    """Return the note on a column that is called like an id; ``why`` it does not name the rows."""
+    return f"column '{short(column)}' is called like an id, but {why}: it is not used, and rows go by their line"
+
+
 def _no_id(rows: Joined, column: str) -> str:
     """Return why a column cannot hold the ids of the rows; "" if it can."""
-    texts, held = rows.text(column), rows.held[column]
-    first: dict[int, int] = {}
-    for row, code in enumerate(texts.codes.tolist()):
-        if int(rows.part[row]) not in held:
-            continue
-        if not texts.levels[code]:
+    own = np.isin(rows.part, list(rows.held[column]))
+    texts, first = rows.text(column), dict[str, int]()
+    return why_no_id(texts, np.flatnonzero(own), lambda text, row: first.setdefault(text, row) == row)
+
+
+def why_no_id(texts: Texts, rows: Array, is_new: Callable[[str, int], bool]) -> str:
+    """Return why texts cannot be the ids of ``rows`` (numbers of rows); "" if they can.
+
+    Args:
+        is_new: called with each text and its row; returns whether no earlier row holds the text, and remembers it.
+    """
+    for row in rows.tolist():
+        if not (text := texts[row]):
             return "is empty in a row"
-        if first.setdefault(code, row) != row:
-            return f"'{short(texts.levels[code])}' stands in several rows"
+        if not is_new(text, row):
+            return f"'{short(text)}' stands in several rows"
     return ""
 
 

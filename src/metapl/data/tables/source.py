@@ -8,20 +8,19 @@ from them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from metapl.data.images.scan import UNLABELED
 from metapl.data.images.source import ImageSource
 from metapl.data.images.store import Known
 from metapl.data.memory.source import MemorySource
 from metapl.data.options import SourceOptions
-from metapl.data.tables.columns import MOST_LEVELS, ColumnReport, described, encode_column, fit_column, too_many
+from metapl.data.tables.columns import MOST_LEVELS, described, encode_column, fit_column, too_many
 from metapl.data.tables.guesses import only_numbers, without_failed
 from metapl.data.tables.label_column import (
     POOL,
@@ -30,8 +29,6 @@ from metapl.data.tables.label_column import (
     class_numbers,
     label_texts,
     learn_classes,
-    odd_labels,
-    unknown_labels,
 )
 from metapl.data.tables.label_values import read_rule
 from metapl.data.tables.options import NONE
@@ -39,27 +36,16 @@ from metapl.data.tables.readers.files import PARTS, open_file, open_new_file
 from metapl.data.tables.readers.frame import SKIP, Form, TableFile, Texts, counted, short
 from metapl.data.tables.readers.header import check_width
 from metapl.data.tables.readers.join import Joined, read_joined
-from metapl.data.tables.readers.paths import LOOKED_AT, check_there
-from metapl.data.tables.readers.rules import (
-    SYSTEMATIC,
-    Refusal,
-    fault_of,
-    odd_levels,
-    odd_paths,
-    repeated,
-    systematic_remedy,
-)
-from metapl.data.tables.roles import SPLITS, TEST, TRAIN, Roles, find_roles, hint, model_roles
+from metapl.data.tables.readers.refusals import BY_SPLIT, has_paths, refusals
+from metapl.data.tables.readers.remarks import ColumnReport
+from metapl.data.tables.readers.rules import SYSTEMATIC, fault_of, systematic_remedy
+from metapl.data.tables.readers.stretch import Seen
+from metapl.data.tables.roles import Roles, find_roles, hint, model_roles
 from metapl.data.texts.tokens import encode_texts, tokenizer_of
 from metapl.errors import BadRow, NoRow, UserError
 from metapl.types import Array, Column, Levels, ModelInput, Source
 
 BY_PART = {"labeled": TRAINING, "unlabeled": POOL, "test": TESTING}
-BY_SPLIT = {
-    **dict.fromkeys(("", *TRAIN), TRAINING),
-    **dict.fromkeys(UNLABELED, POOL),
-    **dict.fromkeys(TEST, TESTING),
-}
 
 
 @dataclass
@@ -117,7 +103,7 @@ def open_table(
         source.notes = (*source.notes, note)
         return source
     if table.roles.kind == "image":
-        place = os.path.abspath(paths[PARTS[0]]) if _has_paths(table.rows, table.roles) else ""
+        place = os.path.abspath(paths[PARTS[0]]) if has_paths(table.rows, table.roles) else ""
         how: dict[str, Any] = {"place": place, "known": known, "progress": progress, "levels": levels}
         return _images(table, options, where=table.name, **how)
     return _features(table, options) if table.roles.kind == "table" else _texts(table, options)
@@ -144,13 +130,36 @@ def _judged(error: BadRow, paths: Mapping[str, Path], options: SourceOptions, su
     return BadRow(what, plain if better else systematic_remedy(error.what, plain), error.where, better)
 
 
-def open_new_batch(file: TableFile, root: str, options: SourceOptions, like: ModelInput) -> Source:
-    """Open the new rows of one open file as ``open_table`` does; relative paths start from ``root``."""
-    return _fitting(_joined([file], ["labeled"], [root], options, "", like), options, like)
+@dataclass
+class Earlier:
+    """What is carried from one stretch of a file of new rows to the next.
+
+    Attributes:
+        seen: ids and paths so far.
+        report: remarks on the columns so far.
+        rows: how many there were.
+    """
+
+    seen: Seen = field(default_factory=Seen)
+    report: ColumnReport = field(default_factory=ColumnReport)
+    rows: int = 0
 
 
-def _fitting(table: _Table, options: SourceOptions, like: ModelInput) -> Source:
-    """Return new rows as the model takes them."""
+def open_new_batch(
+    file: TableFile, root: str, options: SourceOptions, like: ModelInput, earlier: Earlier | None = None
+) -> Source:
+    """Open the new rows of one open file as ``open_table`` does; relative paths start from ``root``.
+
+    Where the file is a stretch of a longer one, ``earlier`` is what the stretches before it have left.
+    """
+    table = _joined([file], ["labeled"], [root], options, "", like, earlier)
+    if earlier is not None:
+        earlier.rows += table.rows.rows
+    return _fitting(table, options, like, None if earlier is None else earlier.report)
+
+
+def _fitting(table: _Table, options: SourceOptions, like: ModelInput, gathered: ColumnReport | None = None) -> Source:
+    """Return new rows as the model takes them; remarks on columns go to ``gathered`` if given, else to the notes."""
     rows, takes = table.rows, like.takes
     if takes.kind == "image":  # decoded when asked for, a chunk at a time, as test rows are
         table.facts["is_test"] = np.ones(rows.rows, dtype=bool)
@@ -160,9 +169,9 @@ def _fitting(table: _Table, options: SourceOptions, like: ModelInput) -> Source:
     if takes.tokens is not None:
         data = tokenizer_of(takes.tokens).encode(_joined_texts(table))
         return _source(table, "text", data, tokens=takes.tokens)
-    report = ColumnReport()
+    report = gathered or ColumnReport()
     data = torch.from_numpy(_encoded(takes.columns, rows, report))
-    rows.notes += report.lines(rows.rows)
+    rows.notes += report.lines(rows.rows) if gathered is None else []
     return _source(table, "table", data, columns=takes.columns)
 
 
@@ -189,6 +198,7 @@ def _joined(
     options: SourceOptions,
     name: str,
     like: ModelInput | None,
+    earlier: Earlier | None = None,
 ) -> _Table:
     """Do the work of ``_read`` for open files, each with its part and its root."""
     main, table = files[0], options.table
@@ -204,7 +214,7 @@ def _joined(
             check_width(main, like.widths[:1] if like.labels else like.widths, like.class_names)
         roles, most = model_roles(main.names, table, like, main.name), -1
     columns = () if like is None else like.takes.columns
-    forms = [_forms(file, part, roles, options, columns) for file, part in zip(files, parts)]
+    forms = [forms_of(file, part, roles, options, columns) for file, part in zip(files, parts)]
     rows = read_joined(files, forms, table.skip_bad_rows, most)
     rows.notes[:0] = roles.notes
     rule = read_rule(options.no_label, options.label_map)
@@ -215,7 +225,8 @@ def _joined(
     roles = without_failed(rows, roles, table, BY_SPLIT, like is None)
     use = _use(rows, roles, parts)
     ids = _ids(rows, roles)
-    rows.refuse(_refusals(rows, roles, use, roots, like, table.suffix))
+    seen, begins = (None, True) if earlier is None else (earlier.seen, not earlier.rows)
+    rows.refuse(refusals(rows, roles, use, roots, like, table.suffix, seen, begins))
     kept = rows.kept()
     if len(kept) < rows.rows:
         rows, use, ids = rows.take(kept), use[kept], [ids[k] for k in kept.tolist()]
@@ -232,7 +243,7 @@ def _joined(
     return _Table(name or main.name, rows, roles, use, roots, facts, widths)
 
 
-def _forms(
+def forms_of(
     file: TableFile, part: str, roles: Roles, options: SourceOptions, columns: Sequence[Column]
 ) -> dict[str, Form]:
     """Return the form to read each column of a file in; ``columns``: the model's, for new rows.
@@ -269,47 +280,9 @@ def _use(rows: Joined, roles: Roles, parts: Sequence[str]) -> Array:
     return np.where(rows.part == 0, codes[split.codes], use)
 
 
-def _refusals(
-    rows: Joined, roles: Roles, use: Array, roots: Sequence[str], like: ModelInput | None, ending: str
-) -> Iterator[Refusal]:
-    """Yield bad rows: with an unknown split, a bad label, a bad path, or a repeated id."""
-    if roles.split is not None and like is None:
-        remedy = "Mend it, or set source.table.split=none."
-        yield from odd_levels(rows.text(roles.split), rows.part == 0, _odd_split, remedy)
-    if roles.label is not None:
-        labels = rows.text(roles.label)
-        yield from odd_labels(labels, use) if like is None else unknown_labels(labels, like.class_names)
-    column, has_paths = roles.contents[0], _has_paths(rows, roles)
-    if has_paths:
-        texts, held = rows.text(column), rows.held[column]
-        yield from odd_paths(texts, rows.part, roots, like is None)
-
-        def target(path: str, file: int) -> str:
-            return os.path.normpath(os.path.join(roots[file], path))
-
-        yield from repeated(texts, rows.part, held, "path", column, rows.place, target)
-        first = [texts[k] for k in range(min(LOOKED_AT, rows.rows))]
-        looked_for = [os.path.join(roots[rows.part[k]], f"{path}{ending}") for k, path in enumerate(first)]
-        check_there(first, looked_for, roots[0], rows.place(0))
-    if named := roles.id or (column if has_paths else None):
-        yield from repeated(rows.text(named), rows.part, rows.held[named], "id", named, rows.place)
-
-
-def _odd_split(value: str) -> str | None:
-    if value.lower() in BY_SPLIT:
-        return None
-    more = " (validation rows are drawn from the labelled rows, see --validation)" if "val" in value.lower() else ""
-    return f"the split '{short(value)}' is not one of {', '.join(SPLITS)}{more}"
-
-
-def _has_paths(rows: Joined, roles: Roles) -> bool:
-    """Return whether the rows are paths of image files."""
-    return roles.kind == "image" and isinstance(rows.columns[roles.contents[0]], Texts)
-
-
 def _ids(rows: Joined, roles: Roles) -> list[str]:
     """Return one id per row: its id or path, or its line in a file without such a column."""
-    column = roles.id or (roles.contents[0] if _has_paths(rows, roles) else None)
+    column = roles.id or (roles.contents[0] if has_paths(rows, roles) else None)
     if column is None:
         return [rows.line(k) for k in range(rows.rows)]
     texts, held = rows.text(column).tolist(), rows.held[column]

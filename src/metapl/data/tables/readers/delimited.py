@@ -25,7 +25,9 @@ from metapl.data.tables.readers.frame import (
     counted,
 )
 from metapl.data.tables.readers.header import ROWS, read_header
+from metapl.data.tables.readers.remarks import file_remarks
 from metapl.data.tables.readers.rules import Fault
+from metapl.data.tables.readers.stretch import TextStretch, cut
 from metapl.errors import BadRow, UnclearDelimiter, UserError
 
 _SEP = re.compile(r"""["']?sep=(.)["']?""", re.IGNORECASE)  # Excel may write this line above the header
@@ -75,6 +77,7 @@ class DelimitedFile:
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.odd = self.encoding.odd
         self.spans: list[int] = []  # lines on which a row of several lines begins
+        self._blank = self._left_out = 0  # lines and rows that ``stretches`` has passed over
         self._doubtful: list[tuple[int, int, list[list[str]]]] = []  # rows of several lines that may be rows each
         with self._open() as file:
             named = _SEP.fullmatch(file.readline().rstrip("\r\n"))
@@ -96,6 +99,17 @@ class DelimitedFile:
         frame = read_columns(self, self.names, forms, most or {})
         frame.notes[:0] = self.header.notes
         return frame
+
+    def stretches(self, forms: Mapping[str, Form], rows: int) -> Iterator[TextStretch]:
+        """As ``stretch.LongFile`` has it; all columns are in memory."""
+        self._blank = self._left_out = 0
+        for piece in cut(self.chunks(), rows):
+            self._left_out, self._blank = self._left_out + len(piece[2]), self._blank + piece[3]
+            yield TextStretch(self, piece, read_columns)
+
+    def remarks(self) -> list[str]:
+        """As ``stretch.LongFile`` has it."""
+        return [*self.header.notes, *file_remarks(self, self._blank, self._left_out)]
 
     def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
         """Yield chunks: rows, their first lines, (place, reason) of bad rows, and the number of blank lines."""
@@ -286,15 +300,7 @@ def read_columns(file: Any, names: Sequence[str], forms: Mapping[str, Form], mos
         full |= {b.name for _, b in builders if b.full}
         wanted, first = {b.name: "text" for _, b in builders if b.late}, False
     where = Lines(file.name, np.concatenate(lines) if lines else np.zeros(0, dtype=np.int64))
-    notes = list(file.encoding.notes)
-    if blank:
-        notes.append(f"{file.name}: {counted(blank, 'blank line')} passed over")
-    if problems:
-        notes.append(f"{file.name}: {counted(len(problems), 'bad row')} left out (a run's problems.csv lists them)")
-    if file.spans:
-        notes.append(
-            f"{file.name}: {counted(len(file.spans), 'row')} of several lines, the first on line {file.spans[0]}"
-        )
+    notes = file_remarks(file, blank, len(problems))
     ordered = {name: columns[name] for name in names if name in columns}
     return Frame(file.name, ordered, where, where.number, len(where), problems, notes, full)
 

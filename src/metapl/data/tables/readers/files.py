@@ -10,25 +10,25 @@ from pathlib import Path
 from metapl.data.images.scan import LABELED, TEST, UNLABELED, exists, shown
 from metapl.data.tables.options import AUTO, WRITTEN, TableOptions
 from metapl.data.tables.readers.delimited import DelimitedFile
-from metapl.data.tables.readers.frame import TableFile
 from metapl.data.tables.readers.jsonl import JsonLinesFile
 from metapl.data.tables.readers.parquet import ParquetFile
+from metapl.data.tables.readers.stretch import LongFile
 from metapl.errors import UnclearDelimiter, UserError
 from metapl.utils.own_folders import is_made
 
-Reader = Callable[[Path, TableOptions], TableFile]
+Reader = Callable[[Path, TableOptions], LongFile]
 
 
-def _delimited(path: Path, options: TableOptions) -> TableFile:
+def _delimited(path: Path, options: TableOptions) -> LongFile:
     written = {name: getattr(options, name) for name in WRITTEN}
     return DelimitedFile(path, **written, skip_bad=options.skip_bad_rows)
 
 
-def _json_lines(path: Path, options: TableOptions) -> TableFile:
+def _json_lines(path: Path, options: TableOptions) -> LongFile:
     return JsonLinesFile(path, encoding=options.encoding, skip_bad=options.skip_bad_rows)
 
 
-def _parquet(path: Path, options: TableOptions) -> TableFile:
+def _parquet(path: Path, options: TableOptions) -> LongFile:
     return ParquetFile(path)
 
 
@@ -47,7 +47,7 @@ def is_table(path: str | Path) -> bool:
     return os.path.splitext(str(path))[1].lower() in READERS and not os.path.isdir(path)
 
 
-def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
+def open_file(path: Path, options: TableOptions, suffix: str = "") -> LongFile:
     """Return the file, by its suffix or by ``suffix``.
 
     Raises:
@@ -59,7 +59,7 @@ def open_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
     return READERS[suffix or path.suffix.lower()](path, options)
 
 
-def open_new_file(path: Path, options: TableOptions, suffix: str = "") -> TableFile:
+def open_new_file(path: Path, options: TableOptions, suffix: str = "") -> LongFile:
     """Open a file of new rows with the options of a training; the file's own header decides on the delimiter.
 
     Raises:

@@ -11,7 +11,9 @@ from metapl.data.images.scan import shown
 from metapl.data.tables.readers.delimited import CHUNK, read_columns
 from metapl.data.tables.readers.encodings import AUTO, find_encoding, open_text
 from metapl.data.tables.readers.frame import POINT, SKIP, Form, Frame, short
+from metapl.data.tables.readers.remarks import file_remarks
 from metapl.data.tables.readers.rules import LINES, Fault
+from metapl.data.tables.readers.stretch import TextStretch, cut
 from metapl.errors import BadRow, NoRow, UserError
 
 
@@ -34,6 +36,7 @@ class JsonLinesFile:
         self.name = shown(self.path.name)
         self.encoding = find_encoding(self.path, encoding, skip_bad)
         self.spans: list[int] = []
+        self._blank = self._left_out = 0  # lines and rows that ``stretches`` has passed over
         self._wanted = frozenset[str]()  # keys whose values are read
         self._texts = frozenset[str]()  # keys among them that cannot be ignored
         keys: dict[str, int] = {}
@@ -61,6 +64,18 @@ class JsonLinesFile:
         frame = read_columns(self, self.names, forms, most or {})
         frame.notes += self.notes
         return frame
+
+    def stretches(self, forms: Mapping[str, Form], rows: int) -> Iterator[TextStretch]:
+        """As ``stretch.LongFile`` has it; all keys are in memory."""
+        self.want(forms)
+        self._blank = self._left_out = 0
+        for piece in cut(self.chunks(), rows):
+            self._left_out, self._blank = self._left_out + len(piece[2]), self._blank + piece[3]
+            yield TextStretch(self, piece, read_columns)
+
+    def remarks(self) -> list[str]:
+        """As ``stretch.LongFile`` has it."""
+        return [*file_remarks(self, self._blank, self._left_out), *self.notes]
 
     def chunks(self) -> Iterator[tuple[list[Sequence[str]], list[int], list[tuple[str, str]], int]]:
         """Yield chunks as ``DelimitedFile.chunks`` does."""

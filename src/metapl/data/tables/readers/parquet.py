@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from metapl.errors import UserError
 from metapl.types import Array
 
 INDEX = "__index_level_0__"  # pandas' name of a column of row numbers
+BUFFER, LOOK = 1 << 20, 1 << 14  # bytes, and rows, of a file that is read in stretches
 MAX_BYTES = 8 * 2**30  # of one unpacked column, which is held in memory
 
 
@@ -37,9 +40,12 @@ class ParquetFile:
 
     numbered = False
     last: frozenset[str] = frozenset()
+    _rows_read: Any = None  # of a stretch: its rows as a pyarrow table
+    _first = 0  # of a stretch: its first row in the file
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._known: dict[tuple[str, str], bool] = {}  # facts about whole columns, for stretches of them
         self.name = shown(self.path.name)
         self._parquet = _pyarrow(self.name)
         with self._user_errors():
@@ -68,26 +74,55 @@ class ParquetFile:
                     full.add(name)
                 else:
                     columns[name] = values
-        return Frame(self.name, columns, self._place, str, self.rows, full=full)
+        return Frame(self.name, columns, self._place, self._line, self.rows, full=full)
+
+    def stretches(self, forms: Mapping[str, Form], rows: int) -> Iterator[ParquetFile]:
+        """As ``stretch.LongFile`` has it. What is decided by a whole column is decided for the file."""
+        import pyarrow as pa
+
+        names, first = [name for name in self.names if name in forms], 0
+        for batch in self._batches(names, rows):
+            part = copy(self)
+            part._rows_read, part._first, part.rows = pa.Table.from_batches([batch]), first, batch.num_rows
+            yield part
+            first += batch.num_rows
+
+    def remarks(self) -> list[str]:
+        """As ``stretch.LongFile`` has it: there are none."""
+        return []
 
     def cells(self, names: Sequence[str], rows: int = 1024) -> Iterator[list[Any]]:
         """Yield the rows one by one, ``rows`` of them in memory: text, numbers, the bytes of an image, or None."""
         import pyarrow as pa
 
+        for batch in self._batches(names, rows):
+            columns = []
+            for name in names:
+                values, kind = batch.column(name), batch.column(name).type
+                if pa.types.is_dictionary(kind):
+                    values, kind = values.cast(kind.value_type), kind.value_type
+                if pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
+                    values = values.cast(pa.string())  # as in a whole file
+                columns.append(values.to_pylist())
+            yield from map(list, zip(*columns, strict=True))
+
+    def _batches(self, names: Sequence[str], rows: int) -> Iterator[Any]:
+        """Yield record batches; a buffer bounds what is held of a row group, which a mapped file does not."""
         with self._user_errors():
-            for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
-                columns = []
-                for name in names:
-                    values, kind = batch.column(name), batch.column(name).type
-                    if pa.types.is_dictionary(kind):
-                        values, kind = values.cast(kind.value_type), kind.value_type
-                    if pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
-                        values = values.cast(pa.string())  # as in a whole file
-                    columns.append(values.to_pylist())
-                yield from map(list, zip(*columns, strict=True))
+            file = self._parquet.ParquetFile(self.path, buffer_size=BUFFER)
+            batches = file.iter_batches(rows, columns=list(names), use_threads=False)
+        while True:
+            with self._user_errors():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _line(self, row: int) -> str:
+        return str(self._first + row)
 
     def _place(self, row: int) -> str:
-        return f"{self.name}, row {row}"
+        return f"{self.name}, row {self._first + row}"
 
     def _column(self, name: str, form: Form) -> Values:
         import pyarrow as pa
@@ -100,7 +135,7 @@ class ParquetFile:
             if pa.types.is_dictionary(kind):
                 values, kind = values.cast(kind.value_type), kind.value_type
             if pa.types.is_struct(kind):
-                values, kind = _picture(values, kind)
+                values, kind = _picture(values, kind, partial(self._of_all, "bytes", name, values, _has_bytes))
             if _is_bytes(kind) and form == "text" and name.lower() in (*LABELS, *TEXTS):
                 values = _decoded(values)  # as some tools write texts
                 kind = values.type
@@ -120,7 +155,8 @@ class ParquetFile:
             if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
                 if form != "text":
                     return self._numbers(values, name)
-                return _named(_texts(_whole(values)), self._class_names.get(name, ()))
+                whole = pa.types.is_floating(kind) and self._of_all("whole", name, values, _all_whole)
+                return _named(_texts(_digits(values, whole)), self._class_names.get(name, ()))
             if pa.types.is_null(kind) and form != "text":
                 return np.full(self.rows, np.nan, dtype=np.float32)
             texts = _texts(values)
@@ -154,6 +190,8 @@ class ParquetFile:
         """
         import pyarrow as pa
 
+        if self._rows_read is not None:
+            return self._rows_read.column(name)
         chunks, size = [], 0
         for k in range(self._file.num_row_groups):
             part = self._file.read_row_group(k, columns=[name], use_threads=False).column(name)
@@ -163,6 +201,15 @@ class ParquetFile:
                 what = f"column '{shown(name)}' is larger than {MAX_BYTES / 2**30:.0f} GiB, the limit"
                 raise UserError(what, "Take fewer rows, or store the images as files and name them by path.", self.name)
         return pa.chunked_array([chunk for part in chunks for chunk in part.chunks], type=chunks[0].type)
+
+    def _of_all(self, fact: str, name: str, values: Any, holds: Callable[[Iterator[Any]], bool]) -> bool:
+        """Return whether a fact holds of a column: of ``values``, or in a stretch of the column of the whole file."""
+        if self._rows_read is None:
+            return holds(iter([values]))
+        if (fact, name) not in self._known:
+            columns = (batch.column(name) for batch in self._batches([name], LOOK))
+            self._known[fact, name] = holds(columns)
+        return self._known[fact, name]
 
     @contextmanager
     def _user_errors(self) -> Iterator[None]:
@@ -205,16 +252,20 @@ def _is_number(kind: Any) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _picture(values: Any, kind: Any) -> tuple[Any, Any]:
+def _has_bytes(columns: Iterator[Any]) -> bool:
+    """Return whether a row of a column of structs {bytes, path} has bytes."""
+    import pyarrow.compute as pc
+
+    return any(pc.struct_field(values, "bytes").null_count < len(values) for values in columns)
+
+
+def _picture(values: Any, kind: Any, has_bytes: Callable[[], bool]) -> tuple[Any, Any]:
     """Return the bytes of a struct {bytes, path}, or its paths if no row has bytes; other structs stay as they are."""
     import pyarrow.compute as pc
 
     fields = {kind.field(k).name for k in range(kind.num_fields)}
     if "bytes" in fields:
-        inner = pc.struct_field(values, "bytes")
-        if inner.null_count < len(inner) or "path" not in fields:
-            return inner, inner.type
-        inner = pc.struct_field(values, "path")
+        inner = pc.struct_field(values, "bytes" if "path" not in fields or has_bytes() else "path")
         return inner, inner.type
     return values, kind
 
@@ -262,18 +313,32 @@ def _blobs(values: Any) -> Blobs:
     return [blob for chunk in values.chunks for blob in chunk.to_pylist()]
 
 
-def _whole(values: Any) -> Any:
-    """Return floats that are all whole numbers as integers: pandas stores integers with missing values as floats."""
+def _all_whole(columns: Iterator[Any]) -> bool:
+    """Return whether a column of floats holds nothing but whole numbers and gaps, as pandas makes of integers."""
+    import pyarrow as pa
+
+    there = False
+    for values in columns:
+        values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+        numbers = values.to_numpy(zero_copy_only=False)
+        known = numbers[~np.isnan(numbers)]
+        if (np.abs(known) >= 2**53).any() or (known != np.rint(known)).any():
+            return False
+        there = there or len(known) > 0
+    return there
+
+
+def _digits(values: Any, whole: bool) -> Any:
+    """Return floats for writing: NaN is a null too, and whole numbers are integers if ``whole``, without ".0"."""
     import pyarrow as pa
 
     if not pa.types.is_floating(values.type):
         return values
     numbers = values.to_numpy()
-    known = numbers[~np.isnan(numbers)]
-    if len(known) and (np.abs(known) < 2**53).all() and (known == np.rint(known)).all():
-        whole = [None if np.isnan(number) else int(number) for number in numbers.tolist()]
-        return pa.chunked_array([pa.array(whole, type=pa.int64())])
-    return pa.chunked_array([pa.array(numbers, from_pandas=True)])  # NaN is a null too
+    if whole:
+        integers = [None if np.isnan(number) else int(number) for number in numbers.tolist()]
+        return pa.chunked_array([pa.array(integers, type=pa.int64())])
+    return pa.chunked_array([pa.array(numbers, from_pandas=True)])
 
 
 def _texts(values: Any) -> Texts:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 
 from metapl.data.tables.readers.frame import Texts, short
+from metapl.data.tables.readers.stretch import Seen
 from metapl.types import Array
 
 Refusal = tuple[int, str, str]  # the row, what is wrong with it, and the remedy
@@ -68,6 +69,7 @@ def repeated(
     column: str,
     place: Callable[[int], str],
     same: Callable[[str, int], str] | None = None,
+    seen: Seen | None = None,
 ) -> Iterator[Refusal]:
     """Yield rows whose text is empty, or occurs in an earlier row.
 
@@ -77,19 +79,27 @@ def repeated(
         noun: the kind of text, for messages.
         place: row -> the place that a message names.
         same: (text, file) -> the key by which texts are compared; by default the text.
+        seen: the texts of earlier stretches of the file, to which these are added; None for a whole file.
     """
-    if same is None and len(texts.levels) == len(texts) and "" not in texts.levels:
+    if seen is None and same is None and len(texts.levels) == len(texts) and "" not in texts.levels:
         return
     first: dict[str, int] = {}
+
+    def earlier(key: str, row: int, text: str) -> tuple[str, str] | None:
+        if seen is not None:
+            return seen.earlier(noun, key, text, place(row))
+        before = first.setdefault(key, row)
+        return None if before == row else (place(before), texts[before])
+
     for row, code in enumerate(texts.codes.tolist()):
         if (file := int(part[row])) not in held:
             continue
         text = texts.levels[code]
         if not text:
             yield row, f"the {noun} (column '{short(column)}') is empty", "Give one to each row."
-        elif (before := first.setdefault(same(text, file) if same else text, row)) != row:
-            written = texts[before]
-            twice = f"the {noun} '{short(text)}' stands already in {place(before)}"
+        elif (before := earlier(same(text, file) if same else text, row, text)) is not None:
+            there, written = before
+            twice = f"the {noun} '{short(text)}' stands already in {there}"
             yield row, twice + ("" if written == text else f" (as '{short(written)}')"), "Give each row its own."
 
 
