@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapl.data.tables.columns import ColumnReport, Decision, decide, encode_column
+from metapl.data.tables.columns import Decision, decide, encode_column
 from metapl.data.tables.doubts import is_mixed, mixed
 from metapl.data.tables.readers.frame import MARKERS, POINT, Texts, decimal_comma, grouped, meant, parsed
+from metapl.data.tables.readers.remarks import ColumnReport
 from metapl.errors import UserError, nearest
 from metapl.types import Array, Column
 
