@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from metapl.data.images.scan import UNLABELED
+from metapl.data.modalities import modality_of
 from metapl.data.tables.label_column import POOL, TESTING, TRAINING, odd_labels, unknown_labels
 from metapl.data.tables.readers.frame import Texts, short
 from metapl.data.tables.readers.join import Joined
@@ -73,4 +74,4 @@ def _odd_split(value: str) -> str | None:
 
 def has_paths(rows: Joined, roles: Roles) -> bool:
     """Return whether the rows are paths of image files."""
-    return roles.kind == "image" and isinstance(rows.columns[roles.contents[0]], Texts)
+    return modality_of(roles.kind).sized and isinstance(rows.columns[roles.contents[0]], Texts)
