@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -174,3 +175,27 @@ def test_every_page_stands_in_the_sites_navigation() -> None:
     assert not pages - set(listed), "add to nav in mkdocs.yml"
     assert not set(listed) - pages, "take out of nav in mkdocs.yml"
     assert len(listed) == len(set(listed))
+
+
+def texts_of(path: Path) -> list[str]:
+    """Every text in a module, with NUL for what is filled in."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts = (str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            found.append("".join(parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+def test_the_messages_on_the_page_of_symptoms_are_those_of_the_code() -> None:
+    known = "\n".join(text for path in (ROOT / "src").rglob("*.py") for text in texts_of(path))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.+?)` \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert len(rows) > 25
+    for message, cause, remedy in rows:
+        assert cause, message
+        assert remedy, message
+        filled = re.sub(r"\b[A-Z]{3,}\b", "\0", message)
+        assert message in known or filled in known, message

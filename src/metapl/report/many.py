@@ -26,6 +26,7 @@ from metapl.utils.files import check_output, write_text
 from metapl.utils.names import last_part
 
 MOST_CURVES = 10
+PAGE_WIDE = 4.8  # inches: the letters of a wider figure are too small on a phone
 
 
 def report_runs(folders: Sequence[Path], out: Path, overwrite: bool = False) -> Path:
@@ -235,7 +236,7 @@ def _intervals(
         return []
 
     def drawn(figure: Any) -> None:
-        figure.set_size_inches(6.4, 1.0 + 0.34 * len(shown))
+        figure.set_size_inches(PAGE_WIDE, 1.0 + 0.34 * len(shown))
         axes = figure.add_subplot()
         axes.grid(axis="x")
         for k, (_, found) in enumerate(shown):
@@ -256,7 +257,7 @@ def _seeds(table: Sequence[Json], runs: Sequence[Json]) -> list[tuple[str, str, 
         return []
 
     def drawn(figure: Any) -> None:
-        figure.set_size_inches(6.8, 1.0 + 0.42 * len(shown))
+        figure.set_size_inches(PAGE_WIDE, 1.0 + 0.36 * len(shown))
         axes = figure.add_subplot()
         axes.grid(axis="x")
         for k, row in enumerate(shown):
@@ -302,7 +303,7 @@ def _curves(
         return []
 
     def drawn(figure: Any) -> None:
-        figure.set_size_inches(6.4, 3.2)
+        figure.set_size_inches(PAGE_WIDE, 3.0)
         axes = figure.add_subplot()
         axes.grid(axis="y")
         for k, (name, steps, values) in enumerate(shown):

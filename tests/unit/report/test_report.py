@@ -205,7 +205,9 @@ def test_a_method_that_was_clearly_worse_is_called_that(result: Result) -> None:
     record = read_record(result.folder)  # type: ignore[arg-type]
     change = {"difference_95": [-0.3, -0.1], "difference": -0.2, "accuracy": {"mpl": 0.7, "supervised": 0.9}}
     guard = {**GUARD, **change, "better": False, "returned": "supervised baseline"}
-    record = replace(record, results={**record.results, "guard": guard, "chosen_by": "guard"}, evaluation=None)
+    record = replace(
+        record, results={**record.results, "guard": guard, "chosen_by": "guard", "alarms": []}, evaluation=None
+    )
     found = verdict(record, {})
     assert "mpl was worse than the labels alone" in found["headline"]
     assert found["answers"][3]["text"].startswith("mpl was worse.")

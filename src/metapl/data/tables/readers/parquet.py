@@ -20,7 +20,7 @@ from metapl.errors import UserError
 from metapl.types import Array
 
 INDEX = "__index_level_0__"  # pandas' name of a column of row numbers
-BUFFER, LOOK = 1 << 20, 1 << 14  # bytes, and rows, of a file that is read in stretches
+BUFFER, LOOK = 1 << 16, 1 << 14  # bytes of a column, and rows, of a file that is read in stretches
 MAX_BYTES = 8 * 2**30  # of one unpacked column, which is held in memory
 
 
