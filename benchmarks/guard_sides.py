@@ -1,4 +1,4 @@
-"""Which side is right more often: a method, supervised training, the linear model, or a mean of them?
+"""Which side is right more often: a method, supervised training, the linear model, a forest, or a mean of them?
 
     python benchmarks/guard_sides.py FOLDER --seeds 1000:1003 --labels 5 10 --out guard_sides.jsonl
 
@@ -20,22 +20,34 @@ import torch
 from torch import Tensor
 
 SIDES = ("mpl", "supervised", "linear")
+FOREST = {"method": "linear", "model": "forest"}  # on tables
 
 
 def run_one(path: Path, labels: int, seed: int, steps: int) -> dict[str, Any]:
     """Accuracy and balanced accuracy of each side and mean on the test rows, percent."""
     import metapl
+    from metapl.config.settings import make_config
+    from metapl.data.sources import open_source
     from metapl.inference.evaluate import judge, probabilities
 
     p, y, names = dict[str, Tensor](), torch.zeros(0), ()
-    for method in SIDES:
-        common = {"labels": labels, "seed": seed, "steps": steps, "validation": "none", "guard": "off", "device": "cpu"}
-        result = metapl.fit(str(path), method=method, **common)  # type: ignore[arg-type]
-        p[method] = probabilities(result.predictor, result.source, result.split.test)
-        y, names = torch.from_numpy(result.source.labels[result.split.test]).long(), result.source.class_names
+    common = {"labels": labels, "seed": seed, "steps": steps, "validation": "none", "guard": "off", "device": "cpu"}
+    methods: dict[str, dict[str, str]] = {name: {"method": name} for name in SIDES}
+    config = make_config(str(path))
+    source = open_source(config.ref, config.source)
+    if source.kind == "table":
+        methods["forest"] = FOREST
+    for name, method in methods.items():
+        result = metapl.fit(source, **common, **method)  # type: ignore[arg-type]
+        p[name] = probabilities(result.predictor, source, result.split.test)
+        y, names = torch.from_numpy(source.labels[result.split.test]).long(), source.class_names
     m, s, n = (p[name] for name in SIDES)
     p |= {"mpl+linear": (m + n) / 2, "mpl*linear": _geometric(m, n), "mpl+supervised": (m + s) / 2}
     p |= {"mpl*supervised": _geometric(m, s), "2mpl+supervised+linear": (2 * m + s + n) / 4}
+    if "forest" in p:
+        f = p["forest"]
+        p |= {"mpl*forest": _geometric(m, f), "linear*forest": _geometric(n, f)}
+        p["(mpl*linear)*forest"] = _geometric(p["mpl*linear"], f)
     judged = {name: judge(value, y, names) for name, value in p.items()}
     figures = {name: (100 * j["accuracy"], 100 * j["balanced_accuracy"]) for name, j in judged.items()}
     return {"set": path.stem, "labels": labels, "seed": seed, "figures": figures}
@@ -49,12 +61,13 @@ def _geometric(one: Tensor, other: Tensor) -> Tensor:
 def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over sets of the means over their runs; regrets over runs."""
     found: dict[str, Any] = {"runs": len(rows), "sets": len({(r["set"], r["labels"]) for r in rows})}
-    for name in rows[0]["figures"]:
+    for name in {name: None for row in rows for name in row["figures"]}:
         per_set: dict[tuple[str, int], list[Any]] = {}
-        for row in rows:
+        with_it = [row for row in rows if name in row["figures"]]  # texts have no forest
+        for row in with_it:
             per_set.setdefault((row["set"], row["labels"]), []).append(row["figures"][name])
         means = [[statistics.fmean(part) for part in zip(*values)] for values in per_set.values()]
-        regrets = [max(r["figures"][side][0] for side in SIDES) - r["figures"][name][0] for r in rows]
+        regrets = [max(r["figures"][side][0] for side in SIDES) - r["figures"][name][0] for r in with_it]
         accuracy, balanced = (statistics.fmean(column) for column in zip(*means))
         regret = {"mean": statistics.fmean(regrets), "worst": max(regrets)}
         found[name] = {"accuracy": accuracy, "balanced": balanced, "regret": regret}

@@ -21,9 +21,10 @@ Table = tuple[list[str], list[list[str]]]
 MOST = 4000
 TABLES = {
     "choose": ("australian", "german", "vehicle", "segment", "yeast3", "car", "vowel", "dermatology", "splice",
-               "haberman"),
-    "report": ("saheart", "crx", "ionosphere", "satimage", "pima", "contraceptive", "mammographic", "page-blocks0",
-               "newthyroid", "balance"),
+               "haberman", "abalone9-18", "flare", "led7digit", "yeast1", "saheart", "pima", "contraceptive",
+               "page-blocks0"),
+    "report": ("crx", "ionosphere", "satimage", "mammographic", "newthyroid", "balance", "bupa", "spectfheart",
+               "wisconsin", "monk-2", "glass0", "tae", "ecoli3", "winequality-red-4"),
 }  # fmt: skip
 GROUPS = {
     "choose": ("alt.atheism", "comp.graphics", "rec.autos", "sci.space", "talk.politics.guns", "misc.forsale"),

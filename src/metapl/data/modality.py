@@ -95,6 +95,7 @@ class Modality:
         model: the network for ``model=auto``; "auto" chooses by the shape of a row.
         steps: the number of steps for ``steps=0``.
         few_labels: with fewer labelled rows in every class, ``split.validation=auto`` trains on all of them.
+        fitted_baselines: whether the guard compares a method with a linear model and a forest, and trains no network.
     """
 
     kind: Kind = ""
@@ -110,6 +111,7 @@ class Modality:
     model: str = "auto"
     steps: int = 1000
     few_labels: int = 0
+    fitted_baselines: bool = False
 
     def views(self, config: ViewConfig, preprocessing: Preprocessing) -> Views:
         """Return the maker of plain, weak and strong views of raw rows."""

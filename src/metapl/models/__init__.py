@@ -12,6 +12,7 @@ from torch import nn
 from metapl.errors import UserError, nearest
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.convnet import ConvNet as ConvNet
+from metapl.models.forest import Forest as Forest
 from metapl.models.head import Head as Head
 from metapl.models.logistic import LinearNetwork
 from metapl.models.mlp import MLP as MLP
@@ -44,6 +45,7 @@ MODELS: dict[str, Entry] = {
     "mlp": Entry(lambda s, c: MLP(s, c), "two hidden layers of 128; feature rows", images_only=False),
     "linear": Entry(lambda s, c: LinearNetwork(s, c), "one linear layer; feature rows", images_only=False),
     "head": Entry(lambda s, c: Head(s, c), "one linear layer from 0; features of an encoder", images_only=False),
+    "forest": Entry(lambda s, c: Forest(s, c), "random forest, fitted; feature rows", images_only=False),
     "ngram": Entry(lambda t, c: NGram(t, c), "hashed words and runs of words; texts", images_only=False, texts=True),
     "tfidf": Entry(lambda t, c: TfIdf(t, c), "one linear layer over TF-IDF", images_only=False, texts=True),
 }

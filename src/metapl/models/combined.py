@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PLAIN = "model"  # in a description: the network that the factory builds
-FITTED = frozenset({"linear", "tfidf"})  # networks that may stand beside another in a ``Blend``
+FITTED = frozenset({"linear", "tfidf", "forest"})  # networks that may stand beside another in a ``Blend``
 
 
 class Average(nn.Module):

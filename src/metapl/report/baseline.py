@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from metapl.report.record import Record
-from metapl.training.guard import NAMES, paired_interval
+from metapl.training.guard import NAMES
+from metapl.training.pairs import paired_interval
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 
 from metapl.config.settings import RunConfig
 from metapl.data.batches.folds import fold_splits
+from metapl.data.modalities import modality_of
 from metapl.errors import UserError
 from metapl.inference.evaluate import best_of, probabilities
 from metapl.methods import fits_once
@@ -48,12 +49,14 @@ class GuardPlan:
         folds: the cross-fitting; none where the validation rows are enough.
         none: why the guard is left out; "" with a guard.
         retrained: whether the method is trained in the folds too.
+        supervised: whether supervised training is a baseline.
     """
 
     validation: Array
     folds: tuple[Fold, ...] = ()
     none: str = ""
     retrained: bool = True
+    supervised: bool = True
 
     @property
     def rows(self) -> int:
@@ -69,7 +72,7 @@ class GuardPlan:
         if self.none:
             return 0, 0
         each = fold_steps(config)
-        return self.trainings * (each + extra), config.steps + len(self.folds) * each
+        return self.trainings * (each + extra), self.supervised * (config.steps + len(self.folds) * each)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def plan_guard(job: Job) -> GuardPlan:
     if job.config.method == "supervised" or fits_once(job.config.method):
         return GuardPlan(rows, none="the method is a baseline itself")
     if len(rows) >= g.min_validation:
-        return GuardPlan(rows)
+        return GuardPlan(rows, supervised=not fitted_alone(job))
     try:
         plan, why = _cross_fitting(job), ""
     except UserError as error:
@@ -128,12 +131,18 @@ def _cross_fitting(job: Job) -> GuardPlan:
         taught = fold.labeled if together or fitted else np.union1d(fold.labeled, split.validation)
         # The run's own validation rows go along: a method may be fitted on them, and ends with as many candidates.
         folds.append(Fold(replace(fold, labeled=taught, validation=split.validation), fold.validation))
-    return GuardPlan(none if together else split.validation, tuple(folds), retrained=judged_in_folds(job))
+    kept = none if together else split.validation
+    return GuardPlan(kept, tuple(folds), retrained=judged_in_folds(job), supervised=not fitted_alone(job))
 
 
 def judged_in_folds(job: Job) -> bool:
     """Return whether a training on some of the labels says something about one on all of them: for images it does."""
     return len(job.prepared.preprocessing.input_shape) == 3
+
+
+def fitted_alone(job: Job) -> bool:
+    """Return whether all baselines are fitted, so that no network is trained beside the run's: for tables."""
+    return modality_of(job.source.kind).fitted_baselines and not judged_in_folds(job)
 
 
 def fold_steps(config: RunConfig) -> int:
@@ -142,9 +151,12 @@ def fold_steps(config: RunConfig) -> int:
 
 
 def baseline_config(job: Job, name: str) -> RunConfig:
-    """Return the run's config as ``supervised`` or ``linear``, with the default settings of that method (G1)."""
-    model = "auto" if fits_once(name) else job.config.model
-    return resolved(replace(job.config, method=name, settings=None, model=model), job.prepared.preprocessing)
+    """Return the run's config as the baseline ``name``, with the default settings of its method (G1).
+
+    The forest is a network that the method ``linear`` fits in place of its own.
+    """
+    method, model = ("linear", name) if name == "forest" else (name, "auto" if fits_once(name) else job.config.model)
+    return resolved(replace(job.config, method=method, settings=None, model=model), job.prepared.preprocessing)
 
 
 def train_candidate(
@@ -190,7 +202,7 @@ def gather_evidence(
                 parts[name].append(answers(source, fold.held, own))
                 continue
             config = job.config if name == method else baseline_config(job, name)
-            shorter = config if fits_once(name) else replace(config, steps=fold_steps(config))
+            shorter = config if fits_once(config.method) else replace(config, steps=fold_steps(config))
             parts[name].append(
                 answers(source, fold.held, train_candidate(job, shorter, fold.split, before_step, wanted))
             )

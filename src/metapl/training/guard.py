@@ -1,7 +1,8 @@
 """The guard against harm: it chooses between the method's model and models learnt from the labels alone.
 
-G1  baselines = supervised training under the run's own labels, views, network, optimiser, batches, seed and steps, and,
-    for tables, features and texts, the linear model
+G1  baselines = models of the run's own labels alone. Images: supervised training under the run's views, network,
+    optimiser, batches, seed and steps. Features and texts: the same and the linear model. Tables: the linear model and
+    a random forest, which cost no training
 G2  evidence = labelled rows that each side judges (``training.evidence``)
 G3  images: of method and baseline the one that would be right more often on new rows, as far as is known. On rows that
     the two judge differently the method is right with a chance of q ~ Beta(a, b), so that it is kept where
@@ -9,37 +10,37 @@ G3  images: of method and baseline the one that would be right more often on new
     wins, losses: judged rows on which only the method, only the baseline is right. The credit is what earlier studies
     say; it is another where the pool has other class shares than the labelled rows (``training.pool``)
 G3' tables, texts, features: so few labelled rows cannot separate the sides, and in studies neither side is always
-    the better one. The result is the mean of both: logits = (log p_method + log p_baseline) / 2. The baseline is
-    the linear model, or supervised training where it is right on more than ``AHEAD`` rows more. On features ``mpl`` is
-    returned alone, which studies found ahead of the mean
+    the better one. The result is a mean of several: logits = (log p_method + log p_baseline) / 2. Of two baselines the
+    last counts, or the first where it is right on more than ``AHEAD`` rows more. On tables both join:
+    logits = (log p_method + log p_linear) / 4 + log p_forest / 2. On features ``mpl`` is returned alone, which studies
+    found ahead of the mean
 G4  refusal = a class lost on the pool, student and teacher apart, no better than chance, or behind a baseline on rows
-    that the method learnt from and the baseline did not: the baseline is returned
-G5  interval of the difference of two paired shares: Newcombe (1998), method 10; it is reported and decides nothing
+    that the method learnt from and the baseline did not: the baseline is returned. Where a mean would be returned, it
+    is the mean that must not lose a class
 
 ``docs/guard.md`` has the reasons, the studies behind the numbers and what the guard costs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from metapl.config.settings import RunConfig
 from metapl.errors import UserError
-from metapl.inference.evaluate import wilson
 from metapl.models.combined import PLAIN, Blend
 from metapl.runs.model_folder import Predictor
 from metapl.training import evidence as ev
 from metapl.training.evidence import Answers, fold_steps, plan_guard
 from metapl.training.job import Job, build_job
+from metapl.training.pairs import Pair
 from metapl.training.pool import PoolView, look, lost_class, shift, training_shares
 from metapl.training.timing import seconds_per_step
 from metapl.utils.progress import Progress, clock
 
-SUPERVISED, LINEAR = "supervised", "linear"
-NAMES = {SUPERVISED: "supervised baseline", LINEAR: "linear baseline"}
+SUPERVISED, LINEAR, FOREST = "supervised", "linear", "forest"
+NAMES = {SUPERVISED: "supervised baseline", LINEAR: "linear baseline", FOREST: "forest baseline"}
 PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
 # Rows; docs/guard.md has the studies.
 CREDIT, CREDIT_OTHER_SHARES = 3.0, -6.0  # G3: a pool of the labelled rows' class shares, and of others
@@ -50,42 +51,6 @@ ALIKE = 0.02  # share of the pool on which method and baseline differ, up to whi
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two sides and the rows on which they differ.
-
-    Attributes:
-        first, second: names of the sides.
-        wins, losses: judged rows on which only the first, only the second side is right.
-        both: judged rows on which both are right.
-        rows: judged rows in all.
-        credit: rows that prior knowledge adds to the wins.
-    """
-
-    first: str
-    second: str
-    wins: int
-    losses: int
-    both: int
-    rows: int
-    credit: float = 0.0
-
-    @property
-    def score(self) -> float:
-        """Return a score above 0 if the first side is to be chosen (G3)."""
-        return self.wins - self.losses + self.credit
-
-    @property
-    def difference(self) -> float:
-        """Return the accuracy of the first minus that of the second."""
-        return (self.wins - self.losses) / self.rows
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of the difference (G5)."""
-        return paired_interval(self.wins, self.losses, self.both, self.rows)
-
-
-@dataclass(frozen=True)
 class Case:
     """What is known before any labelled row is judged.
 
@@ -93,10 +58,10 @@ class Case:
         method: its name.
         baselines: their names.
         judged: whether labelled rows decide (G3).
-        averaged: whether the mean of both sides is what a good result ends in (G3').
+        averaged: whether a mean is what a good result ends in (G3'), and ``joined``: whether all baselines join it.
         apart: share of the pool on which the method and each baseline name different classes.
         shift: share of the pool's rows that would have to change class to match the labelled rows' shares, by what
-            supervised training says (``training.pool``).
+            the first baseline says (``training.pool``).
         refusal: why the method's model cannot be returned; empty where nothing speaks against it (G4).
     """
 
@@ -107,6 +72,11 @@ class Case:
     apart: Mapping[str, float]
     shift: float
     refusal: str = ""
+    joined: bool = False
+
+    def partners(self, best: str) -> tuple[str, ...]:
+        """Return the baselines that join the mean; ``best``: the one that counts where one does."""
+        return self.baselines if self.joined else (best,)
 
     @property
     def settled(self) -> bool:
@@ -187,52 +157,77 @@ def run_guard(
         return GuardVerdict({"mode": mode, "way": "none", "text": f"no guard: {error.what}"})
     summary = decide(case, answers, job.config, plan)
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
-    best = str(summary["baseline"])
-    network = ev.baseline_config(job, best).model
-    mean = None
-    if summary["returned"] == mean_of(case.method, best):
-        mean = replace(own, model=Blend(own.model, baselines[best].model, PLAIN if best == SUPERVISED else network))
-    return GuardVerdict(summary, baselines[best], network, mean)
+    best, mean = str(summary["baseline"]), None
+    partners = case.partners(best)
+    if summary["returned"] == mean_of(case.method, partners):
+        mean = _mean(job, own, {name: baselines[name] for name in partners})
+    return GuardVerdict(summary, baselines[best], ev.baseline_config(job, best).model, mean)
 
 
 def baseline_names(job: Job) -> list[str]:
     """Return the baselines of a run (G1); a linear model of raw pixels is not one."""
-    return [SUPERVISED] if ev.judged_in_folds(job) else [SUPERVISED, LINEAR]
+    if ev.judged_in_folds(job):
+        return [SUPERVISED]
+    return [LINEAR, FOREST] if ev.fitted_alone(job) else [SUPERVISED, LINEAR]
 
 
-def mean_of(method: str, baseline: str) -> str:
-    """Return the name of the mean of both."""
-    return f"mean of {method} and the {NAMES[baseline]}"
+def mean_of(method: str, baselines: Sequence[str]) -> str:
+    """Return the name of the mean of a method and some baselines."""
+    *others, last = [method, *(f"the {NAMES[name]}" for name in baselines)]
+    return f"mean of {', '.join(others)} and {last}"
+
+
+def _mean(job: Job, own: Predictor, partners: Mapping[str, Predictor]) -> Predictor:
+    """Return the mean of G3': each partner counts as much as all that stand before it."""
+    model = own.model
+    for name, partner in partners.items():
+        network = PLAIN if name == SUPERVISED else ev.baseline_config(job, name).model
+        model = Blend(model, partner.model, network)
+    return replace(own, model=model.eval())
 
 
 def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor], alarms: Sequence[Mapping[str, Any]]) -> Case:
     """Judge the method's model by the pool, the alarms and the labelled rows that it was trained on."""
-    mine = look(job, own.model)
+    mine, last = look(job, own.model), list(baselines)[-1]
     others = {name: look(job, baseline.model) for name, baseline in baselines.items()}
     known = ev.answers(job.source, job.source.readable(job.split.labeled), own)
-    return Case(
+    case = Case(
         method=job.config.method,
         baselines=tuple(baselines),
         judged=ev.judged_in_folds(job),
         averaged=LINEAR in baselines and (job.source.kind, job.config.method) not in ALONE,
         apart={name: mine.differs(view) for name, view in others.items()},
-        shift=shift(others[SUPERVISED].shares, training_shares(job)),
-        refusal=_refusal(job, mine, others, float(known.right.mean()), alarms),
+        shift=shift(next(iter(others.values())).shares, training_shares(job)),
+        joined=ev.fitted_alone(job),
     )
+    named = mine
+    if case.averaged:
+        named = look(job, _mean(job, own, {name: baselines[name] for name in case.partners(last)}).model)
+    return replace(case, refusal=_refusal(job, case, named, others, float(known.right.mean()), alarms))
 
 
 def _refusal(
-    job: Job, mine: PoolView, others: Mapping[str, PoolView], known: float, alarms: Sequence[Mapping[str, Any]]
+    job: Job,
+    case: Case,
+    named: PoolView,
+    others: Mapping[str, PoolView],
+    known: float,
+    alarms: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Return why the method's model cannot be returned (G4, before baselines are judged); "" if it can."""
+    """Return why the method's model cannot be returned (G4, before baselines are judged); "" if it can.
+
+    Args:
+        named: what the model that would be returned says of the pool; others: what the baselines say.
+        known: share of the labelled rows on which the method is right.
+    """
     names, method = job.source.class_names, job.config.method
-    lost = [lost_class(mine, view.shares) for view in others.values()]
+    lost = [lost_class(named, view.shares) for view in others.values()]
     if lost[0] is not None and None not in lost:
-        share = 100 * float((mine.named == lost[0]).double().mean())
-        expected = 100 * float(others[SUPERVISED].shares[lost[0]])
+        share = 100 * float((named.named == lost[0]).double().mean())
+        expected = 100 * float(next(iter(others.values())).shares[lost[0]])
         return (
-            f"{method} names class '{names[lost[0]]}' on {share:.1f} % of the unlabelled rows, where about "
-            f"{expected:.0f} % are expected"
+            f"{'the mean' if case.averaged else method} names class '{names[lost[0]]}' on {share:.1f} % of the "
+            f"unlabelled rows, where about {expected:.0f} % are expected"
         )
     if known <= 1 / len(names):
         return f"{method} is right on {100 * known:.0f} % of the labelled rows, not more than by chance"
@@ -250,14 +245,14 @@ def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: 
     """
     method, best, pairs, refusal = case.method, case.baselines[-1], list[Pair](), case.refusal
     if len(case.baselines) > 1 and answers:
-        pairs.append(_pair(SUPERVISED, LINEAR, answers, -AHEAD))
-        best = SUPERVISED if pairs[0].score > 0 else LINEAR
+        pairs.append(_pair(case.baselines[0], best, answers, -AHEAD))
+        best = case.baselines[0] if pairs[0].score > 0 else best
     if answers:
         pairs.append(_pair(method, best, answers, case.credit if case.judged else 0.0))
     if not case.judged and pairs and pairs[-1].score < 0 and not refusal:
         refusal = _behind(pairs[-1], plan)
     kept = not refusal and (not case.judged or not answers or pairs[-1].score > 0)
-    choice = (mean_of(method, best) if case.averaged else method) if kept else NAMES[best]
+    choice = (mean_of(method, case.partners(best)) if case.averaged else method) if kept else NAMES[best]
     rows = pairs[-1].rows if pairs else 0
     summary: dict[str, Any] = {
         "mode": config.guard.mode,
@@ -333,10 +328,11 @@ def _reason(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair]) -> st
     if not case.judged:
         better = f"{method} alone was right more often than the mean of both"
         if case.averaged:
-            better = "their mean was right more often than either"
+            better = f"their mean was right more often than {'each of them' if case.joined else 'either'}"
         return (
-            f"{pair.rows} labelled rows cannot tell the two apart, and in earlier studies {better}. "
-            f"They name different classes on {100 * case.apart[best]:.0f} % of the unlabelled rows."
+            f"{pair.rows} labelled rows cannot tell {'them' if case.joined else 'the two'} apart, and in earlier "
+            f"studies {better}. {method} and the {NAMES[best]} name different classes on "
+            f"{100 * case.apart[best]:.0f} % of the unlabelled rows."
         )
     low, high = (100 * bound for bound in pair.interval)
     side, sign = ("for", "+") if pair.credit >= 0 else ("against", "-")
@@ -351,39 +347,19 @@ def _reason(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair]) -> st
     )
 
 
-def paired_interval(wins: int, losses: int, both: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two shares of the same ``count`` rows (G5).
-
-    Args:
-        wins, losses: rows on which only the first, only the second side is right.
-        both: rows on which both are.
-    """
-    neither, first, second = count - wins - losses - both, both + wins, both + losses
-    (low1, high1), (low2, high2) = wilson(first, count), wilson(second, count)
-    p1, p2 = first / count, second / count
-    product = first * (count - first) * second * (count - second)
-    surplus = float(both * neither - wins * losses)
-    if surplus > 0:
-        surplus = max(0.0, surplus - count / 2)
-    phi = surplus / math.sqrt(product) if product else 0.0
-    down, up = (p1 - low1, high2 - p2), (high1 - p1, p2 - low2)
-    low, high = (math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b)) for a, b in (down, up))
-    return p1 - p2 - low, p1 - p2 + high
-
-
 def _reporter(plan: ev.GuardPlan, progress: Progress) -> Callable[[int], None]:
     return lambda number: progress.status(f"guard: fold {number} of {len(plan.folds)} is done")
 
 
 def _announce(job: Job, plan: ev.GuardPlan, pace: float | None, progress: Progress) -> None:
-    each = pace or seconds_per_step(_copy(job, job.config), PACE)
     method_steps, supervised_steps = plan.steps(job.config, job.extra_steps)
-    seconds = each * method_steps + baseline_pace(job, PACE) * supervised_steps
-    folds = f" and {len(plan.folds)}-fold cross-fitting ({fold_steps(job.config)} steps each)" if plan.folds else ""
+    each = (pace or seconds_per_step(_copy(job, job.config), PACE)) if method_steps else 0.0
+    seconds = each * method_steps + (baseline_pace(job, PACE) * supervised_steps if supervised_steps else 0.0)
+    folds = f" and {len(plan.folds)}-fold cross-fitting" if plan.folds else ""
+    folds += f" ({fold_steps(job.config)} steps each)" if plan.folds and supervised_steps else ""
     names = " and ".join(NAMES[name] for name in baseline_names(job))
-    progress.status(
-        f"guard: {names}{folds}, {plan.rows} rows to judge, at most {clock(seconds)}; guard.mode=off leaves it out"
-    )
+    cost = f"at most {clock(seconds)}" if seconds else "no network to train"
+    progress.status(f"guard: {names}{folds}, {plan.rows} rows to judge, {cost}; guard.mode=off leaves it out")
 
 
 def baseline_pace(job: Job, limit: float) -> float:

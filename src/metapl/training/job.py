@@ -26,6 +26,7 @@ from metapl.runs.model_folder import CHUNK, Predictor
 from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
 
+ONLY_FITTED = ("tfidf", "forest")  # networks that no optimiser can train
 JUDGED_VIEWS = 256  # few validation rows are shown to ``calibrate`` several times, to about this many views in all
 
 
@@ -119,8 +120,10 @@ def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
     fitted = fits_once(config.method)
     model = modality_of(preprocessing.kind).model if config.model == "auto" and not fitted else config.model
     model = auto_name(preprocessing.input_shape, preprocessing.tokens, fitted) if model == "auto" else model
-    if model == "tfidf" and not fitted:
-        raise UserError("the network tfidf is fitted, not trained", "Use method=linear, or leave model=auto.", "model")
+    if model in ONLY_FITTED and not fitted:
+        raise UserError(
+            f"the network {model} is fitted, not trained", "Use method=linear, or leave model=auto.", "model"
+        )
     precision = pick_precision(config.precision, pick_device(config.device), model)
     return replace(config, model=model, optim=config.optim.resolved(model), precision=precision)
 

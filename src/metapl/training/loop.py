@@ -321,7 +321,7 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     budget, began = job.config.minutes * 60, ranks.clock()
     plan, limit = evidence.plan_guard(job), min(CALIBRATION, 0.05 * budget)
     pace = measure_pace(job, limit)
-    baseline = 0.0 if plan.none else guard.baseline_pace(job, limit / 5)
+    baseline = 0.0 if plan.none or not plan.supervised else guard.baseline_pace(job, limit / 5)
     left = 0.9 * (budget - (ranks.clock() - began))
     left -= pace.extra * job.extra_steps * (1 + plan.trainings)
 

@@ -16,6 +16,7 @@ from metapl.data.traits import traits
 from metapl.deploy.graph import ProbabilityGraph, describe_graph, to_input
 from metapl.models import build_model
 from metapl.models.combined import Average, Blend, Masked
+from metapl.models.forest import Forest
 from metapl.models.tfidf import TfIdf
 from metapl.runs.model_folder import Predictor, ValidationAnswers
 from metapl.types import Source
@@ -60,6 +61,13 @@ def blend(source: Source, shape: tuple[int, ...]) -> nn.Module:
     return Blend(Average([masked, plain("mlp")(source, shape)]), plain("linear")(source, shape), "linear")
 
 
+def forest(source: Source, shape: tuple[int, ...]) -> nn.Module:
+    model = build_model("forest", shape, 3)
+    assert isinstance(model, Forest)
+    model.fit(torch.randn(30, *shape), torch.arange(30) % 3, (), 1.0)
+    return Blend(blend(source, shape), model, "forest")
+
+
 def tfidf(source: Source, shape: tuple[int, ...]) -> nn.Module:
     model = build_model("tfidf", shape, 3, source.tokens)
     assert isinstance(model, TfIdf)
@@ -70,6 +78,7 @@ def tfidf(source: Source, shape: tuple[int, ...]) -> nn.Module:
 CASES = {
     "images": (images, plain("small_cnn")),
     "table": (table, blend),
+    "forest": (table, forest),
     "numbers": (numbers, plain("mlp")),
     "texts": (texts, plain("ngram")),
     "tfidf": (texts, tfidf),

@@ -30,6 +30,7 @@ from metapl.runs.model_folder import load_model
 from metapl.training import evidence, guard
 from metapl.training.job import Job, build_job
 from metapl.training.loop import Stopped, resume, train
+from metapl.training.pairs import paired_interval
 from metapl.training.prepared import prepare
 from metapl.training.timing import Pace
 from metapl.utils.progress import Silent
@@ -268,11 +269,11 @@ def test_without_a_difference_on_the_pool_no_row_is_judged() -> None:
 
 def test_the_interval_is_newcombes() -> None:
     """Newcombe (1998), Statistics in Medicine 17, 2635: table III, method 10, 36 both, 12 and 2, 0 neither."""
-    low, high = guard.paired_interval(12, 2, 36, 50)
+    low, high = paired_interval(12, 2, 36, 50)
     assert (low, high) == (pytest.approx(0.0569, abs=2e-4), pytest.approx(0.3404, abs=2e-4))
-    assert guard.paired_interval(2, 12, 36, 50) == (pytest.approx(-high), pytest.approx(-low))
+    assert paired_interval(2, 12, 36, 50) == (pytest.approx(-high), pytest.approx(-low))
     for wins, losses, both, count in [(0, 0, 20, 20), (0, 0, 0, 20), (20, 0, 0, 20), (0, 3, 17, 20)]:
-        low, high = guard.paired_interval(wins, losses, both, count)
+        low, high = paired_interval(wins, losses, both, count)
         assert -1 <= low <= (wins - losses) / count <= high <= 1
         assert high - low > 0.05, "no certainty from twenty rows"
 
@@ -280,7 +281,7 @@ def test_the_interval_is_newcombes() -> None:
 @pytest.mark.parametrize("count", [20, 100])
 def test_the_interval_covers(count: int) -> None:
     draws = np.random.default_rng(0).multinomial(count, [0.2, 0.1, 0.6, 0.1], 4000)
-    inside = [low <= 0.1 <= high for low, high in (guard.paired_interval(*map(int, d[:3]), count) for d in draws)]
+    inside = [low <= 0.1 <= high for low, high in (paired_interval(*map(int, d[:3]), count) for d in draws)]
     assert np.mean(inside) > 0.93
 
 
@@ -338,20 +339,48 @@ def test_a_worse_result_is_replaced_by_supervised_training_itself(validation: bo
     assert not (off / "model-not-chosen").exists()
 
 
-def test_a_table_ends_in_the_mean_of_method_and_linear_model(tmp_path: Path) -> None:
-    config = config_of("fixmatch", 60)
-    made = train(config, tmp_path / "run", source=features())
+def test_a_table_ends_in_the_mean_of_method_linear_model_and_forest(tmp_path: Path) -> None:
+    config, notes = config_of("fixmatch", 60), Notes()
+    made = train(config, tmp_path / "run", source=features(), progress=notes)
     found = made.summary["guard"]
-    assert (found["returned"], found["baseline"]) == ("mean of fixmatch and the linear baseline", "linear")
+    assert found["returned"] == "mean of fixmatch, the linear baseline and the forest baseline"
     assert (made.summary["chosen"], made.summary["chosen_by"]) == (found["returned"], "guard")
-    assert found["accuracy"].keys() == {"fixmatch", "supervised", "linear"}
+    assert found["accuracy"].keys() == {"fixmatch", "linear", "forest"}, "no network is trained beside the run's"
     raw, stored = features().data[:50], load_model(made.folder)
     assert torch.equal(made.predictor.probabilities(raw), stored.probabilities(raw))
     alone = load_model(made.folder / "model-not-chosen").probabilities(raw)
-    linear = train(dataclasses.replace(config, method="linear", model="auto", settings=None), source=features(),
-                   out=tmp_path / "linear").predictor.probabilities(raw)  # fmt: skip
-    mean = torch.sqrt(alone * linear)
+    linear, forest = (
+        train(dataclasses.replace(config, method="linear", model=model, settings=None), source=features(),
+              out=tmp_path / model).predictor.probabilities(raw)
+        for model in ("auto", "forest")
+    )  # fmt: skip
+    mean = alone**0.25 * linear**0.25 * forest**0.5
     assert torch.allclose(stored.probabilities(raw), mean / mean.sum(1, keepdim=True), atol=1e-5)
+
+
+@pytest.mark.parametrize(("settings", "folds"), [(GuardConfig(), 2), (GuardConfig(min_validation=10), 0)])
+def test_a_table_needs_no_steps_for_its_guard(settings: GuardConfig, folds: int) -> None:
+    plan, job = plan_of(config_of(guard=settings), features())
+    assert (len(plan.folds), plan.steps(job.config, 3)) == (folds, (0, 0))
+    counted, made = list[int](), {name: job.predictor(model) for name, model in job.method.candidates().items()}
+    guard.run_guard(job, made, Notes(), lambda: counted.append(1), pace=0.1)
+    assert len(counted) <= 2 + 2 * folds, "each fit is one step"
+
+
+def test_a_mean_is_refused_where_it_loses_a_class_itself() -> None:
+    """A method that names one class alone may join a mean that names them all."""
+    _, job = plan_of(config_of(), features())
+    models = {
+        name: evidence.train_candidate(job, evidence.baseline_config(job, name), job.split, None)
+        for name in ("linear", "forest")
+    }
+    one = nn.Linear(64, 10)
+    nn.init.zeros_(one.weight)
+    for strength, refused in ((0.01, False), (400.0, True)):
+        with torch.no_grad():
+            one.bias.copy_(torch.eye(10)[0] * strength)
+        found = guard._look(job, job.predictor(one), models, ())
+        assert ("the mean names class" in found.refusal) == refused
 
 
 @pytest.mark.parametrize(

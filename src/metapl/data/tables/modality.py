@@ -37,7 +37,7 @@ class TableModality(Modality):
     """Mean and spread are per column, over the values that are there; a category has mean 0 and std 1."""
 
     kind, row, rows = "table", "table row", "a table"
-    steps, few_labels = 300, 50
+    steps, few_labels, fitted_baselines = 300, 50, True
     dimensions = 1
     has_form = True
     checks = TableChecks()
