@@ -116,7 +116,7 @@ def main() -> None:
     for seed in range(0 if first == "none" else int(first), 0 if first == "none" else int(stop)):
         for name in a.sets:
             for ratio in RATIOS:
-                for even in (True, False):
+                for even in (True, False) if ratio > 1 else (True,):
                     if (name, ratio, "even" if even else "shares", seed) not in done:
                         rows.append(run_one(name, a.folder, ratio, even, seed))
                         with open(a.out, "a", encoding="utf-8") as file:
