@@ -350,7 +350,7 @@ def test_json_is_all_there_is_on_stdout(call: Call, digits_run: Path, command: s
 def test_json_replaces_no_file_that_metapl_did_not_write(call: Call, content: str) -> None:
     Path("mine.csv").write_text(content)
     for words in (("check", "mine.csv"), ("methods",), ("models",)):
-        refused(call(*words, "--json", "mine.csv"), "did not write it", "mine.csv")
+        refused(call(*words, "--json", "mine.csv"), "exists already", "mine.csv")
     assert Path("mine.csv").read_text() == content
 
 

@@ -124,8 +124,8 @@ def killed_and_resumed(name: str, rounds: int, unbroken: Callable[[Row], list[An
             else:
                 struck += 1
                 inside += any((folder / "checkpoints").glob(".tmp-*"))
-            if not (folder / "config.yaml").exists() or not checkpoint.steps(folder / "checkpoints"):
-                work = begin(row, folder := place / f"{name}-{k}-again")  # killed before its first state
+            if not (folder / "config.yaml").exists():
+                work = begin(row, folder := place / f"{name}-{k}-again")  # killed before it was a run
             elif not (folder / "results.json").exists():
                 work = go_on(folder)
             else:

@@ -90,7 +90,7 @@ def test_mistakes_around_the_file_are_named(tmp_path: Path) -> None:
     save_file(state(), file)
     with pytest.raises(UserError, match=r"does not end in \.safetensors"):
         fetch_weights(NAME, tmp_path / "out.pth", file)
-    with pytest.raises(UserError, match="such a file already"):
+    with pytest.raises(UserError, match="exists already"):
         fetch_weights(NAME, file, file)
     with pytest.raises(UserError, match="no weights to fetch"):
         fetch_weights("resnet18", out, file)
