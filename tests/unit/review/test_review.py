@@ -175,7 +175,7 @@ def test_label_studio_and_csv_come_back_as_they_went(review: Review, tmp_path: P
         fresh = AnswerFile(review.folder, review.source)
         assert import_from(review, fresh, tmp_path / name).startswith("2 answers read, 2 new")
         assert fresh.given == {first: Answer("4"), second: Answer("", "unsure")}
-    with pytest.raises(UserError, match="new file"):
+    with pytest.raises(UserError, match="exists already"):
         export_to(review, answers, tmp_path / "plain.csv")
     tasks[0]["annotations"][0]["result"][0]["value"]["choices"] = ["eleven"]
     (tmp_path / "bad.json").write_text(json.dumps(tasks), encoding="utf-8")
