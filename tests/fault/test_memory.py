@@ -20,6 +20,7 @@ from metapl.methods import METHODS
 from metapl.optim import Learner, OptimConfig
 from metapl.runs.recorder import Recorder, RunFolder
 from metapl.training import steps
+from metapl.training.job import Job
 from metapl.training.loop import Result, start
 from metapl.utils.progress import Silent
 from methods_table import BY_NAME, ROWS, noisy_net
@@ -57,12 +58,17 @@ class SmallGPU:
     """Runs out of memory at the end of each update from step ``at`` on, unless activations wait in main memory."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, helps: bool = True) -> None:
-        self.spared, self.moved, update = False, 0, Learner.update
+        self.spared, self.moved, self.t = False, 0, 0
+        update, step = Learner.update, Job.step
 
         def too_much(learner: Learner, loss: Tensor, t: int) -> None:
             update(learner, loss, t)  # so that the step is half done
-            if t >= at and not (self.spared and helps):
+            if self.t >= at and not (self.spared and helps):
                 raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def counting(job: Job, t: int) -> Any:  # a method may count the steps of its phases by itself
+            self.t = t
+            return step(job, t)
 
         @contextmanager
         def sparing() -> Iterator[None]:
@@ -72,6 +78,7 @@ class SmallGPU:
             self.spared = False
 
         patch.setattr(Learner, "update", too_much)
+        patch.setattr(Job, "step", counting)
         patch.setattr(steps, "saved_in_main_memory", sparing)
 
 
