@@ -66,9 +66,10 @@ def predict_to(
     with _named_input(data) as name:
         chunks, early = _predictions(config, predictor, read_ref(name), tell)
         if target is None:
-            count, problems = _write(chunks, sys.stdout, form, predictor)
-            problems[:0] = early
-            _check_any(count, problems, data)
+            with _stdout(whole=read_ref(name).is_table) as screen:
+                count, problems = _write(chunks, screen, form, predictor)
+                problems[:0] = early
+                _check_any(count, problems, data)
             return count, problems, None
         aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
@@ -95,6 +96,19 @@ def _write(
             file = CsvAnswers(place, header)
         stack.callback(file.close)
         return write_answers(chunks, file, form, predictor.class_names)
+
+
+@contextmanager
+def _stdout(whole: bool) -> Iterator[TextIO]:
+    """Give stdout; if ``whole``, a temporary file that is copied there at the end, or not at all after an error."""
+    if not whole:
+        yield sys.stdout
+        return
+    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as held:
+        held.isatty = sys.stdout.isatty  # type: ignore[method-assign]
+        yield held
+        held.seek(0)
+        shutil.copyfileobj(held, sys.stdout)
 
 
 @contextmanager

@@ -366,3 +366,8 @@ def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
         for back in ("page", "card"):
             pair = sorted(luminance(colours[theme][name]) for name in (text, back))
             assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (text, back)
+
+
+def test_a_printed_page_is_light() -> None:
+    css = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    assert css.count("@media screen and (prefers-color-scheme: dark)") == css.count("prefers-color-scheme") == 2
