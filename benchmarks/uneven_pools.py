@@ -70,7 +70,7 @@ def run_one(name: str, folder: Path, ratio: int, even: bool, seed: int) -> dict[
     figures, counts = dict[str, Any](), np.bincount(y[pool])
     with tempfile.TemporaryDirectory() as out:
         made = metapl.fit(source, out=Path(out) / "run", **common)
-        guard = made.summary["guard"]
+        guard = {"returned": "mpl", "refusal": "", **made.summary["guard"]}  # without a guard mpl is kept
         kept = "model" if guard["returned"] == "mpl" else "model-not-chosen"
         figures["returned"] = _short(made.evaluate())
         figures["mpl"] = _short(evaluate(load_model(made.folder / kept), source, made.split.test))  # type: ignore
