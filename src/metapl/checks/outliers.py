@@ -19,8 +19,6 @@ FEWEST = 15  # with fewer labelled or unlabelled rows there is no answer
 MOST_LABELED = 2000  # labelled rows to compare with
 MOST_JUDGED = 4000  # unlabelled rows for the classifier
 NAMED = 20
-FOLDS = 5
-SHRINK = 0.0025  # weight of a row beside that of the classifier's squared weights
 
 
 @dataclass(frozen=True)
@@ -102,37 +100,20 @@ def _nearest(rows: Array, own: Array, leave_one_out: bool = False) -> Array:
 
 def _separability(groups: list[tuple[Array, Array]], draw: np.random.Generator) -> tuple[float, float]:
     """Return the cross-validated AUC of a linear classifier, and its standard error if the parts do not differ."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     own = np.concatenate([a for a, _ in groups], axis=1)
     pool = np.concatenate([b for _, b in groups], axis=1)
     pool = pool[draw.permutation(len(pool))[:MOST_JUDGED]]
     x = np.clip(standardised(np.concatenate([own, pool])), -5, 5)
-    y = np.repeat([-1.0, 1.0], [len(own), len(pool)]).astype(np.float32)
-    fold = np.concatenate([draw.permutation(n) % FOLDS for n in (len(own), len(pool))])
-    judged = np.empty_like(y)
-    for k in range(FOLDS):
-        judged[fold == k] = _ridge_scores(x[fold != k], y[fold != k], x[fold == k])
+    y = np.repeat([0, 1], [len(own), len(pool)])
+    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    judged = cross_val_predict(model, x, y, cv=folds, method="decision_function")
     error = np.sqrt((len(y) + 1) / (12 * len(own) * len(pool)))
-    return _area(judged[y < 0], judged[y > 0]), float(error)
-
-
-def _ridge_scores(x: Array, y: Array, new: Array) -> Array:
-    """Return the scores [m] of ``new`` [m, D] by ridge regression of y [n], -1 or 1, on x [n, D], both balanced."""
-    middle = (x[y < 0].mean(axis=0) + x[y > 0].mean(axis=0)) / 2
-    root = np.sqrt(SHRINK * len(y) / 2 / np.where(y < 0, (y < 0).sum(), (y > 0).sum())).astype(np.float32)
-    z, t = (x - middle) * root[:, None], y * root
-    if z.shape[1] <= len(z):
-        weight = np.linalg.solve(z.T @ z + np.eye(z.shape[1], dtype=z.dtype), z.T @ t)
-    else:  # the same weights from the smaller system
-        weight = z.T @ np.linalg.solve(z @ z.T + np.eye(len(z), dtype=z.dtype), t)
-    scores: Array = (new - middle) @ weight
-    return scores
-
-
-def _area(low: Array, high: Array) -> float:
-    """Return the share of pairs in which the value of ``high`` [m] is above that of ``low`` [n]; equal ones half."""
-    ordered = np.sort(low)
-    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
-    return float(below.mean() / (2 * len(low)))
+    return float(roc_auc_score(y, judged)), float(error)
 
 
 def _groups(rows: CheckedRows, labeled: Array, pool: Array) -> list[tuple[Array, Array]]:
