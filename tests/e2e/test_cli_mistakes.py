@@ -130,7 +130,7 @@ def test_a_bug_is_written_to_a_log_that_is_named(
 ) -> None:
     from metapl.inference import run_evaluation
 
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the [sky]\nfell")
 
     monkeypatch.setattr(run_evaluation, "judge_own", broken)
@@ -178,7 +178,7 @@ def test_a_warning_is_one_short_line(call: Call, monkeypatch: pytest.MonkeyPatch
 def test_a_full_disk_is_no_bug(call: Call, tree_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from metapl.inference import run_evaluation
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/x/[y]")
 
     monkeypatch.setattr(run_evaluation, "judge_own", full)

@@ -26,7 +26,7 @@ def test_weights_are_fetched_from_a_file_and_the_next_line_is_said(call: Call, t
     assert facts["use"] == f"--encoder timm:test_resnet source.encoder.weights={out}"
     again = call("models", "fetch", "timm:test_resnet", "--from", file, "--out", out)
     assert again.code == 2
-    assert "such a file already" in again.err
+    assert "exists already" in again.err
     for words in (("fetch",), ("fetch", "timm:test_resnet"), ("timm:test_resnet", "--out", out)):
         done = call("models", *words)
         assert done.code == 2

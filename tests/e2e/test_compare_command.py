@@ -125,7 +125,7 @@ def test_more_seeds_later_and_the_same_again(call: Call) -> None:
     stored.write_text(json.dumps(row))
     Path("a b/comparison.json").write_text(json.dumps({**plan, "facts": {**plan["facts"], "metapl": "0.0.9"}}))
     for words_again in (("resume", "a b"), (*words, "--seeds", "3")):
-        refused(call(*words_again), "the comparison was made with metapl 0.0.9", "in another folder")
+        refused(call(*words_again), "the comparison was made with metapl 0.0.9", "name another folder")
     Path("a b/comparison.json").write_text(json.dumps(plan))
     config = Path("a b/runs/supervised-0/config.yaml")
     config.write_text(config.read_text().replace("lr: 0.05", "lr: 0.06"))

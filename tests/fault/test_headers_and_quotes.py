@@ -217,15 +217,15 @@ def test_a_new_file_without_a_middle_column_is_refused(tmp_path: Path) -> None:
 
     for k, dropped in enumerate([(1,), (0,), (1, 3), (2, 3)]):
         new = write(tmp_path / f"new{k}.csv", shortened(*dropped))
-        with pytest.raises(UserError, match="columns go by their place: write all") as error:
+        with pytest.raises(UserError, match="columns go by their position: write all") as error:
             list(metapl.predict_source(metapl.load_model(out), str(new)))
         assert "source." not in str(error.value)
-        with pytest.raises(UserError, match="columns go by their place: write all"):
+        with pytest.raises(UserError, match="columns go by their position: write all"):
             predict_to(out, str(new), str(tmp_path / "out.csv"), False, None)
     for k, dropped in enumerate([(), (3,)]):  # the label, the last of them, may be left out
         new = write(tmp_path / f"good{k}.csv", shortened(*dropped))
         assert predict_to(out, str(new), str(tmp_path / f"out{k}.csv"), False, None)[0] == 40
-    with pytest.raises(UserError, match="columns go by their place: write all"):
+    with pytest.raises(UserError, match="columns go by their position: write all"):
         judge_other(out, str(tmp_path / "good1.csv"), None)
 
 

@@ -86,7 +86,7 @@ def test_a_run_that_returned_the_mean_says_so() -> None:
 def test_a_refusal_is_given_as_the_reason() -> None:
     run = record(chosen_by="guard", returned="linear baseline", better=False, refusal="mpl names no class 'skirt'")
     assert model(run).short == "linear"
-    assert "mpl was not better: mpl names no class 'skirt'." in model(run).text
+    assert "mpl was not surely better: mpl names no class 'skirt'." in model(run).text
 
 
 def test_evaluate_counts_what_both_models_have_right(tmp_path: Path) -> None:
