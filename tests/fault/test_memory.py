@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from test_nan import Notes, config_of
 from torch import Tensor, nn
 
-from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
-from metapl.data.batches.split import SplitConfig
-from metapl.data.batches.stream import BatchConfig
 from metapl.data.memory.digits import open_digits
 from metapl.hardware.device import saved_in_main_memory
-from metapl.methods import METHODS
-from metapl.optim import Learner, OptimConfig
+from metapl.optim import Learner
 from metapl.runs.recorder import Recorder, RunFolder
 from metapl.training import steps
 from metapl.training.job import Job
@@ -30,27 +27,8 @@ FITTED = "linear"  # by a solver on the CPU
 LATER = [row.name for row in ROWS if row.name not in QUICK and row.method != FITTED]
 
 
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def trained(name: str, progress: Silent | None = None, store: Recorder | None = None) -> Result:
-    row = BY_NAME[name]
-    config = RunConfig(
-        "digits",
-        method=row.method,
-        steps=8,
-        split=SplitConfig(labels=4),
-        batch=BatchConfig(8, 12),
-        loop=LoopConfig(log_every=1, eval_every=100, save_every=3),
-        guard=GuardConfig("off"),
-        optim=OptimConfig(**row.optim),
-        settings=METHODS[row.method].Config(**row.settings),
-    )
+    config = config_of(BY_NAME[name])
     return start(config, lambda _: store or Recorder(), open_digits(), progress, network=lambda **_: noisy_net())
 
 

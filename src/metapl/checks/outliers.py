@@ -15,7 +15,7 @@ from metapl.data.likeness import standardised
 from metapl.data.modalities import modality_of
 from metapl.types import Array
 
-FEWEST = 15  # with fewer labelled or unlabelled rows there is no answer
+FEWEST = 15  # labelled rows, and unlabelled rows, that an answer needs
 MOST_LABELED = 2000  # labelled rows to compare with
 MOST_JUDGED = 4000  # unlabelled rows for the classifier
 NAMED = 20

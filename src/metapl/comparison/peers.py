@@ -28,7 +28,7 @@ from metapl.data.modalities import make_views
 from metapl.errors import UserError, nearest
 from metapl.inference.evaluate import judge
 from metapl.methods import imported_class
-from metapl.models.tfidf import TfIdf
+from metapl.models.fitted.tfidf import TfIdf
 from metapl.types import Array, Preprocessing, Source, Split
 from metapl.utils.names import split_name
 

@@ -15,7 +15,7 @@ from metapl._version import __version__
 from metapl.data.batches.views import ViewConfig
 from metapl.data.modalities import make_views, modality_of
 from metapl.data.texts.tokens import WORDS, word_pattern
-from metapl.models.tfidf import TfIdf, term_keys
+from metapl.models.fitted.tfidf import TfIdf, term_keys
 from metapl.runs.model_folder import Predictor
 from metapl.types import Preprocessing
 

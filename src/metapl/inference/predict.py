@@ -56,13 +56,13 @@ def predict_folder(predictor: Predictor, path: str | Path) -> Iterator[Predictio
         UserError: no such path, no image in it, or a model that was not trained on images.
     """
     source = open_tree(Path(path).expanduser(), predictor.input())
-    return _told_first(predictor, tuple(source.problems), predict_source(predictor, source))
+    return _with_problems(predictor, tuple(source.problems), predict_source(predictor, source))
 
 
-def _told_first(
+def _with_problems(
     predictor: Predictor, problems: tuple[Problem, ...], chunks: Iterator[Predictions]
 ) -> Iterator[Predictions]:
-    """Yield the chunks, ``problems`` with the first of them; a chunk without rows if there is none."""
+    """Yield the chunks, ``problems`` with the first; without any, yield one chunk of no rows."""
     for chunk in chunks:
         yield replace(chunk, problems=(*problems, *chunk.problems))
         problems = ()
@@ -107,7 +107,7 @@ def predict_file(predictor: Predictor, rows: NewRows) -> Iterator[Predictions]:
         UserError: a row cannot serve.
     """
     for source in rows:
-        yield from _told_first(predictor, tuple(source.problems), predict_source(predictor, source))
+        yield from _with_problems(predictor, tuple(source.problems), predict_source(predictor, source))
 
 
 def _step(predictor: Predictor) -> int:

@@ -12,9 +12,10 @@ from torch import nn
 from metapl.errors import UserError, nearest
 from metapl.models import huggingface, own, vision, weights
 from metapl.models.convnet import ConvNet as ConvNet
-from metapl.models.forest import Forest as Forest
+from metapl.models.fitted.forest import Forest as Forest
+from metapl.models.fitted.logistic import LinearNetwork
+from metapl.models.fitted.tfidf import TfIdf as TfIdf
 from metapl.models.head import Head as Head
-from metapl.models.logistic import LinearNetwork
 from metapl.models.mlp import MLP as MLP
 from metapl.models.ngram import NGram as NGram
 from metapl.models.own import GIVEN as GIVEN
@@ -22,7 +23,6 @@ from metapl.models.own import Factory as Factory
 from metapl.models.own import as_factory as as_factory
 from metapl.models.own import given_name as given_name
 from metapl.models.small_cnn import SmallCNN as SmallCNN
-from metapl.models.tfidf import TfIdf as TfIdf
 from metapl.models.wide_resnet import WideResNet as WideResNet
 from metapl.types import Shape, Tokens
 from metapl.utils.names import split_name

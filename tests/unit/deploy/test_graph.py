@@ -16,8 +16,8 @@ from metapl.data.traits import traits
 from metapl.deploy.graph import ProbabilityGraph, describe_graph, to_input
 from metapl.models import build_model
 from metapl.models.combined import Average, Blend, Masked
-from metapl.models.forest import Forest
-from metapl.models.tfidf import TfIdf
+from metapl.models.fitted.forest import Forest
+from metapl.models.fitted.tfidf import TfIdf
 from metapl.runs.model_folder import Predictor, ValidationAnswers
 from metapl.types import Source
 

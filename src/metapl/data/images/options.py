@@ -107,7 +107,7 @@ class SizeStats:
     def add(self, height: int, width: int, grey: bool) -> None:
         """Count one image."""
         self.grey &= bool(grey)
-        if len(self.sizes) < 2:  # two different sizes are enough to know: there is no common size
+        if len(self.sizes) < 2:  # two different sizes show that the images have no common size
             self.sizes.add((height, width))
 
     def shape(self, options: ImageOptions) -> tuple[int, int, int]:

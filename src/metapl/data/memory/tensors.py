@@ -111,7 +111,7 @@ def planes(values: Array, name: str, channels_first: bool) -> Array:
 
 
 def pixels(stacks: Mapping[str, Array], notes: list[str], copy: bool = True) -> tuple[dict[str, Tensor], int]:
-    """Return uint8 tensors, and the white level of the float stacks (0: there are none); all must be on one scale.
+    """Return uint8 tensors, and the white level of the float stacks, 0 without any. All must be on one scale.
 
     Args:
         copy: False: uint8 arrays may share their memory with the tensors.

@@ -88,7 +88,7 @@ class ParquetFile:
             first += batch.num_rows
 
     def remarks(self) -> list[str]:
-        """As ``stretch.LongFile`` has it: there are none."""
+        """Return an empty list: a Parquet file has no doubtful lines (see ``stretch.LongFile``)."""
         return []
 
     def cells(self, names: Sequence[str], rows: int = 1024) -> Iterator[list[Any]]:

@@ -38,7 +38,7 @@ class Seen:
         self._base.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, place BLOB, text BLOB) WITHOUT ROWID")
 
     def earlier(self, noun: str, key: str, text: str, place: str) -> tuple[str, str] | None:
-        """Return the place and the text of the earlier row with this key; None, and remember it, if there is none.
+        """Return the place and the text of the earlier row with this key. The first row of a key is remembered: None.
 
         Args:
             noun: what the key is; keys of different nouns are not compared.

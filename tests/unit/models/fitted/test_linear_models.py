@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from metapl.models import build_model
-from metapl.models.logistic import LinearNetwork, fit_logistic
-from metapl.models.tfidf import TfIdf
+from metapl.models.fitted.logistic import LinearNetwork, fit_logistic
+from metapl.models.fitted.tfidf import TfIdf
 from metapl.types import Tokens
 
 WORDS = ["red", "green", "blue", "good", "bad", "ugly", "cat", "dog", "fish", "bird"]

@@ -1,7 +1,7 @@
 """One linear layer that is fitted instead of trained: multinomial logistic regression, by scikit-learn.
 
 L1  minimise  trust * sum_i CE(y_i, W f(x_i) + b) + |W|^2 / 2, by L-BFGS
-    f: a row's values, or TF-IDF (``models.tfidf``)
+    f: a row's values, or TF-IDF (``models.fitted.tfidf``)
 """
 
 from __future__ import annotations

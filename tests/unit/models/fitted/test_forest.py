@@ -12,7 +12,8 @@ from sklearn.ensemble import RandomForestClassifier
 
 import metapl
 from metapl.errors import UserError
-from metapl.models import Forest, build_model, forest
+from metapl.models import Forest, build_model
+from metapl.models.fitted import forest
 from metapl.runs.model_folder import load_model
 
 

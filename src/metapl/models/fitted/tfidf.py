@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metapl.models.logistic import fit_logistic
+from metapl.models.fitted.logistic import fit_logistic
 from metapl.types import Array, Tokens
 
 if TYPE_CHECKING:
