@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import side_by_side
@@ -94,11 +92,8 @@ def main() -> None:
             found.append(line)
             if arguments.json != "-":
                 print({key: round(v, 4) if isinstance(v, float) else v for key, v in line.items()}, flush=True)
-    text = json.dumps({"hardware": side_by_side.hardware(), "network": arguments.network, "rows": found}, indent=1)
-    if arguments.json == "-":
-        print(text)
-    elif arguments.json:
-        Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+    figures = {"hardware": side_by_side.hardware(), "network": arguments.network, "rows": found}
+    side_by_side.save(figures, arguments.json)
 
 
 if __name__ == "__main__":

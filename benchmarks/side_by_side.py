@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetitions", type=int, default=7, help="blocks of each thing")
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu", help="cpu: processor time of the process")
     parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON; - prints them instead")
+
+
+def save(figures: Any, target: str | None) -> None:
+    """Write figures as JSON to the file that ``--json`` names; - prints them, None leaves them out."""
+    text = json.dumps(figures, indent=1)
+    if target == "-":
+        print(text)
+    elif target:
+        Path(target).write_text(text + "\n", encoding="utf-8")
 
 
 def clock(name: str) -> Clock:

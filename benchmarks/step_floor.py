@@ -19,10 +19,8 @@ b and B are the batch's labelled and unlabelled rows. Rows are random, for time 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,11 +186,7 @@ def main() -> None:
                 figures = f"{row['step_ms']:9.1f} {row['floor_ms']:9.1f} {row['ratio']:5.2f} ({row['low']:.2f}, "
                 inner = ", ".join(f"{name} {ms:.2f}" for name, ms in row["parts_ms"].items())
                 print(f"{network:10} {method:11} {figures}{row['high']:.2f})   {inner}", flush=True)
-    text = json.dumps({"hardware": side_by_side.hardware(), "rows": rows}, indent=1)
-    if quiet:
-        print(text)
-    elif arguments.json:
-        Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+    side_by_side.save({"hardware": side_by_side.hardware(), "rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

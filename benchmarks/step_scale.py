@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import side_by_side
 import torch
 
 from metapl.data.memory.source import MemorySource
@@ -106,11 +107,7 @@ def main() -> None:
             rows.append(row := json.loads(done.stdout))
             if given.json != "-":
                 print({key: round(v, 1) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
-    text = json.dumps(rows, indent=1)
-    if given.json == "-":
-        print(text)
-    elif given.json:
-        Path(given.json).write_text(text + "\n", encoding="utf-8")
+    side_by_side.save(rows, given.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import json
 import statistics
 import sys
 import warnings
@@ -125,9 +124,7 @@ def main() -> None:
     ]
     for row in rows:
         print(f"{row['step']:24} {row['seconds']:.3f} s   {row['ratio']:.2f} x ({row['low']:.2f}, {row['high']:.2f})")
-    if arguments.json:
-        text = json.dumps({"hardware": side_by_side.hardware(), "rows": rows}, indent=1)
-        print(text) if arguments.json == "-" else Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+    side_by_side.save({"hardware": side_by_side.hardware(), "rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

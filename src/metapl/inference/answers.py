@@ -107,7 +107,7 @@ def _printable(cell: Any) -> Any:
 
 
 class ParquetAnswers:
-    """A Parquet file; its metadata name metapl, so that a later call knows it."""
+    """A Parquet file; its metadata name metapl and its version."""
 
     def __init__(self, path: Path, header: list[str]) -> None:
         pyarrow, parquet = _pyarrow()
