@@ -81,6 +81,7 @@ def _check_files(folder: Path, found: dict[str, Any], shown: str) -> None:
         assert picture.size[1] > 400
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_all_methods_with_the_command_of_the_pages(call: Call) -> None:
     """Half a minute on two free cores; how long it takes is no matter of a test."""
