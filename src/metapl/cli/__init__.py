@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import sysconfig
 import tempfile
-import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -28,10 +26,11 @@ from metapl.cli import running as running
 from metapl.cli import tuning as tuning
 from metapl.cli import using as using
 from metapl.cli.app import app as app
-from metapl.cli.app import say, stopped
+from metapl.cli.app import say
 from metapl.cli.options import State
 from metapl.errors import Silenced, UserError
 from metapl.utils import printing
+from metapl.utils.signals import end_by_sigterm, stopped
 
 _ClickException: Any = typer.BadParameter.__mro__[2]  # the base of usage errors, wherever this typer keeps it
 
@@ -47,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # as `python -m metapl` does, so that --model file:function finds the file
     with warnings.catch_warnings():
         warnings.showwarning = _warned  # type: ignore[assignment]
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _terminated)  # a training takes it over, and saves its state
+        end_by_sigterm()  # a training takes the signal over, and saves its state
         try:
             command = typer.main.get_command(app)
             code = command.main(_at_home(State.argv), "metapl", standalone_mode=False)
@@ -72,11 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
                 return _failed(_MEMORY, 2)
             return _crashed(error)
-
-
-def _terminated(number: int, frame: Any) -> None:
-    """End like Ctrl-C does, with the signal's own exit code."""
-    raise KeyboardInterrupt(number)
 
 
 def _at_home(argv: Sequence[str]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from metapl.cli.home import home_text
 from metapl.cli.options import Debug
 from metapl.cli.processes import started_together
 from metapl.errors import UserError, nearest
+from metapl.utils.signals import stopped
 
 # How --help lists the commands; one that is not named here comes last.
 ORDER = (
@@ -34,18 +36,22 @@ class _Group(TyperGroup):
             ctx.fail(f"Unknown command '{args[0]}'. {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        with _end_with_a_word():
+            return super().make_context(*given, **more)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _end_with_a_word():  # a training that is stopped saves its state instead, see running._finish
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:  # a training that is stopped saves its state instead, see running._finish
-            raise typer.Exit(stopped(stop)) from None
 
 
-def stopped(stop: KeyboardInterrupt) -> int:
-    """Say which signal ended the command, and give the exit code for it."""
-    number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
-    say(f"stopped by {number.name}")
-    return 128 + number
+@contextmanager
+def _end_with_a_word() -> Iterator[None]:
+    """Serve a signal here: typer would end without a word, and with the exit code of Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(stopped(stop)) from None
 
 
 def _show_version(value: bool) -> None:

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM as a request to stop, which the loop serves between two steps."""
+"""Ctrl-C and SIGTERM: the end of a command, or a request that the loop serves between two steps."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,3 +32,31 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, served like Ctrl-C.
+
+    It has a class of its own, since a plain ``KeyboardInterrupt`` that leaves code run by ``exec``, such as a dataclass
+    in the making, lets Python end with the exit code of Ctrl-C whatever the command says.
+    """
+
+
+def end_by_sigterm() -> None:
+    """Let SIGTERM raise ``Terminated``, whose argument is the signal's number.
+
+    Outside the main thread, where Python takes no signals, nothing changes.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated(number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
+
+
+def stopped(stop: KeyboardInterrupt) -> int:
+    """Say on stderr which signal ended the command, and give the exit code for it."""
+    number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+    print(f"stopped by {number.name}", file=sys.stderr, flush=True)
+    return 128 + number
