@@ -2,7 +2,8 @@
 
     python benchmarks/guard_sides.py FOLDER --seeds 1000:1003 --labels 5 10 --out guard_sides.jsonl
 
-FOLDER as for ``benchmarks/tables_texts.py``. All labelled rows teach, the test rows judge. Each run is one line of
+FOLDER as for ``benchmarks/tables_texts.py``. ``--set mpl.uda_threshold=0.95 views.swap=0.1`` changes the side ``mpl``
+alone; give it an ``--out`` of its own. All labelled rows teach, the test rows judge. Each run is one line of
 JSON; what is there already is not run again. At the end a table is printed as JSON: accuracy and balanced accuracy, in
 percent, of each side and of the means of their probabilities (``+``: arithmetic, ``*``: geometric), and the regret: the
 accuracy of the best side minus that of the column, on average and in the worst run.
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 SIDES = ("mpl", "supervised", "linear")
 FOREST = {"method": "linear", "model": "forest"}  # on tables
 
 
-def run_one(path: Path, labels: int, seed: int, steps: int) -> dict[str, Any]:
+def run_one(path: Path, labels: int, seed: int, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Accuracy and balanced accuracy of each side and mean on the test rows, percent."""
     import metapl
     from metapl.config.settings import make_config
@@ -31,14 +33,22 @@ def run_one(path: Path, labels: int, seed: int, steps: int) -> dict[str, Any]:
     from metapl.inference.evaluate import judge, probabilities
 
     p, y, names = dict[str, Tensor](), torch.zeros(0), ()
-    common = {"labels": labels, "seed": seed, "steps": steps, "validation": "none", "guard": "off", "device": "cpu"}
-    methods: dict[str, dict[str, str]] = {name: {"method": name} for name in SIDES}
+    common: dict[str, Any] = {
+        "labels": labels,
+        "seed": seed,
+        "steps": steps,
+        "validation": "none",
+        "guard": "off",
+        "device": "cpu",
+    }
+    methods: dict[str, dict[str, Any]] = {name: {"method": name} for name in SIDES}
+    methods["mpl"]["options"] = settings
     config = make_config(str(path))
     source = open_source(config.ref, config.source)
     if source.kind == "table":
         methods["forest"] = FOREST
     for name, method in methods.items():
-        result = metapl.fit(source, **common, **method)  # type: ignore[arg-type]
+        result = metapl.fit(source, **common, **method)
         p[name] = probabilities(result.predictor, source, result.split.test)
         y, names = torch.from_numpy(source.labels[result.split.test]).long(), source.class_names
     m, s, n = (p[name] for name in SIDES)
@@ -80,17 +90,19 @@ def main() -> None:
     parser.add_argument("--seeds", default="1000:1003", metavar="FIRST:STOP")
     parser.add_argument("--labels", type=int, nargs="+", default=[5, 10], help="per class")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of mpl")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, added to")
     a = parser.parse_args()
     torch.set_num_threads(1)
     first, _, stop = a.seeds.partition(":")
+    settings = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in a.set)}
     rows = [json.loads(line) for line in a.out.read_text(encoding="utf-8").splitlines()] if a.out.exists() else []
     done = {(row["set"], row["labels"], row["seed"]) for row in rows}
     for seed in range(int(first), int(stop)):
         for path in sorted(a.folder.glob("*.csv")):
             for labels in a.labels:
                 if (path.stem, labels, seed) not in done:
-                    rows.append(run_one(path, labels, seed, a.steps))
+                    rows.append(run_one(path, labels, seed, a.steps, settings))
                     with open(a.out, "a", encoding="utf-8") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
     print(json.dumps(table(rows), indent=2))

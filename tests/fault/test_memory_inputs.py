@@ -23,7 +23,7 @@ Y = np.where(np.arange(60) < 20, (X[:, 0] > 0).astype(int), -1)
 
 
 def classifier(**more: Any) -> SemiSupervisedClassifier:
-    return SemiSupervisedClassifier(steps=8, random_state=0, device="cpu", **more)
+    return SemiSupervisedClassifier(steps=8, guard="off", random_state=0, device="cpu", **more)
 
 
 # -- the estimator
@@ -151,7 +151,7 @@ def test_long_numbers_in_memory_keep_their_digits(tmp_path: Path) -> None:
     y = np.where(np.arange(300) < 60, LATE.astype(int), -1)
     frame = pd.DataFrame({"time": TIMES, "other": RANDOM.normal(size=300)})
     for rows in (frame, frame.to_numpy()):
-        fitted = SemiSupervisedClassifier(steps=60, random_state=0, device="cpu").fit(rows, y)
+        fitted = SemiSupervisedClassifier(steps=60, guard="off", random_state=0, device="cpu").fit(rows, y)
         assert (fitted.predict(rows) == LATE).mean() > 0.85
         fitted.save(tmp_path / type(rows).__name__)
         again = SemiSupervisedClassifier.load(tmp_path / type(rows).__name__)

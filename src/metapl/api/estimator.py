@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from metapl.types import Array
 
 CARD = "estimator.json"
-MPL_THRESHOLD, SWAP = 0.95, 0.1  # for tables; why: docs/notes/estimator.md
 
 
 class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -58,21 +57,22 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         A name in ``metapl.METHODS``; "supervised" learns from the labelled rows alone.
     model : str, nn.Module or callable, default="auto"
         A name in ``metapl.MODELS``, a network (of which copies are trained), or ``f(shape=..., num_classes=...)``.
-    steps : int, default=300
-        Updates. minutes : float, default=None
+    steps : int, default=None
+        Updates. None: 300 for tables and texts, 1000 for images.
+    minutes : float, default=None
         As many steps as fit into so many minutes, in place of ``steps``.
     batch_labeled, batch_unlabeled : int, default=32, 128
         Rows per step.
     lr : float, default=None
         Peak learning rate. None: 0.05 with SGD; texts' own network takes AdamW and 0.01.
     threshold : float or str, default="auto"
-        Least confidence of a pseudo label that counts. "auto" is 0.95 for mpl, whose own 0.6 lets nearly every label
-        pass where there are two classes, and the method's own for the others.
-    validation : "auto", "none", float or int, default="none"
+        Least confidence of a pseudo label that counts. "auto": the method's own.
+    validation : "auto", "none", float or int, default="auto"
         Labelled rows that judge and do not teach: a fifth, none, a share, or a number per class.
-    guard : "off", "warn" or "return", default="off"
-        Whether the result is compared with supervised training on the same labels, which takes its place unless it is
-        clearly better; two to three times the work.
+    guard : "off", "warn" or "return", default="return"
+        "return": tables give the mean of the method's network, a linear model and a random forest; texts the mean of
+        the network and a linear model; images the better one of the network and supervised training, for twice the
+        work. "warn": the network, and ``notes_`` says what would be better. "off": the network alone.
     unlabeled_marker : default=-1
         What marks a row without a label in ``y``, beside None, NaN, NA and "", which always do. None: nothing else.
     random_state : int, RandomState or None, default=None
@@ -81,7 +81,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         "auto" (CUDA where there is any), "cpu", "cuda", "cuda:N" or "mps".
     options : dict, default=None
         Any other setting by its key, such as ``{"optim.weight_decay": 0.001, "mpl.feedback": "sampled"}``. It beats
-        what is said above. ``views.swap`` is 0.1 here.
+        what is said above.
     verbose : int, default=0
         1 shows what the command line shows.
 
@@ -108,14 +108,14 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         method: str = "mpl",
         *,
         model: Any = "auto",
-        steps: int = 300,
+        steps: int | None = None,
         minutes: float | None = None,
         batch_labeled: int = 32,
         batch_unlabeled: int = 128,
         lr: float | None = None,
         threshold: float | str = "auto",
-        validation: str | float | int = "none",
-        guard: str = "off",
+        validation: str | float | int = "auto",
+        guard: str = "return",
         unlabeled_marker: Any = -1,
         random_state: Any = None,
         device: str = "auto",
@@ -219,12 +219,9 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             "split.test": 0.0,
             "split.validation": self.validation,
             "guard.mode": self.guard,
-            "views.swap": SWAP,
         }
         if self.threshold != "auto":
             given[_threshold_key(self.method)] = self.threshold
-        elif self.method == "mpl":
-            given[_threshold_key("mpl")] = MPL_THRESHOLD
         config = make_config("arrays", options={**given, **(self.options or {})})
         return config, None if named else as_factory(self.model)
 

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from torch import Tensor, nn
 
 from metapl import LabeledKFold, SemiSupervisedClassifier, UserError, load_model
 from metapl.api.estimator_inputs import read_targets
+from metapl.config.settings import make_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:every row of y has a label:UserWarning")
 
 QUICK: dict[str, Any] = {"steps": 15, "batch_labeled": 8, "batch_unlabeled": 12, "random_state": 0, "device": "cpu"}
+QUICK |= {"validation": "none", "guard": "off"}
 
 
 def table(rows: int = 60, labeled: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -169,13 +172,20 @@ def test_settings_reach_the_run() -> None:
     assert (config.steps, config.batch.labeled, config.batch.unlabeled) == (15, 8, 12)
     assert model.result_.summary["rows"]["validation"] == 6
     assert [row["step"] for row in model.history_][:3] == [5, 10, 12]
-    assert quick().fit(X, y).result_.kept.start.config.settings.uda_threshold == 0.95
+    assert quick().fit(X, y).result_.kept.start.config.settings.uda_threshold == 0.6
     own = quick(options={"mpl.uda_threshold": 0.7}).fit(X, y).result_.kept.start.config.settings
     assert own.uda_threshold == 0.7
     assert quick(method="fixmatch", threshold=0.8).fit(X, y).result_.kept.start.config.settings.threshold == 0.8
     for wrong in ({"method": "supervised", "threshold": 0.5}, {"options": {"optim.lrr": 1}}, {"method": "mpll"}):
         with pytest.raises(UserError, match=r"threshold|unknown"):
             quick(**wrong).fit(X, y)
+
+
+def test_the_defaults_are_those_of_the_command_line() -> None:
+    config, _ = SemiSupervisedClassifier(random_state=0)._config()
+    own = make_config("arrays")
+    same = replace(own, split=replace(own.split, test=config.split.test))  # `score` has test rows of its own
+    assert config == same
 
 
 def test_the_guard_is_noted() -> None:

@@ -12,6 +12,7 @@ from metapl import SemiSupervisedClassifier
 
 # Few steps: the checks fit some two hundred times.
 QUICK: dict[str, Any] = {"steps": 12, "batch_labeled": 16, "batch_unlabeled": 16, "lr": 0.1, "device": "cpu"}
+QUICK |= {"validation": "none", "guard": "off"}
 MINUS_ONE = "its last part has the classes -1 and 1, and -1 marks rows without a label"
 
 

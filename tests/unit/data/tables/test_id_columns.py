@@ -109,7 +109,7 @@ def test_the_estimator_takes_columns_with_gaps(named: bool) -> None:
     X.loc[3, "a"], X.loc[4, "b"] = pd.NA, None
     X = X.assign(t=pd.array(range(80), dtype="Int64")) if named else X
     with pytest.warns(UserWarning, match="is left out") if named else contextlib.nullcontext():
-        fitted = SemiSupervisedClassifier(steps=2).fit(X, [0, 1, -1, -1] * 20)
+        fitted = SemiSupervisedClassifier(steps=2, guard="off").fit(X, [0, 1, -1, -1] * 20)
     assert fitted.predictor_.takes.shape == (2,)
     assert len(fitted.predict(X)) == 80
 
@@ -120,7 +120,7 @@ def test_arrays_go_by_position_where_a_column_was_left_out(tmp_path: Path, names
     X = pd.DataFrame(DRAW.normal(size=(80, 3)), columns=names)
     X[names[1]] = range(80)
     y = np.where(np.arange(80) < 20, X[names[2]] > 0, -1)
-    fitted = SemiSupervisedClassifier(steps=2, random_state=0).fit(X, y, X_unlabeled=X.to_numpy())
+    fitted = SemiSupervisedClassifier(steps=2, random_state=0, guard="off").fit(X, y, X_unlabeled=X.to_numpy())
     assert fitted.predictor_.takes.shape == (2,)
     assert fitted.pseudo_labels_.labels.shape == (140,)
     p = fitted.predict_proba(X)
@@ -135,7 +135,7 @@ def test_arrays_go_by_position_where_a_column_was_left_out(tmp_path: Path, names
 
 def test_a_frame_of_nothing_but_a_number_of_its_rows_is_refused() -> None:
     with pytest.raises(UserError, match=r"'t' only counts the rows.* or source\.table\.features"):
-        SemiSupervisedClassifier(steps=2).fit(pd.DataFrame({"t": range(80)}), [0, 1] * 40)
+        SemiSupervisedClassifier(steps=2, guard="off").fit(pd.DataFrame({"t": range(80)}), [0, 1] * 40)
 
 
 @pytest.mark.parametrize(
