@@ -3,7 +3,8 @@
     python benchmarks/label_scale.py FOLDER --rows 100000 1000000 --images 10000 100000
 
 Tables of six numbers and one category as CSV, and JPEG images of 32 x 32 pixels, are made in FOLDER. Each pool is
-labelled once unbroken, and the largest one again, killed twice by SIGKILL and continued.
+labelled once unbroken, and the largest one again, killed twice by SIGKILL and continued. With ``--ray`` the largest one
+is labelled once more by ``--engine ray`` on this machine.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ def train(data: Path, out: Path, *words: str) -> Path:
     return out
 
 
-def label(run: Path, pool: Path, out: Path, kill_at: int | None = None) -> dict[str, Any]:
+def label(run: Path, pool: Path, out: Path, kill_at: int | None = None, engine: str = "local") -> dict[str, Any]:
     """Label the pool, killed after part ``kill_at`` where that is given; return seconds and peak memory in MB."""
     began = time.monotonic()
-    process = subprocess.Popen([*METAPL, "label", str(run), str(pool), "--out", str(out), "--quiet"])
+    words = [str(run), str(pool), "--out", str(out), "--engine", engine, "--quiet"]
+    process = subprocess.Popen([*METAPL, "label", *words])
     while kill_at is not None and not (out / f"part-{kill_at:05d}.json").exists() and process.poll() is None:
         time.sleep(0.01)
     if kill_at is not None:
@@ -77,8 +79,8 @@ def answers(out: Path) -> tuple[int, int, list[bytes]]:
     return len(ids), len(set(ids)), [path.read_bytes() for path in parts]
 
 
-def measure(run: Path, pools: dict[int, Path], folder: Path) -> dict[str, Any]:
-    """Label each pool, and the largest one again with two kills."""
+def measure(run: Path, pools: dict[int, Path], folder: Path, ray: bool) -> dict[str, Any]:
+    """Label each pool, and the largest one again with two kills and, if asked for, by Ray."""
     found: dict[str, Any] = {}
     for count, pool in pools.items():
         found[f"{count}"] = label(run, pool, folder / f"{pool.stem}-labels")
@@ -89,7 +91,12 @@ def measure(run: Path, pools: dict[int, Path], folder: Path) -> dict[str, Any]:
         label(run, pools[most], cut, kill_at)
     found["killed twice"] = label(run, pools[most], cut)
     (rows, ids, one), (_, _, other) = answers(whole), answers(cut)
-    return found | {"rows": rows, "ids": ids, "parts": parts, "same after kills": one == other}
+    found |= {"rows": rows, "ids": ids, "parts": parts, "same after kills": one == other}
+    if ray:
+        by_ray = folder / f"{pools[most].stem}-ray"
+        found["ray seconds"] = label(run, pools[most], by_ray, engine="ray")["seconds"]
+        found["same by ray"] = answers(by_ray)[2] == one
+    return found
 
 
 def main() -> None:
@@ -98,18 +105,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--ray", action="store_true")
     given = parser.parse_args()
     folder = given.folder
     folder.mkdir(parents=True)
     run = train(make_table(folder / "train.csv", 300, labels=True), folder / "table-run", "--labels", "40")
     tables = {count: make_table(folder / f"rows-{count}.csv", count) for count in given.rows}
-    print(json.dumps({"table": measure(run, tables, folder)}), flush=True)
+    print(json.dumps({"table": measure(run, tables, folder, given.ray)}), flush=True)
     labelled = folder / "photos"
     for name in ("labelled/dark", "labelled/light", "unlabelled"):
         make_images(labelled / name, 40)
     run = train(labelled, folder / "image-run", "--model", "small_cnn")
     images = {count: make_images(folder / f"images-{count}", count) for count in given.images}
-    print(json.dumps({"images": measure(run, images, folder)}), flush=True)
+    print(json.dumps({"images": measure(run, images, folder, given.ray)}), flush=True)
 
 
 if __name__ == "__main__":
