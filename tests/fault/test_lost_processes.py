@@ -35,6 +35,7 @@ from metapl.methods.supervised import Supervised
 class Broken(Supervised):
     def step(self, batch, t):
         if t == 3 and os.environ.get("RANK") == "1":
+            open("failed", "w").close()
             raise ArithmeticError("the second process cannot count")
         return super().step(batch, t)
 """
@@ -95,7 +96,7 @@ def lose_one(out: Path, rank: int, step: int, wait: float = 0.0) -> None:
     os.kill(pid, signal.SIGKILL)
     _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
-    assert "another process of this run was lost" in said or rank == 0
+    assert said.count("a process of this run was lost: all start again (restart 1 of 1)") == 1
     assert "resuming at step" in said
 
 
@@ -128,12 +129,10 @@ def test_an_error_of_one_process_stops_all_with_its_message(tmp_path: Path, laun
     (tmp_path / "broken.py").write_text(BROKEN)
     words = [*WORDS, "--method", "broken:Broken", "--out", "run", *(["--procs", "2"] if len(launcher) == 1 else [])]
     words = [word for word in words if not word.startswith("mpl.")]
-    began = time.monotonic()
     process = start(*words, launcher=launcher, folder=tmp_path)
     _, said = process.communicate(timeout=900)
-    began_training = (tmp_path / "run" / "config.yaml").stat().st_mtime
     assert process.returncode != 0
-    assert time.time() - began_training < 30, time.monotonic() - began
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < 30
     assert said.count("the second process cannot count") == 1
     assert "was lost" not in said
 

@@ -17,6 +17,7 @@ from metapl.errors import UserError
 from metapl.utils.progress import Progress, Silent, make_progress
 
 PR_SET_PDEATHSIG = 1  # of Linux
+RESTARTED = ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "RANK")  # which torchrun sets
 SHUTDOWN = "20"  # seconds that the processes have to save their state after a signal, before they are killed
 
 
@@ -74,9 +75,13 @@ def _launched(count: int, restarts: int) -> int:
 
 
 def joined() -> AbstractContextManager[None]:
-    """Join the other processes for a block, where there are some; see ``ranks.joined``."""
+    """Join the other processes for a block, where there are some; see ``ranks.joined``. A restart is said once."""
     if not started_together():
         return nullcontext()
+    restarts, most, rank = (os.environ.get(name, "0") for name in RESTARTED)
+    if restarts != "0" and rank == "0":
+        said = f"a process of this run was lost: all start again (restart {restarts} of {most})"
+        print(said, file=sys.stderr, flush=True)
     from metapl.hardware import ranks
 
     return ranks.joined()
