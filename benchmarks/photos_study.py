@@ -6,6 +6,11 @@
     python benchmarks/photos_study.py table runs.jsonl
     python benchmarks/photos_study.py plot runs.jsonl photos.png
 
+    python benchmarks/photos_study.py encode FOLDER/train FOLDER/test images.npz --encoder none --size 128
+    metapl models fetch lite0 --out lite0.safetensors
+    python benchmarks/photos_study.py run images.npz --labels 10 --seeds 0:3 --methods supervised --out tuned.jsonl \
+        --set 'model="timm:tf_efficientnet_lite0"' 'weights="lite0.safetensors"' 'optim.name="adamw"' optim.lr=0.0007
+
 ``run`` appends one JSON line per training. Seeds below 1000 judge by the rows of ``test``; from 1000 on (development)
 by a fifth of the rows of ``train``, which the training does not see. All rows teach, none validate: the method's own
 result is judged. ``probe`` is scikit-learn's LogisticRegression(C=10) on features of unit length.
@@ -39,10 +44,15 @@ METHODS = ("supervised", "mpl", "mpl:feedback=none", "fixmatch", "uda", "co_trai
 
 
 def encode(train: Path, test: Path, out: Path, encoder: str, size: int) -> None:
-    """Features of the photographs in two folders with one folder per class, or in two Parquet files."""
+    """Features of the photographs in two folders with one folder per class, or in two Parquet files.
+
+    ``none`` as the encoder stores the images themselves, for networks that train end to end.
+    """
     parts: dict[str, Any] = {}
     torch.set_num_threads(1)
-    given = {"source.encoder.name": encoder, **({"source.encoder.size": size} if size else {})}
+    given: dict[str, Any] = {"source.encoder.name": encoder, **({"source.encoder.size": size} if size else {})}
+    if encoder == "none":
+        given = {"source.image.size": size or 224}
     for part, data in (("train", train), ("test", test)):
         config = make_config(str(data), options=given)
         source = open_source(read_ref(config.data), config.source, progress=print)
@@ -66,7 +76,8 @@ def prepare(file: Path, seed: int) -> MemorySource:
     else:
         x, y = np.concatenate([x, x_test]), np.concatenate([y, y_test])
         is_test = np.arange(len(y)) >= len(is_test)
-    return MemorySource(file.stem, "features", torch.from_numpy(x), y, names, is_test=is_test)
+    kind = "features" if x.ndim == 2 else "image"
+    return MemorySource(file.stem, kind, torch.from_numpy(x), y, names, is_test=is_test)
 
 
 def peer(name: str, source: MemorySource, labels: int, seed: int) -> float:
@@ -185,7 +196,7 @@ def main() -> None:
     make.add_argument("train", type=Path)
     make.add_argument("test", type=Path)
     make.add_argument("out", type=Path)
-    make.add_argument("--encoder", default="lite0")
+    make.add_argument("--encoder", default="lite0", help="none: the images themselves")
     make.add_argument("--size", type=int, default=0, help="side of the images in pixels; 0: the encoder's own")
     study = commands.add_parser("run")
     study.add_argument("file", type=Path)
