@@ -135,6 +135,20 @@ def test_a_column_too_large_for_memory_is_refused_early(tmp_path: Path, monkeypa
     assert listed(tmp_path / "a.parquet", "other") == [0, 1, 2, 3, 4, 5]
 
 
+def test_stretches_hold_a_part_of_a_row_group(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).normal(size=2_000_000)  # 16 MB in one row group, in pages of 1 MB
+    pq.write_table(pa.table({"a": numbers}), tmp_path / "a.parquet", row_group_size=len(numbers), use_dictionary=False)
+    before, sums, held = pa.total_allocated_bytes(), 0.0, []
+    for stretch in ParquetFile(tmp_path / "a.parquet").stretches({"a": "auto"}, 50_000):
+        held.append(pa.total_allocated_bytes() - before)
+        column = stretch.read({"a": "auto"}).columns["a"]
+        assert isinstance(column, np.ndarray)
+        sums += float(column.sum(dtype=np.float64))
+    assert sums == pytest.approx(numbers.sum(), abs=0.1)
+    assert len(held) == 40
+    assert max(held) < numbers.nbytes / 3
+
+
 def test_pyarrow_is_missing(tmp_path: Path, monkeypatch: Any) -> None:
     path = write(tmp_path / "a.parquet", a=[1])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)

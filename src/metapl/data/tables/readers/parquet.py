@@ -107,9 +107,13 @@ class ParquetFile:
             yield from map(list, zip(*columns, strict=True))
 
     def _batches(self, names: Sequence[str], rows: int) -> Iterator[Any]:
-        """Yield record batches; a buffer bounds what is held of a row group, which a mapped file does not."""
+        """Yield record batches, of which memory holds one.
+
+        pyarrow would otherwise read the columns of a whole row group ahead (``pre_buffer``), or count its pages as
+        memory of this process (``memory_map``).
+        """
         with self._user_errors():
-            file = self._parquet.ParquetFile(self.path, buffer_size=BUFFER)
+            file = self._parquet.ParquetFile(self.path, buffer_size=BUFFER, pre_buffer=False)
             batches = file.iter_batches(rows, columns=list(names), use_threads=False)
         while True:
             with self._user_errors():
