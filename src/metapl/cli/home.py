@@ -52,7 +52,9 @@ def _runs(folder: Path) -> list[tuple[str, str]]:
     suggestions = []
     for run in runs[:MOST]:
         name = shlex.quote(one_line(os.path.relpath(run, folder)))
-        if not (run / "results.json").is_file():
+        if (run / "diverged.json").is_file():
+            suggestions.append((f"metapl report {name}", "it diverged: the report says what to do"))
+        elif not (run / "results.json").is_file():
             suggestions.append((f"metapl resume {name}", "it has not finished"))
         elif not (run / "evaluation.json").is_file():
             suggestions.append((f"metapl evaluate {name}", "judge it on its test rows, if it has any"))

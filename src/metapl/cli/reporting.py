@@ -15,7 +15,7 @@ from metapl.utils import printing
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, or the folder of one comparison.")
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or the folder of one comparison.")
     ],
     out: Annotated[
         OptionalPath,
@@ -30,7 +30,8 @@ def report(
 
     Of one run, the page and its figures stand in the run folder: report.html and figures/. Several runs, or a
     comparison, stand side by side. The page holds its pictures, runs no script and loads nothing. Test rows are not
-    opened: their figures appear once `metapl evaluate` has made them.
+    opened: their figures appear once `metapl evaluate` has made them. The page of a run that diverged or was stopped
+    says what happened and what to do.
 
     \b
     Examples:

@@ -218,6 +218,20 @@ def _trained(config: Any, out: Any, quiet: bool) -> Any:
     return train(config, folder, progress=own_progress(quiet))
 
 
+def _reported(work: Any, report: bool) -> Any:
+    """Train; a run that diverges gets its report before its error goes on."""
+    from metapl.hardware.ranks import rank
+    from metapl.report.write import try_unfinished
+    from metapl.training.finite import Diverged
+
+    try:
+        return work()
+    except Diverged as fault:
+        if report and rank() == 0 and fault.folder is not None and (page := try_unfinished(fault.folder)):
+            say(f"report: {printing.one_line(page)}")
+        raise
+
+
 def _finish(work: Any, json: str | None, report: bool) -> None:
     """Train, write pseudo labels and report, and print the end; a stop is reported with the command that goes on."""
     from metapl.config.settings import stored_code
@@ -227,7 +241,7 @@ def _finish(work: Any, json: str | None, report: bool) -> None:
 
     try:
         with joined():
-            result = work()
+            result = _reported(work, report)
     except Silenced as silenced:
         stop = silenced.__cause__
         raise typer.Exit(128 + stop.signal_number if isinstance(stop, Stopped) else 2) from None

@@ -17,6 +17,7 @@ from metapl.report.svg import LIGHT, SERIES, inline, svg_text, write_png
 WIDE, HIGH = 4.4, 2.5  # inches
 SMOOTH = 20  # points of a curve from which a running mean is laid over it
 WIDE_RANGE = 30  # largest over smallest value from which an axis is logarithmic
+BURST = 1e4  # largest over first value of a loss that has burst, whose axis is logarithmic
 MOST = 9  # classes with a colour of their own; the others are added up
 
 TERMS = {
@@ -31,7 +32,10 @@ TERMS = {
     "finetune": "Loss while fine-tuning",
     "agreement": "Share of rows on which both name one class",
 }
-ELSEWHERE = {"mask_rate", "validation_accuracy", "class_shift", "class_least", "least_class", "feedback_spread", "gain"}
+ELSEWHERE = {
+    *("mask_rate", "validation_accuracy", "class_shift", "class_least", "least_class", "feedback_spread", "gain"),
+    *("rollbacks", "learning_rate"),
+}
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,9 @@ def _losses(record: Record) -> list[tuple[str, str, str, str, Draw]]:
             continue
         about = f"{name}, logged {len(values)} times, from {short(values[0])} to {short(values[-1])}."
         share, title = name == "agreement", TERMS.get(name, cut(name, 40))
-        planned.append(("learning", f"term-{safe(name)}", title, about, _lines([("", steps, values)], share)))
+        burst = min(values) > 0 and max(values) > BURST * values[0]
+        draw = _lines([("", steps, values)], share, burst)
+        planned.append(("learning", f"term-{safe(name)}", title, about, draw))
     return planned
 
 
@@ -287,7 +293,7 @@ def _confusion(record: Record, material: dict[str, Any]) -> list[tuple[str, str,
 
 def short(value: float) -> str:
     """Return a number with about three digits, and in plain digits where it has few places."""
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}".replace(",", " ")
+    return f"{value:,.0f}".replace(",", " ") if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def safe(name: str) -> str:

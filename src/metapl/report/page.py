@@ -46,7 +46,6 @@ def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> s
     figures, judged_on = judged(record, material)
     names = material.get("classes", [])
     source = material.get("source") or Path(last_part(str(config["data"]))).name
-    run = shlex.quote(str(record.folder))
     rows, encoder = results["rows"], _encoder(config)
     facts = [
         f"network {results['model']}" + (f" on features of {encoder}" if encoder else ""),
@@ -71,13 +70,25 @@ def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> s
         "charts": charts,
         "data": shlex.quote(str(config["data"])),
         "problems": record.problems,
-        "again": f"metapl train --config {run}/config.yaml --out NEW_RUN",
-        "environment": record.environment,
-        "split": record.split,
-        "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        **reproduction(record),
         "results": json.dumps(results, indent=2, ensure_ascii=False),
     }
     return render("run.html", values)
+
+
+def train_again(record: Record) -> str:
+    """Return the command that trains with the settings of a run."""
+    return f"metapl train --config {shlex.quote(str(record.folder / 'config.yaml'))} --out NEW_RUN"
+
+
+def reproduction(record: Record) -> dict[str, Any]:
+    """Return what the section on reproducing a run takes."""
+    return {
+        "again": train_again(record),
+        "environment": record.environment,
+        "split": record.split,
+        "config": yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
+    }
 
 
 def _encoder(config: dict[str, Any]) -> str:

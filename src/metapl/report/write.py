@@ -11,7 +11,8 @@ from metapl.inference.run_evaluation import open_own
 from metapl.report.charts import draw_all
 from metapl.report.gather import gather, store, stored
 from metapl.report.page import run_page
-from metapl.report.record import Record, read_record
+from metapl.report.record import Record, read_any, read_record
+from metapl.report.unfinished import unfinished_page
 from metapl.training.result import Result
 from metapl.utils.files import write_text
 
@@ -36,13 +37,15 @@ def report_run(folder: str | Path, device: str | None = None, trust_code: bool =
     """Write the report of a stored run; gives the page.
 
     What was gathered at the end of the training is used again. Where it was not, the run's data are opened anew, but
-    for its test rows.
+    for its test rows. The page of a run that diverged, was stopped or still trains says so, and what to do.
 
     Raises:
-        UserError: no finished run, or data that are needed and have changed or gone.
+        UserError: not a run, or data that are needed and have changed or gone.
     """
     folder = Path(folder).expanduser()
-    record = read_record(folder)
+    record = read_any(folder)
+    if not record.results:
+        return _put(record, unfinished_page(record, draw_all(record, {}, folder / FIGURES)))
     material = stored(folder)
     if material is None:
         _, predictor, source, split = open_own(folder, device, trust_code)
@@ -60,7 +63,7 @@ def write_report(run: Result | str | Path, device: str | None = None, trust_code
         trust_code: as in ``load_model``.
 
     Raises:
-        UserError: a run in memory, no finished run, or data that are needed and have changed or gone.
+        UserError: a run in memory, not a run, or data that are needed and have changed or gone.
     """
     return report_result(run) if isinstance(run, Result) else report_run(run, device, trust_code)
 
@@ -79,6 +82,14 @@ def try_report(result: Result) -> tuple[Path | None, str]:
         return None, f"the report could not be made ({type(error).__name__}: {error}); the run is complete, see {log}"
 
 
+def try_unfinished(folder: Path) -> Path | None:
+    """Write the page of a run that has just diverged; None where that fails: the error of the training says more."""
+    try:
+        return report_run(folder)
+    except Exception:
+        return None
+
+
 def refresh(folder: Path) -> Path | None:
     """Write the page again after new figures, where there is one with its material; None where there is not."""
     material = stored(folder)
@@ -92,6 +103,10 @@ def refresh(folder: Path) -> Path | None:
 
 def _write(record: Record, material: dict[str, Any]) -> Path:
     charts = draw_all(record, material, record.folder / FIGURES)
+    return _put(record, run_page(record, material, charts))
+
+
+def _put(record: Record, text: str) -> Path:
     page = record.folder / PAGE
-    write_text(page, run_page(record, material, charts))
+    write_text(page, text)
     return page

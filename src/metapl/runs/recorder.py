@@ -32,6 +32,7 @@ from metapl.utils.signals import stop_signals
 
 SNAPSHOTS = 20  # of what the model answers, in a run
 SNAPSHOT_FILE = "snapshots.jsonl"
+DIVERGED_FILE = "diverged.json"
 GROWTH = 2  # a later state is at most twice as large: Adam adds two numbers to each weight and its average
 
 
@@ -160,6 +161,9 @@ class Recorder:
     def keep_model(self, trained: TrainedModel) -> None:
         self.models.append(trained)
 
+    def give_up(self, facts: dict[str, Any]) -> None:
+        """End a run that diverged; ``facts`` for its report, step, cause and rollbacks. In memory they are not kept."""
+
     def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
         """End the run; called once, after the models."""
         self.summary = summary
@@ -246,6 +250,7 @@ class RunFolder(Recorder):
     def truncate(self, step: int) -> None:
         if (self.folder / "config.yaml").is_file():
             self._open_board(load_config(self.folder / "config.yaml", training=False), step)
+            (self.folder / DIVERGED_FILE).unlink(missing_ok=True)  # it goes on
         self._metrics.truncate(step)
         self._answers.truncate(step)
         self._rows, self._held = self._metrics.read(), True
@@ -335,6 +340,10 @@ class RunFolder(Recorder):
 
     def keep_model(self, trained: TrainedModel) -> None:
         save_model(self.folder / trained.place, trained.predictor, trained.name, trained.card)
+
+    def give_up(self, facts: dict[str, Any]) -> None:
+        self._check_there()
+        write_json(self.folder / DIVERGED_FILE, facts)
 
     def finish(self, summary: dict[str, Any], problems: list[tuple[str, str]]) -> None:
         super().finish(summary, problems)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ class Diverged(UserError):
 
     Attributes:
         bad: the names of the numbers that are not finite.
+        folder: of the run that ends with this error, if it has one.
     """
+
+    folder: Path | None = None
 
     def __init__(self, what: str, remedy: str, bad: str) -> None:
         super().__init__(what, remedy)

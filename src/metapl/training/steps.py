@@ -143,7 +143,10 @@ class Steps:
     def _go_back(self, done: int, fault: Diverged) -> int:
         """Return to the last regular state, with half the learning rate; return its step."""
         if len(self.rollbacks) == ROLLBACKS:
-            raise self._given_up(fault) if self.rollbacks else fault
+            self.store.give_up({"step": done, "cause": fault.bad, "rollbacks": self.rollbacks})
+            end = self._given_up(fault) if self.rollbacks else fault
+            end.folder = self.store.folder
+            raise end
         config = halved(self.job.config, self.job.prepared, 1)
         step = self._restore(done - 1, config)
         self.rollbacks.append({"step": done, "to": step, "learning_rate": config.optim.lr, "cause": fault.bad})

@@ -31,7 +31,7 @@ GUARD: dict[str, Any] = {
 def record(evaluation: Any = None, chosen_by: str = "validation rows", **guard: Any) -> Record:
     rows = {"labeled": 80, "unlabeled": 900, "validation": 20, "test": 200}
     results = {"method": "mpl", "rows": rows, "chosen": "mean", "chosen_by": chosen_by, "guard": {**GUARD, **guard}}
-    return Record(Path("run"), {"data": "photos", "mpl": {}}, {}, results, evaluation)
+    return Record(Path("run"), {"data": "photos", "method": "mpl", "mpl": {}}, {}, results, evaluation)
 
 
 def test_the_guards_last_pair_counts_where_no_side_learnt_from_its_rows() -> None:

@@ -297,7 +297,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
         write.report_run(tmp_path)
     (tmp_path / "config.yaml").write_text("data: digits\n", encoding="utf-8")
     with pytest.raises(UserError, match="not finished"):
-        write.report_run(tmp_path)
+        report_runs([tmp_path, tmp_path], tmp_path / "x.html")
 
 
 def test_precision_is_of_the_validation_rows_above_the_threshold(result: Result) -> None:
