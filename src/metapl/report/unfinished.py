@@ -37,11 +37,11 @@ def _verdict(record: Record) -> dict[str, Any]:
     saved, total = max(steps(record.folder / "checkpoints"), default=None), record.config["steps"]
     left = "No state is saved." if saved is None else f"The state of step {saved} is saved."
     if fault := record.diverged:
-        headline = f"The training diverged in step {fault['step']} of {total}, so there is no model."
+        headline = f"The training diverged in step {fault['step']} of {total}. It made no model."
         answers, next_steps = [_what_diverged(fault), _tried_again(fault)], _against_divergence(record, fault)
         left += f" To go on from there would lead to step {fault['step']} again, for the settings stay the same."
     else:
-        headline = "The training has not finished, so there is no model yet."
+        headline = "The training has not finished. Its model is still to come."
         answers, next_steps = [_how_far(record, saved or 0)], [_resume(record)]
     answers.append(Reply("What is left of it?", "nothing" if saved is None else f"step {saved}", left))
     return {
@@ -53,8 +53,8 @@ def _verdict(record: Record) -> dict[str, Any]:
 
 def _what_diverged(fault: Json) -> Reply:
     text = (
-        f"In step {fault['step']} this was no longer a finite number: {_named(str(fault['cause']))}. "
-        f"In step {int(fault['step']) - 1} all numbers were still finite."
+        f"Step {fault['step']} gave NaN or infinity for: {_named(str(fault['cause']))}. "
+        f"All numbers of step {int(fault['step']) - 1} were finite."
     )
     return Reply("What happened?", f"diverged in step {fault['step']}", text, "bad")
 

@@ -58,9 +58,9 @@ def test_a_run_that_diverged_says_what_went_bad_and_what_to_do(diverged: Path) -
     page = report_run(diverged)
     text, step = words(page), stored["step"]
     assert page == diverged / "report.html"
-    assert f"The training diverged in step {step} of 40, so there is no model." in text
+    assert f"The training diverged in step {step} of 40. It made no model." in text
     assert "loss on the labelled rows (supervised)" in text
-    assert f"In step {step - 1} all numbers were still finite." in text
+    assert f"All numbers of step {step - 1} were finite." in text
     assert "no, 3 times" in text
     assert "5e+07, 2.5e+07, 1.25e+07" in text
     assert f"--config {diverged}/config.yaml --out NEW_RUN optim.lr=1.2e+06" in text
