@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +59,12 @@ def weights(result: Result) -> list[torch.Tensor]:
     return list(result.predictor.model.state_dict().values())
 
 
-def no_thread_left(seconds: float = 5.0) -> bool:
+def no_thread_left(before: Collection[threading.Thread], seconds: float = 30.0) -> bool:
+    """Whether every thread that was not there ``before`` ends in time."""
     deadline = time.monotonic() + seconds
     while True:
         gc.collect()  # an error holds its frames in a circle, and a thread may still raise one
-        if not any("metapl" in t.name or "ThreadPool" in t.name for t in threading.enumerate()):
+        if not any("metapl" in t.name for t in threading.enumerate() if t not in before):
             return True
         if time.monotonic() > deadline:
             return False
@@ -85,6 +87,7 @@ def test_a_whole_training_is_the_same_bit_for_bit(pictures: Path, tmp_path: Path
 def test_a_stopped_lazy_run_resumes_to_the_same_weights(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = threading.enumerate()
     whole = train(config(pictures, 0.0), tmp_path / "whole")
 
     make = Stream.__call__
@@ -98,7 +101,7 @@ def test_a_stopped_lazy_run_resumes_to_the_same_weights(
         patch.setattr(Stream, "__call__", signalled)
         with pytest.raises(Stopped):
             train(config(pictures, 0.0), tmp_path / "cut")
-    assert no_thread_left()
+    assert no_thread_left(before)
     again = resume(tmp_path / "cut")
     assert again.summary["resumed_at"] == 7
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
@@ -138,13 +141,14 @@ def test_labelled_rows_that_are_too_many_to_hold_are_read_too(pictures: Path, mo
 
 
 def test_no_thread_outlives_a_stream_or_an_error(pictures: Path, tmp_path: Path) -> None:
+    before = threading.enumerate()  # threads of other tests may still end
     stream = stream_of(pictures, memory=0.0)
     stream(0, BOTH)
     passes = stream.pool()
     next(iter(passes))
-    assert not no_thread_left(0.1), "both have begun one"
+    assert not no_thread_left(before, 0.1), "both have begun one"
     del stream, passes
-    assert no_thread_left()
+    assert no_thread_left(before)
 
     root = tmp_path / "copy"
     for path in pictures.rglob("*.png"):
@@ -157,7 +161,7 @@ def test_no_thread_outlives_a_stream_or_an_error(pictures: Path, tmp_path: Path)
     with pytest.raises(UserError, match="no longer be read"):
         lazy(0, BOTH)
     del lazy
-    assert no_thread_left()
+    assert no_thread_left(before)
 
 
 def test_statistics_of_a_large_lazy_set_come_from_a_fixed_sample(
@@ -177,6 +181,7 @@ def test_statistics_of_a_large_lazy_set_come_from_a_fixed_sample(
 
 
 def test_reading_ahead_in_order_once_and_with_errors() -> None:
+    before = threading.enumerate()
     read: list[int] = []
 
     def rows(index: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
@@ -198,7 +203,7 @@ def test_reading_ahead_in_order_once_and_with_errors() -> None:
     assert sorted(set(read)) == [0, 1, 2, 3, 4, 5]
     assert [k for k in read if k != 4] == [0, 1, 2, 3, 5]
     del ahead
-    assert no_thread_left()
+    assert no_thread_left(before)
 
 
 def test_tuning_trains_the_same_on_images_that_are_not_held(pictures: Path, tmp_path: Path) -> None:
