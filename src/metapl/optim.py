@@ -23,12 +23,13 @@ MEMORY = 5.0  # steps times momentum after which a BatchNorm has forgotten a bat
 class OptimConfig(Settings, group="optim"):
     """How every network of a run is stepped."""
 
-    name: Annotated[Literal["auto", "sgd", "adamw"], "the optimiser; auto: adamw for the network ngram, else sgd"] = (
-        "auto"
-    )
+    name: Annotated[
+        Literal["auto", "sgd", "adamw"],
+        "the optimiser; auto: adamw for ngram and for norms=weights, else sgd",
+    ] = "auto"
     lr: Annotated[
         float,
-        "peak learning rate; 0: 0.05 for sgd (0.01 for head), 0.001 for adamw (0.01 for ngram)",
+        "peak rate; 0: 0.05 for sgd (0.01 for head), 0.001 for adamw (0.01 for ngram, 0.0003 for norms=weights)",
         NOT_NEGATIVE,
         Tries("x0.3,x3"),
     ] = 0.0
@@ -42,12 +43,16 @@ class OptimConfig(Settings, group="optim"):
     warmup: Annotated[int, Help("linear warm-up", "steps"), NOT_NEGATIVE] = 0
     ema: Annotated[float, "decay of the averaged weights per step; less at the start", BELOW_ONE] = 0.99
 
-    def resolved(self, model: str = "") -> OptimConfig:
-        """Return the config with the optimiser and the rate that ``auto`` and 0 mean for the network ``model``."""
+    def resolved(self, model: str = "", finetuned: bool = False) -> OptimConfig:
+        """Return the config with the optimiser and the rate that ``auto`` and 0 mean for the network ``model``.
+
+        ``finetuned``: it begins with weights of a library's network, which large steps would destroy.
+        """
         ngram = model == "ngram"  # most rows of its table rarely see a gradient, so it has rates of its own
-        name = self.name if self.name != "auto" else "adamw" if ngram else "sgd"
+        name = self.name if self.name != "auto" else "adamw" if ngram or finetuned else "sgd"
         head = model == "head"  # rows of features are long, and few labels support few directions
-        lr = self.lr or ((0.01 if head else 0.05) if name == "sgd" else 0.01 if ngram else 0.001)
+        adam = 0.01 if ngram else 0.0003 if finetuned else 0.001
+        lr = self.lr or ((0.01 if head else 0.05) if name == "sgd" else adam)
         decay = (0.05 if head else 5e-4) if self.weight_decay == "auto" else self.weight_decay
         return replace(self, name=name, lr=lr, weight_decay=decay)
 

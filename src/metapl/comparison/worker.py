@@ -168,7 +168,9 @@ def _check_config(folder: Path, config: RunConfig) -> None:
         config = replace(config, model=stored.model)
     if config.precision == "auto":
         config = replace(config, precision=stored.precision)
-    here, there = (replace(c, optim=c.optim.resolved(c.model)) for c in (config, stored))
+    if config.norms == "auto":
+        config = replace(config, norms=stored.norms)
+    here, there = (replace(c, optim=c.optim.resolved(c.model, c.finetunes)) for c in (config, stored))
     if here != there:
         remedy = "Move the folder away to train it again."
         raise UserError("the stored run has other settings than the comparison", remedy, str(folder))

@@ -29,6 +29,7 @@ from metapl.optim import OptimConfig
 from metapl.utils.fields import AT_LEAST_ONE, NOT_NEGATIVE, Help, Range, Settings
 from metapl.utils.files import write_text
 from metapl.utils.limits import check_regular, check_tree
+from metapl.utils.names import split_name
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class RunConfig(Settings):
     model: Annotated[str, "a name in `metapl models`, or package.module:function"] = "auto"
     weights: Annotated[str, "a file of first weights for the model, all but its head: .safetensors or .pth"] = ""
     download: Annotated[bool, "let timm and torchvision fetch first weights"] = False
+    norms: Annotated[
+        Literal["auto", "weights", "data"],
+        "scale of pixels and BatchNorm's statistics: weights = those of the first weights, kept; data = those "
+        "of the training rows; auto: weights for a network of timm or torchvision that has first weights",
+    ] = "auto"
     teacher_model: Annotated[str, "mpl and mpl_reduced: another network for the teacher; empty = as model"] = ""
     teacher_weights: Annotated[str, "first weights of teacher_model"] = ""
     seed: Annotated[int, "random seed for split, weights, batches and views"] = 0
@@ -107,6 +113,13 @@ class RunConfig(Settings):
         if self.teacher_weights and not self.teacher_model:
             remedy = "Name the network with teacher_model; without one, weights serves both."
             raise UserError("teacher_weights is set, and teacher_model is not", remedy, "teacher_weights")
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether a network goes on from first weights that bring their own norms."""
+        if self.norms != "auto":
+            return self.norms == "weights"
+        return split_name(self.model).prefix in ("timm", "torchvision") and bool(self.weights or self.download)
 
     @property
     def ref(self) -> DataRef:

@@ -99,6 +99,13 @@ def load_body(model: nn.Module, tensors: Mapping[str, Tensor], num_classes: int,
     return [f"weights from {where}: {len(taken)} tensors{''.join(f'; {n}' for n in notes)}"]
 
 
+def brings_head(model: nn.Module, path: str, num_classes: int) -> bool:
+    """Return whether the file ``path``, from which ``model`` began, held a head for ``num_classes`` classes."""
+    own, given = model.state_dict(), read_weights(path)
+    names = [n for n in own if n.rpartition(".")[0] in _heads(model, num_classes)]
+    return all(n in given and given[n].shape == own[n].shape for n in names)
+
+
 def _remedy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
     """Return the remedy for a file that does not fit: often only its names differ."""
     counted = [t for name, t in own.items() if not name.endswith(COUNTER)]

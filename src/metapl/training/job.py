@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from metapl.hardware.divided import divide
 from metapl.hardware.precision import keep_logits_wide, mixed, pick_precision
 from metapl.methods import fits_once, method_class
 from metapl.models import Factory, auto_name, build_given, build_model
+from metapl.models.pretrained import MOST_ROWS, as_pretrained, keep_statistics, start_head
+from metapl.models.weights import brings_head
 from metapl.runs.model_folder import CHUNK, Predictor
 from metapl.training.prepared import Prepared
 from metapl.types import Calibrated, Context, Method, Passing, PoolPasses, Preprocessing, Source, Split, StepReport
@@ -112,7 +114,7 @@ def with_steps(config: RunConfig, source: Source) -> RunConfig:
 
 
 def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
-    """Return the config with the network, the optimiser and the precision that ``auto`` means for these rows.
+    """Return the config with the network, optimiser, precision and norms that ``auto`` means for these rows.
 
     Raises:
         UserError: a network that the method cannot train.
@@ -125,7 +127,9 @@ def resolved(config: RunConfig, preprocessing: Preprocessing) -> RunConfig:
             f"the network {model} is fitted, not trained", "Use method=linear, or leave model=auto.", "model"
         )
     precision = pick_precision(config.precision, pick_device(config.device), model)
-    return replace(config, model=model, optim=config.optim.resolved(model), precision=precision)
+    optim = config.optim.resolved(model, config.finetunes)
+    norms: Literal["weights", "data"] = "weights" if config.finetunes else "data"
+    return replace(config, model=model, optim=optim, precision=precision, norms=norms)
 
 
 def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module], None] | None = None) -> Job:
@@ -135,7 +139,10 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
         UserError: settings or data that cannot make a run.
     """
     config = with_steps(config, prepared.source)
-    config = replace(config, precision=resolved(config, prepared.preprocessing).precision)
+    known = resolved(config, prepared.preprocessing)
+    config = replace(config, precision=known.precision, norms=known.norms)
+    if config.finetunes:
+        prepared = replace(prepared, preprocessing=as_pretrained(prepared.preprocessing, known.model))
     notes, asked = list[str](), list[str]()
     source, split, preprocessing = prepared.source, prepared.split, prepared.preprocessing
 
@@ -143,6 +150,11 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
         name: str = config.model, start: str = config.weights, given: Factory | None = prepared.network
     ) -> nn.Module:
         model = _network(name, start, config.download, prepared, notes, given)
+        if config.finetunes and (start or config.download):
+            keep_statistics(model)
+            if not start or not brings_head(model, start, len(source.class_names)):
+                start_head(model, *labeled(MOST_ROWS), len(source.class_names))
+        model = divide(model)
         if config.precision != "fp32":
             keep_logits_wide(model)
         if watch is not None:
@@ -153,8 +165,10 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
         asked.append(config.teacher_model)
         return build(config.teacher_model, config.teacher_weights, None)
 
-    def labeled() -> tuple[Tensor, Tensor]:
+    def labeled(most: int | None = None) -> tuple[Tensor, Tensor]:
         index = source.readable(split.labeled)
+        if most is not None:
+            index = index[:: -(-len(index) // most)]
         rows = views.plain(source.rows(index).to(prepared.device))
         return rows, torch.from_numpy(source.labels[index].astype(np.int64)).to(prepared.device)
 
@@ -168,7 +182,7 @@ def build_job(config: RunConfig, prepared: Prepared, watch: Callable[[nn.Module]
     context = Context(
         build_model=build,
         num_classes=len(source.class_names),
-        optim=resolved(config, preprocessing).optim,
+        optim=known.optim,
         steps=config.steps,
         pool_size=stream.pool_size,
         pool=stream.pool,
@@ -208,7 +222,7 @@ def _network(
     # Convolutions run up to twice as fast in this memory layout, on CPUs too.
     layout: dict[str, Any] = {"memory_format": torch.channels_last} if len(shape) == 3 else {}
     moved: nn.Module = model.to(prepared.device).to(**layout)
-    return divide(moved)
+    return moved
 
 
 def interval(every: int, total: int) -> int:

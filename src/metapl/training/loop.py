@@ -207,8 +207,10 @@ def _resumed(store: RunFolder | Follower, source: Source | None, progress: Progr
         raise UserError("the run has finished", "Use `metapl evaluate` or `metapl predict`.", str(folder))
     levels = stored_levels(folder)
     source = open_source(config.ref if source is None else source, config.source, levels=levels)
-    if isinstance(source, EmbeddedSource) and is_of_0_1_0(folder):
-        source.kind = "table"  # 0.1.0 standardised features like the columns of a table
+    if is_of_0_1_0(folder):
+        config = replace(config, norms="data")
+        if isinstance(source, EmbeddedSource):
+            source.kind = "table"  # 0.1.0 standardised features like the columns of a table
     split = load_split(folder, source)
     ranks.check_same("data", split.sha)
     device = pick_device(config.device)

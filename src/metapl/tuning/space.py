@@ -117,7 +117,7 @@ def effective(config: RunConfig, key: str, setting: Mapping[str, Any] | None = N
     own = get(config, key)
     if own != 0 or not (key == "optim.lr" or key.endswith("teacher_lr")):
         return own
-    return (setting or {}).get("optim.lr") or config.optim.resolved(config.model).lr
+    return (setting or {}).get("optim.lr") or config.optim.resolved(config.model, config.finetunes).lr
 
 
 def resolve(config: RunConfig, picks: Mapping[str, Any]) -> Changes:

@@ -121,7 +121,9 @@ def test_run_folder(tmp_path: Path) -> None:
         *(f"checkpoints/step-{s:08d}" for s in (12, 15, 17)),
         *(f"checkpoints/step-{s:08d}/{p}" for s in (12, 15, 17) for p in parts),
     }  # fmt: skip
-    assert load_config(folder / "config.yaml") == replace(config, optim=config.optim.resolved(), precision="fp32")
+    assert load_config(folder / "config.yaml") == replace(
+        config, optim=config.optim.resolved(), precision="fp32", norms="data"
+    )
     assert [r["step"] for r in rows(folder)] == [3, 4, 5, 6, 8, 9, 10, 12, 15, 16, 17]
     judged = [r["step"] for r in rows(folder) if "validation_accuracy" in r]
     assert judged == [4, 8, 12, 16, 17]

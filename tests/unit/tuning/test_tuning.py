@@ -323,7 +323,7 @@ def test_random_search_out_of_time_keeps_the_default(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"space": SPACE, "folds": 2, "sampler": "random", "trials": 4}
     result = metapl.tune(config_of(), tmp_path / "t", minutes=1e-9, **arguments)
     assert [score.setting for score in result.scores] == [{}]
-    assert result.config == replace(config_of(), optim=config_of().optim.resolved(), precision="fp32")
+    assert result.config == replace(config_of(), optim=config_of().optim.resolved(), precision="fp32", norms="data")
 
 
 def test_the_time_limit_leaves_the_default_and_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
