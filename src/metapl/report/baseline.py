@@ -44,8 +44,17 @@ def compared(record: Record) -> Compared | None:
 
 
 def returned_mean(record: Record) -> bool:
-    """Return whether the run's model is the mean of method and baseline."""
-    return str(record.results.get("guard", {}).get("returned", "")).startswith("mean of ")
+    """Return whether the run's model is the mean of method and baselines."""
+    return bool(mean_partners(record))
+
+
+def mean_partners(record: Record) -> list[str]:
+    """Return the baselines in a returned mean; none where another model was returned."""
+    guard = record.results.get("guard", {})
+    if "partners" in guard:
+        return list(guard["partners"])
+    returned = str(guard.get("returned", ""))  # older results have the names in words only
+    return [name for name, words in NAMES.items() if words in returned] if returned.startswith("mean of ") else []
 
 
 def _on_test_rows(record: Record, guard: dict[str, Any]) -> Compared | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metapl.inference.evaluate import wilson
-from metapl.report.baseline import compared, returned_mean
+from metapl.report.baseline import compared, mean_partners, returned_mean
 from metapl.report.record import Record
 from metapl.utils.printing import rollback_text
 
@@ -146,7 +146,7 @@ def model(record: Record) -> Reply:
     results, question, guard = record.results, "Which model came out?", record.results.get("guard", {})
     if returned_mean(record):
         text = f"{str(guard['returned']).capitalize()}. {record.method} alone stands in model-not-chosen."
-        return Reply(question, "mean of both" if _partners(guard) == 1 else "mean of several", text)
+        return Reply(question, "mean of both" if len(mean_partners(record)) == 1 else "mean of several", text)
     if results.get("chosen_by") == "guard":
         why = f": {guard['refusal']}" if guard.get("refusal") else ""
         worse = "was worse" if against_supervised(record).mood == "bad" else "was not surely better"
@@ -158,11 +158,6 @@ def model(record: Record) -> Reply:
     name = str(results["chosen"]).replace("_", " ")
     text = f"The network “{name}”"
     return Reply(question, record.method, f"{text}, chosen among {others} {reason}." if others > 1 else f"{text}.")
-
-
-def _partners(guard: dict[str, Any]) -> int:
-    """Return how many models of the labels alone a returned mean holds beside the method's."""
-    return str(guard["returned"]).count("baseline")
 
 
 def next_steps(record: Record, material: PageData) -> list[Step]:
@@ -254,7 +249,7 @@ def _headline(record: Record, answers: list[Reply], figures: dict[str, Any] | No
         right = f" a model that is right on {percent(figures['accuracy'])} of {figures['rows']} {judged_on}"
     if returned_mean(record):
         good = right.removeprefix(" a model that") if figures else " was returned"
-        partners = _partners(results["guard"])
+        partners = len(mean_partners(record))
         others = "a model" if partners == 1 else f"{partners} models"
         return f"{about}, the mean of {record.method} and {others} of the labels alone{good}."
     if results.get("chosen_by") == "guard":

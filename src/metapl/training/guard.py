@@ -158,9 +158,8 @@ def run_guard(
     summary = decide(case, answers, job.config, plan)
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
     best, mean = str(summary["baseline"]), None
-    partners = case.partners(best)
-    if summary["returned"] == mean_of(case.method, partners):
-        mean = _mean(job, own, {name: baselines[name] for name in partners})
+    if summary["partners"]:
+        mean = _mean(job, own, {name: baselines[name] for name in summary["partners"]})
     return GuardVerdict(summary, baselines[best], ev.baseline_config(job, best).model, mean)
 
 
@@ -252,7 +251,9 @@ def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: 
     if not case.judged and pairs and pairs[-1].score < 0 and not refusal:
         refusal = _behind(pairs[-1], plan)
     kept = not refusal and (not case.judged or not answers or pairs[-1].score > 0)
-    choice = (mean_of(method, case.partners(best)) if case.averaged else method) if kept else NAMES[best]
+    partners = case.partners(best) if kept and case.averaged else ()
+    choice = (mean_of(method, partners) if partners else method) if kept else NAMES[best]
+    returned = method if config.guard.mode == "warn" else choice
     rows = pairs[-1].rows if pairs else 0
     summary: dict[str, Any] = {
         "mode": config.guard.mode,
@@ -272,7 +273,8 @@ def decide(case: Case, answers: Mapping[str, Answers], config: RunConfig, plan: 
         "pool_shift": case.shift,
         "refusal": refusal,
         "better": kept,
-        "returned": method if config.guard.mode == "warn" else choice,
+        "returned": returned,
+        "partners": list(partners) if returned == choice else [],  # the baselines in a returned mean
     }
     return {**summary, "text": _text(case, summary, pairs, choice)}
 

@@ -15,7 +15,7 @@ from metapl.data.batches.split import SplitConfig
 from metapl.data.memory.arrays import from_arrays
 from metapl.inference.run_evaluation import judge_own
 from metapl.report import gather
-from metapl.report.baseline import compared
+from metapl.report.baseline import compared, mean_partners, returned_mean
 from metapl.report.record import Record, read_record
 from metapl.report.verdict import against_supervised, model, verdict
 from metapl.runs.model_folder import load_model
@@ -81,6 +81,26 @@ def test_a_run_that_returned_the_mean_says_so() -> None:
     assert headline.endswith(
         "the mean of mpl and a model of the labels alone is right on 90.0 % of 20 validation rows."
     )
+
+
+def test_the_partners_of_a_mean_are_read_from_the_list_and_not_from_the_words() -> None:
+    run = record(chosen_by="guard", returned="mean of two friends", partners=["linear", "forest"])
+    assert model(run).short == "mean of several"
+    assert "the mean of mpl and 2 models of the labels alone" in verdict(run, {})["headline"]
+    assert not returned_mean(record(chosen_by="guard", returned="mean of words alone", partners=[]))
+
+
+@pytest.mark.parametrize(
+    ("returned", "partners"),
+    [
+        ("mean of mpl, the linear baseline and the forest baseline", ["linear", "forest"]),
+        ("mean of mpl and the linear baseline", ["linear"]),
+        ("linear baseline", []),
+        ("mpl", []),
+    ],
+)
+def test_older_results_name_the_partners_in_words(returned: str, partners: list[str]) -> None:
+    assert mean_partners(record(returned=returned)) == partners
 
 
 def test_a_refusal_is_given_as_the_reason() -> None:

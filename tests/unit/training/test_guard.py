@@ -224,14 +224,14 @@ def test_images_are_decided_by_rows_and_what_studies_say(wins: int, losses: int,
 
 def test_warn_says_what_would_be_better() -> None:
     found = decided(CASE, against(0, 9), "warn")
-    assert (found["better"], found["returned"]) == (False, "mpl")
+    assert (found["better"], found["returned"], found["partners"]) == (False, "mpl", [])
     assert "the supervised baseline would be the better choice, but guard.mode=warn keeps mpl" in found["text"]
 
 
 def test_other_rows_end_in_the_mean_of_both_sides() -> None:
     mpl, supervised, linear = [1] * 8 + [0] * 2, [1] * 7 + [0] * 3, [1] * 6 + [0] * 4
     found = decided(MEAN, sides(mpl=mpl, supervised=supervised, linear=linear))
-    assert found["returned"] == "mean of mpl and the linear baseline"
+    assert (found["returned"], found["partners"]) == ("mean of mpl and the linear baseline", ["linear"])
     assert found["baseline"] == "linear", "supervised training is one row ahead, which says little"
     assert "their mean was right more often than either" in found["text"]
     ahead = decided(MEAN, sides(mpl=mpl, supervised=[1] * 10, linear=[1] * 5 + [0] * 5))
@@ -344,6 +344,7 @@ def test_a_table_ends_in_the_mean_of_method_linear_model_and_forest(tmp_path: Pa
     made = train(config, tmp_path / "run", source=features(), progress=notes)
     found = made.summary["guard"]
     assert found["returned"] == "mean of fixmatch, the linear baseline and the forest baseline"
+    assert found["partners"] == ["linear", "forest"]
     assert (made.summary["chosen"], made.summary["chosen_by"]) == (found["returned"], "guard")
     assert found["accuracy"].keys() == {"fixmatch", "linear", "forest"}, "no network is trained beside the run's"
     raw, stored = features().data[:50], load_model(made.folder)
