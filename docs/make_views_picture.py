@@ -23,18 +23,18 @@ from metapl.data.images.figure import views_figure
 from metapl.data.images.views import ImageViews
 from metapl.types import Preprocessing
 
-COLUMNS = 12
+COLUMNS = 8
 OUT = Path(__file__).parent / "img" / "views.png"
 
 
 def digits() -> Tensor:
-    """scikit-learn's 8x8 digits, the first twelve."""
+    """scikit-learn's 8x8 digits, the first ones."""
     images = load_digits().images[:COLUMNS]
     return torch.from_numpy((images / 16 * 255).round().astype(np.uint8))[:, None]
 
 
 def fashion(folder: Path) -> Tensor:
-    """The first twelve test images, 28x28."""
+    """The first test images, 28x28."""
     with gzip.open(folder / "t10k-images-idx3-ubyte.gz") as file:
         raw = np.frombuffer(file.read(16 + COLUMNS * 28 * 28), dtype=np.uint8, offset=16)
     return torch.from_numpy(raw.reshape(COLUMNS, 1, 28, 28).copy())

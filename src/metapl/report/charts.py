@@ -30,7 +30,7 @@ TERMS = {
     "student_labeled": "Student's loss on the labelled rows",
     "feedback": "Feedback term",
     "finetune": "Loss while fine-tuning",
-    "agreement": "Share of rows on which both name one class",
+    "agreement": "Rows on which both networks agree",
 }
 ELSEWHERE = {
     *("mask_rate", "validation_accuracy", "class_shift", "class_least", "least_class", "feedback_spread", "gain"),
@@ -146,7 +146,7 @@ def _accuracy(record: Record) -> list[tuple[str, str, str, str, Draw]]:
     steps, values = record.series("validation_accuracy")
     if not values:
         return []
-    about = f"Share of validation rows that are right, from {values[0]:.2f} to {values[-1]:.2f}."
+    about = f"Share of validation rows that are right: {whole(values[0])} at first, {whole(values[-1])} at last."
     return [("learning", "accuracy", "Validation accuracy", about, _lines([("", steps, values)], share=True))]
 
 
@@ -158,8 +158,9 @@ def _losses(record: Record) -> list[tuple[str, str, str, str, Draw]]:
         steps, values = record.series(name)
         if not values:
             continue
-        about = f"{name}, logged {len(values)} times, from {short(values[0])} to {short(values[-1])}."
         share, title = name == "agreement", TERMS.get(name, cut(name, 40))
+        first, last = (whole(v) if share else short(v) for v in (values[0], values[-1]))
+        about = f"{name}: {first} at first, {last} at last, logged {len(values)} times."
         burst = min(values) > 0 and max(values) > BURST * values[0]
         draw = _lines([("", steps, values)], share, burst)
         planned.append(("learning", f"term-{safe(name)}", title, about, draw))
@@ -171,9 +172,7 @@ def _masks(record: Record, material: dict[str, Any]) -> list[tuple[str, str, str
     threshold, planned = float(material.get("threshold") or 0), []
     steps, values = record.series("mask_rate")
     if values:
-        about = (
-            f"Share of unlabelled rows in a batch that count, {values[0]:.2f} at first and {values[-1]:.2f} at last."
-        )
+        about = f"Unlabelled rows of a batch that count: {whole(values[0])} at first, {whole(values[-1])} at last."
         planned.append(("pseudo", "mask-rate", "Pseudo labels that count", about, _lines([("", steps, values)], True)))
     looks = [(row["step"], row["validation"]) for row in record.snapshots if "validation" in row]
     kept, right, at = list[float](), list[float](), list[int]()
@@ -184,8 +183,10 @@ def _masks(record: Record, material: dict[str, Any]) -> list[tuple[str, str, str
             kept.append(float(sure.mean()))
             right.append(float((np.array(look["class"]) == np.array(look["true"]))[sure].mean()))
     if at:
-        rule = f"at least {threshold:g} sure" if threshold else "any confidence"
-        about = f"Validation rows, {rule}: {kept[-1]:.2f} of them count at the end, of which {right[-1]:.2f} are right."
+        rule = f"at least {whole(threshold)} sure" if threshold else "any confidence"
+        about = (
+            f"Validation rows, {rule}: at the end {whole(kept[-1])} count, and {whole(right[-1])} of these are right."
+        )
         curves = [("right, of those", at, right), (f"rows {rule}", at, kept)]
         planned.append(("pseudo", "precision", "Precision on validation rows", about, _lines(curves, share=True)))
     return planned
@@ -217,9 +218,9 @@ def _classes(record: Record, material: dict[str, Any]) -> list[tuple[str, str, s
         handles, texts = axes.get_legend_handles_labels()
         figure.legend(handles[::-1], texts[::-1], loc="outside right center", frameon=False, fontsize=9)
 
-    ends = ", ".join(f"{word} {share[-1]:.2f}" for word, share in zip(words, stack))
+    ends = ", ".join(f"{word} {whole(share[-1])}" for word, share in zip(words, stack))
     rows = f"the same {len(looks[0][1])} unlabelled rows"
-    about = f"Classes named on {rows}; at the end: {ends}. Right: the labels' shares."
+    about = f"Classes that the model names on {rows}; at the end: {ends}. Bar: shares of the labels."
     return [("pseudo", "class-shares", "Class shares on the unlabelled rows", about, draw)]
 
 
@@ -228,11 +229,11 @@ def _feedback(record: Record) -> list[tuple[str, str, str, str, Draw]]:
     steps, spread = record.series("feedback_spread")
     cap = record.settings.get("feedback_cap") or 0
     if spread:
-        about = f"Spread of the feedback over a batch, {short(spread[0])} at first and {short(spread[-1])} at last."
-        curves: list[tuple[str, Sequence[int], Sequence[float]]] = [("spread", steps, spread)]
+        about = f"Its standard deviation in a batch: {short(spread[0])} at first, {short(spread[-1])} at last."
+        curves: list[tuple[str, Sequence[int], Sequence[float]]] = [("strength", steps, spread)]
         if cap:
             curves.append((f"cap {cap:g}", [steps[0], steps[-1]], [cap, cap]))
-            about += f" What is above {cap:g} is scaled down to it."
+            about += f" A strength above {cap:g} is scaled down to {cap:g}."
         wide = min(spread) > 0 and max(spread) > WIDE_RANGE * min(min(spread), cap or min(spread))
         planned.append(("feedback", "feedback", "Strength of the feedback", about, _lines(curves, log=wide)))
     steps, gain = record.series("gain")
@@ -289,6 +290,11 @@ def _confusion(record: Record, material: dict[str, Any]) -> list[tuple[str, str,
                     axes.text(j, k, count, ha="center", va="center", color="w" if shares[k, j] > 0.5 else LIGHT["ink"])
 
     return [("files", "confusion", "Confusion matrix", "", draw)]
+
+
+def whole(share: float) -> str:
+    """Return ``93 %``."""
+    return f"{100 * share:.0f} %"
 
 
 def short(value: float) -> str:

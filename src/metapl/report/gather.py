@@ -202,7 +202,7 @@ def _near(shown: Shown, index: Array, p: Tensor, threshold: float) -> dict[str, 
     confidence = p.max(-1).values if len(p) else torch.zeros(0)
     if threshold:
         order = (confidence - threshold).abs().argsort(stable=True)[:SHOWN].numpy()
-        title, about = "Nearest the threshold", f"Unlabelled rows whose confidence is closest to {threshold:g}."
+        title, about = "Nearest the threshold", f"Unlabelled rows whose confidence is closest to {100 * threshold:g} %."
     else:
         top = p.topk(2).values if len(p) else torch.zeros(0, 2)
         order = (top[:, 0] - top[:, 1]).argsort(stable=True)[:SHOWN].numpy()
@@ -224,7 +224,7 @@ def _suspects(shown: Shown, judged: Judged, taught: Judged) -> dict[str, Any]:
         notes += [note] * len(own)
         parts.append(rows.p[own])
     p = torch.cat(parts) if parts else torch.zeros(0, len(shown.names))
-    about = f"Labelled rows for which the model gives another class at least {100 * SURE:.0f} %. It may well be wrong."
+    about = f"Labelled rows for which the model gives another class at least {100 * SURE:.0f} %. Either may be wrong."
     return _grid("Labels to look at again", about, _cards(shown, np.array(index, dtype=np.int64), p, notes), "suspects")
 
 
@@ -251,7 +251,7 @@ def _corrected(shown: Shown, record: Record, predictor: Predictor, split: Split)
     scores = record.feedback(split.unlabeled)
     rows = sorted((score, row) for row, score in scores.items() if score < 0 and shown.labels[row] < 0)[:SHOWN]
     index = np.array([row for _, row in rows], dtype=np.int64)
-    notes = [f"feedback {score:.2g}" for score, _ in rows]
+    notes = [f"feedback {score:.3f}" for score, _ in rows]
     about = (
         "Unlabelled rows for which the labelled rows spoke against the class that the teacher gave them at the time."
     )

@@ -307,7 +307,10 @@ def _curves(
         axes = figure.add_subplot()
         axes.grid(axis="y")
         for k, (name, steps, values) in enumerate(shown):
-            axes.plot(steps, [100 * v for v in values], color=SERIES[k], linewidth=1.6, label=cut(name, 28))
+            mark = "o" if len(steps) == 1 else ""  # a method that is fitted at once has a point, not a curve
+            axes.plot(
+                steps, [100 * v for v in values], mark, linestyle="-", color=SERIES[k], lw=1.6, label=cut(name, 28)
+            )
         axes.set(xlabel="step", ylabel="validation accuracy, %")
         axes.legend(frameon=False, fontsize=8, labelcolor=LIGHT["ink"])
 

@@ -21,6 +21,7 @@ from metapl.utils.names import last_part
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 25  # in a confusion matrix on the page
 MISTAKES = 8
+SPLIT = {"source": "data", "fingerprint": "hash of the data", "seed": "seed", "sha": "hash of the split"}
 FEW = 10  # rows of which a share is said in numbers of rows
 
 
@@ -54,7 +55,7 @@ def run_page(record: Record, material: dict[str, Any], charts: list[Chart]) -> s
         f"{results['seconds']:.0f} s",
         f"seed {results['seed']}",
         f"{rows['labeled']} labelled and {rows['unlabeled']} unlabelled rows",
-        f"{rows['validation']} validation and {rows['test']} test rows",
+        f"{rows['validation'] or 'no'} validation and {rows['test'] or 'no'} test rows",
     ]
     values = {
         "title": f"{record.method} on {cut(source, 80)}",
@@ -86,7 +87,7 @@ def reproduction(record: Record) -> dict[str, Any]:
     return {
         "again": train_again(record),
         "environment": record.environment,
-        "split": record.split,
+        "split": {words: record.split[name] for name, words in SPLIT.items() if name in record.split},
         "config": yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
     }
 

@@ -115,7 +115,8 @@ def _why_not_measured(record: Record, guard: dict[str, Any]) -> str:
         f"The {guard['rows']} labelled rows that could be judged are too few to tell, so this run did not measure it."
     )
     if guard.get("better") and returned_mean(record):
-        text += " In earlier studies such a mean was right more often than either of the two."
+        others = "either of the two" if len(mean_partners(record)) == 1 else "each of its models"
+        text += f" In earlier studies such a mean was right more often than {others}."
     elif guard.get("better"):
         text += f" In earlier studies {record.method} was right more often on rows of this kind."
     if record.results["rows"]["test"] and not record.evaluation and not returned_mean(record):
@@ -137,7 +138,7 @@ def feedback(record: Record) -> Reply:
     if spread:
         late = spread[3 * len(spread) // 4 :]
         strength = sum(late) / len(late)
-        text += f" It was at work: in the last quarter of the steps its strength was {strength:.2g} on average."
+        text += f" It was at work: in the last quarter of the steps its mean strength was {strength:.2g}."
     return Reply(question, "not measured", text, "open")
 
 
@@ -145,14 +146,14 @@ def model(record: Record) -> Reply:
     """Return which network the folder ``model`` holds, and why."""
     results, question, guard = record.results, "Which model came out?", record.results.get("guard", {})
     if returned_mean(record):
-        text = f"{str(guard['returned']).capitalize()}. {record.method} alone stands in model-not-chosen."
+        text = f"It is the {guard['returned']}. {record.method} alone stands in the folder model-not-chosen."
         return Reply(question, "mean of both" if len(mean_partners(record)) == 1 else "mean of several", text)
     if results.get("chosen_by") == "guard":
         why = f": {guard['refusal']}" if guard.get("refusal") else ""
         worse = "was worse" if against_supervised(record).mood == "bad" else "was not surely better"
         text = f"{record.method} {worse}{why}. So the run returned the model trained on the labels alone. "
         name = str(guard.get("baseline", "supervised"))
-        return Reply(question, name, text + f"{record.method} stands in model-not-chosen.", "open")
+        return Reply(question, name, text + f"{record.method} stands in the folder model-not-chosen.", "open")
     reason = "by accuracy on the validation rows" if results.get("validation") else "by the method's order"
     others = len(results.get("validation", {}))
     name = str(results["chosen"]).replace("_", " ")
@@ -168,7 +169,7 @@ def next_steps(record: Record, material: PageData) -> list[Step]:
     steps += [Step(f"Alarm at step {a['step']}: {a['text']}.") for a in record.results.get("alarms", [])]
     for back in record.results.get("rollbacks", []):
         steps.append(Step(f"{rollback_text(back)[:1].upper()}{rollback_text(back)[1:]}. Try a lower optim.lr."))
-    if record.results.get("chosen_by") == "guard":
+    if record.results.get("chosen_by") == "guard" and not returned_mean(record):
         steps.append(
             Step(
                 "Check that the unlabelled rows are of the same classes and the same kind as the labelled ones, or "

@@ -17,7 +17,7 @@ from metapl.inference.run_evaluation import judge_own
 from metapl.report import gather
 from metapl.report.baseline import compared, mean_partners, returned_mean
 from metapl.report.record import Record, read_record
-from metapl.report.verdict import against_supervised, model, verdict
+from metapl.report.verdict import against_supervised, model, next_steps, verdict
 from metapl.runs.model_folder import load_model
 from metapl.training.loop import train
 
@@ -81,6 +81,9 @@ def test_a_run_that_returned_the_mean_says_so() -> None:
     assert headline.endswith(
         "the mean of mpl and a model of the labels alone is right on 90.0 % of 20 validation rows."
     )
+    assert not any("same kind" in step.text for step in next_steps(run, {})), "a mean is a good result"
+    refused = record(chosen_by="guard", returned="linear baseline", better=False)
+    assert any("same kind" in step.text for step in next_steps(refused, {}))
 
 
 def test_the_partners_of_a_mean_are_read_from_the_list_and_not_from_the_words() -> None:

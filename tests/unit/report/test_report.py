@@ -307,9 +307,9 @@ def test_precision_is_of_the_validation_rows_above_the_threshold(result: Result)
     ]
     record = replace(read_record(result.folder), metrics=[], snapshots=looks)  # type: ignore[arg-type]
     (chart,) = draw_all(record, {"threshold": 0.6}, None)
-    assert chart.about == "Validation rows, at least 0.6 sure: 0.67 of them count at the end, of which 1.00 are right."
+    assert chart.about == "Validation rows, at least 60 % sure: at the end 67 % count, and 100 % of these are right."
     (chart,) = draw_all(record, {"threshold": 0.0}, None)
-    assert chart.about == "Validation rows, any confidence: 1.00 of them count at the end, of which 0.67 are right."
+    assert chart.about == "Validation rows, any confidence: at the end 100 % count, and 67 % of these are right."
 
 
 def test_rows_that_the_feedback_corrected_most_are_shown(result: Result) -> None:
@@ -320,7 +320,7 @@ def test_rows_that_the_feedback_corrected_most_are_shown(result: Result) -> None
     known = {*result.split.labeled.tolist(), *result.split.validation.tolist()}
     worst = sorted((score, row) for row, score in scores.items() if row not in known)[: gather.SHOWN]
     assert [card["id"] for card in grids["corrected"]] == [result.source.ids[row] for _, row in worst]
-    assert grids["corrected"][0]["note"] == f"feedback {worst[0][0]:.2g}"
+    assert grids["corrected"][0]["note"] == f"feedback {worst[0][0]:.3f}"
 
 
 def test_no_numbers_no_figures(result: Result) -> None:
