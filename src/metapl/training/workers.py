@@ -27,7 +27,7 @@ from metapl.errors import UserError
 from metapl.utils.signals import stop_signals
 
 # What the server process imports once for all; torch loads the last at the first step of an optimiser.
-PRELOAD = ("metapl.training.loop", "metapl.runs.model_folder", "torch._dynamo")
+PRELOAD = ("metapl.training.orphans", "metapl.training.loop", "metapl.runs.model_folder", "torch._dynamo")
 POLL = 0.2  # seconds between two looks at whether a signal came
 
 End = Literal["done", "refused", "stopped", "crashed", "killed"]

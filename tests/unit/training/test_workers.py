@@ -145,3 +145,18 @@ def test_workers_by_default() -> None:
     assert default_workers(1) == 1
     assert 1 <= default_workers(1000) <= (os.cpu_count() or 1)
     assert default_workers(8, "cuda") == 1
+
+
+HALF_A_REQUEST = """
+import socket
+from multiprocessing import forkserver
+from metapl.training.workers import run_jobs
+run_jobs(abs, [(-1,)], 1, lambda *_: None)
+with socket.socket(socket.AF_UNIX) as request:
+    request.connect(forkserver._forkserver._forkserver_address)
+"""
+
+
+def test_a_server_whose_program_was_killed_in_a_request_ends_without_a_word() -> None:
+    done = subprocess.run([sys.executable, "-c", HALF_A_REQUEST], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
