@@ -1,4 +1,7 @@
-"""A review in a real browser, from end to end: 20 answers, undo, close, go on, train with them; strangers outside."""
+"""A review in a real browser, from end to end: 20 answers, undo, close, go on, train with them; strangers outside.
+
+A report and a review by keyboard alone, too.
+"""
 
 from __future__ import annotations
 
@@ -160,3 +163,63 @@ def test_a_browser_elsewhere_gets_nothing(run: Path, browser: Any, tmp_path: Pat
     finally:
         other.shutdown()
         other.server_close()
+
+
+FOCUS = """() => {
+    const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
+    const shown = s.outlineStyle === "solid" && parseFloat(s.outlineWidth) >= 2;
+    const seen = r.bottom > 0 && r.top < innerHeight && r.right > 0 && r.left < innerWidth;
+    return [e.tagName, e.getAttribute("aria-label") || e.innerText.trim().split("\\n")[0], shown && seen];
+}"""
+
+
+def stops(tab: Any) -> list[str]:
+    """Where Tab leads, from the top of the page to its end; each place must be in view, with a visible outline."""
+    names = list[str]()
+    for _ in range(60):
+        tab.keyboard.press("Tab")
+        tag, name, clear = tab.evaluate(FOCUS)
+        if tag == "BODY":
+            return names
+        assert clear, (tag, name)
+        names.append(name)
+    raise AssertionError("Tab never leaves the page")
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_report_is_read_by_keyboard_alone(run: Path, browser: Any, tmp_path: Path, width: int) -> None:
+    metapl("report", run)
+    tab = browser.new_page(viewport={"width": width, "height": 800}, reduced_motion="reduce")
+    tab.goto((run / "report.html").as_uri())
+    names = stops(tab)
+    assert names[:2] == ["To the content", "What to do next"]
+    assert {"Every setting", "Results as stored", "Reproduce"} <= {*names}
+    tab.reload()
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("location.hash") == "#content"
+    tab.keyboard.press("Tab")
+    assert tab.evaluate(FOCUS)[1] not in ("To the content", "What to do next"), "the menu is behind"
+    box = tab.locator("details", has_text="Every setting")
+    box.locator("summary").focus()
+    tab.keyboard.press("Enter")
+    assert box.get_attribute("open") is not None
+    assert "split:" in box.locator("pre").inner_text()
+
+
+def test_a_review_is_answered_with_tab_and_enter(run: Path, browser: Any) -> None:
+    (run / "corrections.csv").unlink(missing_ok=True)
+    with served(run) as address:
+        tab = browser.new_page()
+        tab.goto(address)
+        assert len(stops(tab)) == 13, "ten classes, unsure, none of these, undo"
+        tab.reload()
+        for _ in range(3):
+            tab.keyboard.press("Tab")
+        with tab.expect_navigation():
+            tab.keyboard.press("Enter")
+        assert "1 of" in tab.title()
+        third = tab.locator("button").nth(2)
+        assert (third.inner_text().strip(), third.get_attribute("aria-keyshortcuts")) == ("22", "2")
+        tab.close()
+    assert [row["label"] for row in read(run / "corrections.csv")] == ["2"]

@@ -115,11 +115,13 @@ def _agreement(row: PoolRow) -> float:
 
 
 def _close_reason(row: PoolRow) -> str:
-    return f"The two likeliest classes are {100 * row.margin:.0f} points apart."
+    points = round(100 * row.margin)
+    apart = "less than a point" if points < 1 else "1 point" if points == 1 else f"{points} points"
+    return f"The two likeliest classes are {apart} apart."
 
 
 def _changing_reason(row: PoolRow) -> str:
-    return f"During the training the model named this class only {100 * _agreement(row):.0f} % of the time."
+    return f"During the training the model named {row.label} only {100 * _agreement(row):.0f} % of the time."
 
 
 def _questions(
@@ -141,7 +143,9 @@ def _suspects(source: Source, names: tuple[str, ...], taught: Judged) -> list[Qu
     questions = []
     for k in own.tolist():
         label, guess, sure = names[int(taught.y[k])], names[int(named[k])], float(confidence[k])
-        reason = f"The label is {label}, the model is {100 * sure:.0f} % sure of {guess}. One of them is wrong."
+        reason = (
+            f"The label is {label}, the model is {100 * sure:.0f} % sure of {guess}. At least one of them is wrong."
+        )
         row = int(taught.index[k])
         questions.append(Question(row, source.ids[row], guess, sure, reason, label))
     return questions

@@ -169,6 +169,7 @@ def render(session: Session) -> tuple[str, str]:
         values |= {
             "row": session.review.questions.index(question),
             "name": cut(question.id, 120),
+            "reason": cut(question.reason, 300),
             "guess": cut(question.guess, 60),
             "shown": display(session.review.source, np.array([question.index]))[0],
             "choices": [(k, key, cut(name, 60)) for k, (key, name) in enumerate(zip(keys_of(names), names))],

@@ -24,7 +24,7 @@ from metapl.methods import METHODS
 from metapl.review.answers import Answer, AnswerFile, read_answers, write_answers
 from metapl.review.exchange import export_to, import_from
 from metapl.review.queue import Question, Review, open_review
-from metapl.review.server import Session, keys_of, serve
+from metapl.review.server import Session, keys_of, render, serve
 from metapl.training.loop import train
 
 CHROMIUM = shutil.which("chromium")
@@ -97,7 +97,7 @@ def test_the_queue_has_each_pool_row_once_and_no_test_row(review: Review) -> Non
     split = json.loads((review.folder / "split.json").read_text())
     assert not {q.id for q in review.questions} & set(split["test"])
     assert set(split["unlabeled"]) - set(split["labeled"]) <= {q.id for q in review.questions}
-    assert "points apart" in review.questions[0].reason
+    assert "The two likeliest classes are" in review.questions[0].reason
 
 
 def test_answers_are_kept_at_once_undone_and_gone_on_with(page: Page, review: Review) -> None:
@@ -114,6 +114,14 @@ def test_answers_are_kept_at_once_undone_and_gone_on_with(page: Page, review: Re
     assert later.answers.given == {asked[0]: Answer("3"), asked[1]: Answer("", "unsure")}
     assert later.progress()[0] == 2
     assert later.next() == again
+
+
+def test_the_columns_of_a_table_are_headers_of_their_lines(review: Review) -> None:
+    source = from_arrays(np.eye(3, dtype=np.float32), ["a", "b", "c"])
+    question = Question(0, "0", "a", 0.4, "The two likeliest classes are 1 point apart.")
+    table = replace(review, source=source, class_names=("a", "b", "c"), questions=(question,))
+    page, _ = render(Session(table, AnswerFile(review.folder, source)))
+    assert page.count('<th scope="row"') == 3
 
 
 def test_strangers_get_nothing(page: Page) -> None:

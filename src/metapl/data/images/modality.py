@@ -26,6 +26,7 @@ from metapl.types import RESIZES, Array, Preprocessing, Source
 
 STD_FLOOR = 1.0 / 255.0  # one grey level
 PAGE_SIDE = 128  # pixels of the longer side, at most
+ALONE = 320  # the same for a row that is shown alone, as in a review
 SMALL = 48  # pixels of the longer side below which a page enlarges the image
 
 
@@ -68,7 +69,8 @@ class ImageModality(Modality):
         return super().values(rows) / 255.0
 
     def show(self, source: Source, index: Array) -> list[dict[str, Any]]:
-        return [inline_image(row) for row in source.rows(index)]
+        side = PAGE_SIDE if len(index) > 1 else ALONE
+        return [inline_image(row, side) for row in source.rows(index)]
 
     def to_dict(self, preprocessing: Preprocessing) -> dict[str, Any]:
         p = preprocessing
@@ -94,12 +96,15 @@ def with_size(preprocessing: Preprocessing, source: Source) -> Preprocessing:
     return replace(preprocessing, resize=own.resize, white=own.white, resized=own.resized, levels=own.levels)
 
 
-def inline_image(row: Tensor) -> dict[str, Any]:
-    """Return ``{"image": data URI, "small": bool}`` of a raw row, uint8 [channels, height, width]."""
+def inline_image(row: Tensor, side: int) -> dict[str, Any]:
+    """Return ``{"image": data URI, "small": bool}`` of a raw row, uint8 [channels, height, width].
+
+    ``side``: longest side in pixels, to which a larger image is brought.
+    """
     pixels = row.numpy()
     picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels[:3].transpose(1, 2, 0)))
-    if max(picture.size) > PAGE_SIDE:
-        picture.thumbnail((PAGE_SIDE, PAGE_SIDE))
+    if max(picture.size) > side:
+        picture.thumbnail((side, side))
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
