@@ -198,6 +198,6 @@ _SHUT = (
     "train longer"
 )
 _OPEN = (
-    "nearly every unlabelled row passes the threshold ({:.1f} %), so it keeps no wrong pseudo label out: raise it, "
-    "unless the classes are easy to tell"
+    "nearly every unlabelled row passes the threshold ({:.1f} %), so wrong pseudo labels pass it, too: where the "
+    "classes are hard to tell apart, set it higher (docs/thresholds.md)"
 )
