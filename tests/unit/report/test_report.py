@@ -274,6 +274,7 @@ def test_svg_for_the_page_has_no_style_and_its_ids_are_its_own() -> None:
 
 
 def test_runs_stand_side_by_side(result: Result, tmp_path: Path) -> None:
+    write.report_result(result)
     other = train(config_of("fixmatch", seed=1), tmp_path / "other")
     assert result.folder is not None
     assert other.folder is not None
