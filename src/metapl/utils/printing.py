@@ -112,6 +112,7 @@ def training(folder: Path, summary: Mapping[str, Any], page: Path | None = None)
     else:
         lines.append(f"  metapl evaluate {place} LABELLED_DATA    (this run has no test rows of its own)")
     lines.append(f"  metapl predict {place} NEW_DATA --out predictions.csv")
+    lines.append(f"  metapl review {place}    (label the rows that help most, in the browser)")
     return "\n".join(lines)
 
 
