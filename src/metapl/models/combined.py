@@ -38,16 +38,17 @@ class Blend(nn.Module):
         network: a trained network.
         other: another one with the same classes.
         name: what ``build_model`` takes for ``other``; ``PLAIN`` where it is built as ``network`` is.
+        sharpness: above 0; factor of the other one's log-probabilities.
     """
 
-    def __init__(self, network: nn.Module, other: nn.Module, name: str) -> None:
+    def __init__(self, network: nn.Module, other: nn.Module, name: str, sharpness: float = 1.0) -> None:
         super().__init__()
-        self.members, self.name = nn.ModuleList([network, other]), name
+        self.members, self.name, self.sharpness = nn.ModuleList([network, other]), name, sharpness
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, C]: the mean of both log-probabilities."""
         one, other = (F.log_softmax(member(x), -1) for member in self.members)
-        return (one + other) / 2
+        return (one + self.sharpness * other) / 2
 
 
 class Masked(nn.Module):
@@ -75,7 +76,8 @@ def describe(model: nn.Module) -> Any:
     if isinstance(model, Average):
         return {"average": [describe(member) for member in model.members]}
     if isinstance(model, Blend):
-        return {"blend": [describe(model.members[0]), model.name]}
+        sharpness = [] if model.sharpness == 1 else [model.sharpness]
+        return {"blend": [describe(model.members[0]), model.name, *sharpness]}
     return {"masked": describe(model.model)} if isinstance(model, Masked) else PLAIN
 
 
@@ -98,12 +100,14 @@ def assemble(
         ((kind, inner),) = description.items()
         if kind == "average" and isinstance(inner, list) and inner:
             return Average([assemble(member, build, shape) for member in inner])
-        if kind == "blend" and isinstance(inner, list) and len(inner) == 2 and isinstance(inner[1], str):
-            first = assemble(inner[0], build, shape, named)
-            if inner[1] == PLAIN:
-                return Blend(first, build(), PLAIN)
-            if named is not None and inner[1] in FITTED:
-                return Blend(first, named(inner[1]), inner[1])
+        if kind == "blend" and isinstance(inner, list) and len(inner) in (2, 3) and isinstance(inner[1], str):
+            first, name = assemble(inner[0], build, shape, named), inner[1]
+            sharpness = inner[2] if len(inner) == 3 else 1.0
+            if isinstance(sharpness, float) and math.isfinite(sharpness) and sharpness > 0:
+                if name == PLAIN:
+                    return Blend(first, build(), PLAIN, sharpness)
+                if named is not None and name in FITTED:
+                    return Blend(first, named(name), name, sharpness)
         if kind == "masked":
             return Masked(assemble(inner, build, shape), torch.ones(shape, dtype=torch.bool))
     raise ValueError(f"no such combination of networks: {description!r}")

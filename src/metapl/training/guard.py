@@ -10,8 +10,9 @@ G3  images: of method and baseline the one that would be right more often on new
     wins, losses: judged rows on which only the method, only the baseline is right. The credit is what earlier studies
     say; it is another where the pool has other class shares than the labelled rows (``training.pool``)
 G3' tables, texts, features: so few labelled rows cannot separate the sides, and in studies neither side is always
-    the better one. The result is a mean of several: logits = (log p_method + log p_baseline) / 2. Of two baselines the
-    last counts, or the first where it is right on more than ``AHEAD`` rows more. On tables both join:
+    the better one. The result is a mean of several: logits = (log p_method + s log p_baseline) / 2. Of two baselines
+    the last counts, or the first where it is right on more than ``AHEAD`` rows more. On texts s makes the baseline as
+    sure of the pool as the method is (P3), elsewhere s = 1. On tables both baselines join:
     logits = (log p_method + log p_linear) / 4 + log p_forest / 2. On features ``mpl`` is returned alone, which studies
     found ahead of the mean
 G4  refusal = a class lost on the pool, student and teacher apart, no better than chance, or behind a baseline on rows
@@ -32,10 +33,11 @@ from metapl.errors import UserError
 from metapl.models.combined import PLAIN, Blend
 from metapl.runs.model_folder import Predictor
 from metapl.training import evidence as ev
+from metapl.training.alarms import pool_answers
 from metapl.training.evidence import Answers, fold_steps, plan_guard
 from metapl.training.job import Job, build_job
 from metapl.training.pairs import Pair
-from metapl.training.pool import PoolView, look, lost_class, shift, training_shares
+from metapl.training.pool import PoolView, look, lost_class, matched_sharpness, shift, training_shares
 from metapl.training.timing import seconds_per_step
 from metapl.utils.progress import Progress, clock
 
@@ -46,6 +48,7 @@ PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
 CREDIT, CREDIT_OTHER_SHARES = 3.0, -6.0  # G3: a pool of the labelled rows' class shares, and of others
 AHEAD = 4  # G3'
 ALONE = (("features", "mpl"),)  # G3': kinds of rows and methods that are returned without the linear model
+MATCHED = ("text",)  # G3': kinds of rows whose baseline is made as sure as the method
 OTHER_SHARES = 0.3  # of the pool's rows would have to change class to match the labelled rows' shares
 ALIKE = 0.02  # share of the pool on which method and baseline differ, up to which the choice hardly matters
 
@@ -180,8 +183,10 @@ def _mean(job: Job, own: Predictor, partners: Mapping[str, Predictor]) -> Predic
     """Return the mean of G3': each partner counts as much as all that stand before it."""
     model = own.model
     for name, partner in partners.items():
-        network = PLAIN if name == SUPERVISED else ev.baseline_config(job, name).model
-        model = Blend(model, partner.model, network)
+        network, sharpness = PLAIN if name == SUPERVISED else ev.baseline_config(job, name).model, 1.0
+        if job.source.kind in MATCHED:
+            sharpness = matched_sharpness(pool_answers(job, model), pool_answers(job, partner.model))
+        model = Blend(model, partner.model, network, sharpness)
     return replace(own, model=model.eval())
 
 

@@ -1,13 +1,16 @@
-"""What models say about the unlabelled rows: the classes they name, and the class shares that this speaks for.
+"""What models say about the unlabelled rows: their classes, the class shares that this speaks for, how sure they are.
 
 P1  q <- mean_i w_i, w_i[c] = p_i[c] q[c] / t[c], rows of w sum to 1: the shares that explain the probabilities p of a
     model that was trained on shares t (Saerens, Latinne, Decaestecker 2002)
 P2  the estimate is drawn towards t, as if ``SHRINK`` times as many rows had the shares t: a model with few labels is
     too sure of itself
+P3  mean_i max_c softmax(s log p_other,i) = mean_i max_c p_own,i: the sharpness s > 0 with which another model is as
+    sure of the pool as one's own
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +23,8 @@ ROUNDS = 100  # of P1; it has settled long before
 SHRINK = 0.25
 EXPECTED = 10  # rows of a class in the sample below which its absence says nothing (chance: 0.0005)
 LOST = 0.2  # a class that is named less often than this share of what is expected is lost
+SHARPEST = 64.0  # P3: s lies between 1/64 and 64
+HALVINGS = 40  # P3: of the interval of log s
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,26 @@ def estimate_shares(p: Tensor, trained: Tensor, shrink: float = SHRINK) -> Tenso
         weighted = weighted / weighted.sum(1, keepdim=True).clamp_min(1e-12)
         shares = (weighted.mean(0) + shrink * trained) / (1 + shrink)
     return shares
+
+
+def matched_sharpness(own: Tensor, other: Tensor) -> float:
+    """Return the factor of the log-probabilities ``other`` with which they are as sure as ``own`` on average (P3).
+
+    Args:
+        own: [n, C] logits of one model; other: of another one, for the same rows. Without rows the factor is 1.
+    """
+    if not len(own):
+        return 1.0
+    aim, log_p = _confidence(own.double()), torch.log_softmax(other.double(), -1)
+    low, high = -math.log(SHARPEST), math.log(SHARPEST)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _confidence(math.exp(middle) * log_p) < aim else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def _confidence(logits: Tensor) -> float:
+    return float(torch.softmax(logits, -1).max(-1).values.mean())
 
 
 def shift(shares: Tensor, trained: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,16 @@ def test_a_blend_is_the_geometric_mean_and_is_built_again() -> None:
     again = assemble(describe(blend), lambda: build_model("mlp", (5,), 3), (5,), named)
     again.load_state_dict(blend.state_dict())
     assert torch.equal(again(x), blend(x))
+    sharp = Blend(mlp, linear, "linear", 3.0)
+    mean = (one * other**3).sqrt()
+    assert torch.allclose(torch.softmax(sharp(x), -1), mean / mean.sum(-1, keepdim=True), atol=1e-6)
+    again = assemble(json.loads(json.dumps(describe(sharp))), lambda: build_model("mlp", (5,), 3), (5,), named)
+    again.load_state_dict(sharp.state_dict())
+    assert torch.equal(again(x), sharp(x))
     twin = Blend(mlp, build_model("mlp", (5,), 3), PLAIN)
     assert isinstance(assemble(describe(twin), lambda: build_model("mlp", (5,), 3), (5,)), Blend)
-    for wrong in ({"blend": [PLAIN, "mlp"]}, {"blend": [PLAIN]}, {"blend": [PLAIN, "package.module:run"]}):
+    damaged = ([PLAIN, "mlp"], [PLAIN], [PLAIN, "package.module:run"])
+    no_sharpness = ([PLAIN, "linear", s] for s in (0.0, -1.0, math.inf, math.nan, "2", True, None))
+    for wrong in ({"blend": parts} for parts in (*damaged, *no_sharpness, [PLAIN, "linear", 2.0, 2.0])):
         with pytest.raises(ValueError, match="combination"):
             assemble(wrong, lambda: build_model("mlp", (5,), 3), (5,), named)

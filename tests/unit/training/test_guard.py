@@ -414,6 +414,11 @@ def test_texts_end_in_the_mean_too(tmp_path: Path) -> None:
         torch.from_numpy(load_model(tmp_path / "run").predict_proba(texts)),
         torch.from_numpy(made.predict_proba(texts)),
     )
+    blend = load_model(tmp_path / "run").model
+    pool = made.source.rows(made.split.unlabeled)
+    own, linear = (torch.log_softmax(member(pool), -1) for member in blend.members)
+    sure = [logits.softmax(-1).max(-1).values.mean().item() for logits in (own, blend.sharpness * linear)]
+    assert sure[0] == pytest.approx(sure[1], abs=0.01), "the linear model counts as much as the method"
 
 
 class ManyEnds(FixMatch):
