@@ -5,8 +5,9 @@
 FOLDER as for ``benchmarks/tables_texts.py``. ``--set mpl.uda_threshold=0.95 views.swap=0.1`` changes the side ``mpl``
 alone; give it an ``--out`` of its own. All labelled rows teach, the test rows judge. Each run is one line of
 JSON; what is there already is not run again. At the end a table is printed as JSON: accuracy and balanced accuracy, in
-percent, of each side and of the means of their probabilities (``+``: arithmetic, ``*``: geometric), and the regret: the
-accuracy of the best side minus that of the column, on average and in the worst run.
+percent, of each side and of the means of their probabilities (``+``: arithmetic, ``*``: geometric; ``sharp linear``:
+the linear model as sure of the pool as mpl is), and the regret: the accuracy of the best side minus that of the column,
+on average and in the worst run.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def run_one(path: Path, labels: int, seed: int, steps: int, settings: dict[str, 
     from metapl.config.settings import make_config
     from metapl.data.sources import open_source
     from metapl.inference.evaluate import judge, probabilities
+    from metapl.training.pool import matched_sharpness
 
-    p, y, names = dict[str, Tensor](), torch.zeros(0), ()
+    p, pool, y, names = dict[str, Tensor](), dict[str, Tensor](), torch.zeros(0), ()
     common: dict[str, Any] = {
         "labels": labels,
         "seed": seed,
@@ -50,10 +52,13 @@ def run_one(path: Path, labels: int, seed: int, steps: int, settings: dict[str, 
     for name, method in methods.items():
         result = metapl.fit(source, **common, **method)
         p[name] = probabilities(result.predictor, source, result.split.test)
+        pool[name] = probabilities(result.predictor, source, result.split.unlabeled[:1000]).clamp_min(1e-12).log()
         y, names = torch.from_numpy(source.labels[result.split.test]).long(), source.class_names
     m, s, n = (p[name] for name in SIDES)
     p |= {"mpl+linear": (m + n) / 2, "mpl*linear": _geometric(m, n), "mpl+supervised": (m + s) / 2}
     p |= {"mpl*supervised": _geometric(m, s), "2mpl+supervised+linear": (2 * m + s + n) / 4}
+    sharp = torch.softmax(n.clamp_min(1e-12).log() * matched_sharpness(pool["mpl"], pool["linear"]), -1)
+    p["mpl*sharp linear"] = _geometric(m, sharp)
     if "forest" in p:
         f = p["forest"]
         p |= {"mpl*forest": _geometric(m, f), "linear*forest": _geometric(n, f)}

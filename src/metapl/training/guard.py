@@ -15,9 +15,9 @@ G3' tables, texts, features: so few labelled rows cannot separate the sides, and
     sure of the pool as the method is (P3), elsewhere s = 1. On tables both baselines join:
     logits = (log p_method + log p_linear) / 4 + log p_forest / 2. On features ``mpl`` is returned alone, which studies
     found ahead of the mean
-G4  refusal = a class lost on the pool, student and teacher apart, no better than chance, or behind a baseline on rows
-    that the method learnt from and the baseline did not: the baseline is returned. Where a mean would be returned, it
-    is the mean that must not lose a class
+G4  refusal = a class lost on the pool, no better than chance, or behind a baseline on rows that the method learnt from
+    and the baseline did not: the baseline is returned. Where a mean would be returned, it is the mean that must not
+    lose a class
 
 ``docs/guard.md`` has the reasons, the studies behind the numbers and what the guard costs.
 """
@@ -125,7 +125,6 @@ def run_guard(
     progress: Progress,
     before_step: Callable[[], None] | None = None,
     pace: float | None = None,
-    alarms: Sequence[Mapping[str, Any]] = (),
     chosen: str = "",
 ) -> GuardVerdict:
     """Train the baselines, gather the evidence and decide; the same again from the same job.
@@ -134,7 +133,6 @@ def run_guard(
         candidates: what the method ended with, preferred first.
         before_step: called before each step; what it raises ends the guard.
         pace: seconds per step of the method where they are known.
-        alarms: raised by the run.
         chosen: the candidate that would be returned; by default the preferred one.
     """
     plan, mode = plan_guard(job), job.config.guard.mode
@@ -149,7 +147,7 @@ def run_guard(
             name: ev.train_candidate(job, ev.baseline_config(job, name), job.split, before_step)
             for name in baseline_names(job)
         }
-        case, answers = _look(job, own, baselines, alarms), dict[str, Answers]()
+        case, answers = _look(job, own, baselines), dict[str, Answers]()
         if not case.settled:
             report = _reporter(plan, progress)
             answers = ev.gather_evidence(
@@ -190,8 +188,8 @@ def _mean(job: Job, own: Predictor, partners: Mapping[str, Predictor]) -> Predic
     return replace(own, model=model.eval())
 
 
-def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor], alarms: Sequence[Mapping[str, Any]]) -> Case:
-    """Judge the method's model by the pool, the alarms and the labelled rows that it was trained on."""
+def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor]) -> Case:
+    """Judge the method's model by the pool and the labelled rows that it was trained on."""
     mine, last = look(job, own.model), list(baselines)[-1]
     others = {name: look(job, baseline.model) for name, baseline in baselines.items()}
     known = ev.answers(job.source, job.source.readable(job.split.labeled), own)
@@ -207,7 +205,7 @@ def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor], alarms: 
     named = mine
     if case.averaged:
         named = look(job, _mean(job, own, {name: baselines[name] for name in case.partners(last)}).model)
-    return replace(case, refusal=_refusal(job, case, named, others, float(known.right.mean()), alarms))
+    return replace(case, refusal=_refusal(job, case, named, others, float(known.right.mean())))
 
 
 def _refusal(
@@ -216,7 +214,6 @@ def _refusal(
     named: PoolView,
     others: Mapping[str, PoolView],
     known: float,
-    alarms: Sequence[Mapping[str, Any]],
 ) -> str:
     """Return why the method's model cannot be returned (G4, before baselines are judged); "" if it can.
 
@@ -235,8 +232,6 @@ def _refusal(
         )
     if known <= 1 / len(names):
         return f"{method} is right on {100 * known:.0f} % of the labelled rows, not more than by chance"
-    if any(alarm["name"] == "gap" for alarm in alarms):
-        return f"{method} raised the alarm gap: who labels and who learns do not agree"
     return ""
 
 

@@ -253,8 +253,8 @@ def _finish(steps: Steps, seconds: float, halt: Callable[[], None]) -> Result:
     chosen = best_of(figures) if figures else next(iter(candidates))  # without rows the method's order decides
     split, config = job.split, job.config
     made = {name: job.predictor(model.eval()) for name, model in candidates.items()}
-    pace, raised = seconds / (job.total - start) if job.total > start else None, steps.alarms()
-    model, verdict = made[chosen], guard.run_guard(job, made, progress, halt, pace, raised, chosen)
+    pace = seconds / (job.total - start) if job.total > start else None
+    model, verdict = made[chosen], guard.run_guard(job, made, progress, halt, pace, chosen)
     summary = {
         "data": config.data,
         "method": config.method,
@@ -271,7 +271,7 @@ def _finish(steps: Steps, seconds: float, halt: Callable[[], None]) -> Result:
         "candidate": chosen,
         "validation": {n: {k: j[k] for k in ("accuracy", "balanced_accuracy", "log_loss")} for n, j in judged.items()},
         "guard": verdict.summary,
-        "alarms": raised,
+        "alarms": steps.alarms(),
         "rollbacks": steps.rollbacks,
     }
     predictor = _keep(job, store, _models(job, chosen, model, verdict))

@@ -380,7 +380,7 @@ def test_a_mean_is_refused_where_it_loses_a_class_itself() -> None:
     for strength, refused in ((0.01, False), (400.0, True)):
         with torch.no_grad():
             one.bias.copy_(torch.eye(10)[0] * strength)
-        found = guard._look(job, job.predictor(one), models, ())
+        found = guard._look(job, job.predictor(one), models)
         assert ("the mean names class" in found.refusal) == refused
 
 
