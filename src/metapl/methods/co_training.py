@@ -65,7 +65,8 @@ class CoTraining:
             models = [Masked(m, half) for m, half in zip(models, _halves(context.row_shape, models[0]))]
         elif all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters())):
             warnings.warn(
-                "both networks of co_training start from the same weights: neither can teach the other anything",
+                "both networks of co_training start from the same weights: neither can teach the other anything. "
+                "For rows of numbers, co_training.views=features gives each network half of the columns",
                 stacklevel=2,
             )
         self.net, self.second = (Learner(m, context.optim, context.steps) for m in models)
