@@ -72,7 +72,7 @@ def tfidf(source: Source, shape: tuple[int, ...]) -> nn.Module:
     model = build_model("tfidf", shape, 3, source.tokens)
     assert isinstance(model, TfIdf)
     model.fit(source.rows(np.arange(15)), torch.tensor(LABELS[:15]), [source.rows(np.arange(15, 24))], 1.0)
-    return Blend(plain("ngram")(source, shape), model, "tfidf")
+    return Blend(plain("ngram")(source, shape), model, "tfidf", 2.5)
 
 
 CASES = {
