@@ -58,7 +58,7 @@ def run_one(path: Path, labels: int, seed: int) -> dict[str, Any]:
     for name in PEERS:
         judged = run_peer(Peer(f"sklearn:{name}"), config, source, split)
         figures[name] = _short(judged, judged["seconds"])
-    head = {"set": path.stem, "kind": source.kind, "labels": labels, "seed": seed}
+    head = {"set": path.stem, "kind": source.kind, "labels": labels, "seed": seed, "shift": guard.get("pool_shift")}
     return {**head, "returned": guard.get("returned"), "refusal": guard.get("refusal"), "figures": figures}
 
 

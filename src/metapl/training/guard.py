@@ -11,8 +11,8 @@ G3  images: of method and baseline the one that would be right more often on new
     say; it is another where the pool has other class shares than the labelled rows (``training.pool``)
 G3' tables, texts, features: so few labelled rows cannot separate the sides, and in studies neither side is always
     the better one. The result is a mean of several: logits = (log p_method + s log p_baseline) / 2. Of two baselines
-    the last counts, or the first where it is right on more than ``AHEAD`` rows more. On texts s makes the baseline as
-    sure of the pool as the method is (P3), elsewhere s = 1. On tables both baselines join:
+    the last counts, or the first where it is right on more than ``AHEAD`` rows more. On texts whose pool has other
+    shares s makes the baseline as sure of the pool as the method is (P3), else s = 1. On tables both baselines join:
     logits = (log p_method + log p_linear) / 4 + log p_forest / 2. On features ``mpl`` is returned alone, which studies
     found ahead of the mean
 G4  refusal = a class lost on the pool, no better than chance, or behind a baseline on rows that the method learnt from
@@ -48,7 +48,7 @@ PACE = 0.5  # seconds spent on timing each side's steps, for the announcement
 CREDIT, CREDIT_OTHER_SHARES = 3.0, -6.0  # G3: a pool of the labelled rows' class shares, and of others
 AHEAD = 4  # G3'
 ALONE = (("features", "mpl"),)  # G3': kinds of rows and methods that are returned without the linear model
-MATCHED = ("text",)  # G3': kinds of rows whose baseline is made as sure as the method
+MATCHED = ("text",)  # G3': kinds of rows whose baseline is made as sure as the method if the pool has other shares
 OTHER_SHARES = 0.3  # of the pool's rows would have to change class to match the labelled rows' shares
 ALIKE = 0.02  # share of the pool on which method and baseline differ, up to which the choice hardly matters
 
@@ -66,6 +66,7 @@ class Case:
         shift: share of the pool's rows that would have to change class to match the labelled rows' shares, by what
             the first baseline says (``training.pool``).
         refusal: why the method's model cannot be returned; empty where nothing speaks against it (G4).
+        matched: whether the baseline in the mean is made as sure as the method (G3').
     """
 
     method: str
@@ -76,6 +77,7 @@ class Case:
     shift: float
     refusal: str = ""
     joined: bool = False
+    matched: bool = False
 
     def partners(self, best: str) -> tuple[str, ...]:
         """Return the baselines that join the mean; ``best``: the one that counts where one does."""
@@ -160,7 +162,7 @@ def run_guard(
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
     best, mean = str(summary["baseline"]), None
     if summary["partners"]:
-        mean = _mean(job, own, {name: baselines[name] for name in summary["partners"]})
+        mean = _mean(job, own, {name: baselines[name] for name in summary["partners"]}, case.matched)
     return GuardVerdict(summary, baselines[best], ev.baseline_config(job, best).model, mean)
 
 
@@ -177,12 +179,12 @@ def mean_of(method: str, baselines: Sequence[str]) -> str:
     return f"mean of {', '.join(others)} and {last}"
 
 
-def _mean(job: Job, own: Predictor, partners: Mapping[str, Predictor]) -> Predictor:
+def _mean(job: Job, own: Predictor, partners: Mapping[str, Predictor], matched: bool) -> Predictor:
     """Return the mean of G3': each partner counts as much as all that stand before it."""
     model = own.model
     for name, partner in partners.items():
         network, sharpness = PLAIN if name == SUPERVISED else ev.baseline_config(job, name).model, 1.0
-        if job.source.kind in MATCHED:
+        if matched:
             sharpness = matched_sharpness(pool_answers(job, model), pool_answers(job, partner.model))
         model = Blend(model, partner.model, network, sharpness)
     return replace(own, model=model.eval())
@@ -193,18 +195,20 @@ def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor]) -> Case:
     mine, last = look(job, own.model), list(baselines)[-1]
     others = {name: look(job, baseline.model) for name, baseline in baselines.items()}
     known = ev.answers(job.source, job.source.readable(job.split.labeled), own)
+    moved = shift(next(iter(others.values())).shares, training_shares(job))
     case = Case(
         method=job.config.method,
         baselines=tuple(baselines),
         judged=ev.judged_in_folds(job),
         averaged=LINEAR in baselines and (job.source.kind, job.config.method) not in ALONE,
         apart={name: mine.differs(view) for name, view in others.items()},
-        shift=shift(next(iter(others.values())).shares, training_shares(job)),
+        shift=moved,
         joined=ev.fitted_alone(job),
+        matched=job.source.kind in MATCHED and moved > OTHER_SHARES,
     )
     named = mine
     if case.averaged:
-        named = look(job, _mean(job, own, {name: baselines[name] for name in case.partners(last)}).model)
+        named = look(job, _mean(job, own, {name: baselines[name] for name in case.partners(last)}, case.matched).model)
     return replace(case, refusal=_refusal(job, case, named, others, float(known.right.mean())))
 
 
@@ -318,6 +322,16 @@ _ADVICE = (
 )
 
 
+def _other_shares(case: Case, best: str) -> str:
+    """Return why the baseline in the mean is made as sure as the method, as a further sentence; "" if it is not."""
+    if not case.matched:
+        return ""
+    return (
+        f" The pool has other class shares than the labelled rows ({100 * case.shift:.0f} % of the rows would have to "
+        f"change class), so the {NAMES[best]} is made as sure as {case.method}."
+    )
+
+
 def _reason(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
     """Return the sentence about the rule that decided."""
     method, best = case.method, str(summary["baseline"])
@@ -334,7 +348,7 @@ def _reason(case: Case, summary: Mapping[str, Any], pairs: Sequence[Pair]) -> st
         return (
             f"{pair.rows} labelled rows cannot tell {'them' if case.joined else 'the two'} apart, and in earlier "
             f"studies {better}. {method} and the {NAMES[best]} name different classes on "
-            f"{100 * case.apart[best]:.0f} % of the unlabelled rows."
+            f"{100 * case.apart[best]:.0f} % of the unlabelled rows.{_other_shares(case, best)}"
         )
     low, high = (100 * bound for bound in pair.interval)
     side, sign = ("for", "+") if pair.credit >= 0 else ("against", "-")
