@@ -400,8 +400,12 @@ def _parts(source: MemorySource) -> tuple[Any, ...]:
     return source.data, source.labels, source.class_names
 
 
-def test_texts_end_in_the_mean_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other_shares", [False, True])
+def test_texts_end_in_the_mean_too(other_shares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the pool has other class shares the linear model counts as much as the method."""
     import metapl
+
+    monkeypatch.setattr(guard, "OTHER_SHARES", -1.0 if other_shares else 1.0)
 
     texts = [f"{noun} {verb} number {k}" for k in range(20) for noun, verb in (("cats", "purr"), ("dogs", "bark"))]
     y = ["cat" if "cats" in text else "dog" for text in texts]
@@ -418,7 +422,10 @@ def test_texts_end_in_the_mean_too(tmp_path: Path) -> None:
     pool = made.source.rows(made.split.unlabeled)
     own, linear = (torch.log_softmax(member(pool), -1) for member in blend.members)
     sure = [logits.softmax(-1).max(-1).values.mean().item() for logits in (own, blend.sharpness * linear)]
-    assert sure[0] == pytest.approx(sure[1], abs=0.01), "the linear model counts as much as the method"
+    assert (sure[0] == pytest.approx(sure[1], abs=0.01)) == other_shares
+    assert (blend.sharpness == 1) == (not other_shares)
+    said = "so the linear baseline is made as sure as mpl" in made.summary["guard"]["text"]
+    assert said == other_shares
 
 
 class ManyEnds(FixMatch):
