@@ -253,7 +253,7 @@ def check_threshold(selection: Selection, threshold: float | str, decay: float, 
     if by_precision and selection != "fixed":
         raise UserError(f"a target precision does not go with {selection}", "Leave one of the two out.", where)
     if not 0 <= value < math.inf:
-        raise UserError("threshold is below 0", "Give 0 or more.", where)
+        raise UserError(f"threshold is {value:g}", "Give a number of 0 or more.", where)
     if selection == "curriculum" and value > 1:
         raise UserError("a threshold above 1 leaves curriculum nothing to learn from", "Give one in 0..1.", where)
     if not 0 <= decay < 1:

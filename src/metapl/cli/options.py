@@ -83,7 +83,7 @@ Guard = Annotated[
     Text,
     typer.Option(
         metavar="MODE",
-        help="Also train on the labels alone, and if that is not worse: return it (the default), warn, or off.",
+        help="Compare with models of the labels alone and return the best choice (the default), warn, or off.",
     ),
 ]
 

@@ -92,5 +92,5 @@ def _serve(run: Path, session: Session, port: int, browser: bool) -> None:
         server.server_close()
         config, file = (shlex.quote(str(path)) for path in (run / "config.yaml", session.answers.path))
         count = len(session.answers.given)
-        command = f"metapl train --config {config} --corrections {file}"
-        say(f"{count} answer{'s' * (count != 1)}. To train with them: {command}")
+        command = f" To train with them: metapl train --config {config} --corrections {file}"
+        say(f"{count} answer{'s' * (count != 1)}.{command if session.answers.path.is_file() else ''}")

@@ -101,10 +101,21 @@ def make_peer(name: str, pairs: list[str]) -> Peer:
         key, equals, value = pair.partition("=")
         if not equals or not key or not value:
             raise UserError(f"'{pair}' is not a setting", f"Write {name}:key=value, and + between several.", name)
-        settings[key] = yaml.safe_load(value)
+        settings[key] = _value(value, name)
     peer = Peer(name, tuple(settings.items()))
     build(peer, 0)
     return peer
+
+
+def _value(text: str, name: str) -> Any:
+    """Return a number, a text, true, false or null as YAML reads it."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = ...
+    if not isinstance(value, str | int | float | bool | None):
+        raise UserError(f"'{text}' is not a number, a text, true, false or null", "Give one of them.", name)
+    return value
 
 
 def build(peer: Peer, seed: int) -> Any:

@@ -101,7 +101,7 @@ def read_corrections(path: Path, ids: Sequence[str], class_names: Sequence[str])
     if missing := [name for name in ("id", "label") if name not in columns]:
         what = f"the corrections have no column '{missing[0]}'"
         raise UserError(what, "The first line of the file is: id,label", str(path))
-    pairs = [(number, str(row["id"] or ""), str(row["label"] or "").strip()) for number, row in lines]
+    pairs = [(number, str(row["id"] or ""), str(row["label"] or "")) for number, row in lines]
     return check_corrections(path, pairs, ids, class_names)
 
 
@@ -117,8 +117,8 @@ def check_corrections(
     row_of = {str(guarded(name)): name for name in ids} | {name: name for name in ids}
     class_of = {str(guarded(name)): name for name in class_names} | {name: name for name in class_names}
     found: dict[str, str] = {}
-    for line, row, label in pairs:
-        where = f"{path}, line {line}"
+    for line, row, written in pairs:
+        where, label = f"{path}, line {line}", written if written in class_of else written.strip()
         if row not in row_of:
             raise UserError(f"the data have no row '{cut(row, 80)}'", "Use ids of the table of pseudo labels.", where)
         if label and label not in class_of:

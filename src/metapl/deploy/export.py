@@ -81,6 +81,8 @@ def export_run(
     path = Path(out).expanduser()
     if form == "torch-export" and path.suffix != ".pt2":
         raise UserError("a file of torch.export ends with .pt2", "Name such a file.", str(path))
+    if form == "onnx" and path.suffix == ".pt2":
+        raise UserError("a file that ends with .pt2 is one of torch.export", "Add --format torch-export.", str(path))
     check_output(path, overwrite)
     check_output(path.with_suffix(BESIDE), overwrite)
     run_file = _onnx_runner() if form == "onnx" else _run_program

@@ -135,6 +135,8 @@ def _number(value: Any, where: str) -> float:
         BadRequestRow: it is something else.
     """
     try:
+        if isinstance(value, str) and "_" in value:  # Python's way to write numbers, not that of data
+            raise ValueError(value)
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         number = math.nan

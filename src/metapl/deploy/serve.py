@@ -107,7 +107,8 @@ class Judge:
 
 
 def _error(status: int, reason: str) -> dict[str, Any]:
-    return {"error": {"status": status, "reason": reason}}
+    readable = reason.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
+    return {"error": {"status": status, "reason": readable}}
 
 
 def describe_service(judge: Judge, form: AnswerForm, limits: Limits) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from metapl._version import __version__
 from metapl.errors import UserError
 from metapl.hardware import ranks
+
+_DRAWS = threading.RLock()  # PyTorch's random numbers are one state for all threads
 
 
 def pick_device(name: str) -> torch.device:
@@ -76,8 +79,8 @@ def set_rng_state(state: Tensor, device: torch.device) -> None:
 
 @contextmanager
 def own_generator(device: torch.device) -> Iterator[None]:
-    """Restore the caller's global random numbers at the end of the block."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Restore the caller's global random numbers at the end of the block; trainings in other threads wait for it."""
+    with _DRAWS, torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 

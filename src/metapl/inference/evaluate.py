@@ -68,8 +68,10 @@ def evaluate(predictor: Predictor, source: Source, index: np.ndarray[Any, Any]) 
     Rows that cannot be read are left out and entered in ``source.problems``. Classes are matched by name.
 
     Raises:
-        UserError: a class that the model does not know, or rows that do not fit it.
+        UserError: rows without a label, a class that the model does not know, or rows that do not fit it.
     """
+    if without := int((np.asarray(source.labels)[index] < 0).sum()):
+        raise UserError(f"{without} of the {len(index)} rows have no label", "Judge labelled rows alone.", source.name)
     judged = answers(predictor, source, index)
     return judge(judged.p, judged.y, predictor.class_names)
 

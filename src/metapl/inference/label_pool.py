@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +215,13 @@ def _write_problems(out: Path, parts: int) -> None:
     write_with(out / PROBLEMS, write)
 
 
-@cache
 def _model(folder: str, device: str, trust_code: bool) -> Predictor:
+    return _model_of(folder, Path(folder, CARD).stat().st_mtime_ns, device, trust_code)
+
+
+@lru_cache(maxsize=1)
+def _model_of(folder: str, written: int, device: str, trust_code: bool) -> Predictor:
+    """Return the model of a folder; ``written`` tells one that was trained anew from the one before."""
     return load_model(folder, device, trust_code=trust_code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import sys
@@ -118,7 +119,7 @@ def _named_input(data: str) -> Iterator[str]:
         yield data
         return
     rows: Any = sys.stdin.buffer  # a buffered reader, which can look ahead
-    start = rows.peek(1).lstrip()[:1]
+    start = rows.peek(4).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     with tempfile.NamedTemporaryFile(prefix="stdin-", suffix=".jsonl" if start == b"{" else ".csv") as file:
         shutil.copyfileobj(rows, file)
         file.flush()

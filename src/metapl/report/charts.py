@@ -208,7 +208,8 @@ def _classes(record: Record, material: dict[str, Any]) -> list[tuple[str, str, s
 
     def draw(figure: Any) -> None:
         axes, bar = figure.subplots(1, 2, width_ratios=[8, 1], sharey=True)
-        axes.stackplot([step for step, _ in looks], stack, colors=SERIES, alpha=0.75, labels=words)
+        named = [f"\u200b{word}" for word in words]  # matplotlib keeps names that begin with _ out of a legend
+        axes.stackplot([step for step, _ in looks], stack, colors=SERIES, alpha=0.75, labels=named)
         bar.bar([0] * len(ideal), ideal, 1, np.cumsum([0, *ideal[:-1]]), color=SERIES[: len(ideal)], alpha=0.75)
         axes.set(xlabel="step", ylim=(0, 1))
         axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")

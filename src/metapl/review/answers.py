@@ -49,12 +49,15 @@ class AnswerFile:
         """Keep an answer; an earlier one for the same row is replaced."""
         self._replace({**{k: v for k, v in self._given.items() if k != row}, row: answer})
 
+    @property
+    def last(self) -> str | None:
+        """Return the row of the last answer, or None if there is no answer."""
+        return next(reversed(self._given), None)
+
     def undo(self) -> str | None:
         """Take the last answer back; return its row, or None if there is no answer."""
-        if not self._given:
-            return None
-        last = next(reversed(self._given))
-        self._replace({k: v for k, v in self._given.items() if k != last})
+        if (last := self.last) is not None:
+            self._replace({k: v for k, v in self._given.items() if k != last})
         return last
 
     def merge(self, answers: Mapping[str, Answer]) -> int:

@@ -125,7 +125,7 @@ def _read_cleanlab(review: Review, path: Path) -> dict[str, Answer]:
         with np.load(path, allow_pickle=False) as arrays:
             ids, labels, names = (arrays[name].tolist() for name in ("ids", "labels", "class_names"))
         pairs = [
-            (number, str(row), "" if label == -1 else str(names[label]))
+            (number, str(row), "" if label == -1 else _named(names, label))
             for number, (row, label) in enumerate(zip(ids, labels, strict=True), 1)
         ]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, zipfile.BadZipFile) as error:
@@ -182,4 +182,10 @@ def _row(name: str) -> int:
 def _class(label: Any, names: list[str] | None) -> str:
     """Return a class as FiftyOne writes it: its name, its place among ``names``, or either with more beside it."""
     value = label["label"] if isinstance(label, dict) else label
-    return str(names[value]) if names is not None and isinstance(value, int) else str(value)
+    return _named(names, value) if names is not None and isinstance(value, int) else str(value)
+
+
+def _named(names: list[str], number: int) -> str:
+    if number < 0:
+        raise ValueError(f"there is no class {number}")
+    return str(names[number])

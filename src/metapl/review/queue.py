@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from metapl.report.pseudo_labels import PoolRow, pseudo_labels_of, read_table
 from metapl.report.record import read_record
 from metapl.training.result import Result
 from metapl.types import Source
+from metapl.utils.files import guarded
 
 SURE = 0.8  # confidence in another class from which a label is suspected
 STABLE = 0.7  # agreement below which a row counts as changing
@@ -87,16 +88,22 @@ def review_of(result: Result) -> Review:
     source, split, predictor = result.source, result.split, result.predictor
     taught = answers(predictor, source, np.concatenate([split.labeled, split.validation]))
     number = {source.ids[k]: k for k in np.setdiff1d(split.unlabeled, split.labeled).tolist()}
-    pool = _pool(table, number)
+    pool = _pool(table, number, predictor.class_names)
     questions = _mixed(_close(pool), _suspects(source, predictor.class_names, taught), _changing(pool))
     return Review(folder, source, predictor.class_names, tuple(questions), taught)
 
 
-def _pool(rows: list[PoolRow], number: dict[str, int]) -> list[tuple[int, PoolRow]]:
-    """Return the rows of the table by their number in the source; ``number`` has the pool rows by id."""
-    plain = {row.id: row for row in rows}
-    rows_of = {k: plain.get(name) or plain.get(f"'{name}") for name, k in number.items()}
-    return [(k, row) for k, row in rows_of.items() if row is not None]
+def _pool(rows: list[PoolRow], number: dict[str, int], class_names: Sequence[str]) -> list[tuple[int, PoolRow]]:
+    """Return the rows of the table by their number in the source; ``number`` has the pool rows by id.
+
+    Ids and labels are those of the source: a CSV file has an apostrophe before some of them.
+    """
+    label_of, plain, found = {str(guarded(name)): name for name in class_names}, {row.id: row for row in rows}, []
+    for name, k in number.items():
+        if row := plain.get(name) or plain.get(str(guarded(name))):
+            label = row.label if row.label in class_names else label_of.get(row.label, row.label)
+            found.append((k, replace(row, id=name, label=label)))
+    return found
 
 
 def _close(pool: list[tuple[int, PoolRow]]) -> list[Question]:

@@ -49,7 +49,8 @@ class Session:
         """Keep an answer: a class number, u or n; z takes the last one back. False where it means nothing."""
         with self.lock:
             if choice == "z":
-                self._again = self.answers.undo()
+                if self.answers.last in self._questions:  # not what an earlier review left for the training
+                    self._again = self.answers.undo()
                 return True
             answer = self._read(choice)
             if answer is None or row not in self._questions:

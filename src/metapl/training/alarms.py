@@ -3,11 +3,11 @@
 All is read from the logged rows, so that a resumed run raises what an unbroken one raises. A moment is a row that
 carries ``class_shift`` (the validation rows were judged) in the second half of the main phase or after it.
 
-A1  collapse: class_shift > 0.5, or class_least < 0.2, at two moments in a row
+A1  collapse: class_shift > 0.5, or class_least < 0.2 of the same class, at two moments in a row
 A2  mask:     mean mask_rate < 0.005 or > 0.995 over the last quarter of the rows so far that carry it, which may end
               before the moment (mpl_reduced's teacher), where a threshold above 0 is in use
-A3  gap:      mean agreement < 0.5 over the last quarter of what the main phase has done; of a student that begins
-              later or anew, its own rows alone, and not before half of its time is over
+A3  gap:      mean agreement < 0.5 over the last quarter of what the main phase has done. A student that begins later or
+              anew is judged by its own rows, from half of its time on
 
 class_shift = 1/2 sum_c |share[c] - prior[c]| and class_least = min_c share[c] / prior[c], of the classes that the model
 names on a fixed sample of the unlabelled rows, against the labelled rows' shares.
@@ -115,8 +115,8 @@ def _collapse(row: LoggedRow, previous: LoggedRow | None, names: Sequence[str]) 
     alarms = []
     if previous is not None and min(row["class_shift"], previous["class_shift"]) > SHIFT:
         alarms.append(("class_shift", row["class_shift"], _SHIFT.format(100 * row["class_shift"])))
-    least = max(r.get("class_least", 1.0) for r in (row, previous)) if previous is not None else 1.0
-    if least < LEAST:
+    same = previous is not None and row.get("least_class") == previous.get("least_class")
+    if same and previous is not None and max(r.get("class_least", 1.0) for r in (row, previous)) < LEAST:
         text = _LEAST.format(names[int(row["least_class"])], row["class_least"])
         alarms.append(("class_missing", row["class_least"], text))
     return alarms

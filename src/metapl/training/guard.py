@@ -4,7 +4,7 @@ G1  baselines = models of the run's own labels alone. Images: supervised trainin
     optimiser, batches, seed and steps. Features and texts: the same and the linear model. Tables: the linear model and
     a random forest, which cost no training
 G2  evidence = labelled rows that each side judges (``training.evidence``)
-G3  images: of method and baseline the one that would be right more often on new rows, as far as is known. On rows that
+G3  images: return the side that is probably right more often on new rows. On rows that
     the two judge differently the method is right with a chance of q ~ Beta(a, b), so that it is kept where
         a + wins > b + losses,   or   wins - losses + credit > 0 with credit = a - b
     wins, losses: judged rows on which only the method, only the baseline is right. The credit is what earlier studies

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from metapl.config.paths import anchored
 from metapl.config.photographs import with_encoder
 from metapl.config.settings import RunConfig
 from metapl.data.batches.split import make_split
@@ -76,6 +77,7 @@ def train(
         UserError: bad data, settings or folder, or a loss that is no longer finite.
         Stopped: asked to stop; the state is saved.
     """
+    config = anchored(config, spec=source is None)
     return start(config, lambda made: _new_store(out, made), source, progress, observe, network)
 
 
@@ -337,4 +339,4 @@ def _sized(job: Job, progress: Progress) -> RunConfig:
     pool = f", {pace.pool_seconds(steps):.1f} s over the pool" if pace.pool_seconds(steps) else ""
     share = f", {100 * guarding:.0f} % of the time for the guard" if guarding > 0 else ""
     progress.status(f"{job.config.minutes:g} minutes at {1000 * pace.step:.0f} ms per step{pool}: {steps} steps{share}")
-    return replace(job.config, steps=steps)
+    return replace(job.config, steps=steps, minutes=0.0)  # the stored settings make the same run again

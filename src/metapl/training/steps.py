@@ -144,7 +144,7 @@ class Steps:
         """Return to the last regular state, with half the learning rate; return its step."""
         if len(self.rollbacks) == ROLLBACKS:
             self.store.give_up({"step": done, "cause": fault.bad, "rollbacks": self.rollbacks})
-            end = self._given_up(fault) if self.rollbacks else fault
+            end = self._given_up(fault)
             end.folder = self.store.folder
             raise end
         config = halved(self.job.config, self.job.prepared, 1)
@@ -213,7 +213,8 @@ class Steps:
             some = slice(None, None, -(-len(judged.y) // SNAPSHOT_ROWS) or 1)  # rows of one class may lie side by side
             scores = job.method.feedback_scores() if done == job.total and isinstance(job.method, Scoring) else None
             store.snapshot(done, torch.softmax(pool.float(), -1), judged.p[some], judged.y[some], scores)
-        return found | dict(self.observe(done, predictor) if self.observe else {})
+        observed = self.observe(done, predictor) if self.observe else {}
+        return found | {name: float(value) for name, value in observed.items()}
 
     def alarms(self) -> list[dict[str, Any]]:
         """Return the alarms that the logged numbers raise."""

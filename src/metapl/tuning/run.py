@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from metapl._version import __version__
+from metapl.config.paths import anchored
 from metapl.config.settings import RunConfig, make_config, to_dict
 from metapl.data.batches.split import make_split
 from metapl.errors import UserError
@@ -28,8 +29,11 @@ from metapl.tuning.space import Axis, Space, get, make_space, resolve, with_sett
 from metapl.tuning.store import Trials, open_folder
 from metapl.types import Source
 from metapl.utils.files import write_json, write_text
+from metapl.utils.locks import locked
 from metapl.utils.names import last_part
 from metapl.utils.progress import Progress, Silent, clock
+
+LOCK = ".lock"  # in the folder of a tuning, while a process works in it
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,14 @@ def tune(
         progress: shows progress; by default nothing.
 
     Raises:
-        UserError: bad data, settings, space or folder, before the first training; or a training's process was killed.
+        UserError: bad data, settings, space or folder, before the first training; another process works in the folder;
+            or a training's process was killed.
         JobsStopped: asked to stop (only with several workers); finished trainings are stored.
     """
     progress = progress or Silent()
     if not isinstance(config, RunConfig):
         config = make_config("arrays" if config is None and source is not None else config)
+    config = anchored(config, spec=source is None)
     _check_numbers(config, minutes, workers)
     source, config = open_rows(config, source, progress)
     split = make_split(source, config.split, config.seed, require_unlabeled=bool(method_class(config.method).needs))
@@ -115,13 +121,14 @@ def tune(
     resumed = open_folder(folder, plan)
     for note in (*source.notes, *split.notes, f"results go to {folder}"):
         progress.note(note)
-    bench = _Bench(config, material, Trials(folder), search, progress, 60 * minutes, workers)
-    bench.choose = len(split.validation) > 0
-    if resumed:
-        count = len(bench.trials.rows)
-        progress.status(f"{count} training{' is' if count == 1 else 's are'} done already")
-    bench.run()
-    return _finish(folder, plan, config, axes, bench)
+    with locked(folder / LOCK):
+        bench = _Bench(config, material, Trials(folder), search, progress, 60 * minutes, workers)
+        bench.choose = len(split.validation) > 0
+        if resumed:
+            count = len(bench.trials.rows)
+            progress.status(f"{count} training{' is' if count == 1 else 's are'} done already")
+        bench.run()
+        return _finish(folder, plan, config, axes, bench)
 
 
 def _check_numbers(config: RunConfig, minutes: float, workers: int) -> None:

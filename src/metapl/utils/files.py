@@ -87,6 +87,9 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise type(error)(error.errno, error.strerror, str(path)) from error
+    except UnicodeError:
+        aside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -94,7 +94,8 @@ class Live:
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar; an alarm stands out."""
-        alarm = text.startswith(("alarm", "guard: the supervised baseline"))
+        baselines = (f"guard: the {name} baseline" for name in ("supervised", "linear", "forest"))
+        alarm = text.startswith(("alarm", *baselines))
         shown = f"[bold yellow]{escape(text)}[/bold yellow]" if alarm else escape(text)
         self.bar.console.print(shown, highlight=False, soft_wrap=True)
 

@@ -80,7 +80,7 @@ def test_everything_is_stored(tuned: Any) -> None:
     result, _ = tuned
     folder = result.folder
     names = {p.name for p in folder.iterdir()}
-    assert names == {"plan.json", "trials.jsonl", "results.json", "trials.csv", "best.yaml", "tune.png"}
+    assert names == {".lock", "plan.json", "trials.jsonl", "results.json", "trials.csv", "best.yaml", "tune.png"}
     assert (folder / "tune.png").stat().st_size > 10_000
     assert json.loads((folder / "results.json").read_text()) == result.summary
     lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
