@@ -58,6 +58,12 @@ def test_settings_go_to_the_class() -> None:
         make_peer("sklearn:LogisticRegression", ["C"])
 
 
+@pytest.mark.parametrize("value", ["[", "2024-01-01", "[1, 2]", "{a: 1}"])
+def test_a_setting_that_is_not_a_plain_value_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match="is not a number, a text"):
+        make_peer("sklearn:RandomForest", [f"max_depth={value}"])
+
+
 def test_who_gets_unlabelled_rows() -> None:
     asked = {name: takes_unlabeled(build(make_peer(name, []), 0)) for name in ("sklearn:LabelSpreading", "sklearn:SVC")}
     assert asked == {"sklearn:LabelSpreading": True, "sklearn:SVC": False}

@@ -147,6 +147,14 @@ def test_evaluate_reads_the_rows_it_is_given(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(p[8], probabilities(predictor, source, np.array([8]))[0])
 
 
+def test_rows_without_a_label_are_not_judged() -> None:
+    source = table(40)
+    predictor = Predictor(Parity(), fit_preprocessing(source, np.arange(40)), source.class_names, torch.device("cpu"))
+    source.labels[5] = -1
+    with pytest.raises(UserError, match="1 of the 40 rows have no label"):
+        evaluate(predictor, source, np.arange(40))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_answers_that_are_no_numbers_are_told(bad: float) -> None:
     p = torch.tensor([[0.5, 0.5], [bad, 0.5]])

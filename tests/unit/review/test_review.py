@@ -17,13 +17,15 @@ from PIL import Image
 
 from metapl.config.settings import GuardConfig, LoopConfig, RunConfig
 from metapl.data.batches.split import SplitConfig
+from metapl.data.corrections import read_corrections
 from metapl.data.memory.arrays import from_arrays
 from metapl.data.options import SourceOptions
 from metapl.errors import UserError
 from metapl.methods import METHODS
+from metapl.report.pseudo_labels import PoolRow
 from metapl.review.answers import Answer, AnswerFile, read_answers, write_answers
 from metapl.review.exchange import export_to, import_from
-from metapl.review.queue import Question, Review, open_review
+from metapl.review.queue import Question, Review, _pool, open_review
 from metapl.review.server import Session, keys_of, render, serve
 from metapl.training.loop import train
 
@@ -301,7 +303,21 @@ def test_a_run_with_corrections_does_not_ask_for_them_again(review: Review, tmp_
     second = train(config, tmp_path / "second")
     assert question.index in second.split.labeled
     opened = open_review(tmp_path / "second")
-    assert AnswerFile(opened.folder, opened.source).given == answers.given
+    kept = AnswerFile(opened.folder, opened.source)
+    assert kept.given == answers.given
+    assert Session(opened, kept).answer("", "z")
+    assert kept.given == answers.given, "undo leaves what is not asked again"
+
+
+def test_ids_and_labels_of_a_csv_table_are_those_of_the_source() -> None:
+    row = PoolRow("'=a", "'@b", 0.9, 0.8, None, None, True, "")
+    ((number, found),) = _pool([row], {"=a": 7}, ("@b", "c"))
+    assert (number, found.id, found.label) == (7, "=a", "@b")
+
+
+def test_a_class_that_ends_with_a_blank_comes_back(tmp_path: Path) -> None:
+    write_answers(tmp_path / "corrections.csv", {"1": Answer("cat "), "2": Answer("dog")})
+    assert read_corrections(tmp_path / "corrections.csv", ("1", "2"), ("cat ", "dog")) == {"1": "cat ", "2": "dog"}
 
 
 def test_each_class_has_a_key_of_its_own() -> None:

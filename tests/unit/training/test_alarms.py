@@ -184,6 +184,14 @@ def test_a_collapse_must_last_and_come_in_the_second_half(bad: tuple[int, ...], 
     assert raised(moments(least=dict.fromkeys(bad, 0.1))) == wanted
 
 
+def test_two_classes_that_are_missing_once_each_raise_nothing() -> None:
+    rows = moments(least=dict.fromkeys((60, 70), 0.1))
+    for row in rows:
+        if row["step"] == 70:
+            row["least_class"] = 0
+    assert raised(rows) == {}
+
+
 def test_the_missing_class_is_named() -> None:
     (found,) = alarms.find(moments(least=dict.fromkeys((80, 90), 0.1)), 100, "fixmatch", FIXMATCH, NAMES)
     assert "class 'b'" in found["text"]

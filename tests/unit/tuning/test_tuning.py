@@ -26,6 +26,7 @@ from metapl.training.workers import Outcome
 from metapl.tuning import material as materials
 from metapl.tuning.material import gather, judge_fold
 from metapl.tuning.store import Trials
+from metapl.utils.locks import locked
 
 SPACE = ["fixmatch.threshold=0.2,0.6", "optim.lr=x0.5"]
 STEPS = 3
@@ -74,6 +75,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Any:
     source = guarded()
     folder = tmp_path_factory.mktemp("tuned") / "digits"
     return metapl.tune(config_of(), folder, space=SPACE, source=source), source
+
+
+def test_two_tunings_do_not_work_in_one_folder(tuned: Any) -> None:
+    folder = tuned[0].folder
+    before = (folder / "trials.jsonl").read_text()
+    with locked(folder / ".lock"), pytest.raises(UserError, match="another program is at work"):
+        metapl.tune(config_of(), folder, space=SPACE, source=guarded())
+    assert (folder / "trials.jsonl").read_text() == before
 
 
 def test_everything_is_stored(tuned: Any) -> None:
