@@ -133,3 +133,28 @@ def test_texts_and_images(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.cat([c.probabilities for c in chunks]), answers(predictor, images)[[2, 0]])
     with pytest.raises(UserError, match="there must be one column of image paths, one of path, file"):
         rows_of(predictor, put(tmp_path, "id,picture\na,2.png\n", "new.csv"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_row_has_the_same_answer_alone_as_among_others(tmp_path: Path, suffix: str) -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    times = [round(100_000 + k / 10_000, 4) for k in range(40)]
+    frame = pd.DataFrame({"t": times, "z": [k % 7 / 8 for k in range(40)]})
+    source = open_source(str(put(tmp_path, frame.assign(label=["a", "b"] * 20).to_csv(index=False), "train.csv")))
+    assert source.columns[0].offset
+    assert not source.columns[1].offset
+
+    def rows(part: Any) -> torch.Tensor:
+        path = tmp_path / f"new.{suffix}"
+        if suffix == "csv":
+            part.to_csv(path, index=False)
+        elif suffix == "jsonl":
+            part.to_json(path, orient="records", lines=True, double_precision=10)
+        else:
+            part.to_parquet(path)
+        return rows_of(predictor, path).rows(np.arange(len(part)))
+
+    predictor = predictor_for(source)
+    assert torch.equal(rows(frame), source.rows(np.arange(40)))
+    assert torch.equal(torch.cat([rows(frame[k : k + 1]) for k in range(10)]), source.rows(np.arange(10)))

@@ -14,6 +14,7 @@ from PIL import Image
 import metapl
 from metapl.cli import main
 from metapl.errors import UserError
+from metapl.inference.label_pool import label_pool
 
 pd = pytest.importorskip("pandas")
 
@@ -103,3 +104,19 @@ def test_images_by_path_and_by_bytes(tmp_path: Path) -> None:
     assert by_bytes["label"][:3] == by_path["label"][:3]
     assert by_bytes["confidence"][:3] == pytest.approx(by_path["confidence"][:3], abs=1e-6)
     assert by_bytes["problem"][3] is not None
+
+
+def test_numbers_of_a_model_trained_with_decimal_commas(tmp_path: Path) -> None:
+    rows = [f"{k % 2},{k % 7};0,{k % 9};{'ab'[k % 2] if k < 30 else ''}" for k in range(60)]
+    (tmp_path / "comma.csv").write_text("\n".join(["x;y;label", *rows]))
+    words = ["train", str(tmp_path / "comma.csv"), "--steps", "5", "--quiet", "--no-report", "guard.mode=off"]
+    words += ["source.table.decimal=comma", "mpl.finetune_steps=0", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    model = metapl.load_model(tmp_path / "run")
+    written = metapl.label_batch(model, {"x": ["0,5", "1,25"], "y": ["0,1", "-0,2"]})
+    typed = metapl.label_batch(model, pd.DataFrame({"x": [0.5, 1.25], "y": [0.1, -0.2]}))
+    assert typed == written
+    assert typed["problem"] == [None, None]
+    (tmp_path / "new.jsonl").write_text('{"x": 0.5, "y": 0.1}\n{"x": 1.25, "y": -0.2}\n')
+    told = label_pool(tmp_path / "run", str(tmp_path / "new.jsonl"), tmp_path / "labels")
+    assert (told["rows"], told["problems"]) == (2, 0)

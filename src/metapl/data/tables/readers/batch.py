@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from metapl.data.tables.readers.frame import POINT, ColumnBuilder, Form, Frame, Values
+from metapl.data.tables.readers.frame import COMMA, POINT, ColumnBuilder, Form, Frame, Plain, Values
 from metapl.errors import UserError
 
 LOOKED = 100  # cells to look at to find out whether a column holds text
@@ -21,7 +21,7 @@ class BatchFile:
     Args:
         columns: lists, arrays or series of one length, by name. Cells are text, numbers, the bytes of an image, Hugging
             Face's {bytes, path}, a picture of Pillow's, or None.
-        decimal: the decimal sign of numbers that are written as text.
+        decimal: the decimal sign of numbers that are text (but not ``frame.Plain``).
 
     Attributes:
         names: the columns, without ``LINE``.
@@ -64,8 +64,16 @@ class BatchFile:
         if not self.is_text(name):
             return [_picture(cell) for cell in self._columns[name]]
         builder = ColumnBuilder(name, form, None, self._decimal)
-        builder.add(self.texts(name), str)
+        builder.add(self.texts(name) if form == "text" else self._numbers(name), str)
         return builder.done()
+
+    def _numbers(self, name: str) -> list[str]:
+        """Return a column of numbers as text, all with the decimal sign of the batch."""
+        texts = self.texts(name)
+        if self._decimal != COMMA:
+            return texts
+        typed = (not isinstance(cell, str) or isinstance(cell, Plain) for cell in self._columns[name])
+        return [text.replace(POINT, COMMA) if own else text for text, own in zip(texts, typed, strict=True)]
 
 
 def _cells(values: Any) -> Sequence[Any]:
@@ -76,7 +84,7 @@ def _cells(values: Any) -> Sequence[Any]:
 def _text(cell: Any) -> str:
     if cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ in ("NAType", "NaTType"):
         return ""
-    return cell if isinstance(cell, str) else repr(cell) if isinstance(cell, float) else str(cell)
+    return repr(float(cell)) if isinstance(cell, float) else str(cell)  # repr of NumPy's floats names their type
 
 
 def _picture(cell: Any) -> bytes | None:

@@ -27,6 +27,12 @@ _ADDRESS = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d)\.){3}(?:25[0-5]|2[0-4]\d|1
 _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 
 
+class Plain(str):
+    """A number of a file that writes numbers with a point, whatever the decimal sign of the texts; as it is written."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Texts:
     """A column of text: row k holds ``levels[codes[k]]``, verbatim; "": an empty cell.
@@ -141,8 +147,9 @@ class TableFile(Protocol):
         """Return the columns named in ``forms``; the others are skipped.
 
         Args:
-            forms: "text": verbatim (a number as it is written), or bytes if the file holds bytes. "number": float32,
-                NaN for ``MARKERS``. "auto": numbers if every value is a number, else as "text".
+            forms: "text": verbatim (a number as it is written), or bytes if the file holds bytes. "number": float64,
+                NaN for ``MARKERS``, so that what a model makes of a row does not depend on the rows around it. "auto":
+                numbers if every value is a number (float32, or float64 if float32 loses digits), else as "text".
             most: the number of different texts beyond which a column is dropped and named in ``Frame.full``.
 
         Raises:
@@ -183,7 +190,7 @@ class ColumnBuilder:
             self._look(values, where)
             return
         if self._numeric:
-            numbers = to_numbers(values, self.decimal)
+            numbers = to_numbers(values, self.decimal, wide=self.form == "number")
             if isinstance(numbers, int):
                 if self.form == "number":
                     raise not_a_number(self.name, values[numbers], where(numbers), self.decimal)
@@ -232,11 +239,15 @@ class ColumnBuilder:
         if self._numeric:
             return np.concatenate(self._numbers) if self._numbers else np.zeros(0, dtype=np.float32)
         codes = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.int32)
-        return Texts(codes, tuple(self._index), self.decimal)
+        return Texts(codes, tuple(map(str, self._index)), self.decimal)  # str: no ``Plain`` among them
 
 
-def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
-    """float32 [n], NaN for ``MARKERS``; or the position of the first value that is not a finite number."""
+def to_numbers(values: Sequence[str], decimal: str = POINT, wide: bool = False) -> Array | int:
+    """[n], NaN for ``MARKERS``; or the position of the first value that is not a finite number.
+
+    Args:
+        wide: return float64 whatever the values; else float32, or float64 if float32 loses digits.
+    """
     try:
         plain = ["nan" if value in MARKERS else value for value in values]
         whole = "".join(plain)
@@ -246,7 +257,7 @@ def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
         # float() also accepts 1_000, inf, and spellings of "nan" that are not in MARKERS.
         sound = int((~np.isfinite(numbers)).sum()) == plain.count("nan")
         if sound and "_" not in whole and (decimal == POINT or POINT not in whole):
-            return _narrow(numbers)
+            return _narrow(numbers, wide)
     except ValueError:
         pass
     numbers = np.empty(len(values), dtype=np.float64)
@@ -255,17 +266,17 @@ def to_numbers(values: Sequence[str], decimal: str = POINT) -> Array | int:
         if number is None:
             return k
         numbers[k] = number
-    return _narrow(numbers)
+    return _narrow(numbers, wide)
 
 
-def _narrow(numbers: Array) -> Array | int:
-    """Return float32 (float64 if float32 loses digits), or the position of the first number too large for float32."""
+def _narrow(numbers: Array, wide: bool) -> Array | int:
+    """Return the numbers as ``to_numbers`` does, or the position of the first number too large for float32."""
     with np.errstate(over="ignore"):
         narrow = numbers.astype(np.float32)
     over = np.isinf(narrow)
     if over.any():
         return int(over.argmax())
-    return numbers if too_coarse(numbers) else narrow
+    return numbers if wide or too_coarse(numbers) else narrow
 
 
 def parsed(value: str, decimal: str = POINT) -> float | None:

@@ -158,7 +158,7 @@ class ParquetFile:
                 raise UserError(what, remedy if setting else f"{remedy}.", self.name, setting)
             if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
                 if form != "text":
-                    return self._numbers(values, name)
+                    return self._numbers(values, name, form == "number")
                 whole = pa.types.is_floating(kind) and self._of_all("whole", name, values, _all_whole)
                 return _named(_texts(_digits(values, whole)), self._class_names.get(name, ()))
             if pa.types.is_null(kind) and form != "text":
@@ -166,8 +166,8 @@ class ParquetFile:
             texts = _texts(values)
             return self._parsed(texts, name) if form == "number" else texts
 
-    def _numbers(self, values: Any, name: str) -> Array:
-        """Return float32, or float64 if float32 loses digits; NaN for a null.
+    def _numbers(self, values: Any, name: str, wide: bool) -> Array:
+        """Return numbers as ``to_numbers`` does; NaN for a null.
 
         Raises:
             UserError: a value that is infinite as float32.
@@ -178,11 +178,11 @@ class ParquetFile:
         bad = np.flatnonzero(np.isinf(made))
         if len(bad):
             raise not_a_number(shown(name), repr(float(exact[bad[0]])), self._place(int(bad[0])))
-        return exact if too_coarse(exact) else made
+        return exact if wide or too_coarse(exact) else made
 
     def _parsed(self, texts: Texts, name: str) -> Array:
         listed = texts.tolist()
-        made = to_numbers(listed)
+        made = to_numbers(listed, wide=True)
         if isinstance(made, int):
             raise not_a_number(shown(name), listed[made], self._place(made))
         return made
