@@ -144,7 +144,7 @@ class Steps:
         """Return to the last regular state, with half the learning rate; return its step."""
         if len(self.rollbacks) == ROLLBACKS:
             self.store.give_up({"step": done, "cause": fault.bad, "rollbacks": self.rollbacks})
-            end = self._given_up(fault)
+            end = self._given_up(fault) if self.rollbacks else fault
             end.folder = self.store.folder
             raise end
         config = halved(self.job.config, self.job.prepared, 1)

@@ -1,4 +1,4 @@
-"""``metapl.train`` called from Python: paths, minutes and threads."""
+"""``metapl.train`` called from Python: paths and threads."""
 
 from __future__ import annotations
 
@@ -22,12 +22,6 @@ def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     train(make_config("rows.csv", options={**SMALL, "steps": 2}), "run")
     assert load_config(tmp_path / "run" / "config.yaml").data == str(tmp_path / "rows.csv")
-
-
-def test_a_run_of_minutes_stores_its_steps(tmp_path: Path) -> None:
-    made = train(make_config("digits", options={**SMALL, "split.labels": 4, "minutes": 0.02}), tmp_path / "run")
-    stored = load_config(tmp_path / "run" / "config.yaml")
-    assert (stored.minutes, stored.steps) == (0, made.summary["steps"])
 
 
 def test_trainings_in_threads_do_not_disturb_each_other() -> None:
