@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import metapl
@@ -70,6 +70,7 @@ def tried(read: Callable[[], Any]) -> tuple[Any, UserError | None]:
 
 @settings(max_examples=80, deadline=None)
 @given(files())
+@example('path,label\n"",u,\n')  # no good row
 def test_check_reads_what_train_reads(content: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.csv"

@@ -73,12 +73,13 @@ class Joined:
         if len(rows) == self.rows:
             return self
         place, line = self.place, self.line
+        places = rows if len(rows) else np.arange(self.rows)  # without a good row an error names the first one
         columns = {name: take(values, rows) for name, values in self.columns.items()}
         return Joined(
             columns,
             self.part[rows],
-            lambda row: place(int(rows[row])),
-            lambda row: line(int(rows[row])),
+            lambda row: place(int(places[row])),
+            lambda row: line(int(places[row])),
             self.skip_bad,
             self.held,
             self.full,
