@@ -67,6 +67,7 @@ def test_a_table_runs_without_metapl(call: Call, tmp_path: Path) -> None:
     assert sums(Path("run")) == before
     refused(call("export", "run", "--out", "model.onnx"), "model.onnx", "exists", "--overwrite")
     refused(call("export", "run", "--out", "model.pt", "--format", "torch-export"), "model.pt", ".pt2")
+    refused(call("export", "run", "--out", "model.pt2"), "model.pt2", "--format torch-export")
     refused(call("export", "run", "--out", "model.tf", "--format", "tf"), "onnx or torch-export")
     rows.write_text("id,x,z,label\n", encoding="utf-8")
     words = ("export", "run", "--out", "model.pt2", "--format", "torch-export")

@@ -332,6 +332,11 @@ def test_rows_from_stdin_and_answers_as_parquet(
     text = (people / "new.csv").read_bytes()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text))))
     assert table(call("predict", people_run, "-", "--top", "2").out) == wanted
+    lines = "".join(json.dumps(row) + "\n" for row in csv.DictReader(text.decode().splitlines(), delimiter="|"))
+    with_mark = io.BytesIO(lines.encode("utf-8-sig"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(with_mark)))
+    done = call("predict", people_run, "-", "--top", "2")
+    assert table(done.out) == wanted, done.err
     done = call("predict", people_run, people / "new.csv", "--top", "2", "--out", "p.parquet")
     assert done.code == 0, done.err
     rows = parquet.read_table("p.parquet").to_pylist()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from metapl.config.paths import IN_MEMORY, anchored
+from metapl.config.paths import IN_MEMORY
 from metapl.config.settings import RunConfig, make_config
 from metapl.data.embedded import for_encoder
 from metapl.data.memory.arrays import from_arrays
@@ -86,7 +86,7 @@ def fit(
         "device": device,
         "guard.mode": guard,
     }
-    config = anchored(make_config(options={**given, **(options or {})}), spec=named)
+    config = make_config(options={**given, **(options or {})})
     rows = {"y": y, "X_unlabeled": X_unlabeled, "X_test": X_test, "y_test": y_test, "unlabeled": unlabeled}
     source = None if named else _source(data, rows, config)
     if (named or isinstance(data, Source)) and (extra := [name for name, part in rows.items() if part is not None]):

@@ -105,7 +105,6 @@ def train(
       metapl train photos --labels 10 --method fixmatch fixmatch.threshold=0.9
       metapl train --continue my-run --steps 2000 --out my-longer-run
     """
-    from metapl.config.paths import anchored
     from metapl.config.settings import make_config
 
     printing.check_json(options.json, options.overwrite)
@@ -123,7 +122,7 @@ def train(
     made = make_config(data, file=options.config, options=keys, overrides=pairs)
     State.folder = out
     start_processes(procs, max_restarts)
-    _finish(lambda: _trained(anchored(made), out, options.quiet), options.json, report)
+    _finish(lambda: _trained(made, out, options.quiet), options.json, report)
 
 
 def _check_extension(run: Path, options: TrainOptions, given: dict[str, Any], trust_code: bool) -> None:

@@ -72,7 +72,6 @@ def tune(
       metapl tune photos --search mpl.uda_threshold=0.5,0.7,0.9 --minutes 60
       metapl tune photos --sampler random --trials 20 --search optim.lr=0.005..0.2:log --search views.ops=1..3
     """
-    from metapl.config.paths import anchored
     from metapl.config.settings import make_config
     from metapl.hardware.device import pick_device
     from metapl.training.workers import JobsStopped, default_workers
@@ -83,7 +82,7 @@ def tune(
     printing.check_json(options.json, options.overwrite)
     data, pairs = options.data_and_pairs
     keys = options.keys(method=method, **{"guard.mode": guard})
-    run_config = anchored(make_config(data, file=options.config, options=keys, overrides=pairs))
+    run_config = make_config(data, file=options.config, options=keys, overrides=pairs)
     folder = State.folder = out or free_folder(run_config)
     try:
         result = run(

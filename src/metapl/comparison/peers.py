@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from metapl.config.settings import RunConfig
+from metapl.config.values import convert, read_text
 from metapl.data.batches.preprocess import fit_preprocessing
 from metapl.data.batches.views import ViewConfig
 from metapl.data.modalities import make_views
@@ -33,6 +33,7 @@ from metapl.types import Array, Preprocessing, Source, Split
 from metapl.utils.names import split_name
 
 SKLEARN = "sklearn"
+PLAIN_VALUE = str | int | float | bool | None  # what a setting of a peer may be
 CARRIER = "linear"  # the method whose config carries data, split and seed of a peer
 SHORT = {"SelfTraining": "SelfTrainingClassifier"}
 # Only where scikit-learn's own default does not fit rows of many columns, or is missing.
@@ -101,21 +102,10 @@ def make_peer(name: str, pairs: list[str]) -> Peer:
         key, equals, value = pair.partition("=")
         if not equals or not key or not value:
             raise UserError(f"'{pair}' is not a setting", f"Write {name}:key=value, and + between several.", name)
-        settings[key] = _value(value, name)
+        settings[key] = convert(read_text(value, None, key), PLAIN_VALUE, key, name)
     peer = Peer(name, tuple(settings.items()))
     build(peer, 0)
     return peer
-
-
-def _value(text: str, name: str) -> Any:
-    """Return a number, a text, true, false or null as YAML reads it."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = ...
-    if not isinstance(value, str | int | float | bool | None):
-        raise UserError(f"'{text}' is not a number, a text, true, false or null", "Give one of them.", name)
-    return value
 
 
 def build(peer: Peer, seed: int) -> Any:

@@ -14,7 +14,7 @@ from metapl.data.row_checks import plural
 from metapl.data.traits import traits
 from metapl.errors import UserError, nearest
 from metapl.types import Array, Column, Kind, Source, Tokens
-from metapl.utils.files import guarded
+from metapl.utils.files import by_cell
 from metapl.utils.printing import cut
 
 
@@ -113,9 +113,7 @@ def check_corrections(
     Raises:
         UserError: an id or a class that is not known, or two answers for one row; it names the line.
     """
-    # A file that metapl wrote has an apostrophe before a text that a spreadsheet would compute.
-    row_of = {str(guarded(name)): name for name in ids} | {name: name for name in ids}
-    class_of = {str(guarded(name)): name for name in class_names} | {name: name for name in class_names}
+    row_of, class_of = by_cell(ids), by_cell(class_names)
     found: dict[str, str] = {}
     for line, row, written in pairs:
         where, label = f"{path}, line {line}", written if written in class_of else written.strip()

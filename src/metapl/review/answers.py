@@ -51,11 +51,11 @@ class AnswerFile:
 
     @property
     def last(self) -> str | None:
-        """Return the row of the last answer, or None if there is no answer."""
+        """Return the row of the last answer; None before the first."""
         return next(reversed(self._given), None)
 
     def undo(self) -> str | None:
-        """Take the last answer back; return its row, or None if there is no answer."""
+        """Take the last answer back and return its row; None before the first."""
         if (last := self.last) is not None:
             self._replace({k: v for k, v in self._given.items() if k != last})
         return last

@@ -187,5 +187,5 @@ def _class(label: Any, names: list[str] | None) -> str:
 
 def _named(names: list[str], number: int) -> str:
     if number < 0:
-        raise ValueError(f"there is no class {number}")
+        raise ValueError(f"class {number} does not exist")
     return str(names[number])

@@ -16,7 +16,7 @@ from metapl.report.pseudo_labels import PoolRow, pseudo_labels_of, read_table
 from metapl.report.record import read_record
 from metapl.training.result import Result
 from metapl.types import Source
-from metapl.utils.files import guarded
+from metapl.utils.files import by_cell
 
 SURE = 0.8  # confidence in another class from which a label is suspected
 STABLE = 0.7  # agreement below which a row counts as changing
@@ -98,12 +98,11 @@ def _pool(rows: list[PoolRow], number: dict[str, int], class_names: Sequence[str
 
     Ids and labels are those of the source: a CSV file has an apostrophe before some of them.
     """
-    label_of, plain, found = {str(guarded(name)): name for name in class_names}, {row.id: row for row in rows}, []
-    for name, k in number.items():
-        if row := plain.get(name) or plain.get(str(guarded(name))):
-            label = row.label if row.label in class_names else label_of.get(row.label, row.label)
-            found.append((k, replace(row, id=name, label=label)))
-    return found
+    id_of, label_of = by_cell(number), by_cell(class_names)
+    known = [
+        replace(row, id=id_of[row.id], label=label_of.get(row.label, row.label)) for row in rows if row.id in id_of
+    ]
+    return [(number[row.id], row) for row in known]
 
 
 def _close(pool: list[tuple[int, PoolRow]]) -> list[Question]:

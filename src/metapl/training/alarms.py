@@ -115,8 +115,10 @@ def _collapse(row: LoggedRow, previous: LoggedRow | None, names: Sequence[str]) 
     alarms = []
     if previous is not None and min(row["class_shift"], previous["class_shift"]) > SHIFT:
         alarms.append(("class_shift", row["class_shift"], _SHIFT.format(100 * row["class_shift"])))
-    same = previous is not None and row.get("least_class") == previous.get("least_class")
-    if same and previous is not None and max(r.get("class_least", 1.0) for r in (row, previous)) < LEAST:
+    least = 1.0
+    if previous is not None and row.get("least_class") == previous.get("least_class"):
+        least = max(r.get("class_least", 1.0) for r in (row, previous))
+    if least < LEAST:
         text = _LEAST.format(names[int(row["least_class"])], row["class_least"])
         alarms.append(("class_missing", row["class_least"], text))
     return alarms

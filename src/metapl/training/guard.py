@@ -25,7 +25,7 @@ G4  refusal = a class lost on the pool, no better than chance, or behind a basel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metapl.config.settings import RunConfig
@@ -33,7 +33,6 @@ from metapl.errors import UserError
 from metapl.models.combined import PLAIN, Blend
 from metapl.runs.model_folder import Predictor
 from metapl.training import evidence as ev
-from metapl.training.alarms import pool_answers
 from metapl.training.evidence import Answers, fold_steps, plan_guard
 from metapl.training.job import Job, build_job
 from metapl.training.pairs import Pair
@@ -66,7 +65,7 @@ class Case:
         shift: share of the pool's rows that would have to change class to match the labelled rows' shares, by what
             the first baseline says (``training.pool``).
         refusal: why the method's model cannot be returned; empty where nothing speaks against it (G4).
-        matched: whether the baseline in the mean is made as sure as the method (G3').
+        sharpness: s of G3' by baseline, where it is not 1.
     """
 
     method: str
@@ -77,7 +76,7 @@ class Case:
     shift: float
     refusal: str = ""
     joined: bool = False
-    matched: bool = False
+    sharpness: Mapping[str, float] = field(default_factory=dict)
 
     def partners(self, best: str) -> tuple[str, ...]:
         """Return the baselines that join the mean; ``best``: the one that counts where one does."""
@@ -162,7 +161,7 @@ def run_guard(
     progress.note(summary["text"].partition(". ")[0])  # the figures come with the run's end
     best, mean = str(summary["baseline"]), None
     if summary["partners"]:
-        mean = _mean(job, own, {name: baselines[name] for name in summary["partners"]}, case.matched)
+        mean = _mean(job, own, {name: baselines[name] for name in summary["partners"]}, case.sharpness)
     return GuardVerdict(summary, baselines[best], ev.baseline_config(job, best).model, mean)
 
 
@@ -179,14 +178,12 @@ def mean_of(method: str, baselines: Sequence[str]) -> str:
     return f"mean of {', '.join(others)} and {last}"
 
 
-def _mean(job: Job, own: Predictor, partners: Mapping[str, Predictor], matched: bool) -> Predictor:
+def _mean(job: Job, own: Predictor, partners: Mapping[str, Predictor], sharpness: Mapping[str, float]) -> Predictor:
     """Return the mean of G3': each partner counts as much as all that stand before it."""
     model = own.model
     for name, partner in partners.items():
-        network, sharpness = PLAIN if name == SUPERVISED else ev.baseline_config(job, name).model, 1.0
-        if matched:
-            sharpness = matched_sharpness(pool_answers(job, model), pool_answers(job, partner.model))
-        model = Blend(model, partner.model, network, sharpness)
+        network = PLAIN if name == SUPERVISED else ev.baseline_config(job, name).model
+        model = Blend(model, partner.model, network, sharpness.get(name, 1.0))
     return replace(own, model=model.eval())
 
 
@@ -195,7 +192,9 @@ def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor]) -> Case:
     mine, last = look(job, own.model), list(baselines)[-1]
     others = {name: look(job, baseline.model) for name, baseline in baselines.items()}
     known = ev.answers(job.source, job.source.readable(job.split.labeled), own)
-    moved = shift(next(iter(others.values())).shares, training_shares(job))
+    moved, sharpness = shift(next(iter(others.values())).shares, training_shares(job)), dict[str, float]()
+    if job.source.kind in MATCHED and moved > OTHER_SHARES:
+        sharpness = {name: matched_sharpness(mine.logits, view.logits) for name, view in others.items()}
     case = Case(
         method=job.config.method,
         baselines=tuple(baselines),
@@ -204,11 +203,11 @@ def _look(job: Job, own: Predictor, baselines: Mapping[str, Predictor]) -> Case:
         apart={name: mine.differs(view) for name, view in others.items()},
         shift=moved,
         joined=ev.fitted_alone(job),
-        matched=job.source.kind in MATCHED and moved > OTHER_SHARES,
+        sharpness=sharpness,
     )
     named = mine
     if case.averaged:
-        named = look(job, _mean(job, own, {name: baselines[name] for name in case.partners(last)}, case.matched).model)
+        named = look(job, _mean(job, own, {name: baselines[name] for name in case.partners(last)}, sharpness).model)
     return replace(case, refusal=_refusal(job, case, named, others, float(known.right.mean())))
 
 
@@ -324,7 +323,7 @@ _ADVICE = (
 
 def _other_shares(case: Case, best: str) -> str:
     """Return why the baseline in the mean is made as sure as the method, as a further sentence; "" if it is not."""
-    if not case.matched:
+    if not case.sharpness:
         return ""
     return (
         f" The pool has other class shares than the labelled rows ({100 * case.shift:.0f} % of the rows would have to "

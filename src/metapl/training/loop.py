@@ -77,7 +77,6 @@ def train(
         UserError: bad data, settings or folder, or a loss that is no longer finite.
         Stopped: asked to stop; the state is saved.
     """
-    config = anchored(config, spec=source is None)
     return start(config, lambda made: _new_store(out, made), source, progress, observe, network)
 
 
@@ -104,7 +103,7 @@ def start(
     Without ``require_unlabeled`` labelled rows may be all there is: they then are the pool.
     """
     progress, device = progress or Silent(), pick_device(config.device)
-    source, config = open_rows(config, source, progress)
+    source, config = open_rows(anchored(config, spec=source is None), source, progress)
     required = require_unlabeled and bool(method_class(config.method).needs)
     try:
         split = make_split(source, config.split, config.seed, require_unlabeled=required)

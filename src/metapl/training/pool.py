@@ -34,10 +34,12 @@ class PoolView:
     Attributes:
         named: [n] the class that it names for each row.
         shares: [C] the pool's class shares by P1 and P2.
+        logits: [n, C] what it answers.
     """
 
     named: Tensor
     shares: Tensor
+    logits: Tensor
 
     def differs(self, other: PoolView) -> float:
         """Return the share of rows for which the two name different classes: a bound on how far accuracies differ."""
@@ -46,8 +48,9 @@ class PoolView:
 
 def look(job: Job, model: nn.Module) -> PoolView:
     """Return the answers of ``model`` on the sample, the same rows at every call."""
-    p = torch.softmax(pool_answers(job, model).double(), -1)
-    return PoolView(p.argmax(-1), estimate_shares(p, training_shares(job)))
+    logits = pool_answers(job, model).double()
+    p = torch.softmax(logits, -1)
+    return PoolView(p.argmax(-1), estimate_shares(p, training_shares(job)), logits)
 
 
 def training_shares(job: Job) -> Tensor:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -48,6 +48,12 @@ def guarded(value: Any) -> Any:
         return ""
     computed = isinstance(value, str) and value.startswith(FORMULA) and not _NUMBER.fullmatch(value)
     return f"'{value}" if computed else value
+
+
+def by_cell(names: Iterable[str]) -> dict[str, str]:
+    """Return each name by itself and by the cell that ``guarded`` makes of it."""
+    known = list(names)
+    return {str(guarded(name)): name for name in known} | {name: name for name in known}
 
 
 def check_output(path: Path, overwrite: bool, is_own: Callable[[Path], bool] = lambda path: False) -> None:

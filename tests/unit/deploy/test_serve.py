@@ -159,6 +159,7 @@ DAMAGED: dict[str, tuple[Callable[[], Predictor], Any, str]] = {
     "true for a number": (table_model, {**new_table()[1], "width": True}, "column 'width' holds true or false"),
     "endless number": (table_model, {**new_table()[1], "width": 10**400}, "column 'width' holds a number"),
     "large number": (table_model, {**new_table()[1], "width": 1e300}, "not a finite number"),
+    "number as Python writes it": (table_model, {**new_table()[1], "width": "1_000"}, "not a finite number"),
     "list for a category": (table_model, {**new_table()[1], "colour": ["red"]}, "holds a list, not a category"),
     "number for a text": (text_model, 3, "a row is a text, not a number"),
     "null for a text": (text_model, None, "a row is a text, not null"),
@@ -277,6 +278,13 @@ def test_health_schema_and_other_addresses() -> None:
     assert row["properties"]["colour"] == {"enum": ["blue", "green", "red", None]}
     assert facts["limits"]["body"] == 20_000
     assert [(r.status_code, r.json()["error"]["status"]) for r in others] == [(404, 404), (405, 405), (404, 404)]
+
+
+def test_half_a_surrogate_pair_in_a_name_is_answered() -> None:
+    body = b'{"rows": [{"wid\\udc80th": 1}]}'
+    answer = post(table_model(), content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+    assert "column 'width' is missing" in answer.json()["answers"][0]["error"]["reason"]
 
 
 def test_large_images_are_refused_by_their_header() -> None:

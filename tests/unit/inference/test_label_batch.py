@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,18 @@ def test_numbers_of_a_model_trained_with_decimal_commas(tmp_path: Path) -> None:
     (tmp_path / "new.jsonl").write_text('{"x": 0.5, "y": 0.1}\n{"x": 1.25, "y": -0.2}\n')
     told = label_pool(tmp_path / "run", str(tmp_path / "new.jsonl"), tmp_path / "labels")
     assert (told["rows"], told["problems"]) == (2, 0)
+
+
+def test_a_model_that_was_trained_anew_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("x,y\n" + "".join(f"{k},{k % 3}\n" for k in range(6)))
+    labels = []
+    for names in ("ab", "cd"):
+        rows = "".join(f"{k},{k % 3},{names[k % 2] if k < 30 else ''}\n" for k in range(60))
+        (tmp_path / "rows.csv").write_text("x,y,label\n" + rows)
+        words = ["train", str(tmp_path / "rows.csv"), "--steps", "2", "--quiet", "--no-report", "guard.mode=off"]
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        assert main([*words, "--method", "linear", "--out", str(tmp_path / "run")]) == 0
+        label_pool(tmp_path / "run", str(tmp_path / "new.csv"), tmp_path / names)
+        labels.append(set(pd.read_parquet(tmp_path / names / "part-00000.parquet")["label"]))
+    assert labels[0] <= set("ab")
+    assert labels[1] <= set("cd")

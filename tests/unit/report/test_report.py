@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from metapl.data.batches.split import SplitConfig
 from metapl.data.batches.stream import BatchConfig
 from metapl.errors import UserError
 from metapl.methods import METHODS
-from metapl.report import gather, write
+from metapl.report import charts, gather, write
 from metapl.report.charts import draw_all
 from metapl.report.many import report_runs, several
 from metapl.report.page import TEMPLATES, per_class
@@ -256,6 +257,13 @@ def test_calibration_is_judged_on_rows_it_was_not_fitted_on() -> None:
     assert found["after"]["error"] < 0.03 < found["before"]["error"]
     assert sum(b[2] for b in found["before"]["bins"]) == 4000
     assert gather.calibration(torch.softmax(logits[:19], -1), y[:19]) is None
+
+
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend() -> None:
+    looks: list[dict[str, Any]] = [{"step": k, "pool": {"class": [0, 1, 1]}} for k in (1, 2)]
+    record: Any = SimpleNamespace(snapshots=looks)
+    (chart,) = charts.render(charts._classes(record, {"classes": ["_bg", "dog"], "labels": [1, 1]}), None)
+    assert "_bg" in chart.svg
 
 
 def test_svg_for_the_page_has_no_style_and_its_ids_are_its_own() -> None:

@@ -224,6 +224,7 @@ def test_cleanlab_brings_mended_labels_back(review: Review, tmp_path: Path) -> N
     assert answers.given == {ids[3]: Answer(label), ids[5]: Answer("", "unsure")}
     for change in (
         {"labels": arrays["labels"] + 10},
+        {"labels": arrays["labels"] - 12},
         {"labels": arrays["labels"][:4]},
         {"ids": arrays["ids"][::-1] + "x"},
     ):
@@ -269,7 +270,15 @@ def test_every_way_in_which_fiftyone_writes_a_label(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"labels": {"x": "1"}}', '{"labels": {"999999": "1"}}', '{"labels": {"1": [1]}}']
+    "text",
+    [
+        "",
+        "[]",
+        '{"classes": ["7"], "labels": {"000001": -1}}',
+        '{"labels": {"x": "1"}}',
+        '{"labels": {"999999": "1"}}',
+        '{"labels": {"1": [1]}}',
+    ],
 )
 def test_a_folder_that_fiftyone_did_not_write_changes_nothing(review: Review, tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_text(text)

@@ -614,7 +614,7 @@ def test_observe_joins_the_metrics(tmp_path: Path) -> None:
 
     def observe(step: int, predictor: Any) -> dict[str, float]:
         seen.append(step)
-        return {"seen": predictor.probabilities(open_digits().rows(np.arange(2))).shape[0]}
+        return {"seen": np.float32(predictor.probabilities(open_digits().rows(np.arange(2))).shape[0])}
 
     plain = train(config_of(), tmp_path / "plain")
     watched = train(config_of(), tmp_path / "watched", observe=observe)

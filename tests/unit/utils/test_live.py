@@ -39,10 +39,14 @@ def test_notes_are_texts_and_stand_above_the_bar() -> None:
     with Live(console) as live:
         live.note("[bold]x[/bold] is a class")
         live.note("alarm at step 3: they disagree")
+        live.note("guard: the linear baseline is returned")
+        live.note("guard: the mean of mpl and the linear baseline is returned")
         live.update(3, 10, {"loss": 1.0})
     out = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[bold]x[/bold] is a class" in out
-    assert "alarm at step 3" in out
+    bold = "\x1b[1;33m"
+    for text, stands_out in (("alarm at", True), ("guard: the linear", True), ("guard: the mean", False)):
+        assert (f"{bold}{text}" in out) == stands_out
     assert "3/10" in out
 
 

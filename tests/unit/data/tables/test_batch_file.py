@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from metapl.data.tables.readers.batch import BatchFile
-from metapl.data.tables.readers.frame import Plain, Texts
+from metapl.data.tables.readers.frame import Texts
+from metapl.data.tables.readers.jsonl import Typed
 from metapl.errors import UserError
 
 
@@ -21,7 +22,7 @@ def numbers(cells: Any, decimal: str) -> list[float]:
 
 @pytest.mark.parametrize("decimal", [".", ","])
 def test_typed_cells_are_numbers_whatever_the_decimal_sign(decimal: str) -> None:
-    cells = [0.5, 2, np.float64(1.25), np.float32(0.5), np.int64(3), Decimal("0.75"), 1.5e-7, Plain("4.5")]
+    cells = [0.5, 2, np.float64(1.25), np.float32(0.5), np.int64(3), Decimal("0.75"), 1.5e-7, Typed("4.5")]
     assert numbers(cells, decimal) == [0.5, 2, 1.25, 0.5, 3, 0.75, 1.5e-7, 4.5]
     assert numbers(np.array([0.5, 0.1]), decimal) == [0.5, 0.1]
     assert np.isnan(numbers([None, np.nan, np.float64("nan"), np.float32("nan")], decimal)).all()
@@ -34,7 +35,7 @@ def test_text_is_read_with_the_decimal_sign() -> None:
 
 
 def test_numbers_read_as_text_are_as_python_writes_them() -> None:
-    cells = [np.float64(0.5), 0.5, 7, Plain("1.50"), "0,5"]
+    cells = [np.float64(0.5), 0.5, 7, Typed("1.50"), "0,5"]
     file = BatchFile({"a": cells}, ",")
     found = file.read({"a": "text"}).columns["a"]
     assert isinstance(found, Texts)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from metapl.data.tables.readers.frame import COMMA, POINT, ColumnBuilder, Form, Frame, Plain, Values
+from metapl.data.tables.readers.frame import COMMA, POINT, ColumnBuilder, Form, Frame, Values
+from metapl.data.tables.readers.jsonl import Typed
 from metapl.errors import UserError
 
 LOOKED = 100  # cells to look at to find out whether a column holds text
@@ -21,7 +22,7 @@ class BatchFile:
     Args:
         columns: lists, arrays or series of one length, by name. Cells are text, numbers, the bytes of an image, Hugging
             Face's {bytes, path}, a picture of Pillow's, or None.
-        decimal: the decimal sign of numbers that are text (but not ``frame.Plain``).
+        decimal: the decimal sign of numbers that are text, but not ``Typed``.
 
     Attributes:
         names: the columns, without ``LINE``.
@@ -72,7 +73,7 @@ class BatchFile:
         texts = self.texts(name)
         if self._decimal != COMMA:
             return texts
-        typed = (not isinstance(cell, str) or isinstance(cell, Plain) for cell in self._columns[name])
+        typed = (not isinstance(cell, str) or isinstance(cell, Typed) for cell in self._columns[name])
         return [text.replace(POINT, COMMA) if own else text for text, own in zip(texts, typed, strict=True)]
 
 

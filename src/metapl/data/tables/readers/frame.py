@@ -27,12 +27,6 @@ _ADDRESS = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d)\.){3}(?:25[0-5]|2[0-4]\d|1
 _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 
 
-class Plain(str):
-    """A number of a file that writes numbers with a point, whatever the decimal sign of the texts; as it is written."""
-
-    __slots__ = ()
-
-
 @dataclass(frozen=True)
 class Texts:
     """A column of text: row k holds ``levels[codes[k]]``, verbatim; "": an empty cell.
@@ -148,8 +142,8 @@ class TableFile(Protocol):
 
         Args:
             forms: "text": verbatim (a number as it is written), or bytes if the file holds bytes. "number": float64,
-                NaN for ``MARKERS``, so that what a model makes of a row does not depend on the rows around it. "auto":
-                numbers if every value is a number (float32, or float64 if float32 loses digits), else as "text".
+                NaN for ``MARKERS``: an answer does not depend on the rows around a row. "auto": numbers if every value
+                is a number (float32, or float64 if float32 loses digits), else as "text".
             most: the number of different texts beyond which a column is dropped and named in ``Frame.full``.
 
         Raises:
@@ -239,15 +233,11 @@ class ColumnBuilder:
         if self._numeric:
             return np.concatenate(self._numbers) if self._numbers else np.zeros(0, dtype=np.float32)
         codes = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.int32)
-        return Texts(codes, tuple(map(str, self._index)), self.decimal)  # str: no ``Plain`` among them
+        return Texts(codes, tuple(map(str, self._index)), self.decimal)  # str: no ``Typed`` among them
 
 
 def to_numbers(values: Sequence[str], decimal: str = POINT, wide: bool = False) -> Array | int:
-    """[n], NaN for ``MARKERS``; or the position of the first value that is not a finite number.
-
-    Args:
-        wide: return float64 whatever the values; else float32, or float64 if float32 loses digits.
-    """
+    """Return [n], NaN for ``MARKERS``, or the position of the first value not finite; ``wide``: see ``_narrow``."""
     try:
         plain = ["nan" if value in MARKERS else value for value in values]
         whole = "".join(plain)
@@ -270,7 +260,7 @@ def to_numbers(values: Sequence[str], decimal: str = POINT, wide: bool = False) 
 
 
 def _narrow(numbers: Array, wide: bool) -> Array | int:
-    """Return the numbers as ``to_numbers`` does, or the position of the first number too large for float32."""
+    """Return float64 if ``wide`` or if float32 loses digits, else float32; or the position of the first too large."""
     with np.errstate(over="ignore"):
         narrow = numbers.astype(np.float32)
     over = np.isinf(narrow)

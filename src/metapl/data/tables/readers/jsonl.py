@@ -10,7 +10,7 @@ from typing import Any
 from metapl.data.images.scan import shown
 from metapl.data.tables.readers.delimited import CHUNK, read_columns
 from metapl.data.tables.readers.encodings import AUTO, find_encoding, open_text
-from metapl.data.tables.readers.frame import POINT, SKIP, Form, Frame, Plain, short
+from metapl.data.tables.readers.frame import POINT, SKIP, Form, Frame, short
 from metapl.data.tables.readers.remarks import file_remarks
 from metapl.data.tables.readers.rules import LINES, Fault
 from metapl.data.tables.readers.stretch import TextStretch, cut
@@ -177,7 +177,13 @@ def _constant(name: str) -> None:
         raise ValueError(f"the line holds {name}, which is not valid JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=Plain, parse_float=Plain, parse_constant=_constant)
+class Typed(str):
+    """Mark the text of a JSON number, which has a point whatever decimal sign the texts have."""
+
+    __slots__ = ()
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=Typed, parse_float=Typed, parse_constant=_constant)
 
 
 def _text(key: str, value: Any) -> str:
